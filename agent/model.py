@@ -1,0 +1,366 @@
+"""The words of the house: one look at a UPS, the facts about it, and what may be asked of it.
+
+Everything here is plain, immutable data of the standard library; no clock, no I/O.
+SI units with the unit in the name. ``None`` always means "this UPS does not say"; 0 means it says zero.
+Names of Enum values are API (bus, JSON, configuration, log): lowercase-with-hyphens, stable for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+VERSION = "0.1.0"
+
+
+class LinkError(Exception):
+    """The UPS could not be read this time: silence, garbage, unplugged. The engine tries again."""
+
+
+class ConfigError(Exception):
+    """Something in a configuration is wrong; the text names the place and the remedy."""
+
+
+class OrderError(Exception):
+    """An order to the UPS was refused: this unit cannot do it, or an argument is wrong."""
+
+
+class Source(Enum):
+    """Where the output's power comes from, as one frame says, unsettled (RFC 1628 upsOutputSource)."""
+
+    MAINS = "mains"
+    BATTERY = "battery"
+    BYPASS = "bypass"
+    BOOST = "boost"
+    BUCK = "buck"
+    NONE = "none"
+    UNKNOWN = "unknown"
+
+
+class Flow(Enum):
+    """What the battery does; a separate fact from the power source."""
+
+    CHARGING = "charging"
+    DISCHARGING = "discharging"
+    RESTING = "resting"
+
+
+class Condition(Enum):
+    """A fact that is so or not so. The order is the order of events in one step.
+
+    The first 24 are RFC 1628's well-known alarms in their numbering (see ALARM_NUMBER);
+    the others the agent knows by itself.
+    """
+
+    BATTERY_BAD = "battery-bad"
+    ON_BATTERY = "on-battery"
+    LOW_BATTERY = "low-battery"
+    BATTERY_DEPLETED = "battery-depleted"
+    TEMPERATURE_BAD = "temperature-bad"
+    INPUT_BAD = "input-bad"
+    OUTPUT_BAD = "output-bad"
+    OVERLOAD = "overload"
+    ON_BYPASS = "on-bypass"
+    BYPASS_BAD = "bypass-bad"
+    OUTPUT_OFF_AS_REQUESTED = "output-off-as-requested"
+    UPS_OFF_AS_REQUESTED = "ups-off-as-requested"
+    CHARGER_FAILED = "charger-failed"
+    OUTPUT_OFF = "output-off"
+    UPS_SYSTEM_OFF = "ups-system-off"
+    FAN_FAILURE = "fan-failure"
+    FUSE_FAILURE = "fuse-failure"
+    GENERAL_FAULT = "general-fault"
+    TEST_FAILED = "test-failed"
+    COMM_LOST = "comm-lost"
+    AWAITING_POWER = "awaiting-power"
+    SHUTDOWN_PENDING = "shutdown-pending"
+    SHUTDOWN_IMMINENT = "shutdown-imminent"
+    TEST_RUNNING = "test-running"
+    # known to the agent alone, without a well-known alarm number
+    NOT_PROTECTED = "not-protected"
+    CONFIG_ERROR = "config-error"
+    STORAGE_FAILED = "storage-failed"
+    NO_CORE = "no-core"
+
+
+#: RFC 1628 upsWellKnownAlarms: Condition -> last sub-identifier of 1.3.6.1.2.1.33.1.6.3
+ALARM_NUMBER: Mapping[Condition, int] = {c: n for n, c in enumerate(list(Condition)[:24], start=1)}
+
+
+class Command(Enum):
+    """What may be asked of a UPS. A unit's driver says which of these it can do."""
+
+    TEST_QUICK = "test-quick"
+    TEST_DEEP = "test-deep"
+    TEST_MINUTES = "test-minutes"  # minutes: int
+    TEST_STOP = "test-stop"
+    BEEPER_ON = "beeper-on"
+    BEEPER_OFF = "beeper-off"
+    SHUTDOWN_RETURN = "shutdown-return"  # delay_s: float, return_delay_s: float
+    SHUTDOWN_STAY_OFF = "shutdown-stay-off"  # delay_s: float
+    SHUTDOWN_STOP = "shutdown-stop"
+    SIMULATE = "simulate"  # driver simulator alone; mains: "on" | "off"
+
+
+class TestResult(Enum):
+    """RFC 1628 upsTestResultsSummary."""
+
+    __test__ = False  # not a test class
+
+    PASSED = "passed"
+    WARNING = "warning"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    RUNNING = "running"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One phase of an input, output or bypass."""
+
+    voltage_v: float | None = None
+    frequency_hz: float | None = None
+    current_a: float | None = None
+    power_w: float | None = None
+    load_pct: float | None = None
+    apparent_va: float | None = None
+    fault_voltage_v: float | None = None  # the voltage that made the UPS transfer last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Battery:
+    """The battery. `estimated` names the fields (charge_pct, runtime_s) that we estimate, the unit does not say them."""
+
+    charge_pct: float | None = None
+    runtime_s: float | None = None
+    voltage_v: float | None = None
+    current_a: float | None = None
+    temperature_c: float | None = None
+    flow: Flow | None = None
+    low: bool | None = None
+    estimated: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ident:
+    """Who the UPS says it is."""
+
+    manufacturer: str | None = None
+    model: str | None = None
+    firmware: str | None = None
+    serial: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """What the unit is made for (RFC 1628 upsConfig group)."""
+
+    input_voltage_v: float | None = None
+    input_frequency_hz: float | None = None
+    output_voltage_v: float | None = None
+    output_frequency_hz: float | None = None
+    output_current_a: float | None = None
+    apparent_va: float | None = None
+    power_w: float | None = None
+    battery_voltage_v: float | None = None
+    low_battery_s: float | None = None
+    low_transfer_v: float | None = None
+    high_transfer_v: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlet:
+    """A switched outlet or outlet group."""
+
+    number: int
+    name: str | None = None
+    on: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensor:
+    """An environment sensor attached to the UPS."""
+
+    name: str
+    temperature_c: float | None = None
+    humidity_pct: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Test:
+    """The last battery or self test."""
+
+    __test__ = False  # not a test class
+
+    result: TestResult = TestResult.NONE
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """One complete look at the UPS. None always means: this UPS does not say."""
+
+    taken_s: float  # CLOCK_MONOTONIC second of receipt
+    source: Source
+    inputs: tuple[Line, ...] = ()  # 1 or 3
+    outputs: tuple[Line, ...] = ()
+    bypass: tuple[Line, ...] = ()
+    battery: Battery = Battery()
+    ident: Ident = Ident()
+    rating: Rating = Rating()
+    outlets: tuple[Outlet, ...] = ()
+    sensors: tuple[Sensor, ...] = ()
+    test: Test | None = None
+    temperature_c: float | None = None  # inside the UPS
+    beeper_on: bool | None = None
+    flags: frozenset[Condition] = frozenset()  # what the unit itself reports
+
+
+# --- what a driver is -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One configurable value: name, type, range, default and the help line that the documentation shows."""
+
+    name: str
+    kind: type  # str, int, float, bool
+    help: str
+    default: Any = None  # None: not set
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+class Reply(NamedTuple):
+    """Bytes from a UPS without their terminator, and the monotonic second at which they were complete."""
+
+    data: bytes
+    received_s: float
+
+
+class Link(Protocol):
+    """A way to talk to a UPS. The ups thread alone uses it; tests hand in a script of answers."""
+
+    @property
+    def wake_fd(self) -> int | None: ...
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        """Discard what is waiting, send `command`, return what comes up to the first `end`. LinkError otherwise."""
+        ...
+
+    def send(self, command: bytes) -> None:
+        """Send `command` to which there is no reply. LinkError if it cannot be written."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Driver(Protocol):
+    """One connected UPS. See docs/drivers.md for the contract of the module around it."""
+
+    @property
+    def commands(self) -> frozenset[Command]: ...
+
+    @property
+    def wake_fd(self) -> int | None: ...
+
+    def poll(self) -> Status: ...
+
+    def order(self, command: Command, **args: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+# --- what the core tells the others -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Active:
+    """A condition that is so, and since when (monotonic of this boot, and wall clock as it was then)."""
+
+    condition: Condition
+    since_s: float
+    since_wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageView:
+    """One shutdown stage: its triggers, and what has become of it in this outage."""
+
+    name: str
+    on_battery_s: float | None = None
+    runtime_below_s: float | None = None
+    charge_below_pct: float | None = None
+    latched: bool = False  # its servers are being told, or have been
+    due_in_s: float | None = None  # by time on battery; None: not counting, or by other triggers only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerView:
+    """One server: what it is (proven, reachable, unknown) and what became of its delivery."""
+
+    name: str
+    address: str
+    port: int
+    how: str
+    stage: str
+    needs_s: float
+    state: str = "unknown"  # unknown | reachable | proven
+    delivery: str = "none"  # none | sending | accepted | delivered-unconfirmed | not-delivered | dry-run
+    attempts: int = 0
+    detail: str = ""  # last error or answer, one line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Everything the core says about now, once a second and at every change: the bus message `status`."""
+
+    boot: str  # boot id of the machine
+    now_s: float  # monotonic
+    wall_s: float
+    clock_synced: bool
+    version: str
+    name: str
+    started_s: float  # monotonic second at which this core started
+    mode: str  # setup | dry-run | armed
+    driver: str
+    link: str  # up | down | starting
+    link_detail: str = ""
+    status: Status | None = None  # None: never had one, or comm-lost
+    age_s: float | None = None  # age of the last valid frame, also after comm-lost
+    conditions: tuple[Active, ...] = ()
+    phase: str = "idle"  # of protection: idle | countdown | hold | committed
+    outage: str | None = None  # 16 hex digits
+    on_battery_s: float | None = None  # seconds since the confirmed outage began; None on mains
+    stages: tuple[StageView, ...] = ()
+    servers: tuple[ServerView, ...] = ()
+    commands: frozenset[Command] = frozenset()
+    config_errors: tuple[str, ...] = ()
+    power_failures: int = 0  # since the history began
+    input_bads: int = 0  # RFC 1628 upsInputLineBads
+    polls: int = 0  # since this core started
+    poll_errors: int = 0
+    last_event_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A condition began or ended, or a note: a row of the event log and the bus message `event`.
+
+    kind: began | ended | note.  name: the condition, or the note (started, config-changed, told, command, ...).
+    """
+
+    id: int  # row number; 0 while no row could be written
+    kind: str
+    name: str
+    text: str = ""
+    boot: str = ""
+    mono_s: float = 0.0
+    wall_s: float = 0.0
+    clock_synced: bool = False
+    data: Mapping[str, str] = field(default_factory=dict)
+    again: bool = False  # told once more after a restart; the log has no second row

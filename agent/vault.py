@@ -1,0 +1,55 @@
+"""Secrets by label in one file that only its owner can read: SNMP communities, later keys and pass phrases."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from .model import ConfigError
+
+LIMIT_BYTES = 64 * 1024
+
+
+def read(path: Path) -> dict[str, str]:
+    """All secrets by label; an absent file is an empty one. ConfigError if it is damaged or others may read it."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_bytes()[: LIMIT_BYTES + 1]
+    except FileNotFoundError:
+        return {}
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from e
+    if mode & 0o077:
+        raise ConfigError(f"{path}: others may read it; mend with: chmod 600 {path}")
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+            raise ValueError("not an object of strings")
+    except ValueError as e:
+        raise ConfigError(f"{path}: damaged ({e}); remove it and set the secrets again") from e
+    return values
+
+
+def write(path: Path, values: Mapping[str, str]) -> None:
+    """Replace the file by `values`: owner-only, whole or not at all. OSError as the disk says."""
+    write_private(path, json.dumps(dict(values), indent=1).encode() + b"\n")
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a 0600 file atomically: temporary file, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(path.name + ".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
