@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import ipaddress
+import math
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from .model import ConfigError, Option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +77,323 @@ class Config:
     stages: tuple[Stage, ...] = ()
     web: Web | None = None
     snmp: Snmp | None = None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+PROTECTING = ("agent", "ups", "stage", "server")  # one unit: an error in one of them keeps the last good set
+FILE_LIMIT_BYTES = 256 * 1024
+SERVERS_LIMIT, STAGES_LIMIT, COMMUNITIES_LIMIT = 1000, 50, 32
+MODES = ("setup", "dry-run", "armed")
+DEFAULT_STAGE = "default"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+AGENT = (
+    Option(name="name", kind=str, default="ups", help="what this UPS is called on the page and in SNMP"),
+    Option(name="state_dir", kind=str, default="/var/lib/ridethrough", help="where state is kept"),
+    Option(name="run_dir", kind=str, default="/run/ridethrough", help="where the bus socket lives"),
+    Option(
+        name="mode",
+        kind=str,
+        default="dry-run",
+        choices=MODES,
+        help="setup and dry-run tell nobody anything; armed shuts servers down",
+    ),
+)
+UPS = (
+    Option(name="driver", kind=str, help="which driver reads the UPS"),
+    Option(name="poll_s", kind=float, default=1.0, low=0.2, high=10.0, help="seconds between two polls"),
+)
+WEB = (
+    Option(name="listen", kind=str, default="127.0.0.1:8080", help="HOST:PORT or [IPv6]:PORT of the page"),
+    Option(
+        name="tls",
+        kind=str,
+        default="auto",
+        choices=("auto", "on"),
+        help="auto: TLS unless on loopback",
+    ),
+    Option(name="public_status", kind=bool, default=False, help="status page and API without login"),
+)
+SNMP = (Option(name="listen", kind=str, default="127.0.0.1:1161", help="HOST:PORT or [IPv6]:PORT of the agent"),)
+COMMUNITY = (
+    Option(name="label", kind=str, help="name of the secret (set it with: ridethrough secret set LABEL)"),
+    Option(name="access", kind=str, default="read-only", choices=("read-only",), help="what it may do"),
+    Option(name="from", kind=list, help="networks that may use it, such as 192.0.2.0/24"),
+)
+SERVER = (
+    Option(name="name", kind=str, help="what the server is called here"),
+    Option(name="address", kind=str, help="IP address (best) or name"),
+    Option(name="port", kind=int, default=6003, low=1, high=65535, help="where its RCCMD listener listens"),
+    Option(name="how", kind=str, default="rccmd", help="the way it is told"),
+    Option(name="needs_s", kind=float, default=120.0, low=1, high=7200, help="seconds that it needs to go down"),
+    Option(name="stage", kind=str, default=DEFAULT_STAGE, help="the stage that it belongs to"),
+)
+STAGE = (
+    Option(name="name", kind=str, help="what the stage is called"),
+    Option(name="on_battery_s", kind=float, low=0, high=86400, help="told after so many seconds on battery"),
+    Option(name="runtime_below_s", kind=float, low=1, high=86400, help="told when the runtime is below"),
+    Option(name="charge_below_pct", kind=float, low=1, high=100, help="told when the charge is below"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: the top-level section it is in, and a line that names the place and the remedy."""
+
+    section: str
+    text: str
+
+
+def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Config, tuple[Problem, ...]]:
+    """The configuration in `text`, and everything that is wrong with it, at once.
+
+    `ups_options(driver)` gives what `[ups]` may hold besides driver and poll_s; it raises ConfigError for an unknown
+    driver. Where something is wrong the Config holds defaults; whoever uses it looks at the problems first.
+    """
+    reader = _Reader()
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        return Config(), tuple(Problem(s, f"not TOML: {e}") for s in PROTECTING)
+    known = ("agent", "ups", "web", "snmp", "server", "stage")
+    for key in raw:
+        if key not in known:
+            reader.bad("agent", f"[{key}]: unknown section{_near(key, known)}")
+    agent = reader.table(raw.get("agent", {}), "agent", "[agent]", AGENT)
+    ups_raw = raw.get("ups")
+    if ups_raw is None:
+        reader.bad("ups", '[ups] is missing: say at least driver = "..."')
+    ups_raw = ups_raw if isinstance(ups_raw, dict) else {}
+    driver = ups_raw.get("driver")
+    extra: Sequence[Option] = ()
+    if not isinstance(driver, str):
+        if raw.get("ups") is not None:
+            reader.bad("ups", '[ups] driver is missing: say driver = "..."')
+        driver = ""
+    else:
+        try:
+            extra = ups_options(driver)
+        except ConfigError as e:
+            reader.bad("ups", str(e))
+            ups_raw = {k: v for k, v in ups_raw.items() if k in ("driver", "poll_s")}
+    ups = reader.table(ups_raw, "ups", "[ups]", (*UPS, *extra))
+    stages = reader.stages(raw.get("stage", []))
+    servers, stages = reader.servers(raw.get("server", []), stages)
+    config = Config(
+        name=agent["name"],
+        state_dir=agent["state_dir"],
+        run_dir=agent["run_dir"],
+        mode=agent["mode"],
+        driver=driver,
+        poll_s=ups["poll_s"],
+        ups={k: v for k, v in ups.items() if k not in ("driver", "poll_s")},
+        servers=servers,
+        stages=stages,
+        web=reader.web(raw.get("web")),
+        snmp=reader.snmp(raw.get("snmp")),
+    )
+    if driver == "simulator" and (problem := _simulator_away(config)):
+        reader.bad("server", problem)
+    return config, tuple(reader.problems)
+
+
+def _simulator_away(config: Config) -> str:
+    """The simulated UPS may be armed only against this machine itself; '' or what is wrong."""
+    away = [s.name for s in config.servers if not is_loopback(s.address)]
+    if config.mode == "armed" and away:
+        return (
+            f'[agent] mode = "armed": the simulated UPS may only tell servers on loopback, not {", ".join(away)}; '
+            'use mode = "dry-run" or a real driver'
+        )
+    return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Is `host` this machine itself, as an address or as the name localhost?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """('127.0.0.1', 8080) of "127.0.0.1:8080", ('::1', 80) of "[::1]:80". ConfigError if it is neither."""
+    host, _, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ConfigError(f'"{listen}": write an IPv6 address as [ADDRESS]:PORT')
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f'"{listen}" is not HOST:PORT')
+    return host, int(port)
+
+
+def _near(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), 1)
+    return f' (did you mean "{near[0]}"?)' if near else ""
+
+
+class _Reader:
+    """Collects every problem instead of stopping at the first."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def bad(self, section: str, text: str) -> None:
+        self.problems.append(Problem(section, text))
+
+    def table(self, raw: Any, section: str, where: str, options: Sequence[Option]) -> dict[str, Any]:
+        """The options of one table, typed; a wrong or missing value becomes the default and a problem."""
+        values = {o.name: o.default for o in options}
+        if not isinstance(raw, dict):
+            self.bad(section, f"{where} must be a table")
+            return values
+        by_name = {o.name: o for o in options}
+        for key, value in raw.items():
+            if key not in by_name:
+                self.bad(section, f"{where} {key}: unknown option{_near(key, by_name)}")
+            elif problem := _wrong(by_name[key], value):
+                self.bad(section, f"{where} {key} = {value!r}: {problem}")
+            else:
+                values[key] = float(value) if by_name[key].kind is float else value
+        return values
+
+    def tables(
+        self, raw: Any, section: str, where: str, options: Sequence[Option], limit: int
+    ) -> list[dict[str, Any]]:
+        """A list of tables, each with a label such as `[[server]] nas`."""
+        if not isinstance(raw, list):
+            self.bad(section, f"{where} must be written with two brackets")
+            return []
+        if len(raw) > limit:
+            self.bad(section, f"{where}: {len(raw)} of them, at most {limit} are possible")
+            raw = raw[:limit]
+        found, seen = [], set()
+        key = options[0].name  # name or label
+        for number, item in enumerate(raw, start=1):
+            label = item.get(key) if isinstance(item, dict) else None
+            here = f"{where} {label}" if isinstance(label, str) else f"{where} number {number}"
+            before = len(self.problems)
+            values = self.table(item, section, here, options)
+            if values[key] is None:
+                if not isinstance(label, str):
+                    self.bad(section, f"{here}: {key} is missing")
+            elif not NAME.fullmatch(values[key]):
+                self.bad(section, f"{here}: {key} may hold letters, digits, dot, dash and underscore, at most 63")
+            elif values[key] in seen:
+                self.bad(section, f"{here}: there are two of that {key}")
+            seen.add(values[key])
+            if len(self.problems) == before:
+                found.append(values)
+        return found
+
+    def stages(self, raw: Any) -> tuple[Stage, ...]:
+        return tuple(Stage(**v) for v in self.tables(raw, "stage", "[[stage]]", STAGE, STAGES_LIMIT))
+
+    def servers(self, raw: Any, stages: tuple[Stage, ...]) -> tuple[tuple[Server, ...], tuple[Stage, ...]]:
+        """The servers, and the stages with the default one added where a server needs it."""
+        found: list[Server] = []
+        names = [s.name for s in stages]
+        for values in self.tables(raw, "server", "[[server]]", SERVER, SERVERS_LIMIT):
+            here = f"[[server]] {values['name']}"
+            if values["address"] is None:
+                self.bad("server", f"{here}: address is missing")
+                continue
+            if problem := _wrong_host(values["address"]):
+                self.bad("server", f'{here} address = "{values["address"]}": {problem}')
+                continue
+            if values["how"] != "rccmd":
+                self.bad("server", f'{here} how = "{values["how"]}": not in this version, only "rccmd"')
+                continue
+            if values["stage"] == DEFAULT_STAGE and DEFAULT_STAGE not in names:
+                names.append(DEFAULT_STAGE)
+                stages = (*stages, Stage(name=DEFAULT_STAGE))
+            if values["stage"] not in names:
+                self.bad(
+                    "server", f'{here} stage = "{values["stage"]}": no such [[stage]]{_near(values["stage"], names)}'
+                )
+                continue
+            twin = next((s for s in found if (s.address, s.port) == (values["address"], values["port"])), None)
+            if twin:
+                self.bad("server", f"{here}: same address and port as {twin.name}")
+                continue
+            found.append(Server(**values))
+        return tuple(found), stages
+
+    def web(self, raw: Any) -> Web | None:
+        if raw is None:
+            return None
+        before = len(self.problems)
+        values = self.table(raw, "web", "[web]", WEB)
+        self.listen("web", values["listen"])
+        return Web(**values) if len(self.problems) == before else None
+
+    def snmp(self, raw: Any) -> Snmp | None:
+        if raw is None:
+            return None
+        before = len(self.problems)
+        rest = {k: v for k, v in raw.items() if k != "community"} if isinstance(raw, dict) else raw
+        values = self.table(rest, "snmp", "[snmp]", SNMP)
+        self.listen("snmp", values["listen"])
+        rows = raw.get("community", []) if isinstance(raw, dict) else []
+        communities = []
+        for row in self.tables(rows, "snmp", "[[snmp.community]]", COMMUNITY, COMMUNITIES_LIMIT):
+            sources = row.pop("from")
+            here = f"[[snmp.community]] {row['label']}"
+            if not sources:
+                self.bad("snmp", f'{here}: from is missing: say who may ask, such as from = ["192.0.2.0/24"]')
+                continue
+            for source in sources:
+                try:
+                    ipaddress.ip_network(source)
+                except ValueError as e:
+                    self.bad("snmp", f"{here} from: {e}")
+            communities.append(Community(**row, sources=tuple(sources)))
+        if len(self.problems) > before:
+            return None
+        return Snmp(listen=values["listen"], communities=tuple(communities))
+
+    def listen(self, section: str, value: str) -> None:
+        try:
+            split_address(value)
+        except ConfigError as e:
+            self.bad(section, f"[{section}] listen: {e}")
+
+
+def _wrong(option: Option, value: Any) -> str:
+    """What is wrong with a value, or ''."""
+    kinds = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+    if option.kind is list:
+        good = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        return "" if good else 'must be a list of texts, such as ["192.0.2.0/24"]'
+    accepted = (int, float) if option.kind is float else option.kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and option.kind is not bool):
+        return f"must be {kinds[option.kind]}"
+    if option.choices and value not in option.choices:
+        return f"must be one of {', '.join(option.choices)}{_near(str(value), option.choices)}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low = -math.inf if option.low is None else option.low
+        high = math.inf if option.high is None else option.high
+        if not low <= value <= high:
+            return f"must be between {low:g} and {high:g}"
+    if isinstance(value, str) and (len(value) > 4096 or not value.isprintable()):
+        return "must be one line of printable text"
+    return ""
+
+
+def _wrong_host(host: str) -> str:
+    """What is wrong with a server's address or name, or ''."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        if re.fullmatch(r"[0-9.]+", host) or not re.fullmatch(
+            r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?", host
+        ):
+            return "neither an IP address nor a host name"
+        return ""
+    if address.is_unspecified or address.is_multicast or host == "255.255.255.255":
+        return "not the address of one server"
+    return ""
