@@ -87,7 +87,7 @@ def settle(before: Settled, look: Status | None, known: Known, now_s: float) -> 
                 conditions.discard(condition)
         pending = changing
     conditions -= EXACT
-    conditions |= _exact(known, Condition.COMM_LOST in before.conditions)
+    conditions |= _exact(known, look is None and Condition.COMM_LOST in before.conditions)
     return Settled(conditions=frozenset(conditions), pending=pending, bad_lines=bad_lines, input_bads=input_bads)
 
 
@@ -136,11 +136,9 @@ def _is_bad(line: Line, rating: Rating, was_bad: bool) -> bool:
     return low_v is not None and high_v is not None and not low_v <= line.voltage_v <= high_v
 
 
-def _exact(known: Known, was_lost: bool) -> set[Condition]:
-    """What the agent knows by itself."""
-    lost = known.failed_polls >= COMM_LOST_POLLS and known.age_s >= COMM_LOST_S
-    if was_lost and known.failed_polls > 0:
-        lost = True
+def _exact(known: Known, still_lost: bool) -> set[Condition]:
+    """What the agent knows by itself. Only a frame ends comm-lost."""
+    lost = still_lost or (known.failed_polls >= COMM_LOST_POLLS and known.age_s >= COMM_LOST_S)
     facts = {
         Condition.ON_BATTERY: known.on_battery,
         Condition.COMM_LOST: lost,

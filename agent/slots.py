@@ -1,6 +1,6 @@
 """The two-slot file: what protection must not lose, kept through crashes, torn writes and a full disk.
 
-    one slot, 4096 bytes, all integers big-endian:
+    one slot, 32768 bytes, all integers big-endian:
     | magic "RTS1" 4 | sequence 8 | length 4 | CRC-32 of sequence, length and data 4 | data (JSON) ... | zeros |
 
 Two slots in one pre-allocated file, written in turn with pwrite and fdatasync; the newest that is whole wins.
@@ -9,12 +9,16 @@ Writing in place works on a full disk, where temporary file and rename do not.
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
+import threading
 import zlib
 from pathlib import Path
 
-SLOT_BYTES = 4096
+log = logging.getLogger(__name__)
+
+SLOT_BYTES = 32768  # 1000 servers that were told fit
 HEADER = struct.Struct(">4sQII")
 MAGIC = b"RTS1"
 DATA_LIMIT_BYTES = SLOT_BYTES - HEADER.size
@@ -74,3 +78,60 @@ class Slots:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+class Keeper:
+    """Writes the newest data in a thread of its own, so that a disk that stalls cannot hold a shutdown."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._slots: Slots | None = None
+        self._change = threading.Condition()
+        self._wanted: bytes | None = None
+        self._number = self._written = 0
+        self.failed = ""  # why the last write failed; '' while all is well
+
+    def read(self) -> tuple[bytes | None, bool]:
+        """As Slots.read; a file that cannot be opened counts as damaged."""
+        try:
+            self._slots = Slots(self._path)
+            return self._slots.read()
+        except OSError as e:
+            self._fail(e)
+            return None, True
+
+    def keep(self, data: bytes, within_s: float) -> bool:
+        """Have `data` written; wait for it at most `within_s`. False: not yet on the disk."""
+        with self._change:
+            self._wanted = data
+            self._number += 1
+            number = self._number
+            self._change.notify_all()
+            return self._change.wait_for(lambda: self._written >= number, within_s)
+
+    def run(self, stop: threading.Event) -> None:
+        """The keeper's thread."""
+        while not stop.is_set() or self._wanted is not None:
+            with self._change:
+                self._change.wait_for(lambda: self._wanted is not None, 0.5)
+                data, number, self._wanted = self._wanted, self._number, None
+            if data is None:
+                continue
+            try:
+                if self._slots is None:
+                    self._slots = Slots(self._path)
+                self._slots.write(data)
+            except (OSError, ValueError) as e:
+                self._fail(e)
+                continue
+            self.failed = ""
+            with self._change:
+                self._written = number
+                self._change.notify_all()
+        if self._slots is not None:
+            self._slots.close()
+
+    def _fail(self, error: Exception) -> None:
+        if not self.failed:
+            log.error("%s: %s: protection works, but a restart would not remember this outage", self._path, error)
+        self.failed = str(error) or type(error).__name__

@@ -1,0 +1,429 @@
+"""The engine: takes each look at the UPS through protection and rules, and tells everybody what came of it.
+
+frame -> protection.step -> orders to the delivery     (first, and on raw frames)
+      -> rules.settle -> conditions -> events -> log, bus
+
+One thread owns an Engine and calls `turn` for every item and every half second; the clock is handed in, so tests
+play hours in a moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from . import protection, rules, wire
+from .config import Config, Server
+from .deliver import Orders, Report
+from .model import VERSION, Active, Condition, Event, ServerView, StageView, Status, View
+from .store import Memory, Samples
+from .ups import Polled
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+VIEW_S = 1.0  # the bus hears something at least so often
+VIEW_GAP_S = 0.2  # a thousand reports in a second are not a thousand views
+KEEP_WAIT_S = 0.2  # a latch waits so long for the disk, then it is sent anyway
+FLUSH_LINE_S, FLUSH_BATTERY_S = 900.0, 10.0
+CLOCK_STEP_S = 2.0  # a jump of the wall clock against the monotonic one that is worth a note
+
+
+class Clock(Protocol):
+    """Time, handed in."""
+
+    def mono_s(self) -> float: ...
+    def wall_s(self) -> float: ...
+    def synced(self) -> bool: ...
+
+
+class History(Protocol):
+    """What the engine needs of the store."""
+
+    failed: str
+
+    def record(
+        self, events: Sequence[Event], settled: Sequence[Active] | None, boot: str, counters: Mapping[str, int]
+    ) -> None: ...
+    def record_samples(self, rows: Sequence[tuple[int, str, int, float, float, float, int]]) -> None: ...
+    def clock_set(self, boot: str, wall_minus_mono_s: float) -> None: ...
+
+
+class Keeps(Protocol):
+    """What the engine needs of the slots."""
+
+    failed: str
+
+    def keep(self, data: bytes, within_s: float) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewConfig:
+    """The configuration is this now; `problems` of the file, and whether the protecting parts of it are in force."""
+
+    config: Config
+    problems: tuple[str, ...] = ()
+    protecting_bad: bool = False
+    note: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A moment worth a row in the log: started, command, clock-set, ..."""
+
+    name: str
+    text: str = ""
+    data: Mapping[str, str] | None = None
+
+
+Item = Polled | Report | NewConfig | Note | None
+
+
+class Engine:
+    """See the module. `publish` gets a bus message without its version; `order` gets the deliveries wanted."""
+
+    def __init__(
+        self,
+        *,
+        boot: str,
+        clock: Clock,
+        history: History,
+        keeper: Keeps,
+        memory: Memory,
+        kept: bytes | None,
+        publish: Callable[[Mapping[str, object]], None],
+        order: Callable[[Orders], None],
+    ) -> None:
+        self._boot, self._clock, self._history, self._keeper = boot, clock, history, keeper
+        self._publish, self._order = publish, order
+        self._started_s = now_s = clock.mono_s()
+        self._state, self._told = _unpack(kept, boot, now_s)
+        self._config, self._protecting_bad = Config(), True
+        self._problems: tuple[str, ...] = ()
+        self._plan = protection.Plan()
+        self._settled = rules.Settled(
+            conditions=frozenset(a.condition for a in memory.settled),
+            input_bads=(memory.counters or {}).get("input-bads", 0),
+        )
+        same = memory.settled_boot == boot
+        self._active = {a.condition: a if same else replace(a, since_s=now_s) for a in memory.settled}
+        self._counters = {"power-failures": 0, "seconds-on-battery": 0, **(memory.counters or {})}
+        self._battery_counted_s = now_s
+        self._last_id = memory.last_event_id
+        self._status: Status | None = None
+        self._polled = Polled(None, "", 0, "starting", frozenset())
+        self._polls = self._poll_errors = 0
+        self._reports: dict[str, Report] = {}
+        self._orders = Orders(reach=False)
+        self._fresh_id = secrets.token_hex(8)
+        self._samples = Samples()
+        self._flushed_s = self._viewed_s = now_s
+        self._synced = clock.synced()
+        self._wall_offset_s = clock.wall_s() - now_s
+        self._fresh = True  # something changed since the last view
+        self.turned_s = now_s
+        self.view = self._make_view(now_s)
+
+    def turn(self, item: Item) -> None:
+        """One item, or None for a tick."""
+        now_s = self.turned_s = self._clock.mono_s()
+        events: list[Event] = []
+        look: Status | None = None
+        if isinstance(item, Polled):
+            look = self._take_polled(item)
+        elif isinstance(item, Report):
+            self._take_report(item, now_s, events)
+        elif isinstance(item, NewConfig):
+            self._take_config(item, now_s, events)
+        elif isinstance(item, Note):
+            events.append(self._note(item.name, item.text, item.data, now_s))
+        self._protect(look, now_s, events)
+        self._settle(look, now_s, events)
+        self._watch_clock(now_s, events)
+        self._record(events, now_s)
+        if look is not None:
+            self._sample(look, now_s)
+        self._fresh = self._fresh or bool(events)
+        quiet_s = now_s - self._viewed_s
+        if isinstance(item, Polled) or quiet_s >= (VIEW_GAP_S if self._fresh else VIEW_S):
+            self._fresh, self._viewed_s = False, now_s
+            self.view = self._make_view(now_s)
+            self._publish({"type": "status", "view": wire.to_json(self.view)})
+
+    def greeting(self) -> list[Mapping[str, object]]:
+        """What a new subscriber hears first: the view, and once more what is so."""
+        again = rules.still_so(self._settled.conditions)
+        return [{"type": "status", "view": wire.to_json(self.view)}] + [
+            {"type": "event", "event": wire.to_json(event)} for event in again
+        ]
+
+    # -- what comes in
+
+    def _take_polled(self, polled: Polled) -> Status | None:
+        self._polls += 1
+        self._poll_errors += polled.status is None
+        self._polled = polled
+        if polled.status is not None:
+            self._status = polled.status
+        return polled.status
+
+    def _take_report(self, report: Report, now_s: float, events: list[Event]) -> None:
+        before = self._reports.get(report.server, Report(server=report.server))
+        self._reports[report.server] = report
+        self._fresh = True
+        if report.outage != self._state.outage or report.outage is None or report.delivery == before.delivery:
+            return
+        data = {"server": report.server, "detail": report.detail}
+        if report.delivery == "delivered-unconfirmed" and report.server not in self._told_names():
+            server = next((s for s in self._config.servers if s.name == report.server), None)
+            if server is not None:
+                self._told = self._told | {_mark(server)}
+                self._keep(now_s, within_s=0.0)
+            events.append(self._note("told", "", data, now_s))
+        elif report.delivery == "not-delivered":
+            events.append(self._note("not-told", "", data, now_s))
+
+    def _take_config(self, new: NewConfig, now_s: float, events: list[Event]) -> None:
+        self._config, self._problems, self._protecting_bad = new.config, new.problems, new.protecting_bad
+        needs_s: dict[str, float] = {}
+        for server in new.config.servers:
+            needs_s[server.stage] = max(server.needs_s, needs_s.get(server.stage, 0.0))
+        self._plan = protection.Plan(stages=new.config.stages, needs_s=needs_s)
+        names = {s.name for s in new.config.servers}
+        self._reports = {n: r for n, r in self._reports.items() if n in names}
+        self._fresh = True
+        if new.note:
+            events.append(self._note("config-changed", "; ".join(new.problems)[:500], None, now_s))
+
+    # -- what follows from it
+
+    def _protect(self, look: Status | None, now_s: float, events: list[Event]) -> None:
+        before = self._state
+        self._state, effects = protection.step(
+            before, look, now_s, plan=self._plan, failed_polls=self._polled.failed_polls, fresh_id=self._fresh_id
+        )
+        if self._state.outage == self._fresh_id:
+            self._fresh_id = secrets.token_hex(8)
+        if self._state.outage != before.outage:
+            self._told = frozenset()
+        if self._state.durable() != before.durable():
+            latched = self._state.latched != before.latched
+            if not self._keep(now_s, within_s=KEEP_WAIT_S if latched else 0.0) and latched:
+                log.warning("the latch is not yet on the disk, servers are told all the same")
+        stages = self._state.to_tell()
+        orders = Orders(
+            outage=self._state.outage,
+            tell=tuple(s.name for stage in stages for s in self._config.servers if s.stage == stage),
+            told=self._told_names(),
+            armed=self._config.mode == "armed",
+            reach=self._config.mode != "setup",
+        )
+        if orders != self._orders:
+            self._orders = orders
+            self._order(orders)
+        for effect in effects:
+            log.warning("protection: %s %s %s", effect.kind, effect.stage, effect.why)
+            if effect.kind == "latched":
+                data = {"stage": effect.stage, "why": effect.why, "mode": self._config.mode}
+                events.append(self._note("stage-latched", "", data, now_s))
+            elif effect.kind in ("mains-back", "outage-closed"):
+                events.append(self._note(effect.kind, "", {"outage": before.outage or ""}, now_s))
+
+    def _settle(self, look: Status | None, now_s: float, events: list[Event]) -> None:
+        before = self._settled
+        known = rules.Known(
+            on_battery=self._state.on_battery,
+            shutting_down=self._state.phase is protection.Phase.COMMITTED,
+            age_s=self._age_s(now_s),
+            failed_polls=self._polled.failed_polls,
+            not_protected=self._protecting_bad or (self._config.mode == "armed" and not self._config.servers),
+            config_error=bool(self._problems),
+            storage_failed=bool(self._history.failed or self._keeper.failed),
+        )
+        self._settled = rules.settle(before, look, known, now_s)
+        for kind, condition in rules.changes(before.conditions, self._settled.conditions):
+            events.append(self._event(kind, condition.value, "", None, now_s))
+            if kind == "began":
+                self._active[condition] = Active(
+                    condition=condition, since_s=now_s, since_wall_s=self._clock.wall_s()
+                )
+                self._counters["power-failures"] += condition is Condition.ON_BATTERY
+            else:
+                self._active.pop(condition, None)
+        if self._state.on_battery:
+            whole_s = int(now_s - self._battery_counted_s)
+            self._counters["seconds-on-battery"] += whole_s
+            self._battery_counted_s += whole_s
+        else:
+            self._battery_counted_s = now_s
+        self._counters["input-bads"] = self._settled.input_bads
+
+    def _watch_clock(self, now_s: float, events: list[Event]) -> None:
+        """The wall clock is for people: when it is set, earlier rows of this boot get their real time."""
+        offset_s = self._clock.wall_s() - now_s
+        synced = self._clock.synced()
+        if abs(offset_s - self._wall_offset_s) > CLOCK_STEP_S or (synced and not self._synced):
+            step_s = offset_s - self._wall_offset_s
+            self._wall_offset_s, self._synced = offset_s, synced
+            self._active = {c: replace(a, since_wall_s=a.since_s + offset_s) for c, a in self._active.items()}
+            events.append(self._note("clock-set", "", {"step_s": f"{step_s:.0f}"}, now_s))
+            if synced:
+                self._history.clock_set(self._boot, offset_s)
+        else:
+            self._wall_offset_s, self._synced = offset_s, synced  # slewed, a little at a time
+
+    def _record(self, events: list[Event], now_s: float) -> None:
+        if not events:
+            return
+        changed = any(e.kind != "note" or e.name == "clock-set" for e in events)
+        settled = sorted(self._active.values(), key=lambda a: a.condition.value) if changed else None
+        self._history.record(events, settled, self._boot, self._counters)
+        for event in events:
+            log.info("event %d: %s %s %s", event.id, event.kind, event.name, " ".join(event.data.values()))
+            self._publish({"type": "event", "event": wire.to_json(event)})
+
+    def _sample(self, look: Status, now_s: float) -> None:
+        if self._synced:
+            self._samples.add(_measurements(look), self._clock.wall_s())
+        every_s = FLUSH_BATTERY_S if self._state.on_battery else FLUSH_LINE_S
+        if now_s - self._flushed_s >= every_s:
+            self.flush(now_s)
+
+    def flush(self, now_s: float) -> None:
+        """Hand the collected measurements to the history."""
+        self._flushed_s = now_s
+        self._history.record_samples(self._samples.take())
+
+    # -- small things
+
+    def _age_s(self, now_s: float) -> float:
+        return now_s - (self._started_s if self._status is None else self._status.taken_s)
+
+    def _told_names(self) -> frozenset[str]:
+        return (
+            frozenset(s.name for s in self._config.servers if _mark(s) in self._told) if self._told else frozenset()
+        )
+
+    def _keep(self, now_s: float, within_s: float) -> bool:
+        kept = {"boot": self._boot, "state": wire.to_json(self._state), "told": sorted(self._told)}
+        return self._keeper.keep(json.dumps(kept).encode(), within_s)
+
+    def _note(self, name: str, text: str, data: Mapping[str, str] | None, now_s: float) -> Event:
+        return self._event("note", name, text, data, now_s)
+
+    def _event(self, kind: str, name: str, text: str, data: Mapping[str, str] | None, now_s: float) -> Event:
+        self._last_id += 1
+        return Event(
+            id=self._last_id,
+            kind=kind,
+            name=name,
+            text=text,
+            boot=self._boot,
+            mono_s=now_s,
+            wall_s=self._clock.wall_s(),
+            clock_synced=self._synced,
+            data=data or {},
+        )
+
+    def _make_view(self, now_s: float) -> View:
+        config, state, polled = self._config, self._state, self._polled
+        lost = Condition.COMM_LOST in self._settled.conditions
+        on_battery_s = now_s - state.began_s if state.on_battery and state.began_s is not None else None
+        latched = {latch.stage for latch in state.latched}
+        return View(
+            boot=self._boot,
+            now_s=now_s,
+            wall_s=self._clock.wall_s(),
+            clock_synced=self._synced,
+            version=VERSION,
+            name=config.name,
+            started_s=self._started_s,
+            mode=config.mode,
+            driver=config.driver,
+            link=polled.link,
+            link_detail=polled.error,
+            status=None if lost else self._status,
+            age_s=None if self._status is None else self._age_s(now_s),
+            conditions=tuple(self._active[c] for c in Condition if c in self._active),
+            phase=state.phase.value,
+            outage=state.outage,
+            on_battery_s=on_battery_s,
+            stages=tuple(
+                StageView(
+                    name=s.name,
+                    on_battery_s=s.on_battery_s,
+                    runtime_below_s=s.runtime_below_s,
+                    charge_below_pct=s.charge_below_pct,
+                    latched=s.name in latched,
+                    due_in_s=max(0.0, s.on_battery_s - on_battery_s)
+                    if on_battery_s is not None and s.on_battery_s is not None and s.name not in latched
+                    else None,
+                )
+                for s in config.stages
+            ),
+            servers=tuple(self._server_view(s) for s in config.servers),
+            commands=polled.commands,
+            config_errors=self._problems,
+            power_failures=self._counters["power-failures"],
+            input_bads=self._settled.input_bads,
+            polls=self._polls,
+            poll_errors=self._poll_errors,
+            last_event_id=self._last_id,
+        )
+
+    def _server_view(self, server: Server) -> ServerView:
+        report = self._reports.get(server.name, Report(server=server.name))
+        return ServerView(
+            name=server.name,
+            address=server.address,
+            port=server.port,
+            how=server.how,
+            stage=server.stage,
+            needs_s=server.needs_s,
+            state=report.state,
+            delivery=report.delivery,
+            attempts=report.attempts,
+            detail=report.detail,
+        )
+
+
+def _mark(server: Server) -> str:
+    """A server in the slots: short, and another one when its address changes."""
+    return hashlib.sha256(f"{server.name}|{server.address}|{server.port}".encode()).hexdigest()[:16]
+
+
+def _unpack(kept: bytes | None, boot: str, now_s: float) -> tuple[protection.State, frozenset[str]]:
+    """What the slots remember, carried over a restart. Nothing, or nonsense: a new beginning."""
+    if kept is None:
+        return protection.State(), frozenset()
+    try:
+        found = json.loads(kept)
+        state = wire.from_json(protection.State, found["state"])
+        told = frozenset(str(mark) for mark in found["told"])
+        same_boot = found["boot"] == boot
+    except (ValueError, KeyError, TypeError) as e:
+        log.error("the slots hold something else (%s): a new beginning", e)
+        return protection.State(), frozenset()
+    return protection.resume(state, now_s, same_boot=same_boot), told
+
+
+def _measurements(look: Status) -> dict[str, float]:
+    """The numbers that are kept in the rings."""
+    first_in = look.inputs[0] if look.inputs else None
+    first_out = look.outputs[0] if look.outputs else None
+    values = {
+        "input-voltage-v": first_in.voltage_v if first_in else None,
+        "input-frequency-hz": first_in.frequency_hz if first_in else None,
+        "output-voltage-v": first_out.voltage_v if first_out else None,
+        "load-pct": first_out.load_pct if first_out else None,
+        "charge-pct": look.battery.charge_pct,
+        "runtime-s": look.battery.runtime_s,
+        "battery-voltage-v": look.battery.voltage_v,
+        "temperature-c": look.temperature_c if look.battery.temperature_c is None else look.battery.temperature_c,
+    }
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,153 @@
+"""The ups thread: owns the driver and its link, polls it, opens it again for ever, and hands it orders."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .model import Command, Driver, LinkError, OrderError, Status
+
+log = logging.getLogger(__name__)
+
+REOPEN_AFTER = 3  # failed polls in a row
+BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+ORDERS_LIMIT = 8
+ORDER_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What one poll brought: a frame, or why there was none."""
+
+    status: Status | None
+    error: str
+    failed_polls: int  # in a row, this one included
+    link: str  # up | down
+    commands: frozenset[Command]
+
+
+@dataclass(slots=True)
+class _Order:
+    command: Command
+    args: Mapping[str, Any]
+    done: threading.Event = field(default_factory=threading.Event)
+    error: str = ""
+
+
+class Ups:
+    """`opener()` connects to the UPS or raises LinkError; `deliver(polled)` takes what a poll brought at once."""
+
+    def __init__(self, opener: Callable[[], Driver], deliver: Callable[[Polled], None], poll_s: float) -> None:
+        self._opener, self._deliver, self._poll_s = opener, deliver, poll_s
+        self._driver: Driver | None = None
+        self._failed_polls = 0
+        self._openings = 0  # failed ones in a row
+        self._open_at_s = 0.0
+        self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.turned_s = time.monotonic()  # when the loop last went round; the watchdog looks at it
+
+    def order(self, command: Command, args: Mapping[str, Any]) -> None:
+        """Give the UPS an order and wait until it is given, from any thread. OrderError says why not."""
+        order = _Order(command, args)
+        try:
+            self._orders.put_nowait(order)
+        except queue.Full:
+            raise OrderError("too many orders are waiting") from None
+        self.wake()
+        if not order.done.wait(ORDER_WITHIN_S):
+            raise OrderError("the UPS does not answer")
+        if order.error:
+            raise OrderError(order.error)
+
+    def wake(self) -> None:
+        """Go round now."""
+        try:
+            os.write(self._wake_w, b"x")
+        except BlockingIOError:
+            pass  # it is already awake
+
+    def run(self, stop: threading.Event) -> None:
+        """The thread: until `stop` (and a `wake`)."""
+        next_s = time.monotonic()
+        while not stop.is_set():
+            now_s = self.turned_s = time.monotonic()
+            if now_s >= next_s:
+                self._poll()
+                next_s = max(next_s + self._poll_s, time.monotonic() - self._poll_s)
+            woken = self._wait(max(0.0, next_s - time.monotonic()))
+            if self._serve_orders() or woken:
+                next_s = time.monotonic()
+        if self._driver is not None:
+            self._driver.close()
+
+    def _wait(self, within_s: float) -> bool:
+        """Wait for the next poll, an order, or the driver's wake_fd; True if the UPS asks to be polled."""
+        fds = [self._wake_r]
+        wake_fd = self._driver.wake_fd if self._driver is not None else None
+        if wake_fd is not None:
+            fds.append(wake_fd)
+        ready, _, _ = select.select(fds, [], [], within_s)
+        if self._wake_r in ready:
+            os.read(self._wake_r, 4096)
+        return wake_fd is not None and wake_fd in ready
+
+    def _poll(self) -> None:
+        """One poll, or one attempt to open."""
+        try:
+            if self._driver is None:
+                if time.monotonic() < self._open_at_s:
+                    return
+                self._driver = self._opener()
+            status = self._driver.poll()
+        except LinkError as e:
+            self._failed(str(e))
+            return
+        self._openings = 0
+        if self._failed_polls >= REOPEN_AFTER:
+            log.info("the UPS answers again after %d failed polls", self._failed_polls)
+        self._failed_polls = 0
+        self._deliver(Polled(status, "", 0, "up", self._driver.commands))
+
+    def _failed(self, why: str) -> None:
+        self._failed_polls += 1
+        if self._failed_polls == 1:
+            log.warning("poll failed: %s", why)
+        else:
+            log.debug("poll failed %d times: %s", self._failed_polls, why)
+        if self._driver is None or self._failed_polls % REOPEN_AFTER == 0:
+            if self._driver is not None:
+                self._driver.close()
+                self._driver = None
+            self._open_at_s = time.monotonic() + BACK_OFF_S[min(self._openings, len(BACK_OFF_S) - 1)]
+            self._openings += 1
+        commands: frozenset[Command] = self._driver.commands if self._driver is not None else frozenset()
+        self._deliver(Polled(None, why, self._failed_polls, "down" if self._driver is None else "up", commands))
+
+    def _serve_orders(self) -> bool:
+        """Give the waiting orders; True if there was one, so that its effect is seen at once."""
+        served = False
+        while True:
+            try:
+                order = self._orders.get_nowait()
+            except queue.Empty:
+                return served
+            served = True
+            try:
+                if self._driver is None:
+                    raise OrderError("there is no connection to the UPS")
+                if order.command not in self._driver.commands:
+                    raise OrderError(f"this UPS cannot do {order.command.value}")
+                self._driver.order(order.command, **order.args)
+            except (OrderError, LinkError) as e:
+                order.error = str(e)
+            except TypeError as e:
+                order.error = f"wrong arguments for {order.command.value}: {e}"
+            order.done.set()
