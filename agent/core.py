@@ -11,11 +11,10 @@ import logging
 import os
 import queue
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -24,7 +23,8 @@ from . import bus, config, drivers, link, wire
 from .config import Config
 from .deliver import Delivery
 from .engine import TICK_S, Engine, Item, NewConfig, Note
-from .model import VERSION, Command, ConfigError, Driver, LinkError, Option, OrderError
+from .model import VERSION, Command, ConfigError, Driver, LinkError, OrderError
+from .process import follow_parent, load, notify
 from .slots import Keeper
 from .store import Store
 from .ups import Polled, Ups
@@ -36,27 +36,6 @@ INBOX_LIMIT = 10_000
 WATCHDOG_ENGINE_S, WATCHDOG_LOOPS_S = 3.0, 10.0
 TIMESYNC = Path("/run/systemd/timesync")
 BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
-
-
-def ups_options(name: str) -> Sequence[Option]:
-    """What `[ups]` may hold for driver `name`, its link's options included. ConfigError for an unknown driver."""
-    module = drivers.load(name)
-    return (*module.OPTIONS, *(link.OPTIONS if module.LINK == "serial" else ()))
-
-
-def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
-    """The configuration file, typed, and all that is wrong with it. ConfigError if it cannot be read at all."""
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise ConfigError(f"{path}: {e.strerror}") from e
-    if len(data) > config.FILE_LIMIT_BYTES:
-        raise ConfigError(f"{path}: larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as e:
-        raise ConfigError(f"{path}: not UTF-8 (byte {e.start})") from e
-    return config.parse(text, ups_options)
 
 
 class SystemClock:
@@ -312,33 +291,6 @@ def _die(args: threading.ExceptHookArgs) -> None:
     log.critical("thread %s died", name, exc_info=args.exc_value)
     sys.stderr.flush()
     os._exit(70)
-
-
-def notify(state: str) -> None:
-    """Tell systemd, if it listens (sd_notify protocol)."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if not path:
-        return
-    address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.sendto(state.encode(), address)
-        except OSError as e:
-            log.warning("NOTIFY_SOCKET: %s", e)
-
-
-def follow_parent(stop: threading.Event) -> None:
-    """End when the supervisor that started us is gone: it holds the other end of a pipe."""
-    fd = os.environ.get("RIDETHROUGH_PARENT_FD")
-    if fd is None or not fd.isdigit():
-        return
-
-    def wait() -> None:
-        while os.read(int(fd), 1):
-            pass
-        stop.set()
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def main(path: Path) -> int:

@@ -1,0 +1,94 @@
+"""The command line of Ridethrough: `ridethrough VERB --config FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from .model import VERSION, ConfigError
+
+DEFAULT_CONFIG = Path("/etc/ridethrough/ridethrough.toml")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options; a test holds the documentation against it."""
+    top = argparse.ArgumentParser(prog="ridethrough", description="The network adapter for your UPS.")
+    top.add_argument("--version", action="version", version=f"ridethrough {VERSION}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.add_argument(
+            "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"configuration ({DEFAULT_CONFIG})"
+        )
+        return sub
+
+    for name, text in (
+        ("run", "start core and faces, and start either again when it ends"),
+        ("core", "read the UPS, decide, and tell the servers"),
+        ("faces", "serve the web page and SNMP"),
+    ):
+        verb(name, text).add_argument("--verbose", action="store_true", help="log more")
+    verb("check", "say everything that is wrong with the configuration")
+    status = verb("status", "show what the agent knows now")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.add_argument("--watch", action="store_true", help="go on showing it, once a second")
+    history = verb("log", "show the last events")
+    history.add_argument("--lines", type=int, default=20, metavar="N", help="how many (1..500)")
+    history.add_argument("--json", action="store_true", help="one JSON object a line")
+    secret = verb("secret", "keep a secret for the configuration, such as an SNMP community")
+    secret.add_argument("action", choices=("set", "remove", "list"), help="set reads the value from standard input")
+    secret.add_argument("label", nargs="?", help="the secret's label in the configuration")
+    password = verb("password", "access to the web page")
+    password.add_argument("action", choices=("reset",), help="end all sessions and print a new one-time password")
+    demo = verbs.add_parser("demo", help="run everything with a simulated UPS and one protected loopback server")
+    demo.add_argument("--web", default="127.0.0.1:8080", metavar="HOST:PORT", help="web page (127.0.0.1:8080)")
+    demo.add_argument("--snmp", default="127.0.0.1:1161", metavar="HOST:PORT", help="SNMP agent (127.0.0.1:1161)")
+    demo.add_argument("--state", type=Path, default=Path(".demo"), metavar="DIR", help="where it keeps its state")
+    return top
+
+
+def main() -> int:
+    """Entry of the console command; returns the exit code: 0 well, 1 failed, 2 wrong configuration or usage."""
+    args = parser().parse_args()
+    verbose = getattr(args, "verbose", False)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format=f"%(asctime)s {args.verb}: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    try:
+        return _dispatch(args)
+    except ConfigError as e:
+        print(f"ridethrough: {e}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    """Import only what the verb needs: core and faces are small on purpose."""
+    if args.verb == "core":
+        from . import core
+
+        return core.main(args.config)
+    if args.verb == "faces":
+        from . import faces
+
+        return faces.main(args.config)
+    if args.verb == "run":
+        from . import run
+
+        return run.main(args.config)
+    if args.verb == "demo":
+        from . import demo
+
+        return demo.main(args.web, args.snmp, args.state)
+    from . import tell
+
+    return tell.main(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

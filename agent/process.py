@@ -1,0 +1,64 @@
+"""What every process of ours needs: its configuration, its supervisor, and a word to systemd."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import config, drivers, link
+from .config import Config
+from .model import ConfigError, Option
+
+log = logging.getLogger(__name__)
+
+
+def ups_options(name: str) -> Sequence[Option]:
+    """What `[ups]` may hold for driver `name`, its link's options included. ConfigError for an unknown driver."""
+    module = drivers.load(name)
+    return (*module.OPTIONS, *(link.OPTIONS if module.LINK == "serial" else ()))
+
+
+def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
+    """The configuration file, typed, and all that is wrong with it. ConfigError if it cannot be read at all."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from e
+    if len(data) > config.FILE_LIMIT_BYTES:
+        raise ConfigError(f"{path}: larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: not UTF-8 (byte {e.start})") from e
+    return config.parse(text, ups_options)
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it listens (sd_notify protocol)."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as e:
+            log.warning("NOTIFY_SOCKET: %s", e)
+
+
+def follow_parent(stop: threading.Event) -> None:
+    """End when the supervisor that started us is gone: it holds the other end of a pipe."""
+    fd = os.environ.get("RIDETHROUGH_PARENT_FD")
+    if fd is None or not fd.isdigit():
+        return
+
+    def wait() -> None:
+        while os.read(int(fd), 1):
+            pass
+        stop.set()
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

@@ -1,0 +1,185 @@
+"""The verbs that look or set and then end: check, status, log, secret, password."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from . import bus, vault, wire
+from .config import PROTECTING, Config
+from .faces import secrets_path
+from .model import ConfigError, Event, View
+from .process import load
+
+SECRET_LIMIT = 256
+
+
+def main(args: argparse.Namespace) -> int:
+    """Do the verb; the exit code."""
+    verbs: dict[str, Callable[[argparse.Namespace, Config], int]] = {
+        "status": _status,
+        "log": _log,
+        "secret": _secret,
+        "password": _password,
+    }
+    if args.verb == "check":
+        return _check(args.config)
+    settings, _ = load(args.config)
+    try:
+        return verbs[args.verb](args, settings)
+    except bus.BusError as e:
+        print(f"ridethrough: {e}", file=sys.stderr)
+        return 1
+
+
+def _check(path: Path) -> int:
+    settings, problems = load(path)
+    labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
+    missing = sorted(labels - vault.read(secrets_path(settings)).keys())
+    for problem in problems:
+        print(f"{path}: {problem.text}")
+    for label in missing:
+        print(f"{path}: [[snmp.community]] {label}: no secret yet; set it with: ridethrough secret set {label}")
+    if problems:
+        protecting = sum(p.section in PROTECTING for p in problems)
+        print(f"{len(problems)} mistakes, {protecting} of them in what protects (agent, ups, stage, server)")
+        return 2
+    servers, stages = len(settings.servers), len(settings.stages)
+    print(f"{path}: good ({settings.mode}, driver {settings.driver}, {servers} servers in {stages} stages)")
+    return 0
+
+
+def _socket(settings: Config) -> str:
+    return str(Path(settings.run_dir) / "core.sock")
+
+
+def _ask_view(settings: Config) -> View:
+    reply = bus.ask(_socket(settings), {"type": "query", "what": "status"})
+    try:
+        return wire.from_json(View, reply.get("view"))
+    except ValueError as e:
+        raise bus.BusError(f"the core answered something else: {e}") from e
+
+
+def _status(args: argparse.Namespace, settings: Config) -> int:
+    while True:
+        view = _ask_view(settings)
+        if args.json:
+            print(json.dumps(wire.to_json(view)), flush=True)
+        else:
+            if args.watch and sys.stdout.isatty():
+                print("\033[2J\033[H", end="")
+            print("\n".join(describe(view)), flush=True)
+        if not args.watch:
+            return 0
+        try:
+            time.sleep(max(0.0, 1.0 - (time.monotonic() - view.now_s)))
+        except KeyboardInterrupt:
+            return 0
+
+
+def describe(view: View) -> list[str]:
+    """The view for people, a fact a line."""
+    lines = [f"{view.name}: {_state_word(view)}   mode {view.mode}   phase {view.phase}"]
+    lines.append(f"driver {view.driver}, link {view.link} {view.link_detail}".rstrip())
+    status = view.status
+    if status is not None:
+        age = "" if view.age_s is None else f"   ({view.age_s:.1f} s old)"
+        ident = status.ident
+        names = " ".join(part for part in (ident.manufacturer, ident.model, ident.firmware) if part)
+        lines.append(f"UPS {names or '(says no name)'}, source {status.source.value}{age}")
+        for label, rows in (("input", status.inputs), ("output", status.outputs), ("bypass", status.bypass)):
+            for number, row in enumerate(rows, start=1):
+                parts = [
+                    _number(row.voltage_v, "V"),
+                    _number(row.frequency_hz, "Hz"),
+                    _number(row.current_a, "A"),
+                    _number(row.load_pct, "% load"),
+                ]
+                lines.append(f"  {label} {number}: " + "  ".join(p for p in parts if p))
+        battery = status.battery
+        parts = [
+            _number(battery.charge_pct, "%" + (" (estimated)" if "charge_pct" in battery.estimated else "")),
+            _number(None if battery.runtime_s is None else battery.runtime_s / 60, "min"),
+            _number(battery.voltage_v, "V"),
+        ]
+        lines.append("  battery: " + "  ".join(p for p in parts if p))
+    for active in view.conditions:
+        lines.append(f"  so since {view.now_s - active.since_s:.0f} s: {active.condition.value}")
+    for stage in view.stages:
+        due = "" if stage.due_in_s is None else f", due in {stage.due_in_s:.0f} s"
+        lines.append(f"stage {stage.name}: {'latched' if stage.latched else 'waiting'}{due}")
+        for server in view.servers:
+            if server.stage == stage.name:
+                words = f"{server.state}, {server.delivery.replace('-', ' ')} {server.detail}".rstrip()
+                lines.append(f"  server {server.name} ({server.address}:{server.port}): {words}")
+    lines.extend(f"configuration: {error}" for error in view.config_errors)
+    return lines
+
+
+def _state_word(view: View) -> str:
+    if view.status is None:
+        return "NO DATA FROM THE UPS"
+    if view.on_battery_s is not None:
+        return f"ON BATTERY for {view.on_battery_s:.0f} s"
+    return "on line"
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.4g} {unit}"
+
+
+def _log(args: argparse.Namespace, settings: Config) -> int:
+    if not 1 <= args.lines <= 500:
+        raise ConfigError("--lines must be between 1 and 500")
+    reply = bus.ask(_socket(settings), {"type": "query", "what": "events", "limit": args.lines})
+    for row in reply.get("events", []):
+        print(json.dumps(row) if args.json else event_line(wire.from_json(Event, row)))
+    return 0
+
+
+def event_line(event: Event) -> str:
+    """One event for people."""
+    when = datetime.fromtimestamp(event.wall_s).astimezone().isoformat(sep=" ", timespec="seconds")
+    unsure = "" if event.clock_synced else " (clock not set)"
+    data = " ".join(f"{k}={v}" for k, v in event.data.items() if v)
+    return f"{event.id:6d}  {when}{unsure}  {event.kind:5}  {event.name}  {event.text} {data}".rstrip()
+
+
+def _secret(args: argparse.Namespace, settings: Config) -> int:
+    path = secrets_path(settings)
+    secrets = vault.read(path)
+    if args.action == "list":
+        print("\n".join(sorted(secrets)) or "no secrets yet")
+        return 0
+    if not args.label:
+        raise ConfigError(f"say which: ridethrough secret {args.action} LABEL")
+    if args.action == "remove":
+        if secrets.pop(args.label, None) is None:
+            raise ConfigError(f'there is no secret "{args.label}"')
+    else:
+        interactive = sys.stdin.isatty()
+        value = getpass.getpass(f"{args.label}: ") if interactive else sys.stdin.readline().rstrip("\r\n")
+        if not 1 <= len(value) <= SECRET_LIMIT or not value.isprintable():
+            raise ConfigError(f"a secret is one line of 1 to {SECRET_LIMIT} printable characters on standard input")
+        secrets[args.label] = value
+    vault.write(path, secrets)
+    print(
+        f"{args.label}: {'removed' if args.action == 'remove' else 'kept'} (takes effect when the faces start again)"
+    )
+    return 0
+
+
+def _password(_args: argparse.Namespace, settings: Config) -> int:
+    from . import login
+
+    accounts = login.Accounts(Path(settings.state_dir) / "faces", time.monotonic)
+    print(f"one-time password: {accounts.reset()}")
+    print("the first login with it must set a new one; all sessions are ended")
+    return 0
