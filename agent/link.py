@@ -1,0 +1,211 @@
+"""Talks to a UPS over a serial line: one question, one answer, never waiting longer than it was allowed to.
+
+Opening a port raises DTR and RTS for a moment (Linux does that before any program can prevent it), then both are set
+as `cable_power` says and stay so, also after closing (HUPCL is cleared): many UPS cables draw their power from these
+two lines. A pseudo terminal has no such lines; that is said once and is no error.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import logging
+import os
+import pwd
+import select
+import termios
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .model import LinkError, Option, Reply
+
+if TYPE_CHECKING:
+    import serial
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 1.1  # a cable that lives on DTR/RTS needs this long before its UPS answers (NUT, drivers/nutdrv_qx.c)
+WRITE_WITHIN_S = 0.5
+WITHIN_LIMIT_S = 5.0  # no question may take longer, whatever the caller says
+SHOWN_BYTES = 64  # of a wrong answer, in an error text
+
+#: cable_power -> (DTR, RTS)
+CABLE_POWER: Mapping[str, tuple[bool, bool]] = {
+    "normal": (True, False),
+    "reverse": (False, True),
+    "both": (True, True),
+    "none": (False, False),
+}
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        name="port",
+        kind=str,
+        help="serial device of the UPS; a name under /dev/serial/by-id/ survives a change of the USB socket",
+    ),
+    Option(name="baud", kind=int, default=2400, low=300, high=115200, help="speed of the serial line, 8N1"),
+    Option(
+        name="cable_power",
+        kind=str,
+        default="normal",
+        choices=tuple(CABLE_POWER),
+        help="lines that feed the cable: normal = DTR, reverse = RTS, both, none",
+    ),
+)
+
+_NO_SUCH_IOCTL = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP)
+_told_no_lines: set[str] = set()  # ports of the configuration, so it stays small
+
+
+def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  # noqa: A001 (link.open reads well)
+    """The serial line that `section` describes (see OPTIONS); `now` is CLOCK_MONOTONIC in seconds.
+
+    Does not wait. LinkError if the port cannot be had, with the remedy.
+    """
+    import serial  # only here: nobody else needs its memory
+
+    port = str(section.get("port") or "")
+    if not port.startswith("/"):
+        raise LinkError(f"port {port!r} is not a device: set [ups] port to a path, see ls /dev/serial/by-id")
+    try:
+        line = serial.Serial(
+            None, int(section.get("baud", 2400)), timeout=0, write_timeout=WRITE_WITHIN_S, exclusive=True
+        )
+        line.dtr, line.rts = CABLE_POWER[section.get("cable_power", "normal")]
+        line.port = port
+        line.open()
+    except (OSError, ValueError, termios.error) as e:
+        raise LinkError(_remedy(port, e)) from e
+    try:
+        _keep_lines_at_close(line.fileno())
+        has_lines = _set_lines(line, port)
+    except (OSError, termios.error) as e:
+        line.close()
+        raise LinkError(_remedy(port, e)) from e
+    return SerialLink(line, now, ready_s=now() + (SETTLE_S if has_lines else 0.0))
+
+
+class SerialLink:
+    """An open serial line; `ready_s` is the second before which nothing is sent. See model.Link."""
+
+    def __init__(self, line: serial.Serial, now: Callable[[], float], ready_s: float) -> None:
+        self._line, self._now, self._ready_s = line, now, ready_s
+
+    @property
+    def wake_fd(self) -> int | None:
+        """None: what such a UPS sends unasked is noise."""
+        return None
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        """Discard what is waiting, send `command`, return what comes up to the first `end` (not with it).
+
+        What follows `end` is discarded by the next question. Takes at most `within_s` (never more than 5 s, plus
+        0.5 s to write), also while a freshly opened line settles. LinkError: silence, more than `limit_bytes`
+        without `end`, or a line that is gone.
+        """
+        deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
+        inbox = bytearray()
+        try:
+            self._settle(deadline_s, command)
+            self._line.reset_input_buffer()
+            self._write(command)
+            while (cut := inbox.find(end)) < 0:
+                if len(inbox) > limit_bytes:
+                    raise LinkError(f"{_shown(command)}: more than {limit_bytes} bytes without end: {_shown(inbox)}")
+                if not self._readable(deadline_s):
+                    got = f"only {_shown(inbox)}" if inbox else "no answer"
+                    raise LinkError(f"{_shown(command)}: {got} within {within_s:g} s")
+                inbox += self._line.read(limit_bytes + len(end) - len(inbox))
+        except (OSError, termios.error) as e:
+            raise LinkError(f"{self._line.port}: {e}") from e
+        return Reply(bytes(inbox[:cut]), self._now())
+
+    def send(self, command: bytes) -> None:
+        """Send `command` to which there is no reply. LinkError if it cannot be written."""
+        try:
+            self._settle(self._now() + SETTLE_S, command)
+            self._write(command)
+        except (OSError, termios.error) as e:
+            raise LinkError(f"{self._line.port}: {e}") from e
+
+    def close(self) -> None:
+        """Give the port back; DTR and RTS stay as they are."""
+        try:
+            self._line.close()
+        except (OSError, termios.error) as e:
+            log.debug("%s: closing: %s", self._line.port, e)  # it was unplugged
+
+    def _settle(self, deadline_s: float, command: bytes) -> None:
+        """Wait until the line is ready, discarding what a cable says while it gets its power."""
+        if self._ready_s > deadline_s:
+            raise LinkError(f"{_shown(command)}: not sent, the line is still settling")
+        while self._readable(self._ready_s):
+            self._line.reset_input_buffer()
+
+    def _readable(self, deadline_s: float) -> bool:
+        """Wait for bytes until `deadline_s`; whether there are any."""
+        left_s = deadline_s - self._now()
+        return left_s > 0 and bool(select.select([self._line.fileno()], [], [], left_s)[0])
+
+    def _write(self, command: bytes) -> None:
+        try:
+            self._line.write(command)
+        except OSError:
+            self._line.reset_output_buffer()  # or half a command would be sent whenever the line is free again
+            raise
+
+
+def _keep_lines_at_close(fd: int) -> None:
+    """Clear HUPCL: without DTR some cables lose their power, and some UPSes switch their load off."""
+    attributes = termios.tcgetattr(fd)
+    attributes[2] &= ~termios.HUPCL
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
+
+
+def _set_lines(line: serial.Serial, port: str) -> bool:
+    """Set DTR and RTS once more (pyserial hides a failure); whether this port has these lines."""
+    try:
+        line.dtr, line.rts = line.dtr, line.rts
+    except OSError as e:
+        if e.errno not in _NO_SUCH_IOCTL:
+            raise
+        if port not in _told_no_lines:
+            _told_no_lines.add(port)
+            log.info("%s has no DTR and RTS lines, going on without", port)
+        return False
+    return True
+
+
+def _shown(data: bytes | bytearray) -> str:
+    """Bytes for an error text, capped."""
+    more = f" and {len(data) - SHOWN_BYTES} more" if len(data) > SHOWN_BYTES else ""
+    return f"{bytes(data[:SHOWN_BYTES])!r}{more}"
+
+
+def _remedy(port: str, error: Exception) -> str:
+    """Why `port` cannot be opened, and what to do about it."""
+    number = getattr(error, "errno", None)
+    if number == errno.ENOENT:
+        return f"no such port: {port}; plug the cable in, or see what there is with: ls -l /dev/serial/by-id"
+    if number in (errno.EACCES, errno.EPERM):
+        return (
+            f"may not open {port}, which group {_group(port)} may; mend with: "
+            f"sudo usermod -aG {_group(port)} {_user()}, then log in again or restart the service"
+        )
+    if number in (errno.EAGAIN, errno.EBUSY):
+        return f"{port} is in use by another program; see which with: sudo fuser -v {port}"
+    return f"{port} cannot be used as a serial line: {error}"
+
+
+def _group(port: str) -> str:
+    try:
+        return grp.getgrgid(os.stat(port).st_gid).gr_name
+    except (OSError, KeyError):
+        return "dialout"
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
