@@ -1,0 +1,194 @@
+"""Reads and writes SNMP version 1 and 2c messages: the few BER forms that they use, and no others.
+
+Source: X.690 (BER), RFC 1157 (SNMPv1 message), RFC 3416 (SNMPv2 PDUs), RFC 2578 section 7.1 (value ranges).
+
+    Message ::= SEQUENCE { version INTEGER, community OCTET STRING, PDU }
+    PDU     ::= [n] { request-id INTEGER, error-status INTEGER, error-index INTEGER,
+                      SEQUENCE OF SEQUENCE { name OBJECT IDENTIFIER, value ANY } }
+
+A TLV is tag, length, body. Names stay encoded bodies (bytes) as long as possible: the agent's table knows its rows
+by them. Whatever is not exactly of this form raises `Malformed`; nothing here reads beyond the datagram, recurses,
+or takes longer than its length allows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+INTEGER, OCTET_STRING, NULL, OBJECT_ID, SEQUENCE = 0x02, 0x04, 0x05, 0x06, 0x30
+IP_ADDRESS, COUNTER32, GAUGE32, TIMETICKS = 0x40, 0x41, 0x42, 0x43
+
+NO_SUCH_OBJECT, NO_SUCH_INSTANCE, END_OF_MIB_VIEW = b"\x80\x00", b"\x81\x00", b"\x82\x00"
+
+GET, GETNEXT, RESPONSE, SET, TRAP_V1, GETBULK, INFORM, TRAP_V2, REPORT = range(0xA0, 0xA9)
+
+V1, V2C = 0, 1
+
+ARCS_LIMIT = 128  # RFC 2578 section 3.5
+OID_LIMIT_BYTES = 5 * ARCS_LIMIT
+INTEGER_LIMIT_BYTES = 5  # an unsigned 32 bit number with its leading zero
+LENGTH_LIMIT_BYTES = 4
+
+Oid = tuple[int, ...]
+
+
+class Malformed(Exception):
+    """The bytes are not the message that they should be; the text says what is wrong, at which offset."""
+
+
+class Header(NamedTuple):
+    """What is read before the sender is known to be allowed in."""
+
+    version: int  # as sent; V1, V2C, or something else
+    community: bytes
+    prefix: bytes  # the version and community TLVs as sent, for the reply
+    pdu_at: int
+
+
+class Pdu(NamedTuple):
+    """A request. `first` and `second` are error-status and error-index, or non-repeaters and max-repetitions."""
+
+    tag: int
+    request_id: bytes  # the TLV as sent, for the reply
+    first: int
+    second: int
+    names: list[bytes]  # OBJECT IDENTIFIER bodies, not yet checked: see `arcs`
+    bindings: bytes  # the variable bindings as sent, without the SEQUENCE around them
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def tlv(tag: int, body: bytes) -> bytes:
+    """Tag, the shortest length, body."""
+    size = len(body)
+    if size < 128:
+        return bytes((tag, size)) + body
+    if size < 256:
+        return bytes((tag, 0x81, size)) + body
+    return bytes((tag, 0x82, size >> 8, size & 0xFF)) + body  # no datagram is longer than 65535
+
+
+def integer(value: int, tag: int = INTEGER) -> bytes:
+    """A whole number as TLV, in the fewest octets; unsigned types have the same form with a value >= 0."""
+    if 0 <= value < 128:
+        return bytes((tag, 1, value))
+    size = (value if value >= 0 else ~value).bit_length() // 8 + 1
+    return bytes((tag, size)) + value.to_bytes(size, "big", signed=True)
+
+
+def oid_body(arcs_: Oid) -> bytes:
+    """The body of an OBJECT IDENTIFIER of at least two arcs."""
+    out = bytearray()
+    for arc in (arcs_[0] * 40 + arcs_[1], *arcs_[2:]):
+        septets = [arc & 0x7F]
+        while arc := arc >> 7:
+            septets.append(arc & 0x7F | 0x80)
+        out += bytes(reversed(septets))
+    return bytes(out)
+
+
+def oid(arcs_: Oid) -> bytes:
+    """An OBJECT IDENTIFIER as TLV."""
+    return tlv(OBJECT_ID, oid_body(arcs_))
+
+
+def message(prefix: bytes, tag: int, request_id: bytes, first: int, second: int, bindings: bytes) -> bytes:
+    """A whole message from the TLVs of `Header.prefix` and `Pdu.request_id` and the bindings' TLVs."""
+    pdu = tlv(tag, request_id + integer(first) + integer(second) + tlv(SEQUENCE, bindings))
+    return tlv(SEQUENCE, prefix + pdu)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def head(data: bytes, at: int, end: int) -> tuple[int, int, int]:
+    """Tag, start and stop of the body of the TLV at `at`. Lengths may be longer than needed (net-snmp's are)."""
+    start = at + 2
+    if start > end:
+        raise Malformed(f"ends in a tag at {at}: {data[at:end].hex()}")
+    size = data[at + 1]
+    if size > 127:
+        octets = size & 127
+        if not 1 <= octets <= LENGTH_LIMIT_BYTES or start + octets > end:
+            raise Malformed(f"impossible length at {at}: {data[at : at + 6].hex()}")
+        size = int.from_bytes(data[start : start + octets], "big")
+        start += octets
+    stop = start + size
+    if stop > end:
+        raise Malformed(f"length at {at} exceeds what surrounds it: {data[at : at + 6].hex()}")
+    return data[at], start, stop
+
+
+def body(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
+    """Start and stop of the body of the TLV at `at`, which must have this tag."""
+    found, start, stop = head(data, at, end)
+    if found != tag:
+        raise Malformed(f"tag {found:02x} at {at} instead of {tag:02x}")
+    return start, stop
+
+
+def number(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """The INTEGER at `at`, and where it stops."""
+    start, stop = body(data, at, end, INTEGER)
+    if not 1 <= stop - start <= INTEGER_LIMIT_BYTES:
+        raise Malformed(f"integer of {stop - start} octets at {at}")
+    return int.from_bytes(data[start:stop], "big", signed=True), stop
+
+
+def read_header(data: bytes) -> Header:
+    """Version and community of a datagram. Malformed if it is not one whole message."""
+    start, stop = body(data, 0, len(data), SEQUENCE)
+    if stop != len(data):
+        raise Malformed(f"{len(data) - stop} octets after the message")
+    version, at = number(data, start, stop)
+    community_at, pdu_at = body(data, at, stop, OCTET_STRING)
+    return Header(version, data[community_at:pdu_at], data[start:pdu_at], pdu_at)
+
+
+def read_pdu(data: bytes, at: int) -> Pdu:
+    """The PDU at `at`, which ends the datagram. Malformed if it has any other form than the one drawn above."""
+    end = len(data)
+    tag, at, stop = head(data, at, end)
+    if not GET <= tag <= REPORT or tag == TRAP_V1:
+        raise Malformed(f"no PDU that we know: tag {tag:02x}")
+    if stop != end:
+        raise Malformed(f"{end - stop} octets after the PDU")
+    _, id_stop = number(data, at, end)
+    request_id = data[at:id_stop]
+    first, at = number(data, id_stop, end)
+    second, at = number(data, at, end)
+    list_start, stop = body(data, at, end, SEQUENCE)
+    if stop != end:
+        raise Malformed(f"{end - stop} octets after the variable bindings")
+    names = []
+    at = list_start
+    while at < end:
+        start, stop = body(data, at, end, SEQUENCE)
+        name_start, name_stop = body(data, start, stop, OBJECT_ID)
+        if head(data, name_stop, stop)[2] != stop:
+            raise Malformed(f"octets after the value in the binding at {at}")
+        names.append(data[name_start:name_stop])
+        at = stop
+    return Pdu(tag, request_id, first, second, names, data[list_start:end])
+
+
+def arcs(name: bytes) -> Oid:
+    """The arcs of an OBJECT IDENTIFIER body. Malformed: empty, cut off, padded, too many or too large arcs."""
+    if not 0 < len(name) <= OID_LIMIT_BYTES or name[-1] > 127:
+        raise Malformed(f"impossible object identifier: {name[:16].hex()} ({len(name)} octets)")
+    found = []
+    arc = 0
+    for octet in name:
+        if arc == 0 and octet == 0x80:
+            raise Malformed(f"padded arc in object identifier: {name[:16].hex()}")
+        arc = arc << 7 | octet & 0x7F
+        if arc > 0xFFFFFFFF:
+            raise Malformed(f"arc over 32 bits in object identifier: {name[:16].hex()}")
+        if octet < 128:
+            found.append(arc)
+            arc = 0
+    if len(found) >= ARCS_LIMIT:
+        raise Malformed(f"object identifier of {len(found) + 1} arcs")
+    root = min(2, found[0] // 40)
+    return (root, found[0] - 40 * root, *found[1:])

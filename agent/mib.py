@@ -1,0 +1,132 @@
+"""The table behind the SNMP agent: which rows there are, in which order, and how each makes its value.
+
+A row knows its name and how to make its value out of one `Look`. A row whose value is None does not exist at that
+moment: GET says so, GETNEXT passes by. The rows themselves come from `upsmib` and `mib2`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from . import ber
+from .ber import COUNTER32, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
+from .model import View
+
+INT_MAX = 2**31 - 1
+UINT_MAX = 2**32 - 1
+
+# --- what values are made from ----------------------------------------------------------------------------------
+
+
+class Alarm(NamedTuple):
+    """A row of the UPS alarm table: the condition's number in RFC 1628, and sysUpTime at its beginning."""
+
+    number: int
+    ticks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Everything that one answer is made from, so that its values belong together."""
+
+    view: View
+    now_s: float  # monotonic
+    started_s: float  # monotonic second at which the agent started
+    host: str = ""
+    alarms: Mapping[int, Alarm] = field(default_factory=dict)  # by upsAlarmId
+    interfaces: Mapping[int, Sequence[Any]] = field(default_factory=dict)  # by ifIndex: the columns of ifTable
+    counts: Sequence[int] = (0,) * 33  # of the snmp group, by the last arc of their name
+
+    @property
+    def ticks(self) -> int:
+        """sysUpTime in 1/100 s."""
+        return ticks(self.now_s, self.started_s)
+
+
+def ticks(at_s: float, started_s: float) -> int:
+    """The value of sysUpTime at a monotonic second, for an agent that started at another."""
+    return int((at_s - started_s) * 100) & UINT_MAX if at_s > started_s else 0
+
+
+# --- objects and rows -------------------------------------------------------------------------------------------
+
+Value = Any  # int, str, bytes, Oid or None, as the object's type wants it
+
+
+class Object(NamedTuple):
+    """One scalar or column: its name, type, smallest and largest value (strings: length), and how it is read."""
+
+    oid: Oid
+    name: str
+    tag: int
+    low: int
+    high: int
+    read: Callable[..., Value]
+
+
+class Row(NamedTuple):
+    """One instance, and its value as TLV."""
+
+    oid: Oid
+    get: Callable[[Look], bytes | None]
+
+
+def row(o: Object, index: int, value: Callable[[Look], Value]) -> Row:
+    """The instance `index` (0: a scalar) of an object. What is out of the object's range is clamped into it."""
+    tag, low, high = o.tag, o.low, o.high
+
+    def number(look: Look) -> bytes | None:
+        v = value(look)
+        if v is None:
+            return None
+        return ber.integer(low if v < low else high if v > high else v, tag)
+
+    def wrapping(look: Look) -> bytes | None:
+        v = value(look)
+        return None if v is None else ber.integer(v & UINT_MAX, tag)
+
+    def text(look: Look) -> bytes | None:
+        v = value(look)
+        return None if v is None else ber.tlv(OCTET_STRING, v if isinstance(v, bytes) else display(v, high))
+
+    def name(look: Look) -> bytes | None:
+        v = value(look)
+        return None if v is None else ber.oid(v)
+
+    kinds = {COUNTER32: wrapping, TIMETICKS: wrapping, OCTET_STRING: text, OBJECT_ID: name}
+    return Row((*o.oid, index), kinds.get(tag, number))
+
+
+def display(text: str, limit: int) -> bytes:
+    """A DisplayString (RFC 2579): printable ASCII; what is not becomes a question mark."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:limit]).encode("ascii")
+
+
+class Table:
+    """The rows in the order of their names, found by the encoded name. Immutable; made anew when rows come or go."""
+
+    def __init__(self, rows: Iterable[Row], objects: Iterable[Object]) -> None:
+        ordered = sorted(rows, key=lambda r: r.oid)
+        self.oids = [r.oid for r in ordered]
+        self.gets = [r.get for r in ordered]
+        bodies = [ber.oid_body(oid) for oid in self.oids]
+        self.names = [ber.tlv(OBJECT_ID, body) for body in bodies]
+        self.index = {body: position for position, body in enumerate(bodies)}
+        self._objects = frozenset(ber.oid_body(o.oid) for o in objects)
+        self._lengths = sorted({len(body) for body in self._objects})
+
+    def __len__(self) -> int:
+        return len(self.oids)
+
+    def after(self, name: bytes) -> int:
+        """The position of the first row behind an encoded name. Malformed if the name is not one."""
+        position = self.index.get(name)
+        # encoded names do not sort as names do once an arc needs three octets
+        return bisect_right(self.oids, ber.arcs(name)) if position is None else position + 1
+
+    def knows(self, name: bytes) -> bool:
+        """Whether an encoded name lies within one of our objects (RFC 3416: noSuchInstance, not noSuchObject)."""
+        return any(name[:length] in self._objects for length in self._lengths)

@@ -1,0 +1,173 @@
+"""Answers one SNMP request out of the table: GET, GETNEXT and GETBULK; SET is always refused.
+
+Sources: RFC 1157 section 4.1 (version 1), RFC 3416 section 4.2 (version 2c), RFC 3584 section 4.4 (error codes of one
+in the other). Every answer is made from one `Look`, and never longer than its budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import ber, mib2
+from .ber import END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, SEQUENCE, V1, Header, Pdu
+from .mib import Look, Table
+
+NO_ERROR, TOO_BIG, NO_SUCH_NAME, NO_ACCESS = 0, 1, 2, 6
+BINDINGS_LIMIT = 128  # names in a request; more are answered tooBig
+REPETITIONS_LIMIT = 256  # of a GETBULK; the budget ends it earlier
+
+_COUNTED = {
+    ber.GET: mib2.IN_GETS,
+    ber.GETNEXT: mib2.IN_GETNEXTS,
+    ber.SET: mib2.IN_SETS,
+    ber.RESPONSE: mib2.IN_RESPONSES,
+    ber.TRAP_V2: mib2.IN_TRAPS,
+}
+_COUNTED_ERRORS = {
+    1: mib2.IN_TOO_BIGS,
+    2: mib2.IN_NO_SUCH_NAMES,
+    3: mib2.IN_BAD_VALUES,
+    4: mib2.IN_READ_ONLYS,
+    5: mib2.IN_GEN_ERRORS,
+}
+
+
+class _NoSuchName(Exception):
+    """Version 1: the whole request fails at this binding (counted from 1)."""
+
+
+class _TooBig(Exception):
+    """The answer does not fit its budget."""
+
+
+def answer(header: Header, pdu: Pdu, table: Table, look: Look, counts: list[int], budget_bytes: int) -> bytes | None:
+    """The reply to a request, at most `budget_bytes` long; None: there is none. Malformed if a name is malformed.
+
+    `counts` are the counters of the snmp group; a request that the sender may not make is counted there too.
+    """
+    tag, v1 = pdu.tag, header.version == V1
+    if tag in _COUNTED:
+        counts[_COUNTED[tag]] += 1
+    if tag == RESPONSE:
+        if pdu.first in _COUNTED_ERRORS:
+            counts[_COUNTED_ERRORS[pdu.first]] += 1
+        return None
+    if (tag not in _HANDLERS and tag != ber.SET) or (v1 and tag == ber.GETBULK):
+        return None
+    try:
+        if len(pdu.names) > BINDINGS_LIMIT:
+            raise _TooBig
+        if tag == ber.SET:
+            return _refuse_set(header, pdu, counts, budget_bytes)
+        # around the bindings: three heads of four octets, error-status and error-index
+        room = budget_bytes - len(header.prefix) - len(pdu.request_id) - 18
+        bindings = _HANDLERS[tag](pdu, table, look, v1, room)
+    except _NoSuchName as e:
+        counts[mib2.OUT_NO_SUCH_NAMES] += 1
+        return _reply(header, pdu, NO_SUCH_NAME, e.args[0], pdu.bindings, counts, budget_bytes)
+    except _TooBig:
+        counts[mib2.OUT_TOO_BIGS] += 1
+        return _reply(header, pdu, TOO_BIG, 0, pdu.bindings if v1 else b"", counts, budget_bytes)
+    counts[mib2.IN_TOTAL_REQ_VARS] += len(bindings)
+    return _reply(header, pdu, NO_ERROR, 0, b"".join(bindings), counts, budget_bytes)
+
+
+def _reply(
+    header: Header, pdu: Pdu, error: int, index: int, bindings: bytes, counts: list[int], budget_bytes: int
+) -> bytes | None:
+    reply = ber.message(header.prefix, RESPONSE, pdu.request_id, error, index, bindings)
+    if len(reply) > budget_bytes:
+        counts[mib2.SILENT_DROPS] += 1
+        return None
+    return reply
+
+
+def _refuse_set(header: Header, pdu: Pdu, counts: list[int], budget_bytes: int) -> bytes | None:
+    """Nothing can be written: noAccess at the first name (RFC 3416 4.2.5 (1)), in version 1 noSuchName."""
+    for name in pdu.names:
+        ber.arcs(name)
+    if not pdu.names:
+        return _reply(header, pdu, NO_ERROR, 0, b"", counts, budget_bytes)
+    counts[mib2.IN_BAD_COMMUNITY_USES] += 1
+    if header.version == V1:
+        raise _NoSuchName(1)
+    return _reply(header, pdu, NO_ACCESS, 1, pdu.bindings, counts, budget_bytes)
+
+
+def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
+    bindings = []
+    for number, name in enumerate(pdu.names, start=1):
+        position = table.index.get(name)
+        value = None
+        if position is None:
+            ber.arcs(name)
+            name_tlv = ber.tlv(OBJECT_ID, name)
+        else:
+            value = table.gets[position](look)
+            name_tlv = table.names[position]
+        if value is None:
+            if v1:
+                raise _NoSuchName(number)
+            value = NO_SUCH_INSTANCE if position is not None or table.knows(name) else NO_SUCH_OBJECT
+        binding = ber.tlv(SEQUENCE, name_tlv + value)
+        room -= len(binding)
+        if room < 0:
+            raise _TooBig
+        bindings.append(binding)
+    return bindings
+
+
+def _next(table: Table, look: Look, position: int) -> tuple[bytes, int] | None:
+    """The binding of the first row from `position` that has a value, and the position behind it. None: no more."""
+    for at in range(position, len(table.gets)):
+        value = table.gets[at](look)
+        if value is not None:
+            return ber.tlv(SEQUENCE, table.names[at] + value), at + 1
+    return None
+
+
+def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
+    bindings = []
+    for number, name in enumerate(pdu.names, start=1):
+        found = _next(table, look, table.after(name))
+        if found is None and v1:
+            raise _NoSuchName(number)
+        binding = found[0] if found else ber.tlv(SEQUENCE, ber.tlv(OBJECT_ID, name) + END_OF_MIB_VIEW)
+        room -= len(binding)
+        if room < 0:
+            raise _TooBig
+        bindings.append(binding)
+    return bindings
+
+
+def _getbulk(pdu: Pdu, table: Table, look: Look, _: bool, room: int) -> list[bytes]:
+    """RFC 3416 section 4.2.3: as many bindings as fit; never tooBig."""
+    bindings: list[bytes] = []
+    reached = [(ber.tlv(OBJECT_ID, name), table.after(name)) for name in pdu.names]  # and the position behind it
+    singles = min(max(0, pdu.first), len(reached))
+    repetitions = min(max(0, pdu.second), REPETITIONS_LIMIT)
+    for columns in [range(singles)] + [range(singles, len(reached))] * repetitions:
+        ended = True
+        for column in columns:
+            name, position = reached[column]
+            found = _next(table, look, position)
+            if found is None:
+                binding = ber.tlv(SEQUENCE, name + END_OF_MIB_VIEW)
+            else:
+                ended = False
+                binding, after = found
+                reached[column] = table.names[after - 1], after
+            room -= len(binding)
+            if room < 0:
+                return bindings
+            bindings.append(binding)
+        if ended and columns.stop > singles:
+            break
+    return bindings
+
+
+_HANDLERS: dict[int, Callable[[Pdu, Table, Look, bool, int], list[bytes]]] = {
+    ber.GET: _get,
+    ber.GETNEXT: _getnext,
+    ber.GETBULK: _getbulk,
+}

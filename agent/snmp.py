@@ -1,0 +1,332 @@
+"""Answers SNMP managers (versions 1 and 2c, read-only) with what the UPS says: the socket, who may ask, how often.
+
+One thread, one UDP socket. A datagram is looked at in this order, and dropped without a word at the first that fails:
+size, source network, rate, form of the header, version, community, form of the request.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from . import ber, config, mib2, pdu, upsmib
+from .mib import Look, Table, ticks
+from .model import ConfigError, View
+from .netif import Interfaces
+
+log = logging.getLogger(__name__)
+
+REQUEST_LIMIT_BYTES = 1472  # what fits an Ethernet frame; nobody asks for so much at once that it needs fragments
+REPLY_LIMIT_BYTES = {socket.AF_INET: 1472, socket.AF_INET6: 1452}  # an unfragmented reply
+RECEIVE_BUFFER_BYTES = 256 * 1024
+# A walk of everything is some 250 requests; a burst of several walks passes at full speed. Sustained, a source gets
+# two walks a second, and all together four: more than any manager asks for, and few enough that the web page, which
+# lives in the same process, keeps most of the processor (docs/snmp.md has the arithmetic).
+SOURCE_RATE_PER_S, SOURCE_BURST = 500.0, 2000.0
+TOTAL_RATE_PER_S, TOTAL_BURST = 1000.0, 4000.0
+SOURCES_LIMIT = 1024  # addresses whose rate and rights are remembered
+INTERFACES_FOR_S = 2.0  # how long the numbers of /sys are good
+REFUSALS_LOGGED_EVERY_S = 60.0
+WAKE_MS = 250  # how soon `run` sees that it shall stop
+IP_PKTINFO = 8  # Linux, ip(7); not in Python's socket module
+
+Clock = Callable[[], float]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+# --- who may ask, and how often ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Community:
+    secret: bytes
+    networks: tuple[Network, ...]
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Lets `burst` through at once, and then `rate_per_s`."""
+
+    rate_per_s: float
+    burst: float
+    tokens: float
+    at_s: float
+
+    def take(self, now_s: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now_s - self.at_s) * self.rate_per_s)
+        self.at_s = now_s
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass(slots=True)
+class _Sender:
+    """What is remembered of one source address."""
+
+    communities: tuple[_Community, ...]
+    bucket: _Bucket
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address behind what recvfrom names; an IPv4 address on an IPv6 socket is an IPv4 address."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+class Gate:
+    """Decides for each datagram, before its decoding, whether the sender may ask now."""
+
+    def __init__(self, settings: config.Snmp, secrets: Mapping[str, str], now_s: float) -> None:
+        """A community without a secret is off; one log line says so. ConfigError: a source that is no network."""
+        self._communities: list[_Community] = []
+        for community in settings.communities:
+            if not secrets.get(community.label):
+                log.warning(
+                    "snmp: community %s is off, it has no secret; give it one with: ridethrough secret set %s",
+                    community.label, community.label,
+                )  # fmt: skip
+                continue
+            try:
+                networks = tuple(ipaddress.ip_network(s) for s in community.sources)
+            except ValueError as e:
+                raise ConfigError(f"[[snmp.community]] {community.label} from: {e}") from e
+            self._communities.append(_Community(secrets[community.label].encode(), networks))
+        self._senders: dict[str, _Sender] = {}
+        self._all = _Bucket(TOTAL_RATE_PER_S, TOTAL_BURST, TOTAL_BURST, now_s)
+
+    def __bool__(self) -> bool:
+        return bool(self._communities)
+
+    def refusal(self, host: str, now_s: float) -> str | None:
+        """Why nothing of this source is looked at now; None: it may ask."""
+        sender = self._senders.get(host) or self._meet(host, now_s)
+        if not sender.communities:
+            return "foreign source"
+        if not sender.bucket.take(now_s) or not self._all.take(now_s):
+            return "too many requests"
+        return None
+
+    def knows(self, host: str, community: bytes) -> bool:
+        """Whether a source may use this community; takes equally long wherever a wrong one differs."""
+        found = False
+        for allowed in self._senders[host].communities:
+            found |= hmac.compare_digest(allowed.secret, community)
+        return found
+
+    def _meet(self, host: str, now_s: float) -> _Sender:
+        if len(self._senders) >= SOURCES_LIMIT:
+            self._senders.clear()  # of spoofed addresses, most likely; the bucket of all still holds
+        address = _address(host)
+        allowed = tuple(c for c in self._communities if any(address in n for n in c.networks))
+        bucket = _Bucket(SOURCE_RATE_PER_S, SOURCE_BURST, SOURCE_BURST, now_s)
+        sender = self._senders[host] = _Sender(allowed, bucket)
+        return sender
+
+
+class _RefusedError(Exception):
+    """A datagram is not answered; the text says why, for the counters and the log."""
+
+
+# --- the agent --------------------------------------------------------------------------------------------------
+
+
+class Agent:
+    """One SNMP agent: `bind`, then `run` in a thread of its own, until `stop`."""
+
+    def __init__(
+        self,
+        settings: config.Snmp,
+        secrets: Mapping[str, str],
+        view: Callable[[], View],
+        started_s: float,
+        *,
+        host: str = "",
+        interfaces: Interfaces | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """`secrets` gives the community strings by label; `view` the newest View, never waiting; `started_s` is the
+        monotonic second from which sysUpTime counts; `host` is sysName (default: the machine's name)."""
+        self.settings = settings
+        self.gate = Gate(settings, secrets, clock())
+        self.counts = mib2.new_counts()
+        self.refused: dict[str, int] = {}  # why -> how many, since the start
+        self._view, self._clock, self._started_s = view, clock, started_s
+        self._host = host or socket.gethostname()
+        self._interfaces = interfaces or Interfaces()
+        self._alarms = upsmib.Alarms()
+        self._seen: View | None = None
+        self._ports: dict[int, tuple[object, ...]] = {}
+        self._ports_due_s = clock()
+        self._shape: object = None
+        self._table = Table((), ())
+        self._sock: socket.socket | None = None
+        self._budget_bytes = REPLY_LIMIT_BYTES[socket.AF_INET]
+        self._anywhere = False
+        self._stopping = False
+        self._logged: dict[str, int] = {}
+        self._log_due_s = clock()
+
+    # the socket
+
+    def bind(self) -> None:
+        """Take the address. ConfigError if that cannot be, or if no community could ask anyway."""
+        if not self.gate:
+            raise ConfigError("[snmp]: no [[snmp.community]] has a secret, so nobody could ask and nothing listens")
+        where = f'[snmp] listen = "{self.settings.listen}"'
+        host, port = config.split_address(self.settings.listen)
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            sock = socket.socket(family, kind, proto)
+        except OSError as e:
+            raise ConfigError(f"{where}: {e.strerror or e}; write an address of this machine") from e
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "[::]" serves IPv4, too
+            self._anywhere = address[0] in ("0.0.0.0", "::")
+            if self._anywhere and family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+            elif self._anywhere:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            sock.bind(address)
+        except OSError as e:
+            sock.close()
+            remedy = "write an address of this machine"
+            if isinstance(e, PermissionError):
+                remedy = "ports below 1024 need the capability CAP_NET_BIND_SERVICE, or take another port"
+            elif e.errno == 98:
+                remedy = "another program listens there (snmpd?), stop it or take another port"
+            raise ConfigError(f"{where}: {e.strerror}; {remedy}") from e
+        sock.setblocking(False)
+        self._sock, self._budget_bytes = sock, REPLY_LIMIT_BYTES[family]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        if self._sock is None:
+            return config.split_address(self.settings.listen)
+        host, port = self._sock.getsockname()[:2]
+        return str(host), int(port)
+
+    def run(self, stop: threading.Event) -> None:
+        """Answer until `stop` is set or `stop()` called; the thread's body. Closes the socket."""
+        if self._sock is None:
+            self.bind()
+        sock = self._sock
+        if sock is None:
+            return
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        serve = self._serve_anywhere if self._anywhere else self._serve
+        with sock:
+            while not self._stopping and not stop.is_set():
+                if not poller.poll(WAKE_MS):
+                    continue
+                try:
+                    serve(sock)
+                except BlockingIOError:
+                    pass  # a datagram with a wrong checksum, or no room to send: as if it were lost on the way
+                except OSError as e:  # the way back is closed: no route, a firewall of our own
+                    self._refuse("reply not sent", e.strerror or str(e), self._clock())
+
+    def stop(self) -> None:
+        """Let `run` end soon."""
+        self._stopping = True
+
+    def _serve(self, sock: socket.socket) -> None:
+        data, sender = sock.recvfrom(REQUEST_LIMIT_BYTES + 1)
+        reply = self.answer(data, sender[0])
+        if reply is not None:
+            sock.sendto(reply, sender)
+
+    def _serve_anywhere(self, sock: socket.socket) -> None:
+        """On 0.0.0.0 and [::]: reply from the address that was asked; managers ignore other ones."""
+        data, extras, _, sender = sock.recvmsg(REQUEST_LIMIT_BYTES + 1, 256)
+        reply = self.answer(data, sender[0])
+        if reply is None:
+            return
+        back = []
+        for level, kind, value in extras:
+            if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+                back.append((level, kind, struct.pack("@i4s4s", 0, value[4:8], bytes(4))))
+            elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+                back.append((level, kind, value))
+        sock.sendmsg([reply], back, 0, sender)
+
+    # the answer
+
+    def answer(self, data: bytes, host: str) -> bytes | None:
+        """The reply to a datagram from an address; None: there is none. Never raises for anything in `data`."""
+        now_s = self._clock()
+        self.counts[mib2.IN_PKTS] += 1
+        try:
+            return self._answer(data, host, now_s)
+        except ber.Malformed as e:
+            self.counts[mib2.IN_PARSE_ERRORS] += 1
+            log.debug("snmp: from %s: %s", host, e)
+            self._refuse("malformed", host, now_s)
+        except _RefusedError as e:
+            self._refuse(e.args[0], host, now_s)
+        return None
+
+    def _answer(self, data: bytes, host: str, now_s: float) -> bytes:
+        counts = self.counts
+        if len(data) > REQUEST_LIMIT_BYTES:
+            raise _RefusedError("too long")
+        if why := self.gate.refusal(host, now_s):
+            raise _RefusedError(why)
+        header = ber.read_header(data)
+        if header.version not in (ber.V1, ber.V2C):
+            counts[mib2.IN_BAD_VERSIONS] += 1
+            raise _RefusedError("other version")
+        if not self.gate.knows(host, header.community):
+            counts[mib2.IN_BAD_COMMUNITY_NAMES] += 1
+            raise _RefusedError("wrong community")
+        request = ber.read_pdu(data, header.pdu_at)
+        look = self.look(now_s)
+        reply = pdu.answer(header, request, self._table, look, counts, self._budget_bytes)
+        if reply is None:
+            raise _RefusedError("no request")
+        counts[mib2.OUT_PKTS] += 1
+        counts[mib2.OUT_RESPONSES] += 1
+        return reply
+
+    def look(self, now_s: float) -> Look:
+        """What an answer of this moment is made from; brings the table up to date with it."""
+        view = self._view()
+        news = view is not self._seen
+        if news:
+            self._seen = view
+            self._alarms.update(view.conditions, now_s, self._started_s)
+        if now_s >= self._ports_due_s:
+            self._ports_due_s = now_s + INTERFACES_FOR_S
+            self._ports = self._interfaces.read(ticks(now_s, self._started_s))
+            news = True
+        look = Look(
+            view=view, now_s=now_s, started_s=self._started_s, host=self._host, alarms=self._alarms.rows,
+            interfaces=self._ports, counts=self.counts,
+        )  # fmt: skip
+        if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
+            self._table = Table(upsmib.rows(look) + mib2.rows(look), upsmib.OBJECTS + mib2.OBJECTS)
+            self._shape = shape
+        return look
+
+    def _refuse(self, why: str, who: str, now_s: float) -> None:
+        """Count a refusal; at most one log line a minute tells of all since the last."""
+        self.refused[why] = self.refused.get(why, 0) + 1
+        self._logged[why] = self._logged.get(why, 0) + 1
+        if now_s >= self._log_due_s:
+            text = ", ".join(f"{why} {count}" for why, count in sorted(self._logged.items()))
+            log.warning("snmp: not answered: %s; the last from %s", text, who)
+            self._logged.clear()
+            self._log_due_s = now_s + REFUSALS_LOGGED_EVERY_S

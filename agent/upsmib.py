@@ -1,0 +1,349 @@
+"""The UPS as SNMP managers see it: the objects of RFC 1628 (UPS-MIB), each computed from one look at the UPS.
+
+An object that this UPS does not report is absent, never 0; without a frame of the UPS only what the agent knows by
+itself is there. Source: RFC 1628; the tables below are checked against it, object by object, by tests/test_mib.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from .ber import COUNTER32, GAUGE32, INTEGER, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
+from .mib import INT_MAX, UINT_MAX, Alarm, Look, Object, Row, Value, row, ticks
+from .model import ALARM_NUMBER, VERSION, Active, Condition, Line, Source, Status, Test, TestResult
+
+UPS: Oid = (1, 3, 6, 1, 2, 1, 33)
+WELL_KNOWN_ALARMS: Oid = (*UPS, 1, 6, 3)
+NO_TESTS_INITIATED: Oid = (*UPS, 1, 7, 7, 1)
+
+LINES_LIMIT = 12  # rows of one line table; no UPS has more
+
+
+class Alarms:
+    """Gives each appearance of a condition its row: upsAlarmId counts up from 1 and wraps to a free value."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Alarm] = {}
+        self._ids: dict[tuple[int, float], int] = {}  # (number, since_s) -> upsAlarmId
+        self._last = 0
+
+    def update(self, conditions: Iterable[Active], now_s: float, started_s: float) -> None:
+        """Replace the rows by those of these conditions. upsAlarmTime is 0 for what began before the agent."""
+        wanted: dict[int, float] = {}
+        for active in conditions:
+            if active.condition is Condition.NO_CORE:
+                number = ALARM_NUMBER[Condition.COMM_LOST]
+            elif active.condition in ALARM_NUMBER:
+                number = ALARM_NUMBER[active.condition]
+            else:
+                continue
+            wanted[number] = min(active.since_s, wanted.get(number, active.since_s))
+        comm = ALARM_NUMBER[Condition.COMM_LOST]
+        if comm in wanted:  # the UPS is gone, then the core, or both: one appearance
+            wanted[comm] = next((since_s for number, since_s in self._ids if number == comm), wanted[comm])
+        if wanted.items() == self._ids.keys():
+            return
+        old_ids, old_rows = self._ids, self.rows
+        self._ids = {key: old_ids[key] for key in wanted.items() if key in old_ids}
+        rows = {key: old_rows[key] for key in self._ids.values()}
+        for key in wanted.items():
+            if key not in self._ids:
+                self._ids[key] = self._last = self._free(rows)
+                rows[self._last] = Alarm(key[0], ticks(min(key[1], now_s), started_s))
+        self.rows = rows
+
+    def _free(self, rows: Mapping[int, Alarm]) -> int:
+        row = self._last + 1
+        while row > INT_MAX or row in rows:
+            row = 1 if row >= INT_MAX else row + 1
+        return row
+
+
+# --- the objects ------------------------------------------------------------------------------------------------
+
+
+def _scaled(value: float | None, factor: float = 1) -> int | None:
+    """The nearest whole number of the unit that the MIB wants. None if the UPS does not say, or says no number."""
+    if value is None:
+        return None
+    value *= factor
+    return round(value) if math.isfinite(value) else None
+
+
+def _floor(value: float | None) -> int | None:
+    return None if value is None or not math.isfinite(value) else math.floor(value)
+
+
+def _minutes(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 60
+
+
+_SOURCES = {
+    Source.UNKNOWN: 1, Source.NONE: 2, Source.MAINS: 3, Source.BYPASS: 4, Source.BATTERY: 5, Source.BOOST: 6,
+    Source.BUCK: 7,
+}  # fmt: skip
+_RESULTS = {
+    TestResult.PASSED: 1, TestResult.WARNING: 2, TestResult.FAILED: 3, TestResult.ABORTED: 4, TestResult.RUNNING: 5,
+    TestResult.NONE: 6,
+}  # fmt: skip
+_PENDING = (Condition.SHUTDOWN_PENDING, Condition.SHUTDOWN_IMMINENT)
+
+
+def _holds(look: Look, *conditions: Condition) -> Active | None:
+    return next((a for a in look.view.conditions if a.condition in conditions), None)
+
+
+def _battery_status(s: Status, look: Look) -> int:
+    """unknown(1), batteryNormal(2), batteryLow(3), batteryDepleted(4)."""
+    if _holds(look, Condition.BATTERY_DEPLETED):
+        return 4
+    if s.battery.low or _holds(look, Condition.LOW_BATTERY):
+        return 3
+    return 1 if s.battery.low is None else 2
+
+
+def _seconds_on_battery(_: Status, look: Look) -> int | None:
+    lasted_s = look.view.on_battery_s
+    return 0 if lasted_s is None else _floor(lasted_s + max(0.0, look.now_s - look.view.now_s))
+
+
+def _temperature(s: Status, _: Look) -> int | None:
+    return _scaled(s.temperature_c if s.battery.temperature_c is None else s.battery.temperature_c)
+
+
+def _frequency(lines: Sequence[Line]) -> int | None:
+    return _scaled(lines[0].frequency_hz, 10) if lines else None
+
+
+def _test(s: Status) -> Test:
+    return s.test or Test()
+
+
+def _test_id(s: Status, _: Look) -> Oid | None:
+    """Which test ran is not known, only that none has been."""
+    return NO_TESTS_INITIATED if _test(s).result is TestResult.NONE else None
+
+
+def _test_start(s: Status, look: Look) -> int | None:
+    if _test(s).result is TestResult.NONE:
+        return 0
+    running = _holds(look, Condition.TEST_RUNNING)
+    return ticks(min(running.since_s, look.now_s), look.started_s) if running else None
+
+
+def _test_elapsed(s: Status, look: Look) -> int | None:
+    if _test(s).result is TestResult.NONE:
+        return 0
+    running = _holds(look, Condition.TEST_RUNNING)
+    return _scaled(max(0.0, look.now_s - running.since_s), 100) if running else None
+
+
+def _countdown(_: Status, look: Look) -> int | None:
+    """-1: no countdown. While one runs its seconds are not known, so the object is absent."""
+    return None if _holds(look, *_PENDING) else -1
+
+
+def _beeper(s: Status, _: Look) -> int | None:
+    return None if s.beeper_on is None else 2 if s.beeper_on else 1
+
+
+def _low_battery_minutes(s: Status, _: Look) -> int | None:
+    """RFC 1628: rounded up."""
+    minutes = _minutes(s.rating.low_battery_s)
+    return None if minutes is None or not math.isfinite(minutes) else math.ceil(minutes)
+
+
+def _attached(look: Look) -> str:
+    """The names of the protected servers, as many whole ones as fit."""
+    text = ""
+    for server in look.view.servers:
+        longer = f"{text}, {server.name}" if text else server.name
+        if len(longer) > 63:
+            break
+        text = longer
+    return text
+
+
+#: what the agent knows by itself, with or without a UPS: read(look)
+ALWAYS = (
+    Object((*UPS, 1, 1, 4), "upsIdentAgentSoftwareVersion", OCTET_STRING, 0, 63, lambda _: f"Ridethrough {VERSION}"),
+    Object((*UPS, 1, 1, 5), "upsIdentName", OCTET_STRING, 0, 63, lambda look: look.view.name),
+    Object((*UPS, 1, 1, 6), "upsIdentAttachedDevices", OCTET_STRING, 0, 63, _attached),
+    Object((*UPS, 1, 6, 1), "upsAlarmsPresent", GAUGE32, 0, UINT_MAX, lambda look: len(look.alarms)),
+)
+
+#: what a frame of the UPS says: read(status, look)
+MEASURED = (
+    Object((*UPS, 1, 1, 1), "upsIdentManufacturer", OCTET_STRING, 0, 31, lambda s, _: s.ident.manufacturer),
+    Object((*UPS, 1, 1, 2), "upsIdentModel", OCTET_STRING, 0, 63, lambda s, _: s.ident.model),
+    Object((*UPS, 1, 1, 3), "upsIdentUPSSoftwareVersion", OCTET_STRING, 0, 63, lambda s, _: s.ident.firmware),
+    Object((*UPS, 1, 2, 1), "upsBatteryStatus", INTEGER, 1, 4, _battery_status),
+    Object((*UPS, 1, 2, 2), "upsSecondsOnBattery", INTEGER, 0, INT_MAX, _seconds_on_battery),
+    Object(
+        (*UPS, 1, 2, 3),
+        "upsEstimatedMinutesRemaining",
+        INTEGER,
+        1,
+        INT_MAX,
+        lambda s, _: _floor(_minutes(s.battery.runtime_s)),
+    ),
+    Object(
+        (*UPS, 1, 2, 4), "upsEstimatedChargeRemaining", INTEGER, 0, 100, lambda s, _: _scaled(s.battery.charge_pct)
+    ),
+    Object((*UPS, 1, 2, 5), "upsBatteryVoltage", INTEGER, 0, INT_MAX, lambda s, _: _scaled(s.battery.voltage_v, 10)),
+    Object(
+        (*UPS, 1, 2, 6),
+        "upsBatteryCurrent",
+        INTEGER,
+        -INT_MAX - 1,
+        INT_MAX,
+        lambda s, _: _scaled(s.battery.current_a, 10),
+    ),
+    Object((*UPS, 1, 2, 7), "upsBatteryTemperature", INTEGER, -INT_MAX - 1, INT_MAX, _temperature),
+    Object((*UPS, 1, 3, 1), "upsInputLineBads", COUNTER32, 0, UINT_MAX, lambda _, look: look.view.input_bads),
+    Object((*UPS, 1, 3, 2), "upsInputNumLines", INTEGER, 0, INT_MAX, lambda s, _: len(s.inputs[:LINES_LIMIT])),
+    Object((*UPS, 1, 4, 1), "upsOutputSource", INTEGER, 1, 7, lambda s, _: _SOURCES[s.source]),
+    Object((*UPS, 1, 4, 2), "upsOutputFrequency", INTEGER, 0, INT_MAX, lambda s, _: _frequency(s.outputs)),
+    Object((*UPS, 1, 4, 3), "upsOutputNumLines", INTEGER, 0, INT_MAX, lambda s, _: len(s.outputs[:LINES_LIMIT])),
+    Object((*UPS, 1, 5, 1), "upsBypassFrequency", INTEGER, 0, INT_MAX, lambda s, _: _frequency(s.bypass)),
+    Object((*UPS, 1, 5, 2), "upsBypassNumLines", INTEGER, 0, INT_MAX, lambda s, _: len(s.bypass[:LINES_LIMIT])),
+    Object((*UPS, 1, 7, 1), "upsTestId", OBJECT_ID, 0, 0, _test_id),
+    Object(
+        (*UPS, 1, 7, 2), "upsTestSpinLock", INTEGER, 0, INT_MAX, lambda *_: 1
+    ),  # its initial value; nobody can add to it
+    Object((*UPS, 1, 7, 3), "upsTestResultsSummary", INTEGER, 1, 6, lambda s, _: _RESULTS[_test(s).result]),
+    Object((*UPS, 1, 7, 4), "upsTestResultsDetail", OCTET_STRING, 0, 255, lambda s, _: _test(s).detail),
+    Object((*UPS, 1, 7, 5), "upsTestStartTime", TIMETICKS, 0, UINT_MAX, _test_start),
+    Object((*UPS, 1, 7, 6), "upsTestElapsedTime", INTEGER, 0, INT_MAX, _test_elapsed),
+    Object((*UPS, 1, 8, 1), "upsShutdownType", INTEGER, 1, 2, lambda *_: 1),
+    Object((*UPS, 1, 8, 2), "upsShutdownAfterDelay", INTEGER, -1, INT_MAX, _countdown),
+    Object((*UPS, 1, 8, 3), "upsStartupAfterDelay", INTEGER, -1, INT_MAX, _countdown),
+    Object((*UPS, 1, 8, 4), "upsRebootWithDuration", INTEGER, -1, 300, _countdown),
+    Object((*UPS, 1, 8, 5), "upsAutoRestart", INTEGER, 1, 2, lambda *_: 1),
+    Object(
+        (*UPS, 1, 9, 1), "upsConfigInputVoltage", INTEGER, 0, INT_MAX, lambda s, _: _scaled(s.rating.input_voltage_v)
+    ),
+    Object(
+        (*UPS, 1, 9, 2),
+        "upsConfigInputFreq",
+        INTEGER,
+        0,
+        INT_MAX,
+        lambda s, _: _scaled(s.rating.input_frequency_hz, 10),
+    ),
+    Object(
+        (*UPS, 1, 9, 3),
+        "upsConfigOutputVoltage",
+        INTEGER,
+        0,
+        INT_MAX,
+        lambda s, _: _scaled(s.rating.output_voltage_v),
+    ),
+    Object(
+        (*UPS, 1, 9, 4),
+        "upsConfigOutputFreq",
+        INTEGER,
+        0,
+        INT_MAX,
+        lambda s, _: _scaled(s.rating.output_frequency_hz, 10),
+    ),
+    Object((*UPS, 1, 9, 5), "upsConfigOutputVA", INTEGER, 0, INT_MAX, lambda s, _: _scaled(s.rating.apparent_va)),
+    Object((*UPS, 1, 9, 6), "upsConfigOutputPower", INTEGER, 0, INT_MAX, lambda s, _: _scaled(s.rating.power_w)),
+    Object((*UPS, 1, 9, 7), "upsConfigLowBattTime", INTEGER, 0, INT_MAX, _low_battery_minutes),
+    Object((*UPS, 1, 9, 8), "upsConfigAudibleStatus", INTEGER, 1, 3, _beeper),
+    Object(
+        (*UPS, 1, 9, 9),
+        "upsConfigLowVoltageTransferPoint",
+        INTEGER,
+        0,
+        INT_MAX,
+        lambda s, _: _scaled(s.rating.low_transfer_v),
+    ),
+    Object(
+        (*UPS, 1, 9, 10),
+        "upsConfigHighVoltageTransferPoint",
+        INTEGER,
+        0,
+        INT_MAX,
+        lambda s, _: _scaled(s.rating.high_transfer_v),
+    ),
+)
+
+#: columns of the line tables: read(line)
+INPUT_COLUMNS = (
+    Object(
+        (*UPS, 1, 3, 3, 1, 2), "upsInputFrequency", INTEGER, 0, INT_MAX, lambda line: _scaled(line.frequency_hz, 10)
+    ),
+    Object((*UPS, 1, 3, 3, 1, 3), "upsInputVoltage", INTEGER, 0, INT_MAX, lambda line: _scaled(line.voltage_v)),
+    Object((*UPS, 1, 3, 3, 1, 4), "upsInputCurrent", INTEGER, 0, INT_MAX, lambda line: _scaled(line.current_a, 10)),
+    Object((*UPS, 1, 3, 3, 1, 5), "upsInputTruePower", INTEGER, 0, INT_MAX, lambda line: _scaled(line.power_w)),
+)
+OUTPUT_COLUMNS = (
+    Object((*UPS, 1, 4, 4, 1, 2), "upsOutputVoltage", INTEGER, 0, INT_MAX, lambda line: _scaled(line.voltage_v)),
+    Object((*UPS, 1, 4, 4, 1, 3), "upsOutputCurrent", INTEGER, 0, INT_MAX, lambda line: _scaled(line.current_a, 10)),
+    Object((*UPS, 1, 4, 4, 1, 4), "upsOutputPower", INTEGER, 0, INT_MAX, lambda line: _scaled(line.power_w)),
+    Object((*UPS, 1, 4, 4, 1, 5), "upsOutputPercentLoad", INTEGER, 0, 200, lambda line: _scaled(line.load_pct)),
+)
+BYPASS_COLUMNS = (
+    Object((*UPS, 1, 5, 3, 1, 2), "upsBypassVoltage", INTEGER, 0, INT_MAX, lambda line: _scaled(line.voltage_v)),
+    Object((*UPS, 1, 5, 3, 1, 3), "upsBypassCurrent", INTEGER, 0, INT_MAX, lambda line: _scaled(line.current_a, 10)),
+    Object((*UPS, 1, 5, 3, 1, 4), "upsBypassPower", INTEGER, 0, INT_MAX, lambda line: _scaled(line.power_w)),
+)
+ALARM_COLUMNS = (
+    Object((*UPS, 1, 6, 2, 1, 2), "upsAlarmDescr", OBJECT_ID, 0, 0, lambda alarm: (*WELL_KNOWN_ALARMS, alarm.number)),
+    Object((*UPS, 1, 6, 2, 1, 3), "upsAlarmTime", TIMETICKS, 0, UINT_MAX, lambda alarm: alarm.ticks),
+)
+
+_LINE_TABLES: tuple[tuple[tuple[Object, ...], Callable[[Status], Sequence[Line]]], ...] = (
+    (INPUT_COLUMNS, lambda s: s.inputs),
+    (OUTPUT_COLUMNS, lambda s: s.outputs),
+    (BYPASS_COLUMNS, lambda s: s.bypass),
+)
+OBJECTS = (*ALWAYS, *MEASURED, *INPUT_COLUMNS, *OUTPUT_COLUMNS, *BYPASS_COLUMNS, *ALARM_COLUMNS)
+
+# --- the rows that there are for one look -----------------------------------------------------------------------
+
+
+def shape(look: Look) -> tuple[object, ...]:
+    """What the set of rows depends on."""
+    s = look.view.status
+    counts = None if s is None else (len(s.inputs), len(s.outputs), len(s.bypass))
+    return (counts, tuple(look.alarms.items()))
+
+
+def rows(look: Look) -> list[Row]:
+    """All rows of the UPS-MIB that may have a value as long as `shape` is the same."""
+    found = [row(o, 0, o.read) for o in ALWAYS]
+    if look.view.status is not None:
+        found += [row(o, 0, _of_status(o)) for o in MEASURED]
+        for columns, lines in _LINE_TABLES:
+            count = len(lines(look.view.status)[:LINES_LIMIT])
+            found += [row(o, n, _of_line(o, lines, n - 1)) for o in columns for n in range(1, count + 1)]
+    for alarm_id, alarm in look.alarms.items():
+        found += [row(o, alarm_id, _constant(o.read(alarm))) for o in ALARM_COLUMNS]
+    return found
+
+
+def _of_status(o: Object) -> Callable[[Look], Value]:
+    read = o.read
+
+    def value(look: Look) -> Value:
+        s = look.view.status
+        return None if s is None else read(s, look)
+
+    return value
+
+
+def _of_line(o: Object, lines: Callable[[Status], Sequence[Line]], position: int) -> Callable[[Look], Value]:
+    read = o.read
+
+    def value(look: Look) -> Value:
+        s = look.view.status
+        return None if s is None else read(lines(s)[position])
+
+    return value
+
+
+def _constant(value: Value) -> Callable[[Look], Value]:
+    return lambda _: value
