@@ -290,7 +290,7 @@ class Megatec:
         """Give an order (arguments: see model.Command). OrderError: an argument out of range, or the unit echoed
         or NAKed it. LinkError: the unit cannot be read any more. An accepted order has no answer of its own."""
         if command in (Command.BEEPER_ON, Command.BEEPER_OFF):
-            _arguments(command, args)
+            check_arguments(command, args)
             self._set_beeper(command is Command.BEEPER_ON)
             return
         self._tell(encode(command, args))
@@ -363,18 +363,18 @@ def encode(command: Command, args: Mapping[str, Any]) -> bytes:
     """The bytes of an order: T TL Tnn CT C, S<n>R<mmmm>. Delays are rounded up to what the protocol can say:
     12, 18 .. 54 s as .2 .. .9, then whole minutes; a return is never set below 3 minutes. OrderError otherwise."""
     if command in _FIXED:
-        _arguments(command, args)
+        check_arguments(command, args)
         return _FIXED[command]
     if command is Command.TEST_MINUTES:
-        (minutes,) = _arguments(command, args, minutes=(1, 99))
+        (minutes,) = check_arguments(command, args, minutes=(1, 99))
         if minutes != int(minutes):
             raise OrderError(f"{command.value}: minutes must be a whole number, not {minutes!r}")
         return b"T%02d\r" % int(minutes)
     if command is Command.SHUTDOWN_STAY_OFF:
-        (delay_s,) = _arguments(command, args, delay_s=OFF_DELAY_S)
+        (delay_s,) = check_arguments(command, args, delay_s=OFF_DELAY_S)
         return b"S%sR0000\r" % _off_delay(delay_s)
     if command is Command.SHUTDOWN_RETURN:
-        delay_s, return_s = _arguments(command, args, delay_s=OFF_DELAY_S, return_delay_s=RETURN_DELAY_S)
+        delay_s, return_s = check_arguments(command, args, delay_s=OFF_DELAY_S, return_delay_s=RETURN_DELAY_S)
         return b"S%sR%04d\r" % (_off_delay(delay_s), max(RETURN_MINUTES_MIN, math.ceil(return_s / 60)))
     raise OrderError(f"a Megatec UPS cannot do {command.value}")
 
@@ -384,7 +384,7 @@ def _off_delay(delay_s: float) -> bytes:
     return b".%d" % sixths if sixths <= 9 else b"%02d" % math.ceil(delay_s / 60)
 
 
-def _arguments(command: Command, args: Mapping[str, Any], **ranges: tuple[float, float]) -> list[float]:
+def check_arguments(command: Command, args: Mapping[str, Any], **ranges: tuple[float, float]) -> list[float]:
     """The values of `ranges` from `args`, checked. OrderError names what is allowed."""
     if unknown := sorted(args.keys() - ranges.keys()):
         raise OrderError(f"{command.value} has no argument {', '.join(unknown)}")
