@@ -153,7 +153,7 @@ class Delivery:
                 name, address = str(item[0]), str(item[1])
                 for target in self._targets.values():
                     if target.server.address == name and target.address != address:
-                        target.address = address
+                        target.address, target.next_s = address, now_s
                         log.info("%s is %s", name, address)
             else:
                 self._take_plan(tuple(s for s in item if isinstance(s, Server)), now_s)

@@ -104,6 +104,7 @@ class Engine:
         self._started_s = now_s = clock.mono_s()
         self._state, self._told = _unpack(kept, boot, now_s)
         self._config, self._protecting_bad = Config(), True
+        self._marks: Mapping[str, str] = {}
         self._problems: tuple[str, ...] = ()
         self._plan = protection.Plan()
         self._settled = rules.Settled(
@@ -180,10 +181,9 @@ class Engine:
             return
         data = {"server": report.server, "detail": report.detail}
         if report.delivery == "delivered-unconfirmed" and report.server not in self._told_names():
-            server = next((s for s in self._config.servers if s.name == report.server), None)
-            if server is not None:
-                self._told = self._told | {_mark(server)}
-                self._keep(now_s, within_s=0.0)
+            if report.server in self._marks:
+                self._told = self._told | {self._marks[report.server]}
+                self._keep(within_s=0.0)
             events.append(self._note("told", "", data, now_s))
         elif report.delivery == "not-delivered":
             events.append(self._note("not-told", "", data, now_s))
@@ -194,8 +194,8 @@ class Engine:
         for server in new.config.servers:
             needs_s[server.stage] = max(server.needs_s, needs_s.get(server.stage, 0.0))
         self._plan = protection.Plan(stages=new.config.stages, needs_s=needs_s)
-        names = {s.name for s in new.config.servers}
-        self._reports = {n: r for n, r in self._reports.items() if n in names}
+        self._marks = {s.name: _mark(s) for s in new.config.servers}
+        self._reports = {n: r for n, r in self._reports.items() if n in self._marks}
         self._fresh = True
         if new.note:
             events.append(self._note("config-changed", "; ".join(new.problems)[:500], None, now_s))
@@ -213,7 +213,7 @@ class Engine:
             self._told = frozenset()
         if self._state.durable() != before.durable():
             latched = self._state.latched != before.latched
-            if not self._keep(now_s, within_s=KEEP_WAIT_S if latched else 0.0) and latched:
+            if not self._keep(within_s=KEEP_WAIT_S if latched else 0.0) and latched:
                 log.warning("the latch is not yet on the disk, servers are told all the same")
         stages = self._state.to_tell()
         orders = Orders(
@@ -309,7 +309,7 @@ class Engine:
             frozenset(s.name for s in self._config.servers if _mark(s) in self._told) if self._told else frozenset()
         )
 
-    def _keep(self, now_s: float, within_s: float) -> bool:
+    def _keep(self, within_s: float) -> bool:
         kept = {"boot": self._boot, "state": wire.to_json(self._state), "told": sorted(self._told)}
         return self._keeper.keep(json.dumps(kept).encode(), within_s)
 

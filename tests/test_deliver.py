@@ -1,0 +1,216 @@
+"""Delivery over real sockets on loopback: all are told, nobody waits for another, nothing is sent unarmed."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from agent import deliver
+from agent.config import Server
+from agent.deliver import Delivery, Orders, Report
+
+OUTAGE = "0123456789abcdef"
+
+
+class Peer:
+    """A server on an ephemeral port with a manner: accept, reset, hang, or talk."""
+
+    def __init__(self, manner: str, port: int = 0) -> None:
+        self.manner, self.received = manner, []
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self.port = self.listener.getsockname()[1]
+        self.held: list[socket.socket] = []
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            if self.manner == "hang":
+                self.held.append(sock)
+                continue
+            data = b""
+            while chunk := sock.recv(1000):
+                data += chunk
+            if data:
+                self.received.append(data)
+            if self.manner == "talk":
+                sock.sendall(b"OK\n")
+            if self.manner == "reset":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+
+    def close(self) -> None:
+        self.listener.close()
+        for sock in self.held:
+            sock.close()
+
+    def server(self, name: str) -> Server:
+        return Server(name=name, address="127.0.0.1", port=self.port)
+
+
+@contextmanager
+def delivering(servers: tuple[Server, ...]) -> Iterator[tuple[Delivery, queue.Queue[Report]]]:
+    reports: queue.Queue[Report] = queue.Queue()
+    delivery, stop = Delivery(reports.put), threading.Event()
+    threads = [threading.Thread(target=t, args=(stop,)) for t in (delivery.run, delivery.run_resolver)]
+    delivery.plan(servers)
+    for thread in threads:
+        thread.start()
+    try:
+        yield delivery, reports
+    finally:
+        stop.set()
+        delivery.wake()
+        for thread in threads:
+            thread.join()
+
+
+def armed(*names: str, told: frozenset[str] = frozenset()) -> Orders:
+    return Orders(outage=OUTAGE, tell=names, told=told, armed=True)
+
+
+def until(reports: queue.Queue[Report], true: Callable[[Report], bool], within_s: float = 5.0) -> Report:
+    end_s = time.monotonic() + within_s
+    while True:
+        report = reports.get(timeout=max(0.01, end_s - time.monotonic()))
+        if true(report):
+            return report
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_a_whole_line_and_a_normal_close_is_delivered_unconfirmed() -> None:
+    peer = Peer("accept")
+    with delivering((peer.server("a"),)) as (delivery, reports):
+        delivery.order(armed("a"))
+        report = until(reports, lambda r: r.delivery == "delivered-unconfirmed")
+        assert report.outage == OUTAGE and report.attempts == 1 and report.state == "reachable"
+    assert peer.received == [b"CONNECT TO RCCMD (SEND) MSG_EXECUTE SHUTDOWN\n"]
+    peer.close()
+
+
+def test_what_the_peer_says_is_reported() -> None:
+    peer = Peer("talk")
+    with delivering((peer.server("a"),)) as (delivery, reports):
+        delivery.order(armed("a"))
+        assert "OK" in until(reports, lambda r: r.delivery == "delivered-unconfirmed").detail
+    peer.close()
+
+
+def test_a_reset_is_not_delivered_and_it_is_tried_again() -> None:
+    peer = Peer("reset")
+    with delivering((peer.server("a"),)) as (delivery, reports):
+        delivery.order(armed("a"))
+        assert "refused" in until(reports, lambda r: r.delivery == "not-delivered").detail
+        peer.manner = "accept"
+        assert until(reports, lambda r: r.delivery == "delivered-unconfirmed").attempts == 2
+    peer.close()
+
+
+def test_a_server_that_comes_back_is_told() -> None:
+    port = free_port()
+    with delivering((Server(name="a", address="127.0.0.1", port=port),)) as (delivery, reports):
+        delivery.order(armed("a"))
+        until(reports, lambda r: r.delivery == "not-delivered")
+        peer = Peer("accept", port)
+        until(reports, lambda r: r.delivery == "delivered-unconfirmed")
+        peer.close()
+
+
+def test_a_hanging_server_delays_no_other() -> None:
+    hanging, good = [Peer("hang") for _ in range(20)], Peer("accept")
+    servers = (*(p.server(f"h{n}") for n, p in enumerate(hanging)), good.server("good"))
+    with delivering(servers) as (delivery, reports):
+        begin_s = time.monotonic()
+        delivery.order(armed(*(s.name for s in servers)))
+        until(reports, lambda r: r.server == "good" and r.delivery == "delivered-unconfirmed")
+        assert time.monotonic() - begin_s < 1.0
+    for peer in (*hanging, good):
+        peer.close()
+
+
+def test_unarmed_nothing_is_sent() -> None:
+    peer = Peer("accept")
+    with delivering((peer.server("a"),)) as (delivery, reports):
+        delivery.order(Orders(outage=OUTAGE, tell=("a",), armed=False))
+        until(reports, lambda r: r.delivery == "dry-run")
+        time.sleep(0.1)
+    assert peer.received == []
+    peer.close()
+
+
+def test_who_was_told_before_the_restart_is_not_told_again() -> None:
+    peer, other = Peer("accept"), Peer("accept")
+    with delivering((peer.server("a"), other.server("b"))) as (delivery, reports):
+        delivery.order(armed("a", "b", told=frozenset({"a"})))
+        until(reports, lambda r: r.server == "b" and r.delivery == "delivered-unconfirmed")
+    assert peer.received == [] and len(other.received) == 1
+    peer.close()
+    other.close()
+
+
+def test_a_server_is_told_once_in_an_outage_and_again_in_the_next() -> None:
+    peer = Peer("accept")
+    with delivering((peer.server("a"),)) as (delivery, reports):
+        for outage in ("1" * 16, "2" * 16):
+            orders = Orders(outage=outage, tell=("a",), armed=True)
+            delivery.order(orders)
+            until(reports, lambda r, o=outage: r.delivery == "delivered-unconfirmed" and r.outage == o)  # type: ignore[misc]
+            delivery.order(Orders(outage=outage, tell=("a",), armed=True, told=frozenset({"a"})))
+            delivery.order(Orders())
+    assert len(peer.received) == 2
+    peer.close()
+
+
+def test_the_end_of_the_outage_ends_the_attempts() -> None:
+    with delivering((Server(name="a", address="127.0.0.1", port=free_port()),)) as (delivery, reports):
+        delivery.order(armed("a"))
+        until(reports, lambda r: r.delivery == "not-delivered")
+        delivery.order(Orders(reach=False))
+        until(reports, lambda r: r.delivery == "none")
+        time.sleep(0.1)
+        assert reports.empty()
+
+
+def test_a_server_is_reachable_when_it_accepts_a_connection_and_nothing_is_said() -> None:
+    peer = Peer("accept")
+    with delivering((peer.server("a"), Server(name="b", address="127.0.0.1", port=free_port()))) as (
+        delivery,
+        reports,
+    ):
+        delivery.order(Orders())
+        assert until(reports, lambda r: r.state == "reachable").server == "a"
+        assert delivery is not None
+    assert peer.received == []
+    peer.close()
+
+
+def test_a_name_is_looked_up_and_a_wrong_one_does_not_hold_the_others() -> None:
+    peer = Peer("accept")
+    by_name = Server(name="named", address="localhost", port=peer.port)
+    wrong = Server(name="wrong", address="no-such-host.invalid", port=peer.port)
+    with delivering((wrong, by_name)) as (delivery, reports):
+        delivery.order(armed("wrong", "named"))
+        end_s = time.monotonic() + 10
+        seen: dict[str, str] = {}
+        while time.monotonic() < end_s and seen.get("named") != "delivered-unconfirmed":
+            report = reports.get(timeout=10)
+            seen[report.server] = report.delivery
+        assert seen["named"] == "delivered-unconfirmed"
+    peer.close()
+
+
+def test_the_back_off_grows_to_fifteen_seconds() -> None:
+    assert deliver.BACK_OFF_S == (1.0, 2.0, 4.0, 8.0, 15.0)

@@ -1,0 +1,293 @@
+"""The engine: one frame's way through protection and rules to log, bus and delivery; played on a fake clock."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from agent import slots
+from agent.config import Server, Stage
+from agent.engine import NewConfig, Note
+from agent.model import Condition, Source
+from tests.kit import BATTERY, MAINS, TWO_SERVERS, Play, look
+
+
+def test_an_outage_begins_in_the_log_and_ends_there() -> None:
+    play = Play()
+    play.mains(10)
+    play.battery(20)
+    play.mains(75)
+    assert play.names("began") == ["on-battery", "input-bad"]
+    assert play.names("ended") == ["input-bad", "on-battery"]
+    assert play.names("note") == ["mains-back", "outage-closed"]
+    assert play.view.power_failures == 1 and play.view.status is not None
+    assert play.view.on_battery_s is None and play.view.phase == "idle"
+
+
+def test_a_stage_that_is_due_is_ordered_and_kept_before() -> None:
+    play = Play()
+    play.battery(60)
+    assert play.tell == ()
+    play.battery(1)
+    assert play.tell == ("web",) and play.orders[-1].armed and play.orders[-1].outage == play.view.outage
+    kept = json.loads(play.keeper.kept or b"{}")
+    assert [latch["stage"] for latch in kept["state"]["latched"]] == ["first"]
+    note = next(e for e in play.history.events if e.name == "stage-latched")
+    assert note.data["stage"] == "first" and note.data["mode"] == "armed"
+    stages = {s.name: s for s in play.view.stages}
+    assert stages["first"].latched and not stages["last"].latched
+
+
+def test_the_countdown_is_in_the_view() -> None:
+    play = Play()
+    play.battery(20)
+    assert play.view.on_battery_s == pytest.approx(19.5, abs=0.6)
+    assert play.view.stages[0].due_in_s == pytest.approx(40.5, abs=0.6)
+    assert play.view.stages[1].due_in_s is None  # by runtime
+
+
+def test_a_disk_that_does_not_take_the_latch_stops_no_order() -> None:
+    play = Play()
+    play.keeper.works, play.keeper.failed = False, "no space left"
+    play.battery(61)
+    assert play.tell == ("web",)
+    assert "storage-failed" in play.so()
+
+
+def test_dry_run_orders_are_not_armed() -> None:
+    play = Play(mode="dry-run")
+    play.battery(10, low=True)
+    assert play.tell == ("web", "files") and not play.orders[-1].armed
+
+
+def test_who_was_told_is_kept_over_a_restart_and_not_told_twice() -> None:
+    play = Play()
+    play.battery(10, low=True)
+    play.report("web", "sending")
+    play.report("web", "delivered-unconfirmed")
+    again = Play(after=play)
+    again.battery(1, low=True)
+    assert again.orders[-1].told == frozenset({"web"}) and again.tell == ("web", "files")
+    again.report("web", "delivered-unconfirmed")
+    assert again.names("note").count("told") == 1
+
+
+def test_a_server_with_a_new_address_has_not_been_told() -> None:
+    play = Play()
+    play.battery(10, low=True)
+    play.report("web", "delivered-unconfirmed")
+    moved = (Server(name="web", address="127.0.0.9", stage="first"), TWO_SERVERS[1])
+    again = Play(after=play, servers=moved)
+    again.battery(1, low=True)
+    assert again.orders[-1].told == frozenset()
+
+
+def test_a_restart_in_an_outage_repeats_its_conditions_and_adds_no_row() -> None:
+    play = Play()
+    play.mains(5)
+    play.battery(20)
+    rows = len(play.history.events)
+    again = Play(after=play)
+    again.battery(5)
+    assert len(again.history.events) == rows
+    repeated = [m["event"] for m in again.engine.greeting() if m["type"] == "event"]
+    assert {(e["name"], e["again"]) for e in repeated} == {("on-battery", True), ("input-bad", True)}
+    assert again.view.power_failures == 1
+    assert again.view.on_battery_s == pytest.approx(24.5, abs=0.6)
+
+
+def test_a_restart_after_the_mains_came_back_ends_the_outage_once() -> None:
+    play = Play()
+    play.battery(20)
+    again = Play(after=play)
+    again.mains(80)
+    assert again.names("ended").count("on-battery") == 1 and again.view.phase == "idle"
+
+
+def test_two_lost_answers_are_nothing_and_fifteen_seconds_of_them_are_comm_lost() -> None:
+    play = Play()
+    play.mains(10)
+    play.silence(2)
+    play.mains(5)
+    assert play.names() == []
+    play.silence(14)
+    assert play.view.status is not None
+    play.silence(3)
+    assert play.so() == {"comm-lost"}
+    assert play.view.status is None and play.view.age_s is not None and play.view.age_s > 15
+    play.mains(1)
+    assert play.so() == set() and play.view.status is not None
+
+
+def test_comm_lost_is_kept_over_a_restart_until_a_frame_comes() -> None:
+    play = Play()
+    play.mains(5)
+    play.silence(20)
+    again = Play(after=play)
+    assert again.so() == {"comm-lost"}
+    again.silence(5)
+    again.mains(1)
+    assert again.names() == ["comm-lost", "comm-lost"]
+
+
+def test_after_comm_lost_on_battery_the_outage_stays_known() -> None:
+    play = Play()
+    play.battery(10)
+    play.silence(20)
+    assert {"on-battery", "comm-lost"} <= play.so() and play.view.status is None
+
+
+@pytest.mark.parametrize("seconds", [1, 2])
+def test_a_low_battery_flicker_on_mains_is_filtered(seconds: int) -> None:
+    play = Play()
+    play.mains(10)
+    play.mains(seconds, low=True)
+    play.mains(100)
+    assert play.names() == [] and play.tell == ()
+
+
+def test_a_lasting_low_battery_on_mains_is_shown_and_tells_nobody() -> None:
+    play = Play()
+    play.mains(600, low=True)
+    assert play.so() == {"low-battery"} and play.tell == () and play.view.outage is None
+
+
+def test_a_reboot_gives_the_conditions_times_of_this_boot() -> None:
+    play = Play()
+    play.battery(20)
+    play.clock.offset_s += play.clock.now_s - 7.0
+    play.clock.now_s = 7.0
+    again = Play(after=play, boot="boot-b")
+    assert "on-battery" in again.so()
+    assert all(a.since_s <= 8.0 for a in again.view.conditions)
+    assert again.tell == ()
+
+
+def test_input_bads_counts_the_beginnings() -> None:
+    play = Play()
+    for _ in range(3):
+        play.mains(5)
+        play.mains(5, volts=150.0)
+    assert play.view.input_bads == 3
+    assert Play(after=play).view.input_bads == 3
+
+
+def test_overload_has_hysteresis() -> None:
+    play = Play()
+    base = look(MAINS)
+
+    def load(pct: float, seconds: int) -> None:
+        for _ in range(seconds):
+            play.second(replace(base, outputs=(replace(base.outputs[0], load_pct=pct),)))
+
+    load(105.0, 5)
+    assert play.so() == {"overload"}
+    load(98.0, 10)
+    assert play.so() == {"overload"}
+    load(90.0, 5)
+    assert play.so() == set()
+
+
+def test_output_off_counts_after_thirty_seconds() -> None:
+    play = Play()
+    for _ in range(29):
+        play.second(look(Source.NONE))
+    assert "output-off" not in play.so()
+    for _ in range(3):
+        play.second(look(Source.NONE))
+    assert "output-off" in play.so() and play.tell == ()
+
+
+def test_a_bad_configuration_is_a_condition_and_the_old_plan_stays() -> None:
+    play = Play()
+    play.engine.turn(NewConfig(play.config, ("[agent] mode: unknown",), protecting_bad=True))
+    play.mains(1)
+    assert {"config-error", "not-protected"} <= play.so()
+    play.battery(10, low=True)
+    assert play.tell == ("web", "files")
+    assert play.view.config_errors == ("[agent] mode: unknown",)
+
+
+def test_armed_without_a_server_is_not_protected() -> None:
+    for mode, expected in (("armed", {"not-protected"}), ("dry-run", set())):
+        play = Play(servers=(), stages=(Stage(name="a"),), mode=mode)
+        play.mains(1)
+        assert play.so() == expected
+
+
+def test_a_note_is_a_row_and_a_message() -> None:
+    play = Play()
+    play.engine.turn(Note("command", "", {"command": "test-quick", "user": "admin"}))
+    assert play.history.events[-1].data["user"] == "admin"
+    assert [m["event"]["name"] for m in play.published if m["type"] == "event"] == ["command"]
+
+
+def test_event_ids_go_on_after_a_restart() -> None:
+    play = Play()
+    play.battery(10)
+    again = Play(after=play)
+    again.mains(80)
+    ids = [e.id for e in again.history.events]
+    assert ids == sorted(set(ids)) and ids[0] == 1
+
+
+def test_a_clock_that_is_set_is_noted_and_earlier_rows_are_mended() -> None:
+    play = Play()
+    play.clock.is_synced = False
+    play.mains(2)
+    play.clock.offset_s += 40 * 365 * 86400.0
+    play.clock.is_synced = True
+    play.mains(2)
+    assert play.names() == ["clock-set"]
+    assert play.history.clock_sets[-1] == pytest.approx(play.clock.offset_s)
+
+
+def test_wall_clock_jumps_change_no_order() -> None:
+    steady, jumping = Play(), Play()
+    for second in range(200):
+        source, more = (BATTERY, {"runtime_s": 400.0}) if 20 < second < 120 else (MAINS, {})
+        steady.second(look(source, **more))
+        jumping.clock.offset_s += (-1) ** second * 3.0e8
+        jumping.second(look(source, **more))
+    assert [o.tell for o in steady.orders] == [o.tell for o in jumping.orders]
+    assert steady.names("began") == jumping.names("began")
+
+
+def test_samples_are_flushed_every_quarter_hour_and_every_ten_seconds_on_battery() -> None:
+    play = Play()
+    play.mains(890)
+    assert play.history.samples == []
+    play.mains(20)
+    assert {row[1] for row in play.history.samples} >= {"input-voltage-v", "charge-pct", "load-pct"}
+    count = len(play.history.samples)
+    play.battery(25)
+    assert len(play.history.samples) > count
+
+
+def test_the_bus_hears_a_view_every_second_and_it_survives_the_wire() -> None:
+    play = Play()
+    play.mains(10)
+    views = [m for m in play.published if m["type"] == "status"]
+    assert 10 <= len(views) <= 21
+    assert play.last_view() == play.view
+
+
+def test_flags_of_the_unit_become_conditions_and_our_own_are_never_taken_from_it() -> None:
+    play = Play()
+    flags = frozenset({Condition.FAN_FAILURE, Condition.ON_BATTERY, Condition.NOT_PROTECTED})
+    play.mains(10, flags=flags)
+    assert play.so() == {"fan-failure"} and play.view.phase == "idle"
+
+
+def test_a_thousand_servers_fit_into_the_slots() -> None:
+    servers = tuple(Server(name=f"server-{n:04d}", address=f"127.1.{n // 250}.{n % 250 + 1}") for n in range(1000))
+    play = Play(servers=servers, stages=(Stage(name="default"),))
+    play.battery(5, low=True)
+    for server in servers:
+        play.report(server.name, "delivered-unconfirmed")
+    assert play.keeper.kept is not None and len(play.keeper.kept) <= slots.DATA_LIMIT_BYTES
+    again = Play(after=play, servers=servers, stages=(Stage(name="default"),))
+    again.battery(1)
+    assert len(again.orders[-1].told) == 1000
