@@ -11,9 +11,9 @@ An IPv6 client is counted by its /64. Nothing is read here but HTTP/1.x with a C
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
-import json
 import logging
 import re
 import selectors
@@ -22,12 +22,12 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
-from wsgiref.handlers import SimpleHandler
 
+from .httpanswer import SEND_S, Handler, Pipe, answer, error_body
 from .httphead import Head, Refused, group_of, is_own_name, parse_head
 from .model import ConfigError
 
@@ -40,21 +40,8 @@ STREAMS = 16
 STREAMS_PER_ADDRESS = 4
 HEAD_LIMIT_BYTES = 8 * 1024
 RECEIVE_S = 10.0  # handshake, head and body together
-SEND_S = 20.0  # an answer; in a stream each piece
 GIVE_WAY_PAUSE_S = 0.002  # a flood is slowed down so far that an honest request is through before it must give way
 LOG_PAUSE_S = 60.0  # between two reports of the same kind
-
-#: On every answer, also those that no application made.
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Connection": "close",
-}
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -74,63 +61,6 @@ def split_listen(listen: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-# --- the answer -------------------------------------------------------------------------------------------------
-
-
-class _Pipe:
-    """Collects what is written and sends it on `flush`, before a deadline."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock, self._pieces = sock, bytearray()
-        self.until_s = time.monotonic() + SEND_S
-        self.renew = False  # a stream: each piece has its own deadline
-
-    def write(self, data: bytes) -> int:
-        self._pieces += data
-        return len(data)
-
-    def flush(self) -> None:
-        if self.renew:
-            self.until_s = time.monotonic() + SEND_S
-        try:
-            while self._pieces:
-                self._sock.settimeout(max(0.001, self.until_s - time.monotonic()))
-                del self._pieces[: self._sock.send(self._pieces)]
-        except OSError as e:
-            raise ConnectionAbortedError("the client went away") from e
-
-
-class _Handler(SimpleHandler):
-    """The standard library's WSGI, without the process's environment and tracebacks of aborted connections."""
-
-    os_environ: dict[str, str] = {}
-    http_version = "1.1"
-    server_software = None
-    headers: Any  # wsgiref.headers.Headers, once the application has answered
-    status: Any
-    on_error: Callable[[], None]
-
-    def cleanup_headers(self) -> None:
-        for name, value in HEADERS.items():
-            self.headers[name] = value
-        self.headers.setdefault("Cache-Control", "no-store")
-        super().cleanup_headers()
-        if self.status[:3] in ("204", "304"):
-            del self.headers["Content-Length"]
-
-    def log_exception(self, exc_info: Any) -> None:
-        self.on_error()
-
-    def error_output(self, environ: Any, start_response: Any) -> list[bytes]:
-        body = _error("something went wrong here; the log says what")
-        start_response("500 Internal Server Error", [("Content-Type", "application/json")])
-        return [body]
-
-
-def _error(text: str) -> bytes:
-    return json.dumps({"error": text}).encode() + b"\n"
-
-
 # --- the server -------------------------------------------------------------------------------------------------
 
 _RECEIVING, _WORKING, _STREAMING, _GONE = range(4)
@@ -148,10 +78,20 @@ class _Slot:
 class Server:
     """Serves `app` at `listen`; with `tls` over TLS, and plain HTTP on the same port is only redirected."""
 
-    def __init__(self, listen: str, app: App, tls: ssl.SSLContext | None = None, names: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        listen: str,
+        app: App,
+        tls: ssl.SSLContext | None = None,
+        names: Iterable[str] = (),
+        *,
+        receive_s: float = RECEIVE_S,
+        send_s: float = SEND_S,
+    ) -> None:
         """`names`: further host names under which people open the page (Host field), besides localhost, the
         host's own name, the same with .local, and every literal address."""
         self._listen, self._app, self._tls = listen, app, tls
+        self._receive_s, self._send_s = receive_s, send_s
         host = socket.gethostname().lower()
         self._names = {"localhost", host, f"{host.partition('.')[0]}.local", *(n.lower() for n in names if n)}
         self._listener: socket.socket | None = None
@@ -200,6 +140,9 @@ class Server:
     def stop(self) -> None:
         """End `run` soon; open connections are closed."""
         self._stopping.set()
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the selector
 
     def run(self, stop: threading.Event) -> None:
         """Accept and serve until `stop`, or `stop()`."""
@@ -220,12 +163,13 @@ class Server:
             sock, peer = listener.accept()
         except BlockingIOError:
             return
-        except OSError as e:  # no more file descriptors, or gone again
-            self._report("accept", "web: cannot accept a connection: %s", e)
+        except OSError as e:  # stopped; no more file descriptors, or gone again
+            if not self._stopping.is_set():
+                self._report("accept", "web: cannot accept a connection: %s", e)
             self._stopping.wait(0.05)
             return
         address = str(peer[0])
-        slot = _Slot(sock, address, group_of(address), time.monotonic() + RECEIVE_S)
+        slot = _Slot(sock, address, group_of(address), time.monotonic() + self._receive_s)
         with self._change:
             counts = Counter(s.group for s in self._slots)
             greedy = [slot.group] if counts[slot.group] >= SLOTS_PER_ADDRESS else []
@@ -282,7 +226,7 @@ class Server:
     def _converse(self, slot: _Slot) -> None:
         secure = False
         if self._tls:
-            slot.sock.settimeout(RECEIVE_S)
+            slot.sock.settimeout(self._receive_s)
             first = slot.sock.recv(1, socket.MSG_PEEK)
             secure = first == b"\x16"  # a TLS handshake record
             if secure:
@@ -301,10 +245,10 @@ class Server:
                 if head.method not in ("GET", "HEAD"):
                     raise Refused("403 Forbidden", "use https")
                 place = f"https://{head.fields['host']}{head.target}"
-                _answer(slot.sock, "301 Moved Permanently", _error("use https"), {"Location": place})
+                answer(slot.sock, "301 Moved Permanently", error_body("use https"), {"Location": place})
                 return
         except Refused as e:
-            _answer(slot.sock, e.status, _error(e.text))
+            answer(slot.sock, e.status, error_body(e.text))
             _drain(slot.sock)
             return
         if self._enter(slot, _WORKING):
@@ -324,7 +268,7 @@ class Server:
         return head, bytes(inbox[: head.length_bytes])
 
     def _work(self, slot: _Slot, head: Head, body: bytes, secure: bool) -> None:
-        pipe = _Pipe(slot.sock)
+        pipe = Pipe(slot.sock, self._send_s)
 
         def stream() -> bool:
             pipe.renew = self._enter(slot, _STREAMING)
@@ -335,14 +279,14 @@ class Server:
         environ: dict[str, Any] = {
             "REQUEST_METHOD": head.method, "SCRIPT_NAME": "", "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
             "QUERY_STRING": query, "SERVER_NAME": host, "SERVER_PORT": str(port), "SERVER_PROTOCOL": head.version,
-            "REMOTE_ADDR": slot.address, "wsgi.url_scheme": "https" if secure else "http",
+            "REMOTE_ADDR": slot.address,
             "CONTENT_LENGTH": str(head.length_bytes), "CONTENT_TYPE": head.fields.get("content-type", ""),
-            "httpd.group": slot.group, "httpd.stream": stream,
+            "HTTPS": "on" if secure else "off", "httpd.group": slot.group, "httpd.stream": stream,
         }  # fmt: skip
         for name, value in head.fields.items():
             if name not in ("content-length", "content-type", "proxy"):
                 environ["HTTP_" + name.upper().replace("-", "_")] = value
-        handler = _Handler(io.BytesIO(body), cast(Any, pipe), io.StringIO(), environ)
+        handler = Handler(io.BytesIO(body), cast(Any, pipe), io.StringIO(), environ)
         handler.on_error = lambda: self._report("app", "web: %s %s failed", head.method, path, exc_info=True)
         handler.run(self._app)
 
@@ -356,20 +300,12 @@ class Server:
 def _receive_into(inbox: bytearray, slot: _Slot) -> None:
     left_s = slot.until_s - time.monotonic()
     if left_s <= 0:
-        raise TimeoutError(f"no whole request within {RECEIVE_S:.0f} s")
+        raise TimeoutError("no whole request in time")
     slot.sock.settimeout(left_s)
     data = slot.sock.recv(8192)
     if not data:
         raise ConnectionResetError("closed before the request was whole")
     inbox += data
-
-
-def _answer(sock: socket.socket, status: str, body: bytes, more: Mapping[str, str] | None = None) -> None:
-    fields = {**HEADERS, "Cache-Control": "no-store", "Content-Type": "application/json", **(more or {})}
-    lines = [f"HTTP/1.1 {status}", *(f"{n}: {v}" for n, v in fields.items()), f"Content-Length: {len(body)}", "", ""]
-    pipe = _Pipe(sock)
-    pipe.write("\r\n".join(lines).encode("latin-1") + body)
-    pipe.flush()
 
 
 def _drain(sock: socket.socket) -> None:
