@@ -1,0 +1,144 @@
+"""The command `rccmd`: listen on a server for a shutdown, or send one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from . import journal, listen, orders, send, settings
+from .codec import MSG_TEXT, PORT, SHUTDOWN, TEMPLATE, TERMINATORS, WAKEUP
+
+OVERVIEW = """\
+On the server that shall be shut down (192.0.2.10 is the UPS adapter):
+  rccmd listen --allow 192.0.2.10 --on-shutdown "/usr/sbin/shutdown -h now"
+
+From anywhere that the listener allows:
+  rccmd send --message "the cleaners pulled the plug" -a 192.0.2.20,192.0.2.21
+  rccmd send --shutdown -a 192.0.2.20
+  rccmd -s -se "EXECUTE helloworld" -a 192.0.2.20 -p 6003      (the original's way)
+"""
+
+LISTEN = """\
+The sender's address is the only check there is: RCCMD has no password. Nothing from the network becomes part of a
+command line; the program finds RCCMD_VERB and RCCMD_SENDER in its environment. Options win over --config.
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 the port cannot be had, 2 the settings are wrong.
+"""
+
+SEND = """\
+TCP: "delivered, unconfirmed" means that the listener took the whole message and closed normally; RCCMD has no
+confirmation. UDP: "sent" is all that can be known. Exit codes: 0 all delivered (UDP: sent), 1 not all, 2 wrong use.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="rccmd", description=__doc__, epilog=OVERVIEW, formatter_class=raw, allow_abbrev=False
+    )
+    verbs = parser.add_subparsers(dest="what", metavar="{listen,send}", required=True)
+    _listen_options(
+        verbs.add_parser(
+            "listen",
+            help="wait for commands of a UPS adapter and run what you configured",
+            description="Wait for commands of a UPS adapter and run what you configured.",
+            epilog=LISTEN,
+            formatter_class=raw,
+            allow_abbrev=False,
+        )
+    )
+    _send_options(
+        verbs.add_parser(
+            "send",
+            help="tell a command to one or many listeners",
+            description="Tell a command to one or many listeners, all at the same time.",
+            epilog=SEND,
+            formatter_class=raw,
+            allow_abbrev=False,
+        )
+    )
+    return parser
+
+
+def _listen_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--bind", metavar="HOST:PORT", help=f"where to listen (default 0.0.0.0:{PORT}; IPv6: [::]:{PORT})")
+    add("--allow", metavar="IP[,IP...]", help="who may command: addresses or networks such as 192.0.2.0/28; needed")
+    add("--on-shutdown", metavar="CMD", help="program and arguments for SHUTDOWN; no shell is involved")
+    add("--on-message", metavar="CMD", help="program for MSG_TEXT, which gets the text on its standard input")
+    add("--grace", metavar="SECONDS", help="wait so long before the shutdown; WAKEUP cancels it (default 0)")
+    add("--udp", action="store_true", help="listen on UDP too (broadcasts); such senders are easily forged")
+    add("--config", metavar="FILE", help="read rccmd.ini: the same settings, and the names for EXECUTE")
+    add("--log", metavar="FILE", help="write the log lines to FILE too (1 MiB, one older file kept)")
+
+
+def _send_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-se", dest="text", metavar="STRING", help='the command, e.g. "EXECUTE |AUX|1|1"')
+    what.add_argument(
+        "--shutdown", dest="text", action="store_const", const=SHUTDOWN, help="the same as -se SHUTDOWN"
+    )
+    what.add_argument("--wakeup", dest="text", action="store_const", const=WAKEUP, help="the same as -se WAKEUP")
+    what.add_argument("--message", metavar="TEXT", help='the same as -se "MSG_TEXT TEXT"')
+    add("-s", action="store_true", help="send; understood because the original needs it")
+    add("-a", dest="addresses", metavar="ADDRESS[,ADDRESS..]", required=True, help="to whom; names or addresses")
+    add("-p", dest="port", metavar="PORT", type=int, default=PORT, help=f"port (default {PORT})")
+    add("--udp", action="store_true", help="one datagram, SHUTDOWN and WAKEUP three, 1 s apart; broadcast works")
+    add("--terminator", choices=list(TERMINATORS), help="what ends the message (default lf; over UDP none)")
+    add("--no-half-close", action="store_true", help="do not close our side before the listener has closed")
+    add("--template", metavar="TEXT", help=f'the whole message (default "{TEMPLATE}")')
+
+
+def _listen(options: argparse.Namespace) -> int:
+    given = {"bind": options.bind, "allow": options.allow, "udp": "yes" if options.udp else None}
+    given.update({"grace_s": options.grace, "log": options.log})
+    given.update({"on_shutdown": options.on_shutdown, "on_message": options.on_message})
+    try:
+        what = settings.load({key: text for key, text in given.items() if text is not None}, options.config)
+        journal.begin(what.log)
+    except settings.SettingsError as e:
+        for line in str(e).splitlines():
+            print(f"rccmd: {line}", file=sys.stderr)
+        return 2
+    except OSError as e:
+        print(f"rccmd: log file {e.filename}: {e.strerror}", file=sys.stderr)
+        return 2
+    lines = journal.Journal()
+    try:
+        listener = listen.Listener(what, orders.Orders(what, lines), lines, time.monotonic)
+    except OSError as e:
+        print(f"rccmd: cannot listen on {what.host}:{what.port}: {e.strerror}", file=sys.stderr)
+        return 1
+    listen.run(listener, what, lines)
+    return 0
+
+
+def _send(options: argparse.Namespace) -> int:
+    addresses = [a.strip() for a in options.addresses.split(",") if a.strip()]
+    if not addresses or not 1 <= options.port <= 65535:
+        print("rccmd: -a needs an address, and -p a port from 1 to 65535", file=sys.stderr)
+        return 2
+    message = send.Message(
+        text=f"{MSG_TEXT} {options.message}" if options.message is not None else options.text,
+        port=options.port,
+        udp=options.udp,
+        template=options.template,
+        terminator=options.terminator,
+        half_close=not options.no_half_close,
+    )
+    return send.run(addresses, message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `rccmd` with these arguments (None: those of the process) and return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        words.insert(0, "send")  # the original has no verb: rccmd -s -se "..." -a ...
+    options = _parser().parse_args(words)
+    return _listen(options) if options.what == "listen" else _send(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

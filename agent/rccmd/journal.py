@@ -1,0 +1,86 @@
+"""The listener's log: one line for each thing that happened (time, sender, verb, outcome); floods cannot fill it."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import time
+
+FILE_LIMIT_BYTES = 1024 * 1024  # of --log FILE; one older file is kept as FILE.1
+
+log = logging.getLogger("rccmd")
+
+
+class Rate:
+    """How many lines of one kind may be written: a burst, then so many per second."""
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        self._burst, self._per_s = burst, per_s
+        self._left, self._at_s = burst, 0.0
+        self.dropped = 0
+
+    def permits(self, now_s: float) -> bool:
+        """May one more line be written now?"""
+        if self.has_room(now_s):
+            self._left -= 1
+            return True
+        self.dropped += 1
+        return False
+
+    def has_room(self, now_s: float) -> bool:
+        """Would `permits` say yes?"""
+        self._left = min(self._burst, self._left + max(0.0, now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+        return self._left >= 1
+
+
+class Journal:
+    """Writes the lines. Kinds of lines that others can cause at will have a rate each."""
+
+    def __init__(self) -> None:
+        self._rates = {
+            "strangers": Rate(burst=20, per_s=0.1),  # addresses that are not on the list
+            "refused": Rate(burst=20, per_s=0.2),  # senders on the list that are not understood
+            "repeats": Rate(burst=20, per_s=0.2),
+            "messages": Rate(burst=100, per_s=1.0),
+        }
+
+    def line(self, sender: str, verb: str, outcome: str) -> None:
+        """A line that is always written; `sender` and `verb` "-" where there is none."""
+        log.info("%s %s: %s", sender, verb, outcome)
+
+    def limited(self, kind: str, sender: str, verb: str, outcome: str, now_s: float) -> None:
+        """A line of a kind that is written only as often as its rate permits."""
+        self.tick(now_s)
+        if self._rates[kind].permits(now_s):
+            self.line(sender, verb, outcome)
+
+    def tick(self, now_s: float) -> None:
+        """Says how many lines were left out, as soon as there is room to say it."""
+        for kind, rate in self._rates.items():
+            if rate.dropped and rate.has_room(now_s):
+                dropped, rate.dropped = rate.dropped, 0
+                rate.permits(now_s)
+                self.line("-", "-", f"{dropped} more lines ({kind}) were left out")
+
+    @property
+    def dropped(self) -> bool:
+        """Lines were left out and not yet counted in the log."""
+        return any(rate.dropped for rate in self._rates.values())
+
+
+def begin(file: str | None) -> None:
+    """Send the lines to stderr and, if wanted, to a file of bounded size. OSError if it cannot be opened."""
+    formatter = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if file is not None:
+        handlers.append(
+            logging.handlers.RotatingFileHandler(file, maxBytes=FILE_LIMIT_BYTES, backupCount=1, encoding="utf-8")
+        )
+    logging.raiseExceptions = False  # a full disk or a closed stderr must not stop a shutdown
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False

@@ -1,0 +1,294 @@
+"""The listener on a server: hears RCCMD on TCP and UDP from the addresses on its list, answers by how it closes.
+
+    sender                               listener
+      | connect ------------------------->|   not on the list: reset before a byte is read
+      | CONNECT TO ... SHUTDOWN LF ------>|   not a command, or nothing configured for it: reset
+      |<-------------------------- FIN ---|   accepted (or a duplicate); never a byte of answer
+
+One loop, no threads. A connection that does not come to the point is reset, and so is the oldest one when too many
+are open, so that neither idle nor hostile connections can keep a command out.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+import struct
+from types import FrameType
+from typing import Callable
+
+from .codec import LIMIT_BYTES, Command, Feed, Refused, parse
+from .journal import Journal
+from .orders import Orders
+from .settings import Settings, address_of
+
+CONNECTIONS_LIMIT = 32
+BACKLOG = 128  # connections that the kernel holds for us
+TURN_LIMIT = 64  # connections or datagrams taken in one turn before the others have theirs
+DEADLINE_S = 10.0  # a connection's whole life until its command is complete
+DRAIN_S = 1.0  # after accepting: how long to wait for the sender's own end
+DRAIN_LIMIT_BYTES = 64 * 1024
+PAUSE_S = 1.0  # accepting rests so long when the system has no descriptor to give
+SUMMARY_EVERY_S = 5.0  # how soon lines that were left out are looked at again
+
+Clock = Callable[[], float]
+
+
+class _Connection:
+    """One sender on TCP: first it is read, then, accepted, only drained."""
+
+    def __init__(self, sock: socket.socket, sender: str, now_s: float) -> None:
+        self.sock, self.sender = sock, sender
+        self.feed = Feed()
+        self.until_s = now_s + DEADLINE_S
+        self.accepted = False
+        self.drained_bytes = 0
+
+
+class Listener:
+    """The open sockets and what comes in by them. `clock` gives monotonic seconds; OSError if it cannot listen."""
+
+    def __init__(self, settings: Settings, orders: Orders, journal: Journal, clock: Clock) -> None:
+        self._settings, self._orders, self._journal, self._clock = settings, orders, journal, clock
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[_Connection, None] = {}  # oldest first
+        self._tcp, self._udp = _open(settings)
+        self._resting_until_s: float | None = None
+        self.port: int = self._tcp.getsockname()[1]
+        self._selector.register(self._tcp, selectors.EVENT_READ, self._incoming)
+        if self._udp is not None:
+            self._selector.register(self._udp, selectors.EVENT_READ, self._datagrams)
+
+    def wake_by(self, sock: socket.socket) -> None:
+        """Let a byte on this socket end a turn that waits."""
+        self._selector.register(sock, selectors.EVENT_READ, lambda now_s: sock.recv(LIMIT_BYTES))
+
+    def turn(self, longest_s: float | None = None) -> None:
+        """Wait for something to happen (at most `longest_s`; None: as long as it takes) and deal with it."""
+        due_s = self._due_s()
+        wait_s = longest_s
+        if due_s is not None:
+            wait_s = max(0.0, due_s - self._clock())
+            wait_s = wait_s if longest_s is None else min(wait_s, longest_s)
+        for key, _ in self._selector.select(wait_s):
+            key.data(self._clock())
+        now_s = self._clock()
+        for connection in list(self._connections):
+            self._timed(connection, now_s)
+        if self._resting_until_s is not None and now_s >= self._resting_until_s:
+            self._resting_until_s = None
+            self._selector.register(self._tcp, selectors.EVENT_READ, self._incoming)
+        self._orders.tick(now_s)
+        self._journal.tick(now_s)
+
+    def close(self) -> None:
+        """Close all sockets; what is not accepted is reset."""
+        for connection in list(self._connections):
+            self._close(connection, reset=not connection.accepted)
+        self._tcp.close()
+        if self._udp is not None:
+            self._udp.close()
+        self._selector.close()
+        self._orders.close()
+
+    def _due_s(self) -> float | None:
+        now_s = self._clock()
+        times = [c.until_s for c in self._connections]
+        times += [c.feed.idle_at_s for c in self._connections if c.feed.idle_at_s > now_s]
+        if (orders_s := self._orders.due_s(now_s)) is not None:
+            times.append(orders_s)
+        if self._resting_until_s is not None:
+            times.append(self._resting_until_s)
+        if self._journal.dropped:
+            times.append(now_s + SUMMARY_EVERY_S)
+        return min(times, default=None)
+
+    # --- TCP ---------------------------------------------------------------------------------------------------
+
+    def _incoming(self, now_s: float) -> None:
+        for _ in range(TURN_LIMIT):
+            try:
+                sock, peer = self._tcp.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError as e:  # no descriptor or memory left: the socket stays readable, so rest
+                self._journal.limited("refused", "-", "-", f"cannot take connections: {e.strerror}", now_s)
+                self._selector.unregister(self._tcp)
+                self._resting_until_s = now_s + PAUSE_S
+                return
+            sock.setblocking(False)
+            address = address_of(peer[0])
+            connection = _Connection(sock, str(address), now_s)
+            if not self._settings.allows(address):
+                self._journal.limited("strangers", str(address), "-", "refused, not on the list", now_s)
+                _shut(sock, reset=True)
+                continue
+            if len(self._connections) >= CONNECTIONS_LIMIT:
+                self._evict(now_s)
+            self._connections[connection] = None
+            self._selector.register(sock, selectors.EVENT_READ, lambda now_s, c=connection: self._readable(c, now_s))
+            self._readable(connection, now_s)  # the command mostly comes along with the connection
+
+    def _evict(self, now_s: float) -> None:
+        oldest = min(self._connections, key=lambda c: not c.accepted)  # an accepted one has got what it came for
+        if not oldest.accepted:
+            self._journal.limited("refused", oldest.sender, "-", "reset, too many connections", now_s)
+        self._close(oldest, reset=not oldest.accepted)
+
+    def _readable(self, connection: _Connection, now_s: float) -> None:
+        if connection not in self._connections:
+            return  # closed earlier in this turn
+        if connection.accepted:
+            self._drain(connection)
+            return
+        try:
+            data = connection.sock.recv(LIMIT_BYTES + 1)
+        except BlockingIOError:
+            return
+        except OSError:  # the sender reset it
+            self._refuse(connection, "reset by the sender before its command was complete", now_s)
+            return
+        if not data and connection.feed.empty:
+            self._close(connection, reset=True)  # somebody looked whether the port is open; not worth a line
+            return
+        try:
+            command = connection.feed.feed(data, now_s) if data else connection.feed.end()
+        except Refused as e:
+            self._refuse(connection, f"refused, not a command: {e}", now_s)
+            return
+        if command is not None:
+            self._command(connection, command, now_s)
+
+    def _command(self, connection: _Connection, command: Command, now_s: float) -> None:
+        if not self._orders.take(command, connection.sender, now_s):
+            self._close(connection, reset=True)
+            return
+        connection.accepted = True
+        connection.until_s = now_s + DRAIN_S
+        try:
+            connection.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the sender is gone already; the command counts all the same
+        self._drain(connection)
+
+    def _drain(self, connection: _Connection) -> None:
+        """Read what follows the command until the sender's end: unread bytes would turn our close into a reset."""
+        try:
+            while connection.drained_bytes <= DRAIN_LIMIT_BYTES:
+                data = connection.sock.recv(LIMIT_BYTES)
+                if not data:
+                    break
+                connection.drained_bytes += len(data)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._close(connection, reset=False)
+
+    def _timed(self, connection: _Connection, now_s: float) -> None:
+        if connection.accepted:
+            if now_s >= connection.until_s:
+                self._close(connection, reset=False)
+        elif (command := connection.feed.idle(now_s)) is not None:
+            self._command(connection, command, now_s)
+        elif now_s >= connection.until_s:
+            self._refuse(connection, f"refused, no command within {DEADLINE_S:.0f} s", now_s)
+
+    def _refuse(self, connection: _Connection, outcome: str, now_s: float) -> None:
+        self._journal.limited("refused", connection.sender, "-", outcome, now_s)
+        self._close(connection, reset=True)
+
+    def _close(self, connection: _Connection, *, reset: bool) -> None:
+        del self._connections[connection]
+        self._selector.unregister(connection.sock)
+        _shut(connection.sock, reset=reset)
+
+    # --- UDP ---------------------------------------------------------------------------------------------------
+
+    def _datagrams(self, now_s: float) -> None:
+        if self._udp is None:
+            return
+        for _ in range(TURN_LIMIT):
+            try:
+                data, peer = self._udp.recvfrom(LIMIT_BYTES + 1)
+            except OSError:  # nothing left, or the echo of something we did not send
+                return
+            address = address_of(peer[0])
+            sender = str(address)
+            if not self._settings.allows(address):
+                self._journal.limited("strangers", sender, "-", "ignored, not on the list (udp)", now_s)
+            elif (command := parse(data)) is None:
+                self._journal.limited("refused", sender, "-", f"ignored, not a command: {data[:80]!r} (udp)", now_s)
+            else:
+                self._orders.take(command, sender, now_s)
+
+
+def _shut(sock: socket.socket, *, reset: bool) -> None:
+    """Close: normally (FIN), or so that the other side sees a reset (RST)."""
+    if reset:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass  # the other side was faster
+    sock.close()
+
+
+def _open(settings: Settings) -> tuple[socket.socket, socket.socket | None]:
+    """The listening sockets, both on the same port; an IPv6 wildcard takes IPv4 as well. Raises OSError."""
+    family, _, _, _, where = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    opened: list[socket.socket] = []
+    try:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)[: 2 if settings.udp else 1]:
+            sock = socket.socket(family, kind)
+            opened.append(sock)
+            sock.setblocking(False)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            if kind == socket.SOCK_STREAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(where)
+                sock.listen(BACKLOG)
+                where = (where[0], sock.getsockname()[1], *where[2:])
+            else:
+                sock.bind(where)
+    except OSError:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened[0], opened[1] if settings.udp else None
+
+
+def run(listener: Listener, settings: Settings, journal: Journal) -> None:
+    """Listen until SIGTERM or SIGINT, then close."""
+    stopping: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.append(number)
+
+    woken, wake = socket.socketpair()
+    woken.setblocking(False)
+    wake.setblocking(False)
+    listener.wake_by(woken)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    fd_before = signal.set_wakeup_fd(wake.fileno())
+    transports = "tcp and udp" if settings.udp else "tcp"
+    allowed = ",".join(map(str, settings.allow))
+    journal.line("-", "-", f"listening on {settings.host}:{listener.port} {transports}, allowed: {allowed}")
+    if not settings.on_shutdown:
+        journal.line("-", "-", "warning: no on_shutdown is configured, a SHUTDOWN will be refused")
+    if any(network.prefixlen == 0 for network in settings.allow):
+        journal.line("-", "-", "warning: the list allows every address in the world")
+    try:
+        while not stopping:
+            listener.turn()
+    finally:
+        signal.set_wakeup_fd(fd_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        listener.close()
+        woken.close()
+        wake.close()
+    journal.line("-", "-", f"stopped by {signal.Signals(stopping[0]).name}")
