@@ -92,7 +92,7 @@ class Core:
             history=self._store,
             keeper=self._keeper,
             memory=memory,
-            kept=kept,
+            remembered=kept,
             publish=lambda message: self._server.publish(bus.encode(dict(message))),
             order=self._delivery.order,
         )

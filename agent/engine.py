@@ -9,19 +9,17 @@ play hours in a moment.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import secrets
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from . import protection, rules, wire
+from . import kept, protection, rules, wire
 from .config import Config, Server
 from .deliver import Orders, Report
 from .model import VERSION, Active, Condition, Event, ServerView, StageView, Status, View
-from .store import Memory, Samples
+from .store import Memory, Samples, measurements
 from .ups import Polled
 
 log = logging.getLogger(__name__)
@@ -95,16 +93,16 @@ class Engine:
         history: History,
         keeper: Keeps,
         memory: Memory,
-        kept: bytes | None,
+        remembered: bytes | None,
         publish: Callable[[Mapping[str, object]], None],
         order: Callable[[Orders], None],
     ) -> None:
         self._boot, self._clock, self._history, self._keeper = boot, clock, history, keeper
         self._publish, self._order = publish, order
         self._started_s = now_s = clock.mono_s()
-        self._state, self._told = _unpack(kept, boot, now_s)
+        self._state, self._kept_told = kept.unpack(remembered, boot, now_s)
+        self._told: frozenset[str] = frozenset()
         self._config, self._protecting_bad = Config(), True
-        self._marks: Mapping[str, str] = {}
         self._problems: tuple[str, ...] = ()
         self._plan = protection.Plan()
         self._settled = rules.Settled(
@@ -121,7 +119,7 @@ class Engine:
         self._polls = self._poll_errors = 0
         self._reports: dict[str, Report] = {}
         self._orders = Orders(reach=False)
-        self._fresh_id = secrets.token_hex(8)
+        self._fresh_id = _new_id()
         self._samples = Samples()
         self._flushed_s = self._viewed_s = now_s
         self._synced = clock.synced()
@@ -180,10 +178,9 @@ class Engine:
         if report.outage != self._state.outage or report.outage is None or report.delivery == before.delivery:
             return
         data = {"server": report.server, "detail": report.detail}
-        if report.delivery == "delivered-unconfirmed" and report.server not in self._told_names():
-            if report.server in self._marks:
-                self._told = self._told | {self._marks[report.server]}
-                self._keep(within_s=0.0)
+        if report.delivery == "delivered-unconfirmed" and report.server not in self._told:
+            self._told = self._told | {report.server}
+            self._keep(within_s=0.0)
             events.append(self._note("told", "", data, now_s))
         elif report.delivery == "not-delivered":
             events.append(self._note("not-told", "", data, now_s))
@@ -194,8 +191,11 @@ class Engine:
         for server in new.config.servers:
             needs_s[server.stage] = max(server.needs_s, needs_s.get(server.stage, 0.0))
         self._plan = protection.Plan(stages=new.config.stages, needs_s=needs_s)
-        self._marks = {s.name: _mark(s) for s in new.config.servers}
-        self._reports = {n: r for n, r in self._reports.items() if n in self._marks}
+        names = {s.name for s in new.config.servers}
+        self._reports = {n: r for n, r in self._reports.items() if n in names}
+        if self._kept_told is not None:
+            self._told, self._kept_told = self._kept_told.names(new.config.servers), None
+        self._told = frozenset(name for name in self._told if name in names)
         self._fresh = True
         if new.note:
             events.append(self._note("config-changed", "; ".join(new.problems)[:500], None, now_s))
@@ -208,7 +208,7 @@ class Engine:
             before, look, now_s, plan=self._plan, failed_polls=self._polled.failed_polls, fresh_id=self._fresh_id
         )
         if self._state.outage == self._fresh_id:
-            self._fresh_id = secrets.token_hex(8)
+            self._fresh_id = _new_id()
         if self._state.outage != before.outage:
             self._told = frozenset()
         if self._state.durable() != before.durable():
@@ -219,7 +219,7 @@ class Engine:
         orders = Orders(
             outage=self._state.outage,
             tell=tuple(s.name for stage in stages for s in self._config.servers if s.stage == stage),
-            told=self._told_names(),
+            told=self._told,
             armed=self._config.mode == "armed",
             reach=self._config.mode != "setup",
         )
@@ -289,7 +289,7 @@ class Engine:
 
     def _sample(self, look: Status, now_s: float) -> None:
         if self._synced:
-            self._samples.add(_measurements(look), self._clock.wall_s())
+            self._samples.add(measurements(look), self._clock.wall_s())
         every_s = FLUSH_BATTERY_S if self._state.on_battery else FLUSH_LINE_S
         if now_s - self._flushed_s >= every_s:
             self.flush(now_s)
@@ -304,14 +304,8 @@ class Engine:
     def _age_s(self, now_s: float) -> float:
         return now_s - (self._started_s if self._status is None else self._status.taken_s)
 
-    def _told_names(self) -> frozenset[str]:
-        return (
-            frozenset(s.name for s in self._config.servers if _mark(s) in self._told) if self._told else frozenset()
-        )
-
     def _keep(self, within_s: float) -> bool:
-        kept = {"boot": self._boot, "state": wire.to_json(self._state), "told": sorted(self._told)}
-        return self._keeper.keep(json.dumps(kept).encode(), within_s)
+        return self._keeper.keep(kept.pack(self._boot, self._state, self._config.servers, self._told), within_s)
 
     def _note(self, name: str, text: str, data: Mapping[str, str] | None, now_s: float) -> Event:
         return self._event("note", name, text, data, now_s)
@@ -392,38 +386,6 @@ class Engine:
         )
 
 
-def _mark(server: Server) -> str:
-    """A server in the slots: short, and another one when its address changes."""
-    return hashlib.sha256(f"{server.name}|{server.address}|{server.port}".encode()).hexdigest()[:16]
-
-
-def _unpack(kept: bytes | None, boot: str, now_s: float) -> tuple[protection.State, frozenset[str]]:
-    """What the slots remember, carried over a restart. Nothing, or nonsense: a new beginning."""
-    if kept is None:
-        return protection.State(), frozenset()
-    try:
-        found = json.loads(kept)
-        state = wire.from_json(protection.State, found["state"])
-        told = frozenset(str(mark) for mark in found["told"])
-        same_boot = found["boot"] == boot
-    except (ValueError, KeyError, TypeError) as e:
-        log.error("the slots hold something else (%s): a new beginning", e)
-        return protection.State(), frozenset()
-    return protection.resume(state, now_s, same_boot=same_boot), told
-
-
-def _measurements(look: Status) -> dict[str, float]:
-    """The numbers that are kept in the rings."""
-    first_in = look.inputs[0] if look.inputs else None
-    first_out = look.outputs[0] if look.outputs else None
-    values = {
-        "input-voltage-v": first_in.voltage_v if first_in else None,
-        "input-frequency-hz": first_in.frequency_hz if first_in else None,
-        "output-voltage-v": first_out.voltage_v if first_out else None,
-        "load-pct": first_out.load_pct if first_out else None,
-        "charge-pct": look.battery.charge_pct,
-        "runtime-s": look.battery.runtime_s,
-        "battery-voltage-v": look.battery.voltage_v,
-        "temperature-c": look.temperature_c if look.battery.temperature_c is None else look.battery.temperature_c,
-    }
-    return {name: value for name, value in values.items() if value is not None}
+def _new_id() -> str:
+    """64 random bits. (The module secrets would cost 4 MB of memory.)"""
+    return os.urandom(8).hex()

@@ -1,6 +1,6 @@
 """The two-slot file: what protection must not lose, kept through crashes, torn writes and a full disk.
 
-    one slot, 32768 bytes, all integers big-endian:
+    one slot, 16384 bytes, all integers big-endian:
     | magic "RTS1" 4 | sequence 8 | length 4 | CRC-32 of sequence, length and data 4 | data (JSON) ... | zeros |
 
 Two slots in one pre-allocated file, written in turn with pwrite and fdatasync; the newest that is whole wins.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-SLOT_BYTES = 32768  # 1000 servers that were told fit
+SLOT_BYTES = 16384  # 50 latched stages and 1000 servers fit
 HEADER = struct.Struct(">4sQII")
 MAGIC = b"RTS1"
 DATA_LIMIT_BYTES = SLOT_BYTES - HEADER.size

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .model import Active, Condition, Event
+from .model import Active, Condition, Event, Status
 
 log = logging.getLogger(__name__)
 
@@ -298,3 +298,20 @@ def _read(db: sqlite3.Connection, since: int, limit: int) -> list[Event]:
         )
         for row in rows
     ]  # fmt: skip
+
+
+def measurements(look: Status) -> dict[str, float]:
+    """The numbers that are kept in the rings."""
+    first_in = look.inputs[0] if look.inputs else None
+    first_out = look.outputs[0] if look.outputs else None
+    values = {
+        "input-voltage-v": first_in.voltage_v if first_in else None,
+        "input-frequency-hz": first_in.frequency_hz if first_in else None,
+        "output-voltage-v": first_out.voltage_v if first_out else None,
+        "load-pct": first_out.load_pct if first_out else None,
+        "charge-pct": look.battery.charge_pct,
+        "runtime-s": look.battery.runtime_s,
+        "battery-voltage-v": look.battery.voltage_v,
+        "temperature-c": look.temperature_c if look.battery.temperature_c is None else look.battery.temperature_c,
+    }
+    return {name: value for name, value in values.items() if value is not None}

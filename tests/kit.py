@@ -130,7 +130,7 @@ class Play:
                 counters=self.history.counters,
                 last_event_id=last_id,
             ),
-            kept=self.keeper.kept,
+            remembered=self.keeper.kept,
             publish=self.published.append,
             order=self.orders.append,
         )
