@@ -27,11 +27,11 @@ class Rate:
         self.dropped += 1
         return False
 
-    def has_room(self, now_s: float) -> bool:
-        """Would `permits` say yes?"""
+    def has_room(self, now_s: float, lines: int = 1) -> bool:
+        """Would `permits` say yes so many times?"""
         self._left = min(self._burst, self._left + max(0.0, now_s - self._at_s) * self._per_s)
         self._at_s = now_s
-        return self._left >= 1
+        return self._left >= lines
 
 
 class Journal:
@@ -51,17 +51,18 @@ class Journal:
 
     def limited(self, kind: str, sender: str, verb: str, outcome: str, now_s: float) -> None:
         """A line of a kind that is written only as often as its rate permits."""
-        self.tick(now_s)
-        if self._rates[kind].permits(now_s):
+        rate = self._rates[kind]
+        if rate.permits(now_s):
+            if rate.dropped:
+                outcome += f" ({rate.dropped} lines like this were left out before)"
+                rate.dropped = 0
             self.line(sender, verb, outcome)
 
     def tick(self, now_s: float) -> None:
-        """Says how many lines were left out, as soon as there is room to say it."""
+        """After a flood, says how many lines were left out."""
         for kind, rate in self._rates.items():
-            if rate.dropped and rate.has_room(now_s):
-                dropped, rate.dropped = rate.dropped, 0
-                rate.permits(now_s)
-                self.line("-", "-", f"{dropped} more lines ({kind}) were left out")
+            if rate.dropped and rate.has_room(now_s, 2):
+                self.limited(kind, "-", "-", "quiet again", now_s)
 
     @property
     def dropped(self) -> bool:
