@@ -1,0 +1,43 @@
+"""A link that answers from a script: for driver tests without a line and without waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from agent.model import LinkError, Reply
+
+Answer = bytes | None | Callable[[], bytes | None]
+
+
+class ScriptLink:
+    """`answers` maps a command (without CR) to its answer, to None (silence), or to a function that gives either.
+
+    What is not in it is silence. `sent` is everything that was sent; `waited_s` what silence would have cost.
+    """
+
+    wake_fd: int | None = None
+
+    def __init__(self, answers: Mapping[bytes, Answer]) -> None:
+        self.answers: dict[bytes, Answer] = dict(answers)
+        self.sent: list[bytes] = []
+        self.now_s = 1000.0
+        self.waited_s = 0.0
+        self.closed = False
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        self.sent.append(command)
+        answer = self.answers.get(command.rstrip(b"\r"))
+        if callable(answer):
+            answer = answer()
+        if answer is None:
+            self.waited_s += within_s
+            self.now_s += within_s
+            raise LinkError(f"{command!r}: no answer within {within_s:g} s")
+        self.now_s += 0.25
+        return Reply(answer.partition(end)[0], self.now_s)
+
+    def send(self, command: bytes) -> None:
+        self.sent.append(command)
+
+    def close(self) -> None:
+        self.closed = True
