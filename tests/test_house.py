@@ -1,0 +1,208 @@
+"""The house rules that a machine can check: floors, lonely imports, documented options, sizes, and words."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent import __main__ as command_line
+from agent import config, drivers, link
+
+ROOT = Path(__file__).resolve().parent.parent
+AGENT = ROOT / "agent"
+
+#: room -> floor; imports only go down or stay on the floor, and a face never imports another
+FLOORS = {
+    "__main__": 5, "run": 5, "core": 5, "faces": 5, "demo": 5, "tell": 5, "process": 5,
+    "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "tls": 4, "page": 4, "snmp": 4, "netif": 4,
+    "engine": 3, "deliver": 3, "bus": 3, "busserver": 3, "ups": 3,
+    "drivers": 2, "rules": 2, "protection": 2, "kept": 2, "pretend": 2,
+    "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2,
+    "config": 1, "store": 1, "slots": 1, "link": 1, "vault": 1, "wire": 1,
+    "model": 0,
+}  # fmt: skip
+#: the rooms that make up one face
+WEB, SNMP = {"web", "httpd", "httphead", "httpanswer", "login", "tls", "page"}, {"snmp", "netif"}
+MODULES = sorted(
+    str(p.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__") for p in AGENT.rglob("*.py")
+)
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names of the agent that a file imports, relative ones resolved."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "agent"}
+
+
+def room(dotted: str) -> str | None:
+    """`agent.drivers.megatec` -> drivers; None for the package itself and the annex."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room(m) for m in MODULES} - {None, "rccmd"}
+    assert rooms == set(FLOORS) & rooms, f"without a floor: {sorted(str(r) for r in rooms - set(FLOORS))}"
+    assert set(FLOORS) - rooms <= {"page", "busserver"}, f"floors without a room: {sorted(set(FLOORS) - rooms)}"
+
+
+def test_imports_only_go_down() -> None:
+    wrong = []
+    for path in AGENT.rglob("*.py"):
+        here = room(".".join(path.relative_to(ROOT).with_suffix("").parts)) or ""
+        for name in imports(path):
+            there = room(name)
+            if here == "rccmd":
+                if there != "rccmd":
+                    wrong.append(f"{path.name}: the annex imports {name}")
+            elif there == "rccmd":
+                if name.split(".")[2:3] != ["codec"]:
+                    wrong.append(f"{path.name}: only rccmd.codec may be used, not {name}")
+            elif there is not None and there in FLOORS and here in FLOORS and FLOORS[there] > FLOORS[here]:
+                wrong.append(f"{here} (floor {FLOORS[here]}) imports {there} (floor {FLOORS[there]})")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_faces_know_neither_each_other_nor_a_driver_nor_the_engine() -> None:
+    wrong = []
+    for face, others in ((WEB, SNMP), (SNMP, WEB)):
+        for name in face:
+            path = AGENT / f"{name}.py"
+            if path.exists():
+                used = {room(i) for i in imports(path)}
+                wrong += [
+                    f"{name} imports {u}" for u in used & (others | {"drivers", "link", "engine", "deliver", "store"})
+                ]
+    assert not wrong, wrong
+
+
+def test_drivers_and_floor_two_read_no_clock_and_sleep_nowhere() -> None:
+    pure = [
+        p
+        for p in AGENT.rglob("*.py")
+        if FLOORS.get(room(f"agent.{p.relative_to(AGENT).parts[0].removesuffix('.py')}") or "", 9) <= 2
+    ]
+    wrong = []
+    for path in pure:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import) and any(a.name in ("time", "datetime") for a in node.names):
+                wrong.append(path.name)
+            if isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime"):
+                wrong.append(path.name)
+    assert not wrong, wrong
+
+
+def test_nobody_swallows_every_error_or_evaluates_text() -> None:
+    wrong = []
+    for path in AGENT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler):
+                names = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else {"bare"}
+                if names & {"bare", "Exception", "BaseException"}:
+                    wrong.append(f"{path.name}:{node.lineno}")
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
+                wrong.append(f"{path.name}:{node.lineno}")
+            if isinstance(node, ast.Import) and any(a.name in ("pickle", "marshal", "shelve") for a in node.names):
+                wrong.append(f"{path.name}:{node.lineno}")
+    assert not wrong, wrong
+
+
+def test_every_module_imports_alone() -> None:
+    """Each in a fresh interpreter, a few at a time: none may lean on another having been imported before."""
+    names = [m for m in MODULES if not m.endswith("__main__")]
+    script = (
+        "import importlib, os, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        try:\n"
+        "            importlib.import_module(name); os._exit(0)\n"
+        "        except BaseException as e:\n"
+        "            print(name, repr(e)); sys.stdout.flush(); os._exit(1)\n"
+        "    if os.waitpid(pid, 0)[1]: sys.exit(1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *names], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    wrong = []
+    for path in [*AGENT.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]:
+        text = path.read_text()
+        if text.strip() and not ast.get_docstring(ast.parse(text)):
+            wrong.append(str(path.relative_to(ROOT)))
+    assert not wrong, wrong
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    long = {p.name: n for p in AGENT.rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
+    assert not long, f"split them: {long}"
+
+
+def documentation() -> str:
+    return "\n".join(p.read_text() for p in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def test_every_option_of_the_configuration_is_documented() -> None:
+    options = [
+        *config.AGENT,
+        *config.UPS,
+        *config.WEB,
+        *config.SNMP,
+        *config.COMMUNITY,
+        *config.SERVER,
+        *config.STAGE,
+    ]
+    options += link.OPTIONS
+    for name in drivers.available():
+        options += drivers.load(name).OPTIONS
+    text = documentation()
+    missing = sorted({o.name for o in options if f"`{o.name}`" not in text})
+    assert not missing, missing
+    assert all(o.help for o in options)
+
+
+def test_every_verb_and_switch_of_the_command_line_is_documented() -> None:
+    text = documentation()
+    missing = []
+    top = command_line.parser()
+    verbs = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    for verb, sub in verbs.choices.items():
+        if f"ridethrough {verb}" not in text:
+            missing.append(f"ridethrough {verb}")
+        missing += [
+            s
+            for a in sub._actions
+            for s in a.option_strings
+            if s.startswith("--") and s != "--help" and s not in text
+        ]
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("verb", ["run", "core", "faces", "check", "status", "log", "secret", "password", "demo"])
+def test_every_verb_has_a_help_text(verb: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "agent", verb, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "usage:" in done.stdout
+
+
+def test_a_missing_configuration_is_one_clear_line(tmp_path: Path) -> None:
+    for verb in ("run", "core", "faces", "check", "status", "log"):
+        argv = [sys.executable, "-m", "agent", verb, "--config", str(tmp_path / "none.toml")]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30)
+        assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
+        assert "none.toml" in done.stderr
