@@ -68,7 +68,10 @@ def send_tcp(address: str, port: int, data: bytes, *, half_close: bool = True) -
                 return False, "not delivered, the message did not fit in one write"
             written = True
             if half_close:
-                sock.shutdown(socket.SHUT_WR)
+                try:
+                    sock.shutdown(socket.SHUT_WR)
+                except OSError:
+                    pass  # a reset came first; recv says so
             until_s = time.monotonic() + ANSWER_S
             while True:
                 sock.settimeout(max(0.001, until_s - time.monotonic()))
