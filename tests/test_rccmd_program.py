@@ -258,19 +258,15 @@ class Starting(Case):
         code, said = rccmd("listen", *words)
         self.assertEqual((code, said), (2, "rccmd: log file /no/such/log: No such file or directory\n"))
 
-    def test_it_runs_from_a_zip_without_the_agent(self) -> None:
-        package = self.folder / "zip" / "rccmd"
-        package.mkdir(parents=True)
+    def test_the_folder_alone_is_enough_on_a_server(self) -> None:
+        package = self.folder / "rccmd"
+        package.mkdir()
         for source in (ROOT / "agent" / "rccmd").glob("*.py"):
             (package / source.name).write_bytes(source.read_bytes())
-        target = self.folder / "rccmd.pyz"
-        main = "rccmd.__main__:main"
-        subprocess.run(
-            [sys.executable, "-m", "zipapp", str(package.parent), "-o", str(target), "-m", main], check=True
-        )
-        done = subprocess.run([sys.executable, "-I", str(target), "--help"], cwd=self.folder, stdout=subprocess.PIPE)
-        self.assertEqual(done.returncode, 0)
-        self.assertIn(b"rccmd listen", done.stdout)
+        for words, code in ((["--help"], 0), (["send", "--shutdown", "-a", ","], 2)):
+            argv = [sys.executable, "-m", "rccmd", *words]
+            done = subprocess.run(argv, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.assertEqual(done.returncode, code)
 
 
 if __name__ == "__main__":
