@@ -1,0 +1,364 @@
+"""The status page: what a View looks like, as pieces of HTML. Pure; the script only puts changed pieces in place.
+
+`pieces(view, ...)` gives {id: HTML}. The whole page is these pieces in a frame (agent/frame.py); the stream sends
+what changed. No elements are: "#title", the window's title; "#shape", the number of stages (if it changes the page
+must be loaded anew); "@app", the classes of <main>, by which the style sheet colours everything. All text comes from
+agent/static/lang; whatever a UPS says is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .model import Command, Condition, Event, Flow, ServerView, Source, StageView, View
+from .words import Html, Words, clock, html, join
+
+EVENTS = 8  # that are shown
+
+#: Conditions that make the page red; the others that are shown make it yellow.
+ALARMS = frozenset(
+    {
+        Condition.LOW_BATTERY, Condition.BATTERY_DEPLETED, Condition.BATTERY_BAD, Condition.OVERLOAD,
+        Condition.OUTPUT_OFF, Condition.UPS_SYSTEM_OFF, Condition.GENERAL_FAULT, Condition.SHUTDOWN_IMMINENT,
+        Condition.NOT_PROTECTED, Condition.CONFIG_ERROR, Condition.TEMPERATURE_BAD, Condition.FUSE_FAILURE,
+    }
+)  # fmt: skip
+QUIET = frozenset({Condition.TEST_RUNNING})
+
+_ICONS = {
+    "ok": '<path d="M5 12.5l4.5 4.5L19 7.5"/>',
+    "battery": '<path d="M3 8h15v8H3zM21 11v2M6 11v2M9 11v2"/>',
+    "alarm": '<path d="M12 4l9 16H3zM12 10v4M12 17v.5"/>',
+    "unknown": '<path d="M9 9.5a3 3 0 1 1 4 2.8c-.7.3-1 .8-1 1.7M12 17v.5"/>',
+    "wait": '<path d="M12 6v6l4 2M12 3a9 9 0 1 0 .1 0"/>',
+    "plug": '<path d="M9 3v5M15 3v5M6 8h12v3a6 6 0 0 1-12 0zM12 17v4"/>',
+    "ups": '<path d="M6 3h12v18H6zM13 6l-3 5h4l-3 5"/>',
+    "out": '<path d="M14 4h5v16h-5M4 12h11M11 8l4 4-4 4"/>',
+    "theme": '<path d="M12 4a8 8 0 1 0 .1 0zM12 4v16M12 8l6-1M12 12h8M12 16l6 1"/>',
+    "load": '<path d="M4 4h16v6H4zM4 14h16v6H4zM7 7v.1M7 17v.1"/>',
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What is the matter, in one word. name: a key of the texts; tone: ok, warn, alarm or quiet; icon."""
+
+    name: str
+    tone: str
+    icon: str
+
+
+def state_of(view: View) -> State:
+    """The one word for a view."""
+    so = {a.condition for a in view.conditions}
+    battery = Condition.ON_BATTERY in so
+    if Condition.NO_CORE in so:
+        return State("no-core", "alarm" if battery else "quiet", "unknown")
+    if view.link == "starting" and view.status is None:
+        return State("starting", "quiet", "wait")
+    if Condition.COMM_LOST in so or view.status is None:
+        return State("no-data", "alarm" if battery else "warn", "unknown")
+    if battery and (Condition.SHUTDOWN_IMMINENT in so or view.phase == "committed"):
+        return State("shutting-down", "alarm", "battery")
+    if battery:
+        return State("low-battery" if Condition.LOW_BATTERY in so else "on-battery", _worst(view, "warn"), "battery")
+    if so & {Condition.OUTPUT_OFF, Condition.UPS_SYSTEM_OFF} or view.status.source is Source.NONE:
+        return State("output-off", "alarm", "alarm")
+    if Condition.ON_BYPASS in so or view.status.source is Source.BYPASS:
+        return State("on-bypass", _worst(view, "warn"), "alarm")
+    tone = _worst(view, "warn" if view.config_errors or _unsure(view) else "ok")
+    return State("on-line", tone, "ok" if tone == "ok" else "alarm")
+
+
+def _worst(view: View, tone: str) -> str:
+    shown = {a.condition for a in view.conditions} - QUIET
+    if shown & ALARMS:
+        return "alarm"
+    return "warn" if shown else tone
+
+
+def _unsure(view: View) -> list[ServerView]:
+    return [s for s in view.servers if s.state == "unknown"] if view.mode == "armed" else []
+
+
+def pieces(view: View, events: Sequence[Event], words: Words, now_s: float) -> dict[str, str]:
+    """All pieces of the page. `now_s`: CLOCK_MONOTONIC; `events` ascending, the last ones are shown."""
+    state = state_of(view)
+    word = words(f"state.{state.name}")
+    line = _line(view, state, words, now_s)
+    name = view.name or "Ridethrough"
+    return {
+        "#title": f"{word} \N{EN DASH} {name}",
+        "@app": Html(" ".join([f"tone-{state.tone}", f"state-{state.name}", *_flows(view)])),
+        "name": html("{n}", n=name),
+        "mode": _mode(view, words),
+        "state": html("{icon}<strong>{word}</strong>", icon=icon(state.icon), word=word),
+        "line": html("{line}", line=line),
+        "alert": html("{w}", w=word) if state.tone == "alarm" or state.name == "on-battery" else Html(""),
+        **_values(view, words),
+        "conditions": _conditions(view, words),
+        **_plan(view, words, now_s),
+        "events": _events(events, words),
+        "unit": _unit(view, words, now_s),
+    }
+
+
+def icon(name: str) -> Html:
+    """A drawing for the eye alone: what it means stands beside it."""
+    return Html(f'<svg class="icon" viewBox="0 0 24 24" aria-hidden="true">{_ICONS[name]}</svg>')
+
+
+# --- the line under the word ------------------------------------------------------------------------------------
+
+
+def _line(view: View, state: State, words: Words, now_s: float) -> str:
+    since_view_s = max(0.0, now_s - view.now_s)
+    was = " " + words("line.was-on-battery") if _on_battery(view) and view.status is None else ""
+    if state.name == "no-core":
+        lost_s = next((now_s - a.since_s for a in view.conditions if a.condition is Condition.NO_CORE), 0.0)
+        return words("line.no-core", since=clock(lost_s)) + was
+    if state.name == "no-data":
+        if view.age_s is None:
+            return words("line.never-data") + was
+        return words("line.no-data", since=clock(view.age_s + since_view_s)) + was
+    if state.name == "starting":
+        return words("line.starting")
+    if _on_battery(view):
+        spent = clock((view.on_battery_s or 0.0) + since_view_s)
+        return words("line.on-battery", since=spent) + ": " + _next(view, words, since_view_s)
+    return _protection(view, words)
+
+
+def _on_battery(view: View) -> bool:
+    return any(a.condition is Condition.ON_BATTERY for a in view.conditions)
+
+
+def _next(view: View, words: Words, since_view_s: float) -> str:
+    """What will happen in this outage, or has."""
+    if not view.servers:
+        return words("next.no-server")
+    dry = "" if view.mode == "armed" else "-dry"
+    told = sum(s.delivery in ("accepted", "delivered-unconfirmed", "dry-run") for s in view.servers)
+    latched = [s for s in view.stages if s.latched]
+    if latched and len(latched) == len(view.stages):
+        return words(f"next.told{dry}", told=told, all=len(view.servers))
+    due_s = min((s.due_in_s for s in view.stages if s.due_in_s is not None and not s.latched), default=None)
+    if due_s is None:
+        return words(f"next.unknown{dry}")
+    return words(("next.further" if latched else "next.first") + dry, due=clock(due_s - since_view_s))
+
+
+def _protection(view: View, words: Words) -> str:
+    """On mains: whom we would save."""
+    if view.mode != "armed":
+        return words(f"protection.{view.mode}")
+    if any(a.condition is Condition.NOT_PROTECTED for a in view.conditions):
+        return words("protection.not")
+    if not view.servers:
+        return words("protection.none")
+    if unsure := _unsure(view):
+        return words("protection.some", unsure=len(unsure), all=len(view.servers))
+    return words("protection.all")
+
+
+def _mode(view: View, words: Words) -> Html:
+    if any(a.condition is Condition.NO_CORE for a in view.conditions):
+        return Html("")
+    return html(
+        '<span class="badge mode-{m}" title="{t}">{w}</span>', m=view.mode, t=words(f"mode.{view.mode}.help"),
+        w=words(f"mode.{view.mode}"),
+    )  # fmt: skip
+
+
+# --- flow strip and tiles ---------------------------------------------------------------------------------------
+
+
+def _flows(view: View) -> list[str]:
+    """Which lines of the flow strip carry power."""
+    if view.status is None:
+        return ["no-data"]
+    source, battery = view.status.source, view.status.battery
+    flows = []
+    if source in (Source.MAINS, Source.BOOST, Source.BUCK, Source.BYPASS):
+        flows.append("mains-in")
+    if source is Source.BYPASS:
+        flows.append("bypass")
+    if source not in (Source.NONE, Source.UNKNOWN):
+        flows.append("load-on")
+    if source is Source.BATTERY or battery.flow is Flow.DISCHARGING:
+        flows.append("discharging")
+    elif battery.flow is Flow.CHARGING:
+        flows.append("charging")
+    return flows
+
+
+def _values(view: View, words: Words) -> dict[str, Html]:
+    status = view.status
+    battery = status.battery if status else None
+    inputs = status.inputs if status else ()
+    outputs = status.outputs if status else ()
+    volts = [i.voltage_v for i in inputs if i.voltage_v is not None]
+    hertz = next((i.frequency_hz for i in inputs if i.frequency_hz is not None), None)
+    loads = [o.load_pct for o in outputs if o.load_pct is not None]
+    watts = [o.power_w for o in outputs if o.power_w is not None]
+    output_v = next((o.voltage_v for o in outputs if o.voltage_v is not None), None)
+    charge_pct = battery.charge_pct if battery else None
+    runtime_s = battery.runtime_s if battery else None
+    guessed = battery.estimated if battery else frozenset()
+    load_pct = max(loads) if loads else None
+    power_w = sum(watts) if watts else None
+    phases = " / ".join(words.number(v) for v in volts)
+    input_v = phases if len(volts) > 1 else words.number(volts[0] if volts else None, 1)
+    return {
+        "f-mains": html("{v}", v=words.quantity(volts[0], "V", 1) if len(volts) == 1 else _unit_of(phases, "V")),
+        "f-mains2": html("{v}", v=words.quantity(hertz, "Hz", 1) if hertz is not None else ""),
+        "f-ups": html("{v}", v=words.quantity(output_v, "V", 1) if output_v is not None else ""),
+        "f-load": html("{v}", v=words.quantity(load_pct, "%")),
+        "f-load2": html("{v}", v=words.quantity(power_w, "W") if power_w is not None else ""),
+        "f-battery": html("{v}", v=words.quantity(charge_pct, "%")),
+        "f-battery2": html("{v}", v=words.quantity(battery.voltage_v if battery else None, "V", 1)),
+        "t-charge": _tile(words.number(charge_pct), "%", charge_pct, "charge_pct" in guessed, words),
+        "t-runtime": _tile(*_split(words.duration(runtime_s)), None, "runtime_s" in guessed, words),
+        "t-load": _tile(words.number(load_pct), "%", load_pct, False, words),
+        "t-input": _tile(input_v, "V", None, False, words),
+    }  # fmt: skip
+
+
+def _unit_of(text: str, unit: str) -> str:
+    return f"{text} {unit}" if text else "\N{EN DASH}"
+
+
+def _split(duration: str) -> tuple[str, str]:
+    """A duration's number and unit, if it has one of each."""
+    number, _, unit = duration.rpartition("\N{NARROW NO-BREAK SPACE}")
+    return (number, unit) if number.isdigit() else (duration, "")
+
+
+def _tile(value: str, unit: str, part_pct: float | None, guessed: bool, words: Words) -> Html:
+    if not any(c.isdigit() for c in value):
+        return html('<span class="none" title="{t}">\N{EN DASH}</span>', t=words("tile.none"))
+    bar = Html("")
+    if part_pct is not None:
+        width = min(100.0, max(0.0, part_pct))
+        bar = html(
+            '<svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">'
+            '<rect class="track" width="100" height="4"/><rect width="{w}" height="4"/></svg>',
+            w=f"{width:.0f}",
+        )
+    mark = html("<em>{t}</em>", t=words("tile.estimated")) if guessed else None
+    return html(
+        "<b>{v}</b><i>{u}</i>{m}{bar}", v=value, u=f"\N{NARROW NO-BREAK SPACE}{unit}" if unit else "", m=mark, bar=bar
+    )
+
+
+# --- what is the matter, the plan, the log ----------------------------------------------------------------------
+
+
+def _conditions(view: View, words: Words) -> Html:
+    shown = [a for a in view.conditions if a.condition not in (Condition.ON_BATTERY, Condition.NO_CORE)]
+    rows = [
+        html(
+            '<li class="{tone}">{icon}<span>{text}</span> <small>{since} {at}</small></li>',
+            tone="alarm" if a.condition in ALARMS else "warn", icon=icon("alarm"),
+            text=words(f"condition.{a.condition.value}"), since=words("since"), at=words.moment(a.since_wall_s),
+        )
+        for a in shown
+    ]  # fmt: skip
+    rows += [html('<li class="problem"><code>{text}</code></li>', text=text) for text in view.config_errors]
+    return html("<ul>{rows}</ul>", rows=join(rows)) if rows else Html("")
+
+
+def _plan(view: View, words: Words, now_s: float) -> dict[str, str]:
+    """By the number of the stage: its heading, which ticks, and its servers, which seldom change."""
+    since_view_s = max(0.0, now_s - view.now_s)
+    made: dict[str, str] = {"#shape": str(len(view.stages))}
+    for number, stage in enumerate(view.stages):
+        rows = [_server(s, words) for s in view.servers if s.stage == stage.name]
+        made[f"stage-{number}"] = html(
+            "{head} <small>{when}</small>{due}",
+            head=words("plan.stage", name=stage.name), when=_triggers(stage, words),
+            due=_due(stage, words, since_view_s),
+        )  # fmt: skip
+        nobody = html('<tr><td colspan="3">{t}</td></tr>', t=words("plan.no-server"))
+        made[f"servers-{number}"] = join(rows) if rows else nobody
+    return made
+
+
+def _triggers(stage: StageView, words: Words) -> str:
+    when = []
+    if stage.on_battery_s is not None:
+        when.append(words("plan.on-battery", value=words.duration(stage.on_battery_s)))
+    if stage.runtime_below_s is not None:
+        when.append(words("plan.runtime-below", value=words.duration(stage.runtime_below_s)))
+    if stage.charge_below_pct is not None:
+        when.append(words("plan.charge-below", value=words.quantity(stage.charge_below_pct, "%")))
+    return (" " + words("plan.or") + " ").join(when)
+
+
+def _due(stage: StageView, words: Words, since_view_s: float) -> Html:
+    if stage.latched:
+        return html(' <span class="badge latched">{t}</span>', t=words("plan.latched"))
+    if stage.due_in_s is None:
+        return Html("")
+    return html(' <span class="badge due">{t}</span>', t=words("plan.due", due=clock(stage.due_in_s - since_view_s)))
+
+
+def _server(server: ServerView, words: Words) -> Html:
+    tried = words("plan.attempts", n=server.attempts) if server.attempts > 1 else ""
+    return html(
+        "<tr><td><b>{name}</b><small>{place} \N{MIDDLE DOT} {needs}</small></td>"
+        '<td><span class="is-{state}">{state_word}</span></td>'
+        '<td><span class="is-{delivery}">{delivery_word}</span><small>{detail} {tried}</small></td></tr>',
+        name=server.name, place=f"{server.how} {server.address}:{server.port}",
+        needs=words("plan.needs", value=words.duration(server.needs_s)), state=server.state,
+        state_word=words(f"server.{server.state}"), delivery=server.delivery,
+        delivery_word=words(f"delivery.{server.delivery}"), detail=server.detail, tried=tried,
+    )  # fmt: skip
+
+
+def _events(events: Sequence[Event], words: Words) -> Html:
+    if not events:
+        return html('<tr><td colspan="2">{t}</td></tr>', t=words("events.empty"))
+    return join([
+        html(
+            '<tr><td>{at}{unsure}</td><td><span class="dot {kind}"></span>{text}</td></tr>',
+            at=words.moment(e.wall_s), text=event_text(e, words), kind=_kind(e),
+            unsure=None if e.clock_synced else html(' <abbr title="{t}">?</abbr>', t=words("events.unsynced")),
+        )
+        for e in reversed(events[-EVENTS:])
+    ])  # fmt: skip
+
+
+def _kind(event: Event) -> str:
+    if event.kind != "began":
+        return "ended" if event.kind == "ended" else "note"
+    return "alarm" if event.name in {c.value for c in ALARMS} else "warn"
+
+
+def event_text(event: Event, words: Words) -> str:
+    """An event as a sentence; of a name that this version does not know, what the core said."""
+    if event.kind in ("began", "ended"):
+        subject = words(f"condition.{event.name}") if f"condition.{event.name}" in words else event.name
+        return words(f"event.{event.kind}", condition=subject)
+    said = words(f"note.{event.name}", **event.data) if f"note.{event.name}" in words else event.name
+    return f"{said}: {event.text}" if event.text else said.rstrip(" :")
+
+
+def _unit(view: View, words: Words, now_s: float) -> Html:
+    ident = view.status.ident if view.status else None
+    names = [ident.manufacturer, ident.model, ident.firmware, ident.serial] if ident else []
+    unit = " ".join(n for n in names if n) or words("unit.unknown")
+    link = f" \N{MIDDLE DOT} {view.link_detail}" if view.link_detail else ""
+    age = ""
+    if view.age_s is not None and view.age_s + max(0.0, now_s - view.now_s) > 5.0:
+        age = " \N{MIDDLE DOT} " + words("unit.age", age=clock(view.age_s + now_s - view.now_s))
+    facts = words(
+        "unit.facts", driver=view.driver or "\N{EN DASH}", failures=view.power_failures, version=view.version
+    )
+    return html("{unit} \N{MIDDLE DOT} {facts}{link}{age}", unit=unit, facts=facts, link=link, age=age)
+
+
+def can_simulate(view: View) -> bool:
+    """Whether the page has buttons for the simulated mains."""
+    return Command.SIMULATE in view.commands and not any(a.condition is Condition.NO_CORE for a in view.conditions)

@@ -1,0 +1,109 @@
+"""The texts of the web page in English and German, and how numbers, durations and moments are written there."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+LANGUAGES = ("en", "de")
+_FOLDER = Path(__file__).parent / "static" / "lang"
+_NO_VALUE = "\N{EN DASH}"
+_THIN = "\N{NARROW NO-BREAK SPACE}"
+
+
+class Html(str):
+    """Text that is HTML already; everything else is escaped by `html`."""
+
+    __slots__ = ()
+
+
+def html(template: str, **values: object) -> Html:
+    """`template` with its {names} replaced: Html as it is, None as nothing, everything else escaped."""
+    return Html(template.format_map({name: _safe(value) for name, value in values.items()}))
+
+
+def join(pieces: list[Html]) -> Html:
+    """Pieces of HTML, one after the other."""
+    return Html("".join(pieces))
+
+
+def _safe(value: object) -> str:
+    if isinstance(value, Html):
+        return value
+    return "" if value is None else escape(str(value))
+
+
+class Words:
+    """One language: `words("key", name=value)` is its text."""
+
+    def __init__(self, language: str, texts: Mapping[str, str]) -> None:
+        self.language, self._texts = language, texts
+        self._point = "," if language == "de" else "."
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._texts
+
+    def __call__(self, key: str, **values: object) -> str:
+        """The text of `key` with its {names} replaced; of an unknown key the key."""
+        return fill(self._texts.get(key, key), values)
+
+    def number(self, value: float | None, digits: int = 0) -> str:
+        """A number as this language writes it; a dash for None."""
+        return _NO_VALUE if value is None else f"{value:.{digits}f}".replace(".", self._point)
+
+    def quantity(self, value: float | None, unit: str, digits: int = 0) -> str:
+        """A number with its unit; a dash for None."""
+        return _NO_VALUE if value is None else f"{self.number(value, digits)}{_THIN}{unit}"
+
+    def duration(self, seconds: float | None) -> str:
+        """A duration for people: 95 s, 41 min, 2 h 05 min; a dash for None."""
+        if seconds is None:
+            return _NO_VALUE
+        if seconds < 120:
+            return f"{seconds:.0f}{_THIN}s"
+        minutes = int(seconds // 60)
+        if minutes < 120:
+            return f"{minutes}{_THIN}min"
+        return f"{minutes // 60}{_THIN}h {minutes % 60:02d}{_THIN}min"
+
+    def moment(self, wall_s: float) -> Html:
+        """A moment of the wall clock, in this machine's zone; the page's script turns it into the reader's."""
+        iso = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall_s))
+        return html(
+            '<time datetime="{i}">{t}</time>', i=iso, t=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall_s))
+        )
+
+
+def clock(seconds: float) -> str:
+    """A running time: 02:14, 1:02:14."""
+    whole = max(0, int(seconds))
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes:02d}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def fill(text: str, values: Mapping[str, Any]) -> str:
+    """`text` with {name} replaced by values[name], if there is one. Never fails, whatever the values hold."""
+    return re.sub(r"\{([a-z_]+)\}", lambda m: str(values.get(m[1], "")), text)
+
+
+def load() -> dict[str, Words]:
+    """All languages. OSError or ValueError if a file is not there or damaged."""
+    return {name: Words(name, json.loads((_FOLDER / f"{name}.json").read_bytes())) for name in LANGUAGES}
+
+
+def choose(accepted: str, chosen: str | None) -> str:
+    """The language of a reader: as chosen before, else the first of the browser's (Accept-Language) that we have."""
+    if chosen in LANGUAGES:
+        return chosen
+    ranked: list[tuple[float, int, str]] = []
+    for place, item in enumerate(accepted[:500].split(",")):
+        name, _, quality = item.partition(";q=")
+        match = re.fullmatch(r"[01](\.\d{0,3})?", quality.strip() or "1")
+        if match and float(match[0]) > 0:
+            ranked.append((-float(match[0]), place, name.strip().lower()[:2]))
+    return next((name for _, _, name in sorted(ranked) if name in LANGUAGES), LANGUAGES[0])
