@@ -95,6 +95,7 @@ class Core:
             remembered=kept,
             publish=lambda message: self._server.publish(bus.encode(dict(message))),
             order=self._delivery.order,
+            hurry=self._ups.hurry,
         )
         self._delivery.plan(self._config.servers)
         self._inbox.put(NewConfig(new.config, new.problems, new.protecting_bad, note=False))

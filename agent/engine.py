@@ -83,7 +83,8 @@ Item = Polled | Report | NewConfig | Note | None
 
 
 class Engine:
-    """See the module. `publish` gets a bus message without its version; `order` gets the deliveries wanted."""
+    """See the module. `publish` gets a bus message without its version; `order` gets the deliveries wanted;
+    `hurry` the monotonic second at which a poll would confirm an outage, so that it waits for no longer."""
 
     def __init__(
         self,
@@ -96,9 +97,10 @@ class Engine:
         remembered: bytes | None,
         publish: Callable[[Mapping[str, object]], None],
         order: Callable[[Orders], None],
+        hurry: Callable[[float], None],
     ) -> None:
         self._boot, self._clock, self._history, self._keeper = boot, clock, history, keeper
-        self._publish, self._order = publish, order
+        self._publish, self._order, self._hurry = publish, order, hurry
         self._started_s = now_s = clock.mono_s()
         self._state, self._kept_told = kept.unpack(remembered, boot, now_s)
         self._told: frozenset[str] = frozenset()
@@ -207,6 +209,9 @@ class Engine:
         self._state, effects = protection.step(
             before, look, now_s, plan=self._plan, failed_polls=self._polled.failed_polls, fresh_id=self._fresh_id
         )
+        confirms_s = protection.confirms_at_s(self._state)
+        if look is not None and confirms_s is not None:
+            self._hurry(confirms_s)
         if self._state.outage == self._fresh_id:
             self._fresh_id = _new_id()
         if self._state.outage != before.outage:

@@ -133,6 +133,13 @@ def resume(state: State, now_s: float, *, same_boot: bool) -> State:
     )
 
 
+def confirms_at_s(state: State) -> float | None:
+    """The second at which one more battery frame would confirm the outage; None while none is in sight."""
+    if state.battery_from_s is None or (state.on_battery and not state.unproven):
+        return None
+    return state.battery_from_s + CONFIRM_S
+
+
 def budget_s(state: State, plan: Plan) -> float:
     """Seconds that the stages not yet latched still need, with the margin; 0 if none of them has a server."""
     latched = {latch.stage for latch in state.latched}

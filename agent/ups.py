@@ -50,6 +50,7 @@ class Ups:
         self._failed_polls = 0
         self._openings = 0  # failed ones in a row
         self._open_at_s = 0.0
+        self._hurry_s = 0.0
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.turned_s = time.monotonic()  # when the loop last went round; the watchdog looks at it
@@ -74,6 +75,11 @@ class Ups:
         except BlockingIOError:
             pass  # it is already awake
 
+    def hurry(self, at_s: float) -> None:
+        """Poll at this monotonic second, if that is before the next regular poll."""
+        self._hurry_s = at_s
+        self.wake()
+
     def run(self, stop: threading.Event) -> None:
         """The thread: until `stop` (and a `wake`)."""
         next_s = time.monotonic()
@@ -82,6 +88,8 @@ class Ups:
             if now_s >= next_s:
                 self._poll()
                 next_s = max(next_s + self._poll_s, time.monotonic() - self._poll_s)
+            if now_s < self._hurry_s < next_s:
+                next_s = self._hurry_s
             woken = self._wait(max(0.0, next_s - time.monotonic()))
             if self._serve_orders() or woken:
                 next_s = time.monotonic()

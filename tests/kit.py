@@ -117,6 +117,7 @@ class Play:
         self.boot = boot
         self.published: list[Mapping[str, Any]] = []
         self.orders: list[Orders] = []
+        self.hurries: list[float] = []
         self.failed_polls = 0
         last_id = self.history.events[-1].id if self.history.events else 0
         self.engine = Engine(
@@ -133,6 +134,7 @@ class Play:
             remembered=self.keeper.kept,
             publish=self.published.append,
             order=self.orders.append,
+            hurry=self.hurries.append,
         )
         self.config = Config(stages=stages, servers=servers, mode=mode, driver="megatec")
         self.engine.turn(NewConfig(self.config, note=False))

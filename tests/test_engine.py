@@ -291,3 +291,14 @@ def test_a_thousand_servers_fit_into_the_slots() -> None:
     again = Play(after=play, servers=servers, stages=(Stage(name="default"),))
     again.battery(1)
     assert len(again.orders[-1].told) == 1000
+
+
+def test_a_poll_is_asked_for_at_the_second_that_confirms_the_outage() -> None:
+    play = Play()
+    play.mains(5)
+    assert play.hurries == []
+    first_s = play.clock.now_s
+    play.battery(10)
+    assert set(play.hurries) == {first_s + 3.0}
+    play.battery(10)
+    assert len(play.hurries) == 3  # none once it is confirmed

@@ -1,0 +1,32 @@
+"""`python -m bench [NAME ...] [--short]`: all measurements, or the named ones."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+import time
+
+NAMES = ("day", "memory", "shutdown", "snmp")
+
+
+def main(argv: list[str]) -> int:
+    wanted = [a for a in argv if not a.startswith("-")] or list(NAMES)
+    options = [a for a in argv if a.startswith("-")]
+    if unknown := [name for name in wanted if name not in NAMES]:
+        print(f"no such measurement: {', '.join(unknown)}; there are: {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    print(f"python {platform.python_version()}, {platform.machine()}, kernel {platform.release()}")
+    failed = []
+    for name in wanted:
+        print(f"\n== {name}", flush=True)
+        begin_s = time.monotonic()
+        if importlib.import_module(f"bench.{name}").main(options):
+            failed.append(name)
+        print(f"   ({time.monotonic() - begin_s:.0f} s)", flush=True)
+    print("\nall limits kept" if not failed else f"\nlimits missed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
