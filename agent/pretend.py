@@ -113,7 +113,8 @@ class Unit:
 
     def step(self, now_s: float) -> None:
         """Move on to `now_s`: battery, test, shutdown and return."""
-        passed_s = max(0.0, now_s - self.now_s) * self._speed
+        timed_test = self.testing and not self._test_to_low and self.mains_usable
+        passed_s = max(0.0, now_s - self.now_s) * (1.0 if timed_test else self._speed)  # or it would be a deep test
         self.now_s = now_s
         if self.flow is Flow.DISCHARGING:
             full_s = self._runtime_s * max(1.0, self._rated_load_pct) / max(1.0, self.load_pct)

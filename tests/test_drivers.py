@@ -1,0 +1,149 @@
+"""The contract of every driver, for all of them at once: see docs/drivers.md."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agent import drivers, link, wire
+from agent.model import Command, ConfigError, LinkError, Option, OrderError, Status
+from tests.simulators.script import ScriptLink
+
+ROOT = Path(__file__).parent.parent
+#: driver -> a unit that works, as a script of answers
+WORKING: dict[str, dict[bytes, Any]] = {
+    "megatec": {b"Q1": b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r", b"F": b"#230.0 004 24.00 50.0\r"},
+    "simulator": {},
+}
+ARGUMENTS: dict[Command, dict[str, Any]] = {
+    Command.TEST_MINUTES: {"minutes": 5},
+    Command.SHUTDOWN_RETURN: {"delay_s": 60, "return_delay_s": 180},
+    Command.SHUTDOWN_STAY_OFF: {"delay_s": 60},
+    Command.SIMULATE: {"mains": "off"},
+}
+
+
+@pytest.fixture(params=drivers.available())
+def module(request: pytest.FixtureRequest) -> ModuleType:
+    return drivers.load(request.param)
+
+
+def connect(module: ModuleType, answers: dict[bytes, Any]) -> tuple[Any, ScriptLink]:
+    script = ScriptLink(answers)
+    clock = lambda: script.now_s  # noqa: E731 (one clock object for this unit)
+    return module.connect({}, script if module.LINK != "none" else None, clock), script
+
+
+def test_every_driver_has_a_working_unit_in_this_test() -> None:
+    assert sorted(WORKING) == drivers.available()
+
+
+def test_an_unknown_driver_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match='did you mean "megatec"'):
+        drivers.load("megatek")
+
+
+def test_it_says_who_it_is(module: ModuleType) -> None:
+    assert module.__name__.rpartition(".")[2] == module.NAME
+    assert re.fullmatch(r"[a-z][a-z0-9-]*", module.NAME) and module.TITLE
+    assert module.LINK in ("serial", "none")
+    assert (module.__doc__ or "").splitlines()[0].endswith(".")
+
+
+def test_its_options_are_complete_and_do_not_collide_with_those_of_the_link(module: ModuleType) -> None:
+    names = [o.name for o in (*module.OPTIONS, *link.OPTIONS)]
+    assert len(names) == len(set(names)) and not {"driver", "poll_s"} & set(names)
+    for option in module.OPTIONS:
+        assert isinstance(option, Option) and option.help and option.kind in (str, int, float, bool)
+        if option.default is not None:
+            assert isinstance(option.default, option.kind)
+            assert option.low is None or option.low <= option.default
+            assert option.high is None or option.default <= option.high
+            assert not option.choices or option.default in option.choices
+
+
+def test_its_options_and_its_status_card_are_documented(module: ModuleType) -> None:
+    text = (ROOT / "docs" / "drivers.md").read_text()
+    assert f"## Driver `{module.NAME}`" in text
+    for option in (*module.OPTIONS, *link.OPTIONS):
+        assert f"`{option.name}`" in text, option.name
+
+
+def test_its_functions_take_what_the_core_gives(module: ModuleType) -> None:
+    assert list(inspect.signature(module.connect).parameters) == ["section", "link", "now"]
+    assert list(inspect.signature(module.probe).parameters) == ["link"]
+
+
+def test_probe_sends_nothing_but_its_queries_whatever_is_at_the_other_end(module: ModuleType) -> None:
+    assert all(isinstance(q, bytes) and q for q in module.QUERIES)
+    for answers in ({}, WORKING[module.NAME], dict.fromkeys((b"Q1", b"F", b"I"), b"\xff\x00\r")):
+        script = ScriptLink(answers)
+        assert 0.0 <= module.probe(script) <= 1.0
+        assert set(script.sent) <= set(module.QUERIES)
+        assert script.waited_s <= 5.0 and not script.closed
+    assert module.probe(ScriptLink({})) == 0.0
+
+
+def test_connecting_sends_nothing(module: ModuleType) -> None:
+    assert connect(module, WORKING[module.NAME])[1].sent == []
+
+
+def test_a_working_unit_gives_a_status_that_survives_the_bus(module: ModuleType) -> None:
+    driver, script = connect(module, WORKING[module.NAME])
+    before_s = script.now_s
+    status = driver.poll()
+    assert isinstance(status, Status) and before_s <= status.taken_s <= script.now_s
+    assert wire.from_json(Status, wire.to_json(status)) == status
+    assert len(status.inputs) in (0, 1, 3) and len(status.outputs) in (0, 1, 3)
+    assert status.battery.estimated <= {"charge_pct", "runtime_s"}
+    for name in status.battery.estimated:
+        assert getattr(status.battery, name) is not None
+    driver.close()
+
+
+def test_a_silent_or_senseless_unit_is_a_link_error_in_bounded_time(module: ModuleType) -> None:
+    if module.LINK == "none":
+        pytest.skip("it has no line")
+    for answers in (
+        {},
+        {q.rstrip(b"\r"): b"\x80\x00garbage\r" for q in module.QUERIES},
+        {q.rstrip(b"\r"): b"\r" for q in module.QUERIES},
+    ):
+        driver, script = connect(module, answers)
+        with pytest.raises(LinkError):
+            driver.poll()
+        assert script.waited_s <= 5.0
+        driver.close()
+        assert script.closed
+
+
+def test_each_of_its_commands_works_on_a_working_unit_and_leaves_it_readable(module: ModuleType) -> None:
+    driver, _ = connect(module, WORKING[module.NAME])
+    assert isinstance(driver.commands, frozenset) and driver.commands <= frozenset(Command)
+    assert driver.wake_fd is None or isinstance(driver.wake_fd, int)
+    for command in driver.commands:
+        try:
+            driver.order(command, **ARGUMENTS.get(command, {}))
+        except OrderError as e:  # this script's beeper cannot be switched
+            assert command is Command.BEEPER_OFF and module.NAME == "megatec", e
+        assert isinstance(driver.poll(), Status)
+
+
+def test_what_it_cannot_do_and_wrong_arguments_are_refused(module: ModuleType) -> None:
+    driver, script = connect(module, WORKING[module.NAME])
+    for command in Command:
+        with pytest.raises(OrderError):
+            driver.order(command, nonsense=1)
+        if command not in driver.commands:
+            with pytest.raises(OrderError):
+                driver.order(command, **ARGUMENTS.get(command, {}))
+    assert script.sent == []
+
+
+def test_the_mains_can_be_cut_in_the_simulator_alone(module: ModuleType) -> None:
+    assert (Command.SIMULATE in connect(module, {})[0].commands) is (module.NAME == "simulator")
