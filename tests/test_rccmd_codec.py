@@ -89,6 +89,9 @@ class Position(unittest.TestCase):
     def test_a_text_keeps_its_blanks(self) -> None:
         self.assertEqual(parse(PREFIX + b"MSG_TEXT  a  b "), Command("MSG_TEXT", " a  b "))
 
+    def test_a_text_that_is_not_utf8_is_latin1(self) -> None:
+        self.assertEqual(parse(PREFIX + b"MSG_TEXT \x80\xdc"), Command("MSG_TEXT", "\x80Ü"))
+
     def test_2048_bytes_are_taken_and_2049_are_not(self) -> None:
         longest = (PREFIX + b"MSG_TEXT ").ljust(codec.LIMIT_BYTES, b"x")
         self.assertIsNotNone(parse(longest))

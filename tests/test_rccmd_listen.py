@@ -199,6 +199,16 @@ class Tcp(Case):
         endings = [self.ending(one) for one in idle]
         self.assertEqual(endings, ["rst"] * 9 + ["open"] * (CONNECTIONS_LIMIT - 1))
 
+    def test_connections_that_have_been_heard_make_room_first(self) -> None:
+        idle = self.connect()
+        heard = [self.connect() for _ in range(CONNECTIONS_LIMIT - 1)]
+        for sock in heard:
+            sock.sendall(WAKEUP)
+        self.turn()
+        late = self.connect()
+        self.assertEqual(self.ending(idle), "open")
+        self.assertEqual(self.ending(late), "open")
+
     def test_one_command_a_connection(self) -> None:
         sock = self.connect()
         sock.sendall(b"CONNECT TO RCCMD (SEND) MSG_EXECUTE MSG_TEXT hello\n" + LINE + b"\n")

@@ -48,6 +48,9 @@ class Options(unittest.TestCase):
     def test_a_v4_address_in_v6_is_a_v4_address(self) -> None:
         self.assertEqual(address_of("::ffff:192.0.2.1"), ipaddress.ip_address("192.0.2.1"))
 
+    def test_the_zone_of_a_link_local_address_does_not_matter(self) -> None:
+        self.assertEqual(address_of("fe80::1%eth0"), ipaddress.ip_address("fe80::1"))
+
     def test_where_to_listen_is_host_and_port(self) -> None:
         self.assertEqual((load(GOOD).host, load(GOOD).port), ("0.0.0.0", 6003))
         for text, expected in (("127.0.0.1:7000", ("127.0.0.1", 7000)), ("[::]:6003", ("::", 6003))):
