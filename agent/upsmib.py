@@ -175,8 +175,9 @@ ALWAYS = (
 
 #: what a frame of the UPS says: read(status, look)
 MEASURED = (
-    Object((*UPS, 1, 1, 1), "upsIdentManufacturer", OCTET_STRING, 0, 31, lambda s, _: s.ident.manufacturer),
-    Object((*UPS, 1, 1, 2), "upsIdentModel", OCTET_STRING, 0, 63, lambda s, _: s.ident.model),
+    # manufacturer and model are mandatory for every kind of UPS, and NUT finds none without them: unknown is ""
+    Object((*UPS, 1, 1, 1), "upsIdentManufacturer", OCTET_STRING, 0, 31, lambda s, _: s.ident.manufacturer or ""),
+    Object((*UPS, 1, 1, 2), "upsIdentModel", OCTET_STRING, 0, 63, lambda s, _: s.ident.model or ""),
     Object((*UPS, 1, 1, 3), "upsIdentUPSSoftwareVersion", OCTET_STRING, 0, 63, lambda s, _: s.ident.firmware),
     Object((*UPS, 1, 2, 1), "upsBatteryStatus", INTEGER, 1, 4, _battery_status),
     Object((*UPS, 1, 2, 2), "upsSecondsOnBattery", INTEGER, 0, INT_MAX, _seconds_on_battery),

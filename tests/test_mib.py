@@ -219,7 +219,12 @@ def test_what_a_ups_does_not_say_is_absent_and_not_zero() -> None:
     assert (bare["upsInputNumLines"], bare["upsOutputNumLines"], bare["upsBypassNumLines"]) == (0, 0, 0)
     assert not [name for name in bare if name.startswith(("upsConfig", "upsEstimated", "upsBypassF", "upsOutputF"))]
     assert not [name for name in bare if "Voltage" in name or "Current" in name or "Temperature" in name]
-    assert "upsIdentManufacturer" not in bare
+    assert "upsIdentUPSSoftwareVersion" not in bare
+
+
+def test_a_ups_without_a_name_has_an_empty_one_as_every_conformance_group_wants_it() -> None:
+    bare = ups(view(Status(taken_s=1.0, source=Source.MAINS)))
+    assert bare["upsIdentManufacturer"] == bare["upsIdentModel"] == ""
 
 
 def test_zero_is_told_as_zero() -> None:
