@@ -289,6 +289,7 @@ class Server:
         handler = Handler(io.BytesIO(body), cast(Any, pipe), io.StringIO(), environ)
         handler.on_error = lambda: self._report("app", "web: %s %s failed", head.method, path, exc_info=True)
         handler.run(self._app)
+        pipe.flush()  # an answer without a body
 
     def _report(self, kind: str, text: str, *args: object, exc_info: bool = False) -> None:
         now_s = time.monotonic()

@@ -12,6 +12,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import re
 import socket
 import ssl
 import struct
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 YEARS = 10
 NAMES_LIMIT = 32
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 MAKE_WITHIN_S = 60.0  # seconds on a slow board
 
 
@@ -59,8 +61,8 @@ def own_names() -> list[str]:
 
 
 def context(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext, str]:
-    """What the server needs, and the certificate's SHA-256 fingerprint. Made at the first call, kept for ever: people
-    have accepted it. ConfigError if it cannot be made or read."""
+    """What the server needs, and the certificate's SHA-256 fingerprint. Made at the first call for `own_names()` and
+    `names`, kept for ever: people have accepted it. ConfigError if it cannot be made or read."""
     path = folder / "tls.pem"
     if not path.exists():
         _make_in_child(folder, names)
@@ -94,7 +96,7 @@ def _load(path: Path) -> tuple[ssl.SSLContext, str]:
 def _make_in_child(folder: Path, names: Sequence[str]) -> None:
     import subprocess
 
-    command = [sys.executable, "-m", "agent.tls", str(folder.absolute()), *names]
+    command = [sys.executable, "-m", "agent.tls", str(folder.absolute()), *dict.fromkeys([*own_names(), *names])]
     root = str(Path(__file__).resolve().parent.parent)
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, timeout=MAKE_WITHIN_S, check=False)
@@ -121,7 +123,8 @@ def make(names: Sequence[str]) -> bytes:
         try:
             entries.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
-            entries.append(x509.DNSName(name.encode("idna").decode()))
+            if _HOST_NAME.fullmatch(name):  # "server room" is a good name for a UPS, but none for a host
+                entries.append(x509.DNSName(name))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, (names[0] if names else "ridethrough")[:64])])
     begins = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     now = max(begins, datetime.datetime.now(datetime.UTC))

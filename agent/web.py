@@ -252,8 +252,8 @@ class _Site:
         if not self._may_read(self._session(touch=False)[1]):
             return self._refuse()
         view, now_s = self._client.view(), self._now()
-        told = wire.to_json(view)
-        return _json(200, {**told, "read_s": now_s, "view_age_s": max(0.0, now_s - view.now_s)})
+        told = {"now_s": now_s, "view_age_s": max(0.0, now_s - view.now_s), "view": wire.to_json(view)}
+        return _json(200, told)
 
     def api_events(self) -> bottle.HTTPResponse:
         if not self._may_read(self._session(touch=False)[1]):

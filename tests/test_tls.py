@@ -30,10 +30,18 @@ def test_the_certificate_is_p256_for_all_names_and_valid_from_2020(tmp_path):
     assert made.not_valid_before_utc == datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     assert made.not_valid_after_utc.year >= datetime.datetime.now(datetime.UTC).year + 10
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["ups", "ups.local"]
-    addresses = [ipaddress.ip_address("192.0.2.7"), ipaddress.ip_address("2001:db8::7")]
-    assert names.get_values_for_type(x509.IPAddress) == addresses
+    host = socket.gethostname()
+    assert {host, f"{host}.local", "ups", "ups.local"} <= set(names.get_values_for_type(x509.DNSName))
+    addresses = {ipaddress.ip_address(a) for a in ("127.0.0.1", "192.0.2.7", "2001:db8::7")}
+    assert addresses <= set(names.get_values_for_type(x509.IPAddress))
     assert fingerprint.replace(":", "").lower() == made.fingerprint(hashes.SHA256()).hex()
+
+
+def test_a_name_that_no_host_can_have_is_left_out(tmp_path):
+    tls.context(tmp_path, ["server room", "x" * 64, "", "größe", "good-name"])
+    names = certificate(tmp_path).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "good-name" in names.get_values_for_type(x509.DNSName)
+    assert not {"server room", "x" * 64, "", "größe"} & set(names.get_values_for_type(x509.DNSName))
 
 
 def test_it_is_made_once_and_only_its_owner_can_read_it(tmp_path):
