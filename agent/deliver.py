@@ -270,10 +270,13 @@ class Delivery:
             if sock.send(self._line) != len(self._line):
                 self._failed(target, "the line was not taken whole", now_s)
                 return
-            sock.shutdown(socket.SHUT_WR)
         except OSError as e:
             self._failed(target, e.strerror or str(e), now_s)
             return
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # reset meanwhile: reading says why
         target.sent, target.deadline_s = True, now_s + CLOSE_WAIT_S
         self._selector.modify(sock, selectors.EVENT_READ, target)
 

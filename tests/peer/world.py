@@ -119,6 +119,13 @@ class World:
             self.agent = subprocess.Popen(argv, cwd=ROOT, stderr=log, stdout=log)
         self._processes.append(self.agent)
         until(lambda: self.status_or_none() is not None, 15, "the core has a frame")
+        until(lambda: self._page() is not None, 15, "the faces have it too")
+
+    def _page(self) -> Any:
+        try:
+            return self.api_status()["view"]["status"]
+        except OSError:
+            return None
 
     # -- looking
 
