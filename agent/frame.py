@@ -50,7 +50,8 @@ def document(reader: Reader, title: str, name: Html, body: Html, *, live: bool =
 </html>
 """,
         lang=words.language, theme=reader.theme, title=title, v=reader.assets, skip=words("skip"), name=name,
-        languages=_languages(reader, back), theme_switch=_theme(reader, back), user=_user(reader), body=body,
+        languages=_languages(reader, back), theme_switch=_theme(reader, back), body=body,
+        user=None if back == "/login" else _user(reader),
         live=_live(reader) if live else None,
     )  # fmt: skip
 

@@ -78,6 +78,10 @@ def _worst(view: View, tone: str) -> str:
     return "warn" if shown else tone
 
 
+def _tone(condition: Condition) -> str:
+    return "alarm" if condition in ALARMS else "note" if condition in QUIET else "warn"
+
+
 def _unsure(view: View) -> list[ServerView]:
     return [s for s in view.servers if s.state == "unknown"] if view.mode == "armed" else []
 
@@ -97,7 +101,7 @@ def pieces(view: View, events: Sequence[Event], words: Words, now_s: float) -> d
         "line": html("{line}", line=line),
         "alert": html("{w}", w=word) if state.tone == "alarm" or state.name == "on-battery" else Html(""),
         **_values(view, words),
-        "conditions": _conditions(view, words),
+        "conditions": _conditions(view, state, words),
         **_plan(view, words, now_s),
         "events": _events(events, words),
         "unit": _unit(view, words, now_s),
@@ -126,7 +130,7 @@ def _line(view: View, state: State, words: Words, now_s: float) -> str:
         return words("line.starting")
     if _on_battery(view):
         spent = clock((view.on_battery_s or 0.0) + since_view_s)
-        return words("line.on-battery", since=spent) + ": " + _next(view, words, since_view_s)
+        return f"{words('line.on-battery', since=spent)} \N{EN DASH} {_next(view, words, since_view_s)}"
     return _protection(view, words)
 
 
@@ -203,6 +207,7 @@ def _values(view: View, words: Words) -> dict[str, Html]:
     loads = [o.load_pct for o in outputs if o.load_pct is not None]
     watts = [o.power_w for o in outputs if o.power_w is not None]
     output_v = next((o.voltage_v for o in outputs if o.voltage_v is not None), None)
+    battery_v = battery.voltage_v if battery else None
     charge_pct = battery.charge_pct if battery else None
     runtime_s = battery.runtime_s if battery else None
     guessed = battery.estimated if battery else frozenset()
@@ -217,7 +222,7 @@ def _values(view: View, words: Words) -> dict[str, Html]:
         "f-load": html("{v}", v=words.quantity(load_pct, "%")),
         "f-load2": html("{v}", v=words.quantity(power_w, "W") if power_w is not None else ""),
         "f-battery": html("{v}", v=words.quantity(charge_pct, "%")),
-        "f-battery2": html("{v}", v=words.quantity(battery.voltage_v if battery else None, "V", 1)),
+        "f-battery2": html("{v}", v=words.quantity(battery_v, "V", 1) if battery_v is not None else ""),
         "t-charge": _tile(words.number(charge_pct), "%", charge_pct, "charge_pct" in guessed, words),
         "t-runtime": _tile(*_split(words.duration(runtime_s)), None, "runtime_s" in guessed, words),
         "t-load": _tile(words.number(load_pct), "%", load_pct, False, words),
@@ -255,18 +260,28 @@ def _tile(value: str, unit: str, part_pct: float | None, guessed: bool, words: W
 # --- what is the matter, the plan, the log ----------------------------------------------------------------------
 
 
-def _conditions(view: View, words: Words) -> Html:
-    shown = [a for a in view.conditions if a.condition not in (Condition.ON_BATTERY, Condition.NO_CORE)]
+#: What the big word says already.
+_SAID = {
+    "no-data": {Condition.COMM_LOST}, "low-battery": {Condition.LOW_BATTERY}, "on-bypass": {Condition.ON_BYPASS},
+    "shutting-down": {Condition.SHUTDOWN_IMMINENT}, "output-off": {Condition.OUTPUT_OFF},
+}  # fmt: skip
+
+
+def _conditions(view: View, state: State, words: Words) -> Html:
+    said = {Condition.ON_BATTERY, Condition.NO_CORE} | _SAID.get(state.name, set())
+    shown = [a for a in view.conditions if a.condition not in said]
     rows = [
         html(
-            '<li class="{tone}">{icon}<span>{text}</span> <small>{since} {at}</small></li>',
-            tone="alarm" if a.condition in ALARMS else "warn", icon=icon("alarm"),
+            '<li class="{tone}">{icon}<div><span>{text}</span> <small>{since} {at}</small></div></li>',
+            tone=_tone(a.condition), icon=icon("alarm"),
             text=words(f"condition.{a.condition.value}"), since=words("since"), at=words.moment(a.since_wall_s),
         )
         for a in shown
     ]  # fmt: skip
     rows += [html('<li class="problem"><code>{text}</code></li>', text=text) for text in view.config_errors]
-    return html("<ul>{rows}</ul>", rows=join(rows)) if rows else Html("")
+    if not rows:
+        return Html("")
+    return html('<ul aria-label="{title}">{rows}</ul>', title=words("conditions.title"), rows=join(rows))
 
 
 def _plan(view: View, words: Words, now_s: float) -> dict[str, str]:
@@ -333,7 +348,7 @@ def _events(events: Sequence[Event], words: Words) -> Html:
 def _kind(event: Event) -> str:
     if event.kind != "began":
         return "ended" if event.kind == "ended" else "note"
-    return "alarm" if event.name in {c.value for c in ALARMS} else "warn"
+    return _tone(Condition(event.name)) if event.name in {c.value for c in Condition} else "warn"
 
 
 def event_text(event: Event, words: Words) -> str:
@@ -348,7 +363,8 @@ def event_text(event: Event, words: Words) -> str:
 def _unit(view: View, words: Words, now_s: float) -> Html:
     ident = view.status.ident if view.status else None
     names = [ident.manufacturer, ident.model, ident.firmware, ident.serial] if ident else []
-    unit = " ".join(n for n in names if n) or words("unit.unknown")
+    unit = " ".join(n for n in names if n)
+    unit = f"{unit} \N{MIDDLE DOT} " if unit else ""
     link = f" \N{MIDDLE DOT} {view.link_detail}" if view.link_detail else ""
     age = ""
     if view.age_s is not None and view.age_s + max(0.0, now_s - view.now_s) > 5.0:
@@ -356,7 +372,7 @@ def _unit(view: View, words: Words, now_s: float) -> Html:
     facts = words(
         "unit.facts", driver=view.driver or "\N{EN DASH}", failures=view.power_failures, version=view.version
     )
-    return html("{unit} \N{MIDDLE DOT} {facts}{link}{age}", unit=unit, facts=facts, link=link, age=age)
+    return html("{unit}{facts}{link}{age}", unit=unit, facts=facts, link=link, age=age)
 
 
 def can_simulate(view: View) -> bool:

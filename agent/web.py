@@ -75,7 +75,8 @@ def make_app(
     """The WSGI application for `httpd.Server`. `fingerprint` of the certificate, shown at login; `now`:
     CLOCK_MONOTONIC, as the core's views carry it."""
     site = _Site(settings, client, accounts, fingerprint, now)
-    app = bottle.Bottle(catchall=False)
+    app = bottle.Bottle()
+    app.config["catchall"] = False  # httpd logs what goes wrong, and answers
     app.default_error_handler = lambda e: _json(e.status_code, {"error": e.body or e.status_line})
     routes: Mapping[str, Any] = {
         "GET /": site.status, "GET /login": site.login_form, "POST /login": site.login, "POST /logout": site.logout,

@@ -9,10 +9,12 @@
   const main = document.getElementById("app");
   const lost = document.getElementById("lost");
   const language = document.documentElement.lang;
+  // "en" alone would mean American clocks: the reader's own kind of that language, if the browser tells it
+  const locale = navigator.languages.find((l) => l.slice(0, 2) === language && l.length > 2) || language;
   const clock = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
-  const today = new Intl.DateTimeFormat(language, clock);
-  const before = new Intl.DateTimeFormat(language, { day: "numeric", month: "short", ...clock });
-  const long = new Intl.DateTimeFormat(language, { dateStyle: "full", timeStyle: "long" });
+  const today = new Intl.DateTimeFormat(locale, clock);
+  const before = new Intl.DateTimeFormat(locale, { day: "numeric", month: "short", ...clock });
+  const long = new Intl.DateTimeFormat(locale, { dateStyle: "full", timeStyle: "long" });
 
   let stream = null;
   let silence = 0;
