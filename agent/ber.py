@@ -22,6 +22,8 @@ NO_SUCH_OBJECT, NO_SUCH_INSTANCE, END_OF_MIB_VIEW = b"\x80\x00", b"\x81\x00", b"
 
 GET, GETNEXT, RESPONSE, SET, TRAP_V1, GETBULK, INFORM, TRAP_V2, REPORT = range(0xA0, 0xA9)
 
+_NULL = b"\x05\x00"  # the value in a question
+
 V1, V2C = 0, 1
 
 ARCS_LIMIT = 128  # RFC 2578 section 3.5
@@ -69,12 +71,23 @@ def tlv(tag: int, body: bytes) -> bytes:
     return bytes((tag, 0x82, size >> 8, size & 0xFF)) + body  # no datagram is longer than 65535
 
 
+_SHORT_HEADS = [bytes((SEQUENCE, size)) for size in range(128)]
+
+
+def binding(name: bytes, value: bytes) -> bytes:
+    """One variable binding of two TLVs."""
+    both = name + value
+    return _SHORT_HEADS[len(both)] + both if len(both) < 128 else tlv(SEQUENCE, both)
+
+
 def integer(value: int, tag: int = INTEGER) -> bytes:
     """A whole number as TLV, in the fewest octets; unsigned types have the same form with a value >= 0."""
-    if 0 <= value < 128:
-        return bytes((tag, 1, value))
     size = (value if value >= 0 else ~value).bit_length() // 8 + 1
     return bytes((tag, size)) + value.to_bytes(size, "big", signed=True)
+
+
+#: what a UPS says most: volts, percent, enumerations; and error-status and error-index
+SMALL_INTEGERS = tuple(integer(value) for value in range(1024))
 
 
 def oid_body(arcs_: Oid) -> bytes:
@@ -93,9 +106,13 @@ def oid(arcs_: Oid) -> bytes:
     return tlv(OBJECT_ID, oid_body(arcs_))
 
 
+_NO_ERROR = integer(0) + integer(0)
+
+
 def message(prefix: bytes, tag: int, request_id: bytes, first: int, second: int, bindings: bytes) -> bytes:
     """A whole message from the TLVs of `Header.prefix` and `Pdu.request_id` and the bindings' TLVs."""
-    pdu = tlv(tag, request_id + integer(first) + integer(second) + tlv(SEQUENCE, bindings))
+    numbers = _NO_ERROR if first == second == 0 else integer(first) + integer(second)
+    pdu = tlv(tag, request_id + numbers + tlv(SEQUENCE, bindings))
     return tlv(SEQUENCE, prefix + pdu)
 
 
@@ -122,6 +139,9 @@ def head(data: bytes, at: int, end: int) -> tuple[int, int, int]:
 
 def body(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
     """Start and stop of the body of the TLV at `at`, which must have this tag."""
+    start = at + 2
+    if start <= end and data[at] == tag and (stop := start + data[at + 1]) <= end and stop - start < 128:
+        return start, stop  # as nearly always; the rest is for long lengths and for saying what is wrong
     found, start, stop = head(data, at, end)
     if found != tag:
         raise Malformed(f"tag {found:02x} at {at} instead of {tag:02x}")
@@ -131,6 +151,8 @@ def body(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
 def number(data: bytes, at: int, end: int) -> tuple[int, int]:
     """The INTEGER at `at`, and where it stops."""
     start, stop = body(data, at, end, INTEGER)
+    if stop - start == 1 and data[start] < 128:
+        return data[start], stop
     if not 1 <= stop - start <= INTEGER_LIMIT_BYTES:
         raise Malformed(f"integer of {stop - start} octets at {at}")
     return int.from_bytes(data[start:stop], "big", signed=True), stop
@@ -166,7 +188,7 @@ def read_pdu(data: bytes, at: int) -> Pdu:
     while at < end:
         start, stop = body(data, at, end, SEQUENCE)
         name_start, name_stop = body(data, start, stop, OBJECT_ID)
-        if head(data, name_stop, stop)[2] != stop:
+        if data[name_stop:stop] != _NULL and head(data, name_stop, stop)[2] != stop:
             raise Malformed(f"octets after the value in the binding at {at}")
         names.append(data[name_start:name_stop])
         at = stop

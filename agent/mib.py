@@ -6,16 +6,17 @@ moment: GET says so, GETNEXT passes by. The rows themselves come from `upsmib` a
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import ber
 from .ber import COUNTER32, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
-from .model import View
+from .model import Source, Status, View
 
-INT_MAX = 2**31 - 1
+INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 UINT_MAX = 2**32 - 1
 
 # --- what values are made from ----------------------------------------------------------------------------------
@@ -28,16 +29,19 @@ class Alarm(NamedTuple):
     ticks: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+NOTHING = Status(taken_s=0.0, source=Source.UNKNOWN)
+
+
+class Look(NamedTuple):
     """Everything that one answer is made from, so that its values belong together."""
 
     view: View
+    status: Status  # the view's, or NOTHING
     now_s: float  # monotonic
     started_s: float  # monotonic second at which the agent started
     host: str = ""
-    alarms: Mapping[int, Alarm] = field(default_factory=dict)  # by upsAlarmId
-    interfaces: Mapping[int, Sequence[Any]] = field(default_factory=dict)  # by ifIndex: the columns of ifTable
+    alarms: Mapping[int, Alarm] = MappingProxyType({})  # by upsAlarmId
+    interfaces: Mapping[int, Sequence[Any]] = MappingProxyType({})  # by ifIndex: the columns of ifTable
     counts: Sequence[int] = (0,) * 33  # of the snmp group, by the last arc of their name
 
     @property
@@ -53,11 +57,15 @@ def ticks(at_s: float, started_s: float) -> int:
 
 # --- objects and rows -------------------------------------------------------------------------------------------
 
-Value = Any  # int, str, bytes, Oid or None, as the object's type wants it
+Value = Any  # int, float, str, bytes, Oid or None, as the object's type wants it
 
 
 class Object(NamedTuple):
-    """One scalar or column: its name, type, smallest and largest value (strings: length), and how it is read."""
+    """One scalar or column: its name, type, smallest and largest value (strings: length), and how it is read.
+
+    `read` takes what its table is about (a Look, a Line, ...) and returns the value. With a `factor` it returns a
+    measurement in the model's unit, a float or None, of which the MIB wants the multiple, rounded.
+    """
 
     oid: Oid
     name: str
@@ -65,6 +73,7 @@ class Object(NamedTuple):
     low: int
     high: int
     read: Callable[..., Value]
+    factor: float | None = None
 
 
 class Row(NamedTuple):
@@ -76,28 +85,50 @@ class Row(NamedTuple):
 
 def row(o: Object, index: int, value: Callable[[Look], Value]) -> Row:
     """The instance `index` (0: a scalar) of an object. What is out of the object's range is clamped into it."""
+    if o.factor is not None:
+        return Row((*o.oid, index), _measurement(o, value, o.factor))
+    encode = _encoder(o)
+    return Row((*o.oid, index), lambda look: encode(value(look)))
+
+
+def constant(o: Object, index: int, value: Value) -> Row:
+    """An instance whose value stays the same as long as the row is there: encoded once."""
+    data = _encoder(o)(value)
+    return Row((*o.oid, index), lambda _: data)
+
+
+def _measurement(o: Object, value: Callable[[Look], Value], factor: float) -> Callable[[Look], bytes | None]:
+    """What most rows are: in as few calls as possible. No number (NaN, infinite) is as good as none."""
+    low, high, small, isfinite = o.low, o.high, ber.SMALL_INTEGERS, math.isfinite
+
+    def get(look: Look) -> bytes | None:
+        v = value(look)
+        if v is None or not isfinite(v := v * factor):
+            return None
+        n = round(v)
+        n = low if n < low else high if n > high else n
+        return small[n] if 0 <= n < 1024 else ber.integer(n)
+
+    return get
+
+
+def _encoder(o: Object) -> Callable[[Value], bytes | None]:
     tag, low, high = o.tag, o.low, o.high
 
-    def number(look: Look) -> bytes | None:
-        v = value(look)
-        if v is None:
-            return None
-        return ber.integer(low if v < low else high if v > high else v, tag)
+    def number(v: Value) -> bytes | None:
+        return None if v is None else ber.integer(low if v < low else high if v > high else v, tag)
 
-    def wrapping(look: Look) -> bytes | None:
-        v = value(look)
+    def wrapping(v: Value) -> bytes | None:
         return None if v is None else ber.integer(v & UINT_MAX, tag)
 
-    def text(look: Look) -> bytes | None:
-        v = value(look)
+    def text(v: Value) -> bytes | None:
         return None if v is None else ber.tlv(OCTET_STRING, v if isinstance(v, bytes) else display(v, high))
 
-    def name(look: Look) -> bytes | None:
-        v = value(look)
+    def name(v: Value) -> bytes | None:
         return None if v is None else ber.oid(v)
 
     kinds = {COUNTER32: wrapping, TIMETICKS: wrapping, OCTET_STRING: text, OBJECT_ID: name}
-    return Row((*o.oid, index), kinds.get(tag, number))
+    return kinds.get(tag, number)
 
 
 def display(text: str, limit: int) -> bytes:

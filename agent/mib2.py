@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .ber import COUNTER32, GAUGE32, INTEGER, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
-from .mib import INT_MAX, UINT_MAX, Look, Object, Row, Value, row
+from .mib import INT_MAX, UINT_MAX, Look, Object, Row, Value, constant, row
 from .model import VERSION
 from .upsmib import UPS
 
@@ -110,14 +110,10 @@ def rows(look: Look) -> list[Row]:
     """All rows of these groups."""
     found = [row(o, 0, o.read) for o in SCALARS]
     for number, module in enumerate(_MODULES, start=1):
-        found += [row(o, number, _constant(o.read(module))) for o in MODULE_COLUMNS]
+        found += [constant(o, number, o.read(module)) for o in MODULE_COLUMNS]
     for index in look.interfaces:
         found += [row(o, index, _of_interface(o, index)) for o in IF_COLUMNS]
     return found
-
-
-def _constant(value: Value) -> Callable[[Look], Value]:
-    return lambda _: value
 
 
 def _of_interface(o: Object, index: int) -> Callable[[Look], Value]:

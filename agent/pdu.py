@@ -6,10 +6,11 @@ in the other). Every answer is made from one `Look`, and never longer than its b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from . import ber, mib2
-from .ber import END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, SEQUENCE, V1, Header, Pdu
+from .ber import END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, V1, Header, Pdu
 from .mib import Look, Table
 
 NO_ERROR, TOO_BIG, NO_SUCH_NAME, NO_ACCESS = 0, 1, 2, 6
@@ -109,7 +110,7 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
             if v1:
                 raise _NoSuchName(number)
             value = NO_SUCH_INSTANCE if position is not None or table.knows(name) else NO_SUCH_OBJECT
-        binding = ber.tlv(SEQUENCE, name_tlv + value)
+        binding = ber.binding(name_tlv, value)
         room -= len(binding)
         if room < 0:
             raise _TooBig
@@ -117,22 +118,22 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
     return bindings
 
 
-def _next(table: Table, look: Look, position: int) -> tuple[bytes, int] | None:
-    """The binding of the first row from `position` that has a value, and the position behind it. None: no more."""
-    for at in range(position, len(table.gets)):
-        value = table.gets[at](look)
+def _from(table: Table, look: Look, position: int) -> Iterator[tuple[bytes, bytes]]:
+    """From a position to the end of the table: the name of each row that has a value, and its binding."""
+    names, gets, binding = table.names, table.gets, ber.binding
+    for at in range(position, len(gets)):
+        value = gets[at](look)
         if value is not None:
-            return ber.tlv(SEQUENCE, table.names[at] + value), at + 1
-    return None
+            yield names[at], binding(names[at], value)
 
 
 def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
     bindings = []
     for number, name in enumerate(pdu.names, start=1):
-        found = _next(table, look, table.after(name))
+        found = next(_from(table, look, table.after(name)), None)
         if found is None and v1:
             raise _NoSuchName(number)
-        binding = found[0] if found else ber.tlv(SEQUENCE, ber.tlv(OBJECT_ID, name) + END_OF_MIB_VIEW)
+        binding = found[1] if found else ber.binding(ber.tlv(OBJECT_ID, name), END_OF_MIB_VIEW)
         room -= len(binding)
         if room < 0:
             raise _TooBig
@@ -140,29 +141,31 @@ def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[by
     return bindings
 
 
-def _getbulk(pdu: Pdu, table: Table, look: Look, _: bool, room: int) -> list[bytes]:
+def _getbulk(pdu: Pdu, table: Table, look: Look, _v1: bool, room: int) -> list[bytes]:
     """RFC 3416 section 4.2.3: as many bindings as fit; never tooBig."""
     bindings: list[bytes] = []
-    reached = [(ber.tlv(OBJECT_ID, name), table.after(name)) for name in pdu.names]  # and the position behind it
-    singles = min(max(0, pdu.first), len(reached))
+    # of each name: its rows to come, and the name that was reached
+    columns: list[list[Any]] = [
+        [_from(table, look, table.after(name)), ber.tlv(OBJECT_ID, name)] for name in pdu.names
+    ]
+    singles = min(max(0, pdu.first), len(columns))
     repetitions = min(max(0, pdu.second), REPETITIONS_LIMIT)
-    for columns in [range(singles)] + [range(singles, len(reached))] * repetitions:
-        ended = True
-        for column in columns:
-            name, position = reached[column]
-            found = _next(table, look, position)
-            if found is None:
-                binding = ber.tlv(SEQUENCE, name + END_OF_MIB_VIEW)
-            else:
-                ended = False
-                binding, after = found
-                reached[column] = table.names[after - 1], after
-            room -= len(binding)
-            if room < 0:
-                return bindings
-            bindings.append(binding)
-        if ended and columns.stop > singles:
-            break
+    for group, times in ((columns[:singles], 1), (columns[singles:], repetitions)):
+        for _ in range(times):
+            ended = True
+            for column in group:
+                found = next(column[0], None)
+                if found is None:
+                    binding = ber.binding(column[1], END_OF_MIB_VIEW)
+                else:
+                    column[1], binding = found
+                    ended = False
+                room -= len(binding)
+                if room < 0:
+                    return bindings
+                bindings.append(binding)
+            if ended:
+                break
     return bindings
 
 

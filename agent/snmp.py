@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
-import select
 import socket
 import struct
 import threading
@@ -18,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from . import ber, config, mib2, pdu, upsmib
-from .mib import Look, Table, ticks
+from .mib import NOTHING, Look, Table, ticks
 from .model import ConfigError, View
 from .netif import Interfaces
 
@@ -35,7 +34,7 @@ TOTAL_RATE_PER_S, TOTAL_BURST = 1000.0, 4000.0
 SOURCES_LIMIT = 1024  # addresses whose rate and rights are remembered
 INTERFACES_FOR_S = 2.0  # how long the numbers of /sys are good
 REFUSALS_LOGGED_EVERY_S = 60.0
-WAKE_MS = 250  # how soon `run` sees that it shall stop
+WAKE_US = 250_000  # how soon `run` sees that it shall stop
 IP_PKTINFO = 8  # Linux, ip(7); not in Python's socket module
 
 Clock = Callable[[], float]
@@ -133,6 +132,14 @@ class Gate:
         return sender
 
 
+def _wake_now_and_then(sock: socket.socket) -> None:
+    """Let a blocking receive end with BlockingIOError after WAKE_US. Python's own time-out costs a poll each time."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, WAKE_US))
+    except OSError:  # a 32-bit system with 64-bit time
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("qq", 0, WAKE_US))
+
+
 class _RefusedError(Exception):
     """A datagram is not answered; the text says why, for the counters and the log."""
 
@@ -207,7 +214,7 @@ class Agent:
             elif e.errno == 98:
                 remedy = "another program listens there (snmpd?), stop it or take another port"
             raise ConfigError(f"{where}: {e.strerror}; {remedy}") from e
-        sock.setblocking(False)
+        _wake_now_and_then(sock)
         self._sock, self._budget_bytes = sock, REPLY_LIMIT_BYTES[family]
 
     @property
@@ -225,17 +232,13 @@ class Agent:
         sock = self._sock
         if sock is None:
             return
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
         serve = self._serve_anywhere if self._anywhere else self._serve
         with sock:
             while not self._stopping and not stop.is_set():
-                if not poller.poll(WAKE_MS):
-                    continue
                 try:
                     serve(sock)
                 except BlockingIOError:
-                    pass  # a datagram with a wrong checksum, or no room to send: as if it were lost on the way
+                    pass  # nothing came for a while; or no room to send: as if it were lost on the way
                 except OSError as e:  # the way back is closed: no route, a firewall of our own
                     self._refuse("reply not sent", e.strerror or str(e), self._clock())
 
@@ -247,7 +250,7 @@ class Agent:
         data, sender = sock.recvfrom(REQUEST_LIMIT_BYTES + 1)
         reply = self.answer(data, sender[0])
         if reply is not None:
-            sock.sendto(reply, sender)
+            sock.sendto(reply, socket.MSG_DONTWAIT, sender)
 
     def _serve_anywhere(self, sock: socket.socket) -> None:
         """On 0.0.0.0 and [::]: reply from the address that was asked; managers ignore other ones."""
@@ -261,7 +264,7 @@ class Agent:
                 back.append((level, kind, struct.pack("@i4s4s", 0, value[4:8], bytes(4))))
             elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
                 back.append((level, kind, value))
-        sock.sendmsg([reply], back, 0, sender)
+        sock.sendmsg([reply], back, socket.MSG_DONTWAIT, sender)
 
     # the answer
 
@@ -313,8 +316,8 @@ class Agent:
             self._ports = self._interfaces.read(ticks(now_s, self._started_s))
             news = True
         look = Look(
-            view=view, now_s=now_s, started_s=self._started_s, host=self._host, alarms=self._alarms.rows,
-            interfaces=self._ports, counts=self.counts,
+            view=view, status=view.status or NOTHING, now_s=now_s, started_s=self._started_s, host=self._host,
+            alarms=self._alarms.rows, interfaces=self._ports, counts=self.counts,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
             self._table = Table(upsmib.rows(look) + mib2.rows(look), upsmib.OBJECTS + mib2.OBJECTS)

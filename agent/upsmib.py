@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from .ber import COUNTER32, GAUGE32, INTEGER, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
-from .mib import INT_MAX, UINT_MAX, Alarm, Look, Object, Row, Value, row, ticks
-from .model import ALARM_NUMBER, VERSION, Active, Condition, Line, Source, Status, Test, TestResult
+from .mib import INT_MAX, INT_MIN, UINT_MAX, Alarm, Look, Object, Row, Value, constant, row, ticks
+from .model import ALARM_NUMBER, VERSION, Active, Condition, Line, Source, Test, TestResult
 
 UPS: Oid = (1, 3, 6, 1, 2, 1, 33)
 WELL_KNOWN_ALARMS: Oid = (*UPS, 1, 6, 3)
 NO_TESTS_INITIATED: Oid = (*UPS, 1, 7, 7, 1)
+
+Lines = Callable[[Look], Sequence[Line]]
 
 LINES_LIMIT = 12  # rows of one line table; no UPS has more
 
@@ -63,20 +66,8 @@ class Alarms:
 # --- the objects ------------------------------------------------------------------------------------------------
 
 
-def _scaled(value: float | None, factor: float = 1) -> int | None:
-    """The nearest whole number of the unit that the MIB wants. None if the UPS does not say, or says no number."""
-    if value is None:
-        return None
-    value *= factor
-    return round(value) if math.isfinite(value) else None
-
-
-def _floor(value: float | None) -> int | None:
-    return None if value is None or not math.isfinite(value) else math.floor(value)
-
-
-def _minutes(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds / 60
+def _whole(value: float | None, rounding: Callable[[float], int]) -> int | None:
+    return None if value is None or not math.isfinite(value) else rounding(value)
 
 
 _SOURCES = {
@@ -94,64 +85,81 @@ def _holds(look: Look, *conditions: Condition) -> Active | None:
     return next((a for a in look.view.conditions if a.condition in conditions), None)
 
 
-def _battery_status(s: Status, look: Look) -> int:
+def _battery_status(look: Look) -> int:
     """unknown(1), batteryNormal(2), batteryLow(3), batteryDepleted(4)."""
+    low = look.status.battery.low
     if _holds(look, Condition.BATTERY_DEPLETED):
         return 4
-    if s.battery.low or _holds(look, Condition.LOW_BATTERY):
+    if low or _holds(look, Condition.LOW_BATTERY):
         return 3
-    return 1 if s.battery.low is None else 2
+    return 1 if low is None else 2
 
 
-def _seconds_on_battery(_: Status, look: Look) -> int | None:
+def _seconds_on_battery(look: Look) -> int | None:
     lasted_s = look.view.on_battery_s
-    return 0 if lasted_s is None else _floor(lasted_s + max(0.0, look.now_s - look.view.now_s))
+    return 0 if lasted_s is None else _whole(lasted_s + max(0.0, look.now_s - look.view.now_s), math.floor)
 
 
-def _temperature(s: Status, _: Look) -> int | None:
-    return _scaled(s.temperature_c if s.battery.temperature_c is None else s.battery.temperature_c)
+def _minutes_remaining(look: Look) -> int | None:
+    runtime_s = look.status.battery.runtime_s
+    return None if runtime_s is None else _whole(runtime_s / 60, math.floor)
 
 
-def _frequency(lines: Sequence[Line]) -> int | None:
-    return _scaled(lines[0].frequency_hz, 10) if lines else None
+def _temperature(look: Look) -> float | None:
+    near = look.status.battery.temperature_c
+    return look.status.temperature_c if near is None else near
 
 
-def _test(s: Status) -> Test:
-    return s.test or Test()
+def _test(look: Look) -> Test:
+    return look.status.test or Test()
 
 
-def _test_id(s: Status, _: Look) -> Oid | None:
+def _test_id(look: Look) -> Oid | None:
     """Which test ran is not known, only that none has been."""
-    return NO_TESTS_INITIATED if _test(s).result is TestResult.NONE else None
+    return NO_TESTS_INITIATED if _test(look).result is TestResult.NONE else None
 
 
-def _test_start(s: Status, look: Look) -> int | None:
-    if _test(s).result is TestResult.NONE:
+def _test_start(look: Look) -> int | None:
+    if _test(look).result is TestResult.NONE:
         return 0
     running = _holds(look, Condition.TEST_RUNNING)
     return ticks(min(running.since_s, look.now_s), look.started_s) if running else None
 
 
-def _test_elapsed(s: Status, look: Look) -> int | None:
-    if _test(s).result is TestResult.NONE:
+def _test_elapsed_s(look: Look) -> float | None:
+    if _test(look).result is TestResult.NONE:
         return 0
     running = _holds(look, Condition.TEST_RUNNING)
-    return _scaled(max(0.0, look.now_s - running.since_s), 100) if running else None
+    return max(0.0, look.now_s - running.since_s) if running else None
 
 
-def _countdown(_: Status, look: Look) -> int | None:
+def _countdown(look: Look) -> int | None:
     """-1: no countdown. While one runs its seconds are not known, so the object is absent."""
     return None if _holds(look, *_PENDING) else -1
 
 
-def _beeper(s: Status, _: Look) -> int | None:
-    return None if s.beeper_on is None else 2 if s.beeper_on else 1
+def _beeper(look: Look) -> int | None:
+    beeper_on = look.status.beeper_on
+    return None if beeper_on is None else 2 if beeper_on else 1
 
 
-def _low_battery_minutes(s: Status, _: Look) -> int | None:
+def _low_battery_minutes(look: Look) -> int | None:
     """RFC 1628: rounded up."""
-    minutes = _minutes(s.rating.low_battery_s)
-    return None if minutes is None or not math.isfinite(minutes) else math.ceil(minutes)
+    low_battery_s = look.status.rating.low_battery_s
+    return None if low_battery_s is None else _whole(low_battery_s / 60, math.ceil)
+
+
+def _battery(name: str) -> Callable[[Look], float | None]:
+    return attrgetter(f"status.battery.{name}")
+
+
+def _rating(name: str) -> Callable[[Look], float | None]:
+    return attrgetter(f"status.rating.{name}")
+
+
+def _frequency(lines: Lines) -> Callable[[Look], float | None]:
+    """Of the first line; the MIB has one for all."""
+    return lambda look: lines(look)[0].frequency_hz if lines(look) else None
 
 
 def _attached(look: Look) -> str:
@@ -165,141 +173,87 @@ def _attached(look: Look) -> str:
     return text
 
 
+# fmt: off
 #: what the agent knows by itself, with or without a UPS: read(look)
 ALWAYS = (
     Object((*UPS, 1, 1, 4), "upsIdentAgentSoftwareVersion", OCTET_STRING, 0, 63, lambda _: f"Ridethrough {VERSION}"),
-    Object((*UPS, 1, 1, 5), "upsIdentName", OCTET_STRING, 0, 63, lambda look: look.view.name),
+    Object((*UPS, 1, 1, 5), "upsIdentName", OCTET_STRING, 0, 63, attrgetter("view.name")),
     Object((*UPS, 1, 1, 6), "upsIdentAttachedDevices", OCTET_STRING, 0, 63, _attached),
     Object((*UPS, 1, 6, 1), "upsAlarmsPresent", GAUGE32, 0, UINT_MAX, lambda look: len(look.alarms)),
 )
 
-#: what a frame of the UPS says: read(status, look)
+#: what a frame of the UPS says: read(look)
 MEASURED = (
     # manufacturer and model are mandatory for every kind of UPS, and NUT finds none without them: unknown is ""
-    Object((*UPS, 1, 1, 1), "upsIdentManufacturer", OCTET_STRING, 0, 31, lambda s, _: s.ident.manufacturer or ""),
-    Object((*UPS, 1, 1, 2), "upsIdentModel", OCTET_STRING, 0, 63, lambda s, _: s.ident.model or ""),
-    Object((*UPS, 1, 1, 3), "upsIdentUPSSoftwareVersion", OCTET_STRING, 0, 63, lambda s, _: s.ident.firmware),
+    Object((*UPS, 1, 1, 1), "upsIdentManufacturer", OCTET_STRING, 0, 31, lambda k: k.status.ident.manufacturer or ""),
+    Object((*UPS, 1, 1, 2), "upsIdentModel", OCTET_STRING, 0, 63, lambda k: k.status.ident.model or ""),
+    Object((*UPS, 1, 1, 3), "upsIdentUPSSoftwareVersion", OCTET_STRING, 0, 63, attrgetter("status.ident.firmware")),
     Object((*UPS, 1, 2, 1), "upsBatteryStatus", INTEGER, 1, 4, _battery_status),
     Object((*UPS, 1, 2, 2), "upsSecondsOnBattery", INTEGER, 0, INT_MAX, _seconds_on_battery),
-    Object(
-        (*UPS, 1, 2, 3),
-        "upsEstimatedMinutesRemaining",
-        INTEGER,
-        1,
-        INT_MAX,
-        lambda s, _: _floor(_minutes(s.battery.runtime_s)),
-    ),
-    Object(
-        (*UPS, 1, 2, 4), "upsEstimatedChargeRemaining", INTEGER, 0, 100, lambda s, _: _scaled(s.battery.charge_pct)
-    ),
-    Object((*UPS, 1, 2, 5), "upsBatteryVoltage", INTEGER, 0, INT_MAX, lambda s, _: _scaled(s.battery.voltage_v, 10)),
-    Object(
-        (*UPS, 1, 2, 6),
-        "upsBatteryCurrent",
-        INTEGER,
-        -INT_MAX - 1,
-        INT_MAX,
-        lambda s, _: _scaled(s.battery.current_a, 10),
-    ),
-    Object((*UPS, 1, 2, 7), "upsBatteryTemperature", INTEGER, -INT_MAX - 1, INT_MAX, _temperature),
-    Object((*UPS, 1, 3, 1), "upsInputLineBads", COUNTER32, 0, UINT_MAX, lambda _, look: look.view.input_bads),
-    Object((*UPS, 1, 3, 2), "upsInputNumLines", INTEGER, 0, INT_MAX, lambda s, _: len(s.inputs[:LINES_LIMIT])),
-    Object((*UPS, 1, 4, 1), "upsOutputSource", INTEGER, 1, 7, lambda s, _: _SOURCES[s.source]),
-    Object((*UPS, 1, 4, 2), "upsOutputFrequency", INTEGER, 0, INT_MAX, lambda s, _: _frequency(s.outputs)),
-    Object((*UPS, 1, 4, 3), "upsOutputNumLines", INTEGER, 0, INT_MAX, lambda s, _: len(s.outputs[:LINES_LIMIT])),
-    Object((*UPS, 1, 5, 1), "upsBypassFrequency", INTEGER, 0, INT_MAX, lambda s, _: _frequency(s.bypass)),
-    Object((*UPS, 1, 5, 2), "upsBypassNumLines", INTEGER, 0, INT_MAX, lambda s, _: len(s.bypass[:LINES_LIMIT])),
+    Object((*UPS, 1, 2, 3), "upsEstimatedMinutesRemaining", INTEGER, 1, INT_MAX, _minutes_remaining),
+    Object((*UPS, 1, 2, 4), "upsEstimatedChargeRemaining", INTEGER, 0, 100, _battery("charge_pct"), 1),
+    Object((*UPS, 1, 2, 5), "upsBatteryVoltage", INTEGER, 0, INT_MAX, _battery("voltage_v"), 10),
+    Object((*UPS, 1, 2, 6), "upsBatteryCurrent", INTEGER, INT_MIN, INT_MAX, _battery("current_a"), 10),
+    Object((*UPS, 1, 2, 7), "upsBatteryTemperature", INTEGER, INT_MIN, INT_MAX, _temperature, 1),
+    Object((*UPS, 1, 3, 1), "upsInputLineBads", COUNTER32, 0, UINT_MAX, attrgetter("view.input_bads")),
+    Object((*UPS, 1, 3, 2), "upsInputNumLines", INTEGER, 0, INT_MAX, lambda k: len(k.status.inputs[:LINES_LIMIT])),
+    Object((*UPS, 1, 4, 1), "upsOutputSource", INTEGER, 1, 7, lambda k: _SOURCES[k.status.source]),
+    Object((*UPS, 1, 4, 2), "upsOutputFrequency", INTEGER, 0, INT_MAX, _frequency(attrgetter("status.outputs")), 10),
+    Object((*UPS, 1, 4, 3), "upsOutputNumLines", INTEGER, 0, INT_MAX, lambda k: len(k.status.outputs[:LINES_LIMIT])),
+    Object((*UPS, 1, 5, 1), "upsBypassFrequency", INTEGER, 0, INT_MAX, _frequency(attrgetter("status.bypass")), 10),
+    Object((*UPS, 1, 5, 2), "upsBypassNumLines", INTEGER, 0, INT_MAX, lambda k: len(k.status.bypass[:LINES_LIMIT])),
     Object((*UPS, 1, 7, 1), "upsTestId", OBJECT_ID, 0, 0, _test_id),
-    Object(
-        (*UPS, 1, 7, 2), "upsTestSpinLock", INTEGER, 0, INT_MAX, lambda *_: 1
-    ),  # its initial value; nobody can add to it
-    Object((*UPS, 1, 7, 3), "upsTestResultsSummary", INTEGER, 1, 6, lambda s, _: _RESULTS[_test(s).result]),
-    Object((*UPS, 1, 7, 4), "upsTestResultsDetail", OCTET_STRING, 0, 255, lambda s, _: _test(s).detail),
+    Object((*UPS, 1, 7, 2), "upsTestSpinLock", INTEGER, 0, INT_MAX, lambda _: 1),  # nobody can add to its first value
+    Object((*UPS, 1, 7, 3), "upsTestResultsSummary", INTEGER, 1, 6, lambda k: _RESULTS[_test(k).result]),
+    Object((*UPS, 1, 7, 4), "upsTestResultsDetail", OCTET_STRING, 0, 255, lambda k: _test(k).detail),
     Object((*UPS, 1, 7, 5), "upsTestStartTime", TIMETICKS, 0, UINT_MAX, _test_start),
-    Object((*UPS, 1, 7, 6), "upsTestElapsedTime", INTEGER, 0, INT_MAX, _test_elapsed),
-    Object((*UPS, 1, 8, 1), "upsShutdownType", INTEGER, 1, 2, lambda *_: 1),
+    Object((*UPS, 1, 7, 6), "upsTestElapsedTime", INTEGER, 0, INT_MAX, _test_elapsed_s, 100),
+    Object((*UPS, 1, 8, 1), "upsShutdownType", INTEGER, 1, 2, lambda _: 1),
     Object((*UPS, 1, 8, 2), "upsShutdownAfterDelay", INTEGER, -1, INT_MAX, _countdown),
     Object((*UPS, 1, 8, 3), "upsStartupAfterDelay", INTEGER, -1, INT_MAX, _countdown),
     Object((*UPS, 1, 8, 4), "upsRebootWithDuration", INTEGER, -1, 300, _countdown),
-    Object((*UPS, 1, 8, 5), "upsAutoRestart", INTEGER, 1, 2, lambda *_: 1),
-    Object(
-        (*UPS, 1, 9, 1), "upsConfigInputVoltage", INTEGER, 0, INT_MAX, lambda s, _: _scaled(s.rating.input_voltage_v)
-    ),
-    Object(
-        (*UPS, 1, 9, 2),
-        "upsConfigInputFreq",
-        INTEGER,
-        0,
-        INT_MAX,
-        lambda s, _: _scaled(s.rating.input_frequency_hz, 10),
-    ),
-    Object(
-        (*UPS, 1, 9, 3),
-        "upsConfigOutputVoltage",
-        INTEGER,
-        0,
-        INT_MAX,
-        lambda s, _: _scaled(s.rating.output_voltage_v),
-    ),
-    Object(
-        (*UPS, 1, 9, 4),
-        "upsConfigOutputFreq",
-        INTEGER,
-        0,
-        INT_MAX,
-        lambda s, _: _scaled(s.rating.output_frequency_hz, 10),
-    ),
-    Object((*UPS, 1, 9, 5), "upsConfigOutputVA", INTEGER, 0, INT_MAX, lambda s, _: _scaled(s.rating.apparent_va)),
-    Object((*UPS, 1, 9, 6), "upsConfigOutputPower", INTEGER, 0, INT_MAX, lambda s, _: _scaled(s.rating.power_w)),
+    Object((*UPS, 1, 8, 5), "upsAutoRestart", INTEGER, 1, 2, lambda _: 1),
+    Object((*UPS, 1, 9, 1), "upsConfigInputVoltage", INTEGER, 0, INT_MAX, _rating("input_voltage_v"), 1),
+    Object((*UPS, 1, 9, 2), "upsConfigInputFreq", INTEGER, 0, INT_MAX, _rating("input_frequency_hz"), 10),
+    Object((*UPS, 1, 9, 3), "upsConfigOutputVoltage", INTEGER, 0, INT_MAX, _rating("output_voltage_v"), 1),
+    Object((*UPS, 1, 9, 4), "upsConfigOutputFreq", INTEGER, 0, INT_MAX, _rating("output_frequency_hz"), 10),
+    Object((*UPS, 1, 9, 5), "upsConfigOutputVA", INTEGER, 0, INT_MAX, _rating("apparent_va"), 1),
+    Object((*UPS, 1, 9, 6), "upsConfigOutputPower", INTEGER, 0, INT_MAX, _rating("power_w"), 1),
     Object((*UPS, 1, 9, 7), "upsConfigLowBattTime", INTEGER, 0, INT_MAX, _low_battery_minutes),
     Object((*UPS, 1, 9, 8), "upsConfigAudibleStatus", INTEGER, 1, 3, _beeper),
-    Object(
-        (*UPS, 1, 9, 9),
-        "upsConfigLowVoltageTransferPoint",
-        INTEGER,
-        0,
-        INT_MAX,
-        lambda s, _: _scaled(s.rating.low_transfer_v),
-    ),
-    Object(
-        (*UPS, 1, 9, 10),
-        "upsConfigHighVoltageTransferPoint",
-        INTEGER,
-        0,
-        INT_MAX,
-        lambda s, _: _scaled(s.rating.high_transfer_v),
-    ),
+    Object((*UPS, 1, 9, 9), "upsConfigLowVoltageTransferPoint", INTEGER, 0, INT_MAX, _rating("low_transfer_v"), 1),
+    Object((*UPS, 1, 9, 10), "upsConfigHighVoltageTransferPoint", INTEGER, 0, INT_MAX, _rating("high_transfer_v"), 1),
 )
 
 #: columns of the line tables: read(line)
 INPUT_COLUMNS = (
-    Object(
-        (*UPS, 1, 3, 3, 1, 2), "upsInputFrequency", INTEGER, 0, INT_MAX, lambda line: _scaled(line.frequency_hz, 10)
-    ),
-    Object((*UPS, 1, 3, 3, 1, 3), "upsInputVoltage", INTEGER, 0, INT_MAX, lambda line: _scaled(line.voltage_v)),
-    Object((*UPS, 1, 3, 3, 1, 4), "upsInputCurrent", INTEGER, 0, INT_MAX, lambda line: _scaled(line.current_a, 10)),
-    Object((*UPS, 1, 3, 3, 1, 5), "upsInputTruePower", INTEGER, 0, INT_MAX, lambda line: _scaled(line.power_w)),
+    Object((*UPS, 1, 3, 3, 1, 2), "upsInputFrequency", INTEGER, 0, INT_MAX, attrgetter("frequency_hz"), 10),
+    Object((*UPS, 1, 3, 3, 1, 3), "upsInputVoltage", INTEGER, 0, INT_MAX, attrgetter("voltage_v"), 1),
+    Object((*UPS, 1, 3, 3, 1, 4), "upsInputCurrent", INTEGER, 0, INT_MAX, attrgetter("current_a"), 10),
+    Object((*UPS, 1, 3, 3, 1, 5), "upsInputTruePower", INTEGER, 0, INT_MAX, attrgetter("power_w"), 1),
 )
 OUTPUT_COLUMNS = (
-    Object((*UPS, 1, 4, 4, 1, 2), "upsOutputVoltage", INTEGER, 0, INT_MAX, lambda line: _scaled(line.voltage_v)),
-    Object((*UPS, 1, 4, 4, 1, 3), "upsOutputCurrent", INTEGER, 0, INT_MAX, lambda line: _scaled(line.current_a, 10)),
-    Object((*UPS, 1, 4, 4, 1, 4), "upsOutputPower", INTEGER, 0, INT_MAX, lambda line: _scaled(line.power_w)),
-    Object((*UPS, 1, 4, 4, 1, 5), "upsOutputPercentLoad", INTEGER, 0, 200, lambda line: _scaled(line.load_pct)),
+    Object((*UPS, 1, 4, 4, 1, 2), "upsOutputVoltage", INTEGER, 0, INT_MAX, attrgetter("voltage_v"), 1),
+    Object((*UPS, 1, 4, 4, 1, 3), "upsOutputCurrent", INTEGER, 0, INT_MAX, attrgetter("current_a"), 10),
+    Object((*UPS, 1, 4, 4, 1, 4), "upsOutputPower", INTEGER, 0, INT_MAX, attrgetter("power_w"), 1),
+    Object((*UPS, 1, 4, 4, 1, 5), "upsOutputPercentLoad", INTEGER, 0, 200, attrgetter("load_pct"), 1),
 )
 BYPASS_COLUMNS = (
-    Object((*UPS, 1, 5, 3, 1, 2), "upsBypassVoltage", INTEGER, 0, INT_MAX, lambda line: _scaled(line.voltage_v)),
-    Object((*UPS, 1, 5, 3, 1, 3), "upsBypassCurrent", INTEGER, 0, INT_MAX, lambda line: _scaled(line.current_a, 10)),
-    Object((*UPS, 1, 5, 3, 1, 4), "upsBypassPower", INTEGER, 0, INT_MAX, lambda line: _scaled(line.power_w)),
+    Object((*UPS, 1, 5, 3, 1, 2), "upsBypassVoltage", INTEGER, 0, INT_MAX, attrgetter("voltage_v"), 1),
+    Object((*UPS, 1, 5, 3, 1, 3), "upsBypassCurrent", INTEGER, 0, INT_MAX, attrgetter("current_a"), 10),
+    Object((*UPS, 1, 5, 3, 1, 4), "upsBypassPower", INTEGER, 0, INT_MAX, attrgetter("power_w"), 1),
 )
+#: columns of the alarm table: read(alarm)
 ALARM_COLUMNS = (
     Object((*UPS, 1, 6, 2, 1, 2), "upsAlarmDescr", OBJECT_ID, 0, 0, lambda alarm: (*WELL_KNOWN_ALARMS, alarm.number)),
-    Object((*UPS, 1, 6, 2, 1, 3), "upsAlarmTime", TIMETICKS, 0, UINT_MAX, lambda alarm: alarm.ticks),
+    Object((*UPS, 1, 6, 2, 1, 3), "upsAlarmTime", TIMETICKS, 0, UINT_MAX, attrgetter("ticks")),
 )
+# fmt: on
 
-_LINE_TABLES: tuple[tuple[tuple[Object, ...], Callable[[Status], Sequence[Line]]], ...] = (
-    (INPUT_COLUMNS, lambda s: s.inputs),
-    (OUTPUT_COLUMNS, lambda s: s.outputs),
-    (BYPASS_COLUMNS, lambda s: s.bypass),
+_LINE_TABLES: tuple[tuple[tuple[Object, ...], Lines], ...] = (
+    (INPUT_COLUMNS, attrgetter("status.inputs")),
+    (OUTPUT_COLUMNS, attrgetter("status.outputs")),
+    (BYPASS_COLUMNS, attrgetter("status.bypass")),
 )
 OBJECTS = (*ALWAYS, *MEASURED, *INPUT_COLUMNS, *OUTPUT_COLUMNS, *BYPASS_COLUMNS, *ALARM_COLUMNS)
 
@@ -308,43 +262,23 @@ OBJECTS = (*ALWAYS, *MEASURED, *INPUT_COLUMNS, *OUTPUT_COLUMNS, *BYPASS_COLUMNS,
 
 def shape(look: Look) -> tuple[object, ...]:
     """What the set of rows depends on."""
-    s = look.view.status
-    counts = None if s is None else (len(s.inputs), len(s.outputs), len(s.bypass))
-    return (counts, tuple(look.alarms.items()))
+    s = look.status
+    return (look.view.status is None, len(s.inputs), len(s.outputs), len(s.bypass), tuple(look.alarms.items()))
 
 
 def rows(look: Look) -> list[Row]:
     """All rows of the UPS-MIB that may have a value as long as `shape` is the same."""
     found = [row(o, 0, o.read) for o in ALWAYS]
     if look.view.status is not None:
-        found += [row(o, 0, _of_status(o)) for o in MEASURED]
+        found += [row(o, 0, o.read) for o in MEASURED]
         for columns, lines in _LINE_TABLES:
-            count = len(lines(look.view.status)[:LINES_LIMIT])
-            found += [row(o, n, _of_line(o, lines, n - 1)) for o in columns for n in range(1, count + 1)]
+            numbers = range(1, len(lines(look)[:LINES_LIMIT]) + 1)
+            found += [row(o, n, _of_line(o, lines, n - 1)) for o in columns for n in numbers]
     for alarm_id, alarm in look.alarms.items():
-        found += [row(o, alarm_id, _constant(o.read(alarm))) for o in ALARM_COLUMNS]
+        found += [constant(o, alarm_id, o.read(alarm)) for o in ALARM_COLUMNS]
     return found
 
 
-def _of_status(o: Object) -> Callable[[Look], Value]:
+def _of_line(o: Object, lines: Lines, position: int) -> Callable[[Look], Value]:
     read = o.read
-
-    def value(look: Look) -> Value:
-        s = look.view.status
-        return None if s is None else read(s, look)
-
-    return value
-
-
-def _of_line(o: Object, lines: Callable[[Status], Sequence[Line]], position: int) -> Callable[[Look], Value]:
-    read = o.read
-
-    def value(look: Look) -> Value:
-        s = look.view.status
-        return None if s is None else read(lines(s)[position])
-
-    return value
-
-
-def _constant(value: Value) -> Callable[[Look], Value]:
-    return lambda _: value
+    return lambda look: read(lines(look)[position])

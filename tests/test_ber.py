@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from agent import ber
 
 # captured: `snmpget -v2c -c public HOST .1.3.6.1.2.1.1.3.0` of net-snmp 5.9.3
-NET_SNMP_GET = bytes.fromhex(
-    "302902010104067075626c6963a01c0204341aa831020100020100300e300c06082b060102010103000500"
-)
+NET_SNMP_GET = bytes.fromhex("302902010104067075626c6963a01c0204341aa831020100020100300e300c06082b060102010103000500")
 
 
 def test_a_request_of_net_snmp_is_read() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from snmp_kit import ON_LINE, UPS, dotted, since, three_phase, view, whole
 
 from agent import ber, mib2, upsmib
-from agent.mib import Look, Table
+from agent.mib import NOTHING, Look, Table
 from agent.model import (
     VERSION,
     Battery,
@@ -70,7 +70,7 @@ BY_OID = {o.oid: o for o in STANDARD}
 def look(shown: View, alarms: upsmib.Alarms | None = None, now_s: float = 100.0, **more: Any) -> Look:
     alarms = alarms or upsmib.Alarms()
     alarms.update(shown.conditions, now_s, 100.0)
-    return Look(view=shown, now_s=now_s, started_s=100.0, alarms=alarms.rows, **more)
+    return Look(view=shown, status=shown.status or NOTHING, now_s=now_s, started_s=100.0, alarms=alarms.rows, **more)
 
 
 def values(at: Look) -> dict[str, tuple[int, bytes]]:
