@@ -81,7 +81,7 @@ class Config:
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
-PROTECTING = ("agent", "ups", "stage", "server")  # one unit: an error in one of them keeps the last good set
+PROTECTING = ("file", "agent", "ups", "stage", "server")  # one unit: an error in one keeps the last good set
 FILE_LIMIT_BYTES = 256 * 1024
 SERVERS_LIMIT, STAGES_LIMIT, COMMUNITIES_LIMIT = 1000, 50, 32
 MODES = ("setup", "dry-run", "armed")
@@ -139,7 +139,7 @@ STAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake: the top-level section it is in, and a line that names the place and the remedy."""
+    """One mistake: the top-level section it is in ("file": in none), and a line that names place and remedy."""
 
     section: str
     text: str
@@ -155,7 +155,7 @@ def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Co
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
-        return Config(), tuple(Problem(s, f"not TOML: {e}") for s in PROTECTING)
+        return Config(), (Problem("file", f"not TOML: {e}"),)
     known = ("agent", "ups", "web", "snmp", "server", "stage")
     for key in raw:
         if key not in known:

@@ -24,7 +24,7 @@ from .config import Config
 from .deliver import Delivery
 from .engine import TICK_S, Engine, Item, NewConfig, Note
 from .model import VERSION, Command, ConfigError, Driver, LinkError, OrderError
-from .process import follow_parent, load, notify
+from .process import follow_parent, last_good, load, notify
 from .slots import Keeper
 from .store import Store
 from .ups import Polled, Ups
@@ -121,19 +121,19 @@ class Core:
     def _choose(self, found: Config, problems: tuple[config.Problem, ...]) -> NewConfig:
         """The configuration to use: what was found, or its protecting parts from the last good one."""
         texts = tuple(p.text for p in problems)
-        last_good = self._folder / "last-good.toml"
+        keep = last_good(found)
         if not any(p.section in config.PROTECTING for p in problems):
             try:
                 data = self._path.read_bytes()
-                if not last_good.exists() or last_good.read_bytes() != data:
-                    write_private(last_good, data)
+                if not keep.exists() or keep.read_bytes() != data:
+                    write_private(keep, data)
             except OSError as e:
-                log.error("%s: %s: this configuration would not survive a mistake in the next", last_good, e.strerror)
+                log.error("%s: %s: this configuration would not survive a mistake in the next", keep, e.strerror)
             return NewConfig(found, texts)
         for text in texts:
             log.error("configuration: %s", text)
         try:
-            kept, old_problems = load(last_good)
+            kept, old_problems = load(keep)
         except ConfigError:
             log.error("no last good configuration: nothing is protected until the file is mended")
             return NewConfig(found, texts, protecting_bad=True)

@@ -18,7 +18,7 @@ from types import FrameType
 from . import bus, config, snmp, vault
 from .config import Config
 from .model import ConfigError
-from .process import follow_parent, load, notify
+from .process import follow_parent, last_good, load, notify
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,21 @@ def secrets_path(settings: Config) -> Path:
     return Path(settings.state_dir) / "faces" / "secrets.json"
 
 
+def _settings(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
+    """The configuration; of a file that is no TOML at all, the last good one, so that the page can tell."""
+    settings, problems = load(path)
+    if not any(p.section == "file" for p in problems):
+        return settings, problems
+    log.error("configuration: %s", problems[0].text)
+    try:
+        return load(last_good(settings))
+    except ConfigError:
+        return settings, problems
+
+
 def main(path: Path) -> int:
     """Run the faces with the configuration at `path` until SIGTERM or SIGINT; 0, or 2 if none of them can run."""
-    settings, problems = load(path)
+    settings, problems = _settings(path)
     for problem in problems:
         if problem.section in (WEB_FACE, SNMP_FACE):
             log.error("configuration: %s: this face stays off", problem.text)

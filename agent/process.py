@@ -62,3 +62,8 @@ def follow_parent(stop: threading.Event) -> None:
         stop.set()
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def last_good(settings: Config) -> Path:
+    """Where the core keeps the last configuration whose protecting parts were good."""
+    return Path(settings.state_dir) / "core" / "last-good.toml"

@@ -91,7 +91,6 @@ def supervise(config: Path, stop: threading.Event) -> int:
     finally:
         for part in reversed(parts):
             part.ask_to_end()
-        for part in reversed(parts):
             part.end(END_WITHIN_S)
         os.close(ours)
         os.close(theirs)
