@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import bus, config, drivers, link, wire
+from . import bus, busserver, config, drivers, link, wire
 from .config import Config
 from .deliver import Delivery
 from .engine import TICK_S, Engine, Item, NewConfig, Note
@@ -80,7 +80,7 @@ class Core:
         memory = self._store.start()
         self._delivery = Delivery(self._inbox.put)
         self._ups = Ups(self._open, self._take, self._config.poll_s)
-        self._server = bus.Server(
+        self._server = busserver.Server(
             str(self._run_dir / "core.sock"),
             self._answer,
             self._greeting,
@@ -246,7 +246,7 @@ class Core:
     def _greeting(self) -> list[bytes]:
         return [bus.encode(dict(message)) for message in self._engine.greeting()]
 
-    def _answer(self, message: bus.Message, peer: bus.Peer) -> bus.Message:
+    def _answer(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
         """One request from the bus. BusError says why not."""
         kind = message.get("type")
         if kind == "query" and message.get("what") == "status":
@@ -261,7 +261,7 @@ class Core:
             return self._command(message, peer)
         raise bus.BusError("no such request")
 
-    def _command(self, message: bus.Message, peer: bus.Peer) -> bus.Message:
+    def _command(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
         try:
             command = Command(message.get("command"))
         except ValueError:

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from agent import bus, wire
+from agent import bus, busserver, wire
 from agent.model import (
     Active,
     Battery,
@@ -105,7 +105,7 @@ class FakeCore:
         self.refuse: str | None = None
         self.react = lambda order: None
         self.view = view or on_line()
-        self._server = bus.Server(self.path, self._answer, lambda: [self._line()], lambda uid: uid == os.getuid())
+        self._server = busserver.Server(self.path, self._answer, lambda: [self._line()], lambda uid: uid == os.getuid())
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._server.run, daemon=True),
@@ -152,7 +152,7 @@ class FakeCore:
                 view = replace(view, on_battery_s=view.on_battery_s + gone_s, stages=stages)
             self.publish(replace(view, now_s=now_s, wall_s=time.time()))
 
-    def _answer(self, message: bus.Message, peer: bus.Peer) -> bus.Message:
+    def _answer(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
         if self.refuse:
             raise bus.BusError(self.refuse)
         if message.get("type") == "command":

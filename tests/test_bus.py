@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import bus, wire
-from agent.bus import BusError, Client, Message, Peer, Server
+from agent import bus, busserver, wire
+from agent.bus import BusError, Client, Message
+from agent.busserver import Peer, Server
 from agent.model import Condition, Event
 from tests.kit import Play
 
@@ -177,7 +178,7 @@ def test_one_request_at_a_time_on_a_connection_and_a_flood_is_answered_with_no(t
 def test_too_many_connections_are_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "bus")
     with serving(path):
-        socks = [bus.connect(path) for _ in range(bus.CLIENTS_LIMIT)]
+        socks = [bus.connect(path) for _ in range(busserver.CLIENTS_LIMIT)]
         time.sleep(0.05)
         with bus.connect(path) as one_more:
             assert one_more.recv(1) == b""
