@@ -56,7 +56,7 @@ SCALARS = (
     Object((*SYSTEM, 2), "sysObjectID", OBJECT_ID, 0, 0, lambda _: UPS),
     Object((*SYSTEM, 3), "sysUpTime", TIMETICKS, 0, UINT_MAX, lambda look: look.ticks),
     Object((*SYSTEM, 4), "sysContact", OCTET_STRING, 0, 255, lambda _: ""),  # RFC 3418: zero length is "not known"
-    Object((*SYSTEM, 5), "sysName", OCTET_STRING, 0, 255, lambda look: look.host or look.view.name),
+    Object((*SYSTEM, 5), "sysName", OCTET_STRING, 0, 255, lambda look: look.view.name or look.host),
     Object((*SYSTEM, 6), "sysLocation", OCTET_STRING, 0, 255, lambda _: ""),
     Object((*SYSTEM, 7), "sysServices", INTEGER, 0, 127, lambda _: SERVICES),
     Object((*SYSTEM, 8), "sysORLastChange", TIMETICKS, 0, UINT_MAX, lambda _: 0),

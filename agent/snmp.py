@@ -162,7 +162,8 @@ class Agent:
         clock: Clock = time.monotonic,
     ) -> None:
         """`secrets` gives the community strings by label; `view` the newest View, never waiting; `started_s` is the
-        monotonic second from which sysUpTime counts; `host` is sysName (default: the machine's name)."""
+        monotonic second from which sysUpTime counts; `host` is sysName as long as
+        the view has no name (default: the machine's)."""
         self.settings = settings
         self.gate = Gate(settings, secrets, clock())
         self.counts = mib2.new_counts()

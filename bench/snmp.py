@@ -1,8 +1,8 @@
 """Measures what an SNMP request costs us, beside net-snmp's snmpd serving the same values, in one run.
 
 `python -m bench.snmp` prints CPU microseconds per request of both and their ratio, for GET, GETNEXT, GETBULK of 25
-and GET of ten names; exit code 1 if GET, GETNEXT or GETBULK cost more than snmpd's. `--serve PORT` is our side: the agent
-with its defaults, rate limits included, in a process of its own.
+and GET of ten names; exit code 1 if GET, GETNEXT or GETBULK cost more than snmpd's. `--serve PORT` is our side: the
+agent with its defaults, rate limits included, in a process of its own.
 """
 
 from __future__ import annotations

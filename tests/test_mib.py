@@ -425,11 +425,16 @@ def test_the_system_group_says_who_we_are() -> None:
     assert dotted(found[system + "2.0"][1]) == "1.3.6.1.2.1.33"
     assert found[system + "3.0"] == (ber.TIMETICKS, (1234).to_bytes(2, "big"))
     assert found[system + "4.0"] == found[system + "6.0"] == (ber.OCTET_STRING, b"")
-    assert found[system + "5.0"] == (ber.OCTET_STRING, b"adapter.example")
+    assert found[system + "5.0"] == (ber.OCTET_STRING, b"rack-3")
     assert whole(found[system + "7.0"][1]) == 72
     assert [dotted(found[f"{system}9.1.2.{n}"][1]) for n in (1, 2, 3)] == [
         "1.3.6.1.2.1.33", "1.3.6.1.6.3.1", "1.3.6.1.2.1.31",
     ]  # fmt: skip
+
+
+def test_the_machines_name_stands_in_until_the_core_has_told_ours() -> None:
+    found = values(look(view(None, since(Condition.NO_CORE), name=""), host="adapter.example"))
+    assert found["1.3.6.1.2.1.1.5.0"] == (ber.OCTET_STRING, b"adapter.example")
 
 
 def test_sysuptime_wraps_after_497_days() -> None:
