@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import termios
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import serial  # noqa: F401 (before a test gives up the rights to read it)
+import serial  # (here, before a test gives up the rights to read it)
 
 from agent import link
 from agent.model import LinkError
@@ -249,14 +250,33 @@ def test_the_first_question_waits_until_the_cable_has_its_power_and_no_longer() 
     os.close(w)
 
 
-def test_no_caller_can_wait_longer_than_five_seconds() -> None:
-    clock_s = iter([0.0, 0.0, 0.0, 5.01, 5.02])
+def test_half_a_command_is_not_sent_later_when_the_line_is_free_again() -> None:
     r, w = os.pipe()
     port = SerialWithLines(r)
-    with pytest.raises(LinkError, match="only b'x'"):
-        os.write(w, b"x")
-        port.reset_input_buffer = lambda: None  # type: ignore[method-assign]
-        link.SerialLink(port, lambda: next(clock_s), 0.0).ask(b"Q1\r", within_s=3600)  # type: ignore[arg-type]
+    thrown_away = []
+
+    def jammed(data: bytes) -> int:
+        raise serial.SerialTimeoutException("Write timeout")
+
+    port.write = jammed  # type: ignore[method-assign]
+    port.reset_output_buffer = lambda: thrown_away.append(True)  # type: ignore[attr-defined]
+    with pytest.raises(LinkError, match="Write timeout"):
+        link.SerialLink(port, time.monotonic, 0.0).send(b"S.2R0000\r")  # type: ignore[arg-type]
+    assert thrown_away == [True]
+    os.close(r)
+    os.close(w)
+
+
+def test_no_caller_can_wait_longer_than_five_seconds() -> None:
+    r, w = os.pipe()
+    os.write(w, b"x" * 100)
+    port = SerialWithLines(r)
+    port.reset_input_buffer = lambda: None  # type: ignore[method-assign]
+    port.read = lambda size: os.read(r, 1)  # type: ignore[method-assign]
+    seconds = itertools.count()  # one for each look at the clock, so that the line trickles for ever
+    with pytest.raises(LinkError, match="only b'xxx"):
+        link.SerialLink(port, lambda: float(next(seconds)), 0.0).ask(b"Q1\r", limit_bytes=50, within_s=3600)  # type: ignore[arg-type]
+    assert next(seconds) <= 7
     os.close(r)
     os.close(w)
 

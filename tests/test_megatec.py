@@ -385,6 +385,7 @@ def test_an_order_is_sent_as_the_protocol_has_it(command: Command, args: dict[st
     driver, link = connected(WORKING)
     driver.order(command, **args)
     assert link.sent == [sent, b"Q1\r"]
+    assert link.waited_s == 0.5  # for an echo; the polls must not wait long for an order
 
 
 @pytest.mark.parametrize(
