@@ -40,7 +40,7 @@ STREAMS = 16
 STREAMS_PER_ADDRESS = 4
 HEAD_LIMIT_BYTES = 8 * 1024
 RECEIVE_S = 10.0  # handshake, head and body together
-GIVE_WAY_PAUSE_S = 0.002  # a flood is slowed down so far that an honest request is through before it must give way
+GIVE_WAY_PAUSE_S = 0.0005  # a flood is slowed down so far that an honest request is through before it must give way
 LOG_PAUSE_S = 60.0  # between two reports of the same kind
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
