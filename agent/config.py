@@ -101,7 +101,7 @@ AGENT = (
     ),
 )
 UPS = (
-    Option(name="driver", kind=str, help="which driver reads the UPS"),
+    Option(name="driver", kind=str, required=True, help="which driver reads the UPS"),
     Option(name="poll_s", kind=float, default=1.0, low=0.2, high=10.0, help="seconds between two polls"),
 )
 WEB = (
@@ -117,20 +117,22 @@ WEB = (
 )
 SNMP = (Option(name="listen", kind=str, default="127.0.0.1:1161", help="HOST:PORT or [IPv6]:PORT of the agent"),)
 COMMUNITY = (
-    Option(name="label", kind=str, help="name of the secret (set it with: ridethrough secret set LABEL)"),
+    Option(
+        name="label", kind=str, required=True, help="name of the secret (set it with: ridethrough secret set LABEL)"
+    ),
     Option(name="access", kind=str, default="read-only", choices=("read-only",), help="what it may do"),
-    Option(name="from", kind=list, help="networks that may use it, such as 192.0.2.0/24"),
+    Option(name="from", kind=list, required=True, help="networks that may use it, such as 192.0.2.0/24"),
 )
 SERVER = (
-    Option(name="name", kind=str, help="what the server is called here"),
-    Option(name="address", kind=str, help="IP address (best) or name"),
+    Option(name="name", kind=str, required=True, help="what the server is called here"),
+    Option(name="address", kind=str, required=True, help="IP address (best) or name"),
     Option(name="port", kind=int, default=6003, low=1, high=65535, help="where its RCCMD listener listens"),
     Option(name="how", kind=str, default="rccmd", help="the way it is told"),
     Option(name="needs_s", kind=float, default=120.0, low=1, high=7200, help="seconds that it needs to go down"),
     Option(name="stage", kind=str, default=DEFAULT_STAGE, help="the stage that it belongs to"),
 )
 STAGE = (
-    Option(name="name", kind=str, help="what the stage is called"),
+    Option(name="name", kind=str, required=True, help="what the stage is called"),
     Option(name="on_battery_s", kind=float, low=0, high=86400, help="told after so many seconds on battery"),
     Option(name="runtime_below_s", kind=float, low=1, high=86400, help="told when the runtime is below"),
     Option(name="charge_below_pct", kind=float, low=1, high=100, help="told when the charge is below"),
@@ -161,17 +163,10 @@ def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Co
         if key not in known:
             reader.bad("agent", f"[{key}]: unknown section{_near(key, known)}")
     agent = reader.table(raw.get("agent", {}), "agent", "[agent]", AGENT)
-    ups_raw = raw.get("ups")
-    if ups_raw is None:
-        reader.bad("ups", '[ups] is missing: say at least driver = "..."')
-    ups_raw = ups_raw if isinstance(ups_raw, dict) else {}
-    driver = ups_raw.get("driver")
+    ups_raw = raw.get("ups", {})
+    driver = ups_raw.get("driver", "") if isinstance(ups_raw, dict) else ""
     extra: Sequence[Option] = ()
-    if not isinstance(driver, str):
-        if raw.get("ups") is not None:
-            reader.bad("ups", '[ups] driver is missing: say driver = "..."')
-        driver = ""
-    else:
+    if isinstance(driver, str) and driver:
         try:
             extra = ups_options(driver)
         except ConfigError as e:
@@ -185,7 +180,7 @@ def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Co
         state_dir=agent["state_dir"],
         run_dir=agent["run_dir"],
         mode=agent["mode"],
-        driver=driver,
+        driver=ups["driver"] or "",
         poll_s=ups["poll_s"],
         ups={k: v for k, v in ups.items() if k not in ("driver", "poll_s")},
         servers=servers,
@@ -259,6 +254,9 @@ class _Reader:
                 self.bad(section, f"{where} {key} = {value!r}: {problem}")
             else:
                 values[key] = float(value) if by_name[key].kind is float else value
+        for option in options:
+            if option.required and option.name not in raw:
+                self.bad(section, f"{where}: {option.name} is missing ({option.help})")
         return values
 
     def tables(
@@ -279,9 +277,8 @@ class _Reader:
             before = len(self.problems)
             values = self.table(item, section, here, options)
             if values[key] is None:
-                if not isinstance(label, str):
-                    self.bad(section, f"{here}: {key} is missing")
-            elif not NAME.fullmatch(values[key]):
+                continue
+            if not NAME.fullmatch(values[key]):
                 self.bad(section, f"{here}: {key} may hold letters, digits, dot, dash and underscore, at most 63")
             elif values[key] in seen:
                 self.bad(section, f"{here}: there are two of that {key}")
@@ -299,9 +296,6 @@ class _Reader:
         names = [s.name for s in stages]
         for values in self.tables(raw, "server", "[[server]]", SERVER, SERVERS_LIMIT):
             here = f"[[server]] {values['name']}"
-            if values["address"] is None:
-                self.bad("server", f"{here}: address is missing")
-                continue
             if problem := _wrong_host(values["address"]):
                 self.bad("server", f'{here} address = "{values["address"]}": {problem}')
                 continue
@@ -344,8 +338,7 @@ class _Reader:
             sources = row.pop("from")
             here = f"[[snmp.community]] {row['label']}"
             if not sources:
-                self.bad("snmp", f'{here}: from is missing: say who may ask, such as from = ["192.0.2.0/24"]')
-                continue
+                self.bad("snmp", f"{here} from: name at least one network")
             for source in sources:
                 try:
                     ipaddress.ip_network(source)

@@ -41,6 +41,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="port",
         kind=str,
+        required=True,
         help="serial device of the UPS; a name under /dev/serial/by-id/ survives a change of the USB socket",
     ),
     Option(name="baud", kind=int, default=2400, low=300, high=115200, help="speed of the serial line, 8N1"),

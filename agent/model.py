@@ -233,6 +233,7 @@ class Option:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    required: bool = False
 
 
 class Reply(NamedTuple):

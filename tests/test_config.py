@@ -54,7 +54,7 @@ def options(driver: str) -> tuple[Option, ...]:
     if driver not in ("megatec", "simulator"):
         raise ConfigError(f'[ups] driver: no driver "{driver}"')
     return (
-        Option(name="port", kind=str, help=""),
+        *([Option(name="port", kind=str, required=True, help="")] if driver == "megatec" else []),
         Option(name="cells", kind=int, default=6, low=1, high=400, help=""),
     )
 
@@ -78,7 +78,7 @@ def test_a_good_file_is_typed_and_has_no_problem() -> None:
 
 
 def test_a_server_without_a_stage_gets_the_default_one() -> None:
-    found, wrong = read('[ups]\ndriver="megatec"\n[[server]]\nname="a"\naddress="192.0.2.1"\n')
+    found, wrong = read('[ups]\ndriver="megatec"\nport="x"\n[[server]]\nname="a"\naddress="192.0.2.1"\n')
     assert wrong == () and found.stages == (Stage(name="default"),) and found.mode == "dry-run"
 
 
@@ -89,7 +89,10 @@ def test_a_server_without_a_stage_gets_the_default_one() -> None:
         (("poll_s = 2", "poll_s = 0"), "ups", ["[ups] poll_s = 0", "between 0.2 and 10"]),
         (("poll_s = 2", "pol_s = 2"), "ups", ["[ups] pol_s: unknown option", 'did you mean "poll_s"']),
         (('driver = "megatec"', 'driver = "megatek"'), "ups", ["no driver"]),
-        (('driver = "megatec"', ""), "ups", ["[ups] driver is missing"]),
+        (('driver = "megatec"', ""), "ups", ["[ups]: driver is missing"]),
+        (('port = "/dev/ttyUSB0"', ""), "ups", ["[ups]: port is missing"]),
+        (('from = ["192.0.2.0/24", "2001:db8::/32"]', ""), "snmp", ["monitoring: from is missing"]),
+        (('"192.0.2.0/24", "2001:db8::/32"', ""), "snmp", ["name at least one network"]),
         (('port = "/dev/ttyUSB0"', "port = 3"), "ups", ["[ups] port = 3", "text in quotes"]),
         (('stage = "early"\nneeds', 'stage = "erly"\nneeds'), "server", ["[[server]] web", 'did you mean "early"']),
         (("port = 6004", "port = 70000"), "server", ["[[server]] files port", "between 1 and 65535"]),
@@ -131,7 +134,7 @@ def test_what_is_not_toml_is_one_mistake_of_the_whole_file() -> None:
 
 
 def test_the_simulated_ups_may_be_armed_only_against_loopback() -> None:
-    text = GOOD.replace('"megatec"', '"simulator"')
+    text = GOOD.replace('"megatec"', '"simulator"').replace('port = "/dev/ttyUSB0"', "")
     assert any("simulated UPS may only tell servers on loopback" in p for p in problems(text))
     assert problems(text.replace('mode = "armed"', 'mode = "dry-run"')) == []
     assert problems(text.replace("192.0.2.10", "127.0.0.1").replace("nas.example.org", "::1")) == []
