@@ -105,7 +105,9 @@ class FakeCore:
         self.refuse: str | None = None
         self.react = lambda order: None
         self.view = view or on_line()
-        self._server = busserver.Server(self.path, self._answer, lambda: [self._line()], lambda uid: uid == os.getuid())
+        self._server = busserver.Server(
+            self.path, self._answer, lambda: [self._line()], lambda uid: uid == os.getuid()
+        )
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._server.run, daemon=True),
