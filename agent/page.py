@@ -67,7 +67,7 @@ def state_of(view: View) -> State:
         return State("output-off", "alarm", "alarm")
     if Condition.ON_BYPASS in so or view.status.source is Source.BYPASS:
         return State("on-bypass", _worst(view, "warn"), "alarm")
-    tone = _worst(view, "warn" if view.config_errors or _unsure(view) else "ok")
+    tone = _worst(view, "warn" if view.config_errors or view.outage or _unsure(view) else "ok")
     return State("on-line", tone, "ok" if tone == "ok" else "alarm")
 
 
@@ -142,8 +142,7 @@ def _next(view: View, words: Words, since_view_s: float) -> str:
     """What will happen in this outage, or has."""
     if not view.servers:
         return words("next.no-server")
-    dry = "" if view.mode == "armed" else "-dry"
-    told = sum(s.delivery in ("accepted", "delivered-unconfirmed", "dry-run") for s in view.servers)
+    dry, told = "" if view.mode == "armed" else "-dry", _told(view)
     latched = [s for s in view.stages if s.latched]
     if latched and len(latched) == len(view.stages):
         return words(f"next.told{dry}", told=told, all=len(view.servers))
@@ -153,8 +152,15 @@ def _next(view: View, words: Words, since_view_s: float) -> str:
     return words(("next.further" if latched else "next.first") + dry, due=clock(due_s - since_view_s))
 
 
+def _told(view: View) -> int:
+    return sum(s.delivery in ("accepted", "delivered-unconfirmed", "dry-run") for s in view.servers)
+
+
 def _protection(view: View, words: Words) -> str:
-    """On mains: whom we would save."""
+    """On mains: whom we would save, or how the outage ends."""
+    if view.outage and view.mode == "armed":
+        told = _told(view)
+        return words("protection.told" if told else "protection.hold", told=told, all=len(view.servers))
     if view.mode != "armed":
         return words(f"protection.{view.mode}")
     if any(a.condition is Condition.NOT_PROTECTED for a in view.conditions):
@@ -269,6 +275,8 @@ _SAID = {
 
 def _conditions(view: View, state: State, words: Words) -> Html:
     said = {Condition.ON_BATTERY, Condition.NO_CORE} | _SAID.get(state.name, set())
+    if _on_battery(view):
+        said.add(Condition.INPUT_BAD)
     shown = [a for a in view.conditions if a.condition not in said]
     rows = [
         html(

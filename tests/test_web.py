@@ -471,6 +471,18 @@ def test_servers_that_were_never_reached_are_counted_when_armed():
     assert said(view)["line"] == "1 of 2 servers have not been reached yet" and page.state_of(view).tone == "warn"
 
 
+def test_when_the_mains_is_back_the_page_says_who_was_told():
+    view = on_line(outage="00112233445566ff", phase="hold")
+    assert said(view)["line"] == "mains is back, but not yet for long enough" and page.state_of(view).tone == "warn"
+    view = replace(view, servers=(replace(view.servers[0], delivery="accepted"), view.servers[1]))
+    assert said(view)["line"] == "mains is back; 1 of 2 servers have been told to shut down"
+
+
+def test_what_the_big_word_says_is_not_said_twice():
+    view = with_conditions(on_battery(), Condition.INPUT_BAD, Condition.LOW_BATTERY, Condition.FAN_FAILURE)
+    assert re.findall("<span>([^<]*)</span>", said(view)["conditions"]) == ["Fan failed"]
+
+
 def test_a_latched_plan_says_how_many_were_told():
     view = on_battery()
     view = replace(
