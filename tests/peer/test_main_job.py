@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
 import urllib.error
 from pathlib import Path
 
 import pytest
 
-from tests.peer.world import COMMUNITY, World, until
+from tests.peer.test_browser import ON_BATTERY, ON_LINE, mark, not_reloaded, sees
+from tests.peer.test_snmp_agent import nut, upsc
+from tests.peer.world import World, until
+from tests.webdriver import Browser
 
 pytestmark = pytest.mark.peer
 
@@ -36,53 +38,43 @@ def api_names(world: World) -> set[str]:
         return set()
 
 
-def test_mains_fails_battery_low_and_the_server_goes_down_while_snmp_and_the_page_watch(tmp_path: Path) -> None:
-    with World(tmp_path) as world:
-        assert integer(world.snmp(OUTPUT_SOURCE)) == 3 and "on-battery" not in api_names(world)
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_mains_fails_battery_low_and_the_server_goes_down_while_all_watch(tmp_path: Path, language: str) -> None:
+    """net-snmp, NUT over SNMP, and a browser see the outage begin, get low, and end; the server is told once."""
+    (tmp_path / "nut").mkdir()
+    with (
+        World(tmp_path) as world,
+        nut(tmp_path / "nut", world.snmp_port, "mibs = ietf", "snmp_version = v2c") as upsd,
+        Browser(language=language) as browser,
+    ):
+        browser.open(f"http://127.0.0.1:{world.web_port}/")
+        sees(browser, ON_LINE[language])
+        mark(browser)
+        assert integer(world.snmp(OUTPUT_SOURCE)) == 3
+        upsc(upsd, "OL")
         world.ups.set("mains", "off")
         until(lambda: "on-battery" in world.conditions(), 8, "on battery")
         until(lambda: integer(world.snmp(OUTPUT_SOURCE)) == 5, 3, "SNMP says battery")
-        walk = world.snmp(ALARMS, tool="snmpwalk")
-        assert ON_BATTERY_ALARM in walk
-        until(lambda: "on-battery" in api_names(world), 3, "the page's API says on battery")
-        time.sleep(1.2)
+        assert ON_BATTERY_ALARM in world.snmp(ALARMS, tool="snmpwalk")
+        sees(browser, ON_BATTERY[language])
+        assert "output.voltage" in upsc(upsd, "OB")
         assert integer(world.snmp(SECONDS_ON_BATTERY)) >= 1
         assert world.told() == []
         world.ups.set("battery_low", "1")
         until(world.told, 5, "the server's shutdown command ran")
         until(lambda: integer(world.snmp(BATTERY_STATUS)) == 3, 5, "SNMP says battery low")
+        upsc(upsd, "OB LB")
         until(lambda: world.view().servers[0].delivery == "delivered-unconfirmed", 3, "the outcome is shown")
         world.ups.set("mains", "on")
         world.ups.set("battery_low", "0")
         until(lambda: "on-battery" not in world.conditions(), 20, "on line again")
-        assert integer(world.snmp(OUTPUT_SOURCE)) == 3
+        sees(browser, ON_LINE[language])
+        assert not_reloaded(browser) and browser.console() == []
+        upsc(upsd, "OL")
         assert len(world.told()) == 1
         names = [(e.kind, e.name) for e in world.events()]
         assert names.count(("note", "told")) == 1 and names.count(("began", "on-battery")) == 1
         assert "stage-latched" in world.ridethrough("log", "--lines", "50")
-
-
-def test_nut_reads_us_over_snmp_on_line_and_on_battery(tmp_path: Path) -> None:
-    with World(tmp_path) as world:
-        nut = tmp_path / "nut"
-        nut.mkdir()
-        (nut / "ups.conf").write_text(
-            f"[peer]\n  driver = snmp-ups\n  port = 127.0.0.1:{world.snmp_port}\n  community = {COMMUNITY}\n"
-            "  snmp_version = v2c\n  mibs = ietf\n  pollfreq = 2\n"
-        )
-        env = {**os.environ, "NUT_CONFPATH": str(nut), "NUT_STATEPATH": str(nut), "NUT_ALTPIDPATH": str(nut)}
-
-        def dump() -> str:
-            argv = ["/lib/nut/snmp-ups", "-a", "peer", "-u", "root", "-d", "1"]
-            return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60).stdout
-
-        assert re.search(r"^ups.status: OL", dump(), re.M)
-        world.ups.set("mains", "off")
-        until(lambda: "on-battery" in world.conditions(), 8, "on battery")
-        until(lambda: integer(world.snmp(OUTPUT_SOURCE)) == 5, 3, "SNMP says battery")
-        text = dump()
-        assert re.search(r"^ups.status: OB", text, re.M), text
-        assert re.search(r"^output.voltage: 2\d\d", text, re.M), text
 
 
 def test_the_faces_killed_at_the_start_of_the_outage_change_nothing(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 from agent import bus, wire
 from agent.model import Event, View
 from tests.simulators.megatec import MegatecPty
+from tests.snmp_kit import COMMUNITY
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COMMUNITY = "peer-test-community"
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
