@@ -11,9 +11,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from pathlib import Path
 
-from agent.login import Accounts
 from bench.gate import gate
 from tests.peer.world import COMMUNITY, ROOT, World
 
@@ -66,24 +66,31 @@ def _stream(port: int, stop: threading.Event) -> None:
 
 
 def _login_peak_mb(world: World, pid: int) -> float:
-    """The peak of the faces' memory in five logins with a wrong password."""
+    """The peak of the faces' memory while a first password is set and then wrong ones are tried."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
-    accounts = Accounts(world.folder / "state" / "faces", time.monotonic)
-    assert accounts.first_password()
-    tried = 0
-    for _ in range(5):
-        connection = http.client.HTTPConnection("127.0.0.1", world.web_port, timeout=20)
-        body = "user=admin&password=certainly-wrong-password"
-        headers = {
-            "Content-Type": "application/x-www-form-urlencoded",
-            "Origin": f"http://127.0.0.1:{world.web_port}",
-            "Sec-Fetch-Site": "same-origin",
-        }
-        connection.request("POST", "/login", body, headers)
-        tried += connection.getresponse().status in (200, 400, 401, 403, 429)
-        connection.close()
-    assert tried == 5
+    once = (world.folder / "state" / "faces" / "first-password").read_text().strip()
+    status, cookie, _ = _post(world.web_port, "/login", {"password": once})
+    assert status == 303 and cookie, status
+    connection = http.client.HTTPConnection("127.0.0.1", world.web_port, timeout=20)
+    connection.request("GET", "/password", headers={"Cookie": cookie})
+    token = re.findall(r'name="token" value="([^"]+)"', connection.getresponse().read().decode())[0]
+    fields = {"token": token, "new": "seven green bicycles", "again": "seven green bicycles"}
+    assert _post(world.web_port, "/password", fields, cookie)[0] == 303
+    tries = [_post(world.web_port, "/login", {"password": "a wrong password"})[0] for _ in range(3)]
+    assert all(status in (401, 403) for status in tries), tries
     return rss_mb(pid, "VmHWM")
+
+
+def _post(port: int, path: str, fields: dict[str, str], cookie: str = "") -> tuple[int, str, str]:
+    """(status, cookie, body) of a form sent as a browser would."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+    headers |= {"Origin": f"http://127.0.0.1:{port}"} | ({"Cookie": cookie} if cookie else {})
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", path, urllib.parse.urlencode(fields), headers)
+    answer = connection.getresponse()
+    found = answer.status, (answer.headers["Set-Cookie"] or "").partition(";")[0], answer.read().decode()
+    connection.close()
+    return found
 
 
 def _first_answer_s(world: World) -> float:
