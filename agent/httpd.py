@@ -15,7 +15,6 @@ import contextlib
 import errno
 import io
 import logging
-import re
 import selectors
 import socket
 import ssl
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
+from .config import split_address
 from .httpanswer import SEND_S, Handler, Pipe, answer, error_body
 from .httphead import Head, Refused, group_of, is_own_name, parse_head
 from .model import ConfigError
@@ -44,21 +44,6 @@ GIVE_WAY_PAUSE_S = 0.0005  # a flood is slowed down so far that an honest reques
 LOG_PAUSE_S = 60.0  # between two reports of the same kind
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
-
-
-def split_listen(listen: str) -> tuple[str, int]:
-    """`HOST:PORT` or `[V6]:PORT` as host and port. ConfigError otherwise."""
-    host, colon, port = listen.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if (
-        not colon
-        or not bare
-        or not re.fullmatch(r"[0-9]{1,5}", port)
-        or int(port) > 65535
-        or (":" in host) != (bare != host)
-    ):
-        raise ConfigError(f'[web] listen = "{listen}": write HOST:PORT, for instance "127.0.0.1:8080" or "[::]:443"')
-    return bare, int(port)
 
 
 # --- the server -------------------------------------------------------------------------------------------------
@@ -103,8 +88,11 @@ class Server:
 
     def bind(self) -> None:
         """Begin to listen. ConfigError names `[web] listen` and the remedy."""
-        host, port = split_listen(self._listen)
         where = f'[web] listen = "{self._listen}"'
+        try:
+            host, port = split_address(self._listen)
+        except ConfigError as e:
+            raise ConfigError(f"[web] listen: {e}") from e
         try:
             kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
                 0

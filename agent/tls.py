@@ -31,15 +31,6 @@ _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}
 MAKE_WITHIN_S = 60.0  # seconds on a slow board
 
 
-def wanted(listen: str, tls: str) -> bool:
-    """Whether `[web] listen` needs TLS: always with tls = "on", else whenever it is not a loopback address."""
-    host = listen.rpartition(":")[0].strip("[]")
-    try:
-        return tls == "on" or not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"
-
-
 def own_names() -> list[str]:
     """Under which names and addresses this machine is likely to be opened: for the certificate."""
     host = socket.gethostname()

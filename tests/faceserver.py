@@ -15,14 +15,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main(path: str, folder: str, listen: str, tls_setting: str = "auto") -> None:
+def main(path: str, folder: str, listen: str, tls_setting: str) -> None:
     from agent import bus, config, httpd, login, tls, web
 
     client = bus.Client(path)
     client.start()
     accounts = login.Accounts(Path(folder), time.monotonic)
     context, fingerprint = None, ""
-    if tls.wanted(listen, tls_setting):
+    if tls_setting == "on":
         context, fingerprint = tls.context(Path(folder), [])
     app = web.make_app(config.Web(public_status=True), client, accounts, fingerprint=fingerprint)
     server = httpd.Server(listen, app, context)

@@ -159,15 +159,10 @@ def test_an_ipv6_client_is_counted_by_its_64():
 # --- listening --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("listen", ["", "8080", ":8080", "1.2.3.4", "::1:80", "a:99999", "[1.2.3.4]:80", "a:b"])
+@pytest.mark.parametrize("listen", ["", "8080", ":8080", "::1:80", "a:99999", "a:b"])
 def test_an_address_that_is_none_names_the_setting(listen):
     with pytest.raises(ConfigError, match=r"\[web\] listen"):
-        httpd.split_listen(listen)
-
-
-def test_v4_and_v6_addresses_are_split():
-    assert httpd.split_listen("127.0.0.1:80") == ("127.0.0.1", 80)
-    assert httpd.split_listen("[::1]:443") == ("::1", 443)
+        httpd.Server(listen, app).bind()
 
 
 def test_a_port_in_use_names_the_setting_and_the_remedy(server):

@@ -101,23 +101,6 @@ def test_old_versions_of_tls_are_refused(tmp_path, version, works):
     thread.join(5)
 
 
-@pytest.mark.parametrize(
-    "listen, setting, answer",
-    [
-        ("127.0.0.1:8080", "auto", False),
-        ("[::1]:8080", "auto", False),
-        ("localhost:8080", "auto", False),
-        ("127.0.0.1:8080", "on", True),
-        ("0.0.0.0:443", "auto", True),
-        ("[::]:443", "auto", True),
-        ("192.0.2.2:443", "auto", True),
-        ("ups:443", "auto", True),
-    ],
-)
-def test_only_a_loopback_page_goes_without_tls(listen, setting, answer):
-    assert tls.wanted(listen, setting) is answer
-
-
 def test_the_own_names_hold_the_host_name_and_loopback():
     names = tls.own_names()
     assert socket.gethostname() in names and "127.0.0.1" in names and len(names) == len(set(names))
