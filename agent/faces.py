@@ -100,11 +100,11 @@ def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> t
         host, _ = config.split_address(settings.web.listen)
         secure = settings.web.tls == "on" or not config.is_loopback(host)
         names = [settings.name, socket.gethostname()]
-        context = None
+        context, fingerprint = None, ""
         if secure:
             context, fingerprint = tls.context(folder, names)
             log.info("certificate fingerprint (SHA-256): %s", fingerprint)
-        app = web.make_app(settings.web, client, accounts)
+        app = web.make_app(settings.web, client, accounts, fingerprint=fingerprint)
         server = httpd.Server(settings.web.listen, app, context, names)
         server.bind()
     except (ConfigError, OSError) as e:
