@@ -36,7 +36,8 @@ mode = "armed"            # the simulated UPS may be armed only against this mac
 
 [ups]
 driver = "simulator"
-speed = 60                # the battery runs sixty times as fast as a real one
+speed = 60                # the battery runs sixty times as fast as a real one ...
+runtime_s = 3600          # ... so its hour is over in a minute
 
 [[stage]]
 name = "servers"
