@@ -22,7 +22,8 @@ from .model import VERSION, Active, Condition, Event, View
 log = logging.getLogger(__name__)
 
 PROTOCOL = 1
-LINE_LIMIT_BYTES = 256 * 1024  # the longest message, in both directions
+LINE_LIMIT_BYTES = 4 * 1024 * 1024  # the longest message: a view of 1000 servers, each with a word of its own
+REQUEST_LIMIT_BYTES = 64 * 1024
 SILENCE_S = 2.5  # no message from the core for so long: it is gone
 
 Message = dict[str, Any]
@@ -54,12 +55,15 @@ def address(path: str) -> Iterator[str]:
 
 def encode(message: Message) -> bytes:
     """One message as one line."""
-    return json.dumps({"v": PROTOCOL, **message}, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps({"v": PROTOCOL, **message}, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def decode(line: bytes) -> Message:
     """One line as a message. ValueError if it is not a JSON object of our protocol version."""
-    message = json.loads(line)
+    try:
+        message = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(message, dict) or message.get("v") != PROTOCOL:
         raise ValueError(f"not a message of protocol {PROTOCOL}: {line[:80]!r}")
     return message

@@ -5,6 +5,7 @@ A reader that is too slow is dropped; requests are answered one after the other 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
@@ -20,7 +21,8 @@ from . import bus
 
 log = logging.getLogger(__name__)
 
-BACKLOG_LIMIT_BYTES = 512 * 1024  # unsent bytes after which a reader is dropped
+BACKLOG_LIMIT_BYTES = 2 * bus.LINE_LIMIT_BYTES  # unsent bytes after which a reader is dropped
+STUCK_S = 10.0  # without taking anything, after which a reader is dropped
 CLIENTS_LIMIT = 32
 REQUESTS_LIMIT = 16  # waiting for the query reader
 REQUEST_RATE_PER_S = 50.0  # sustained, over all clients; a burst of twice that is let through
@@ -34,6 +36,16 @@ class Peer:
     uid: int
 
 
+def _take_over(path: str) -> None:
+    """Remove the socket of a core that was killed. OSError if another core lives behind it."""
+    try:
+        bus.connect(path, within_s=1.0).close()
+    except bus.BusError:
+        Path(path).unlink(missing_ok=True)
+    else:
+        raise OSError(errno.EADDRINUSE, "another core uses this run_dir", path)
+
+
 @dataclass(eq=False)
 class _Connection:
     sock: socket.socket
@@ -41,6 +53,7 @@ class _Connection:
     inbox: bytearray = field(default_factory=bytearray)
     outbox: bytearray = field(default_factory=bytearray)
     subscribed: bool = False
+    moved_s: float = 0.0  # when it last took something, or had nothing to take
     busy: bool = False  # a request of it is with the query reader
 
 
@@ -66,10 +79,7 @@ class Server:
         self._wake_w.setblocking(False)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.unlink(path)  # of a core that was killed; the lock in state_dir keeps two cores apart
-        except FileNotFoundError:
-            pass
+        _take_over(path)
         with bus.address(path) as place:
             self._listener.bind(place)
         os.chmod(path, 0o660)
@@ -78,6 +88,7 @@ class Server:
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._selector.register(self._wake_r, selectors.EVENT_READ, None)
         self._stop = False
+        self._listen_again_s = 0.0  # 0: it listens
         self._tokens, self._tokens_s = 2 * REQUEST_RATE_PER_S, time.monotonic()
 
     def publish(self, line: bytes) -> None:
@@ -105,6 +116,9 @@ class Server:
     def run(self) -> None:
         """The socket thread."""
         while not self._stop:
+            if 0 < self._listen_again_s <= time.monotonic():
+                self._listen_again_s = 0.0
+                self._selector.register(self._listener, selectors.EVENT_READ, None)
             for key, mask in self._selector.select(1.0):
                 if key.fileobj is self._listener:
                     self._accept()
@@ -127,6 +141,9 @@ class Server:
                 reply = {"ok": True, **self._answer(message, connection.peer)}
             except bus.BusError as e:
                 reply = {"ok": False, "error": str(e)}
+            except (ValueError, TypeError, ArithmeticError, LookupError) as e:
+                log.warning("bus: a request of process %d failed: %r", connection.peer.pid, e)
+                reply = {"ok": False, "error": f"cannot be answered: {type(e).__name__}"}
             connection.busy = False
             self._put(connection, bus.encode({"type": "reply", "id": message.get("id"), **reply}))
 
@@ -135,6 +152,8 @@ class Server:
             sock, _ = self._listener.accept()
         except OSError as e:
             log.warning("bus: accept: %s", e)
+            self._selector.unregister(self._listener)  # out of descriptors: look again in a second
+            self._listen_again_s = time.monotonic() + 1.0
             return
         pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if len(self._connections) >= CLIENTS_LIMIT or not self._may_talk(uid):
@@ -161,7 +180,11 @@ class Server:
                 self._send(connection, line)
 
     def _send(self, connection: _Connection, line: bytes) -> None:
-        if len(connection.outbox) + len(line) > BACKLOG_LIMIT_BYTES:
+        now_s = time.monotonic()
+        if not connection.outbox:
+            connection.moved_s = now_s
+        stuck = now_s - connection.moved_s > STUCK_S
+        if stuck or len(connection.outbox) + len(line) > BACKLOG_LIMIT_BYTES:
             self._drop(connection, "does not read")
             return
         connection.outbox += line
@@ -171,6 +194,7 @@ class Server:
         try:
             while connection.outbox:
                 del connection.outbox[: connection.sock.send(connection.outbox)]
+                connection.moved_s = time.monotonic()
         except BlockingIOError:
             pass
         except OSError:
@@ -200,7 +224,7 @@ class Server:
             line = bytes(connection.inbox[:end])
             del connection.inbox[: end + 1]
             self._take(connection, line)
-        if len(connection.inbox) > bus.LINE_LIMIT_BYTES:
+        if len(connection.inbox) > bus.REQUEST_LIMIT_BYTES:
             self._drop(connection, "sent an endless line")
 
     def _take(self, connection: _Connection, line: bytes) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .addresses import is_loopback, split_address, wrong_host
 from .model import ConfigError, Option
 
 
@@ -67,10 +68,10 @@ class Config:
     """The whole file. `web` or `snmp` None: that face is off."""
 
     name: str = "ups"
-    state_dir: str = ""
-    run_dir: str = ""
+    state_dir: str = "/var/lib/ridethrough"
+    run_dir: str = "/run/ridethrough"
     mode: str = "dry-run"
-    driver: str = "simulator"
+    driver: str = ""
     poll_s: float = 1.0
     ups: Mapping[str, Any] = field(default_factory=dict)  # the driver's and its link's options, typed
     servers: tuple[Server, ...] = ()
@@ -83,6 +84,8 @@ class Config:
 
 PROTECTING = ("file", "agent", "ups", "stage", "server")  # one unit: an error in one keeps the last good set
 FILE_LIMIT_BYTES = 256 * 1024
+LINE_LIMIT = 4096  # characters; tomllib needs minutes for a long line of dots
+PROBLEM_LIMIT, PROBLEMS_LIMIT = 200, 50  # characters of one, and how many are told
 SERVERS_LIMIT, STAGES_LIMIT, COMMUNITIES_LIMIT = 1000, 50, 32
 MODES = ("setup", "dry-run", "armed")
 DEFAULT_STAGE = "default"
@@ -155,9 +158,11 @@ def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Co
     """
     reader = _Reader()
     try:
+        if any(len(line) > LINE_LIMIT for line in text.splitlines()):
+            raise ValueError(f"a line of more than {LINE_LIMIT} characters")
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        return Config(), (Problem("file", f"not TOML: {e}"),)
+    except (ValueError, RecursionError) as e:  # tomllib gives up in several ways
+        return _only_places(text), (Problem("file", f"not TOML: {e}"[:PROBLEM_LIMIT]),)
     known = ("agent", "ups", "web", "snmp", "server", "stage")
     for key in raw:
         if key not in known:
@@ -173,6 +178,9 @@ def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Co
             reader.bad("ups", str(e))
             ups_raw = {k: v for k, v in ups_raw.items() if k in ("driver", "poll_s")}
     ups = reader.table(ups_raw, "ups", "[ups]", (*UPS, *extra))
+    for key in ("state_dir", "run_dir"):
+        if not agent[key].startswith("/"):
+            reader.bad("agent", f'[agent] {key} = "{agent[key]}": must begin with /')
     stages = reader.stages(raw.get("stage", []))
     servers, stages = reader.servers(raw.get("server", []), stages)
     config = Config(
@@ -190,7 +198,15 @@ def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Co
     )
     if driver == "simulator" and (problem := _simulator_away(config)):
         reader.bad("server", problem)
-    return config, tuple(reader.problems)
+    # those that keep the last good set in force must not fall off the end
+    reader.problems.sort(key=lambda p: p.section not in PROTECTING)
+    return config, tuple(reader.problems[:PROBLEMS_LIMIT])
+
+
+def _only_places(text: str) -> Config:
+    """Of a file that is no TOML: where the state is, so that the last good configuration is found."""
+    found = dict(re.findall(r'^\s*(state_dir|run_dir)\s*=\s*"(/[^"\\\n]*)"', text, re.MULTILINE))
+    return Config(**found)
 
 
 def _simulator_away(config: Config) -> str:
@@ -202,28 +218,6 @@ def _simulator_away(config: Config) -> str:
             'use mode = "dry-run" or a real driver'
         )
     return ""
-
-
-def is_loopback(host: str) -> bool:
-    """Is `host` this machine itself, as an address or as the name localhost?"""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def split_address(listen: str) -> tuple[str, int]:
-    """('127.0.0.1', 8080) of "127.0.0.1:8080", ('::1', 80) of "[::1]:80". ConfigError if it is neither."""
-    host, _, port = listen.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ConfigError(f'"{listen}": write an IPv6 address as [ADDRESS]:PORT')
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f'"{listen}" is not HOST:PORT')
-    return host, int(port)
 
 
 def _near(word: str, words: Iterable[str]) -> str:
@@ -238,7 +232,7 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def bad(self, section: str, text: str) -> None:
-        self.problems.append(Problem(section, text))
+        self.problems.append(Problem(section, text if len(text) <= PROBLEM_LIMIT else text[:PROBLEM_LIMIT] + "..."))
 
     def table(self, raw: Any, section: str, where: str, options: Sequence[Option]) -> dict[str, Any]:
         """The options of one table, typed; a wrong or missing value becomes the default and a problem."""
@@ -296,7 +290,7 @@ class _Reader:
         names = [s.name for s in stages]
         for values in self.tables(raw, "server", "[[server]]", SERVER, SERVERS_LIMIT):
             here = f"[[server]] {values['name']}"
-            if problem := _wrong_host(values["address"]):
+            if problem := wrong_host(values["address"]):
                 self.bad("server", f'{here} address = "{values["address"]}": {problem}')
                 continue
             if values["how"] != "rccmd":
@@ -374,19 +368,4 @@ def _wrong(option: Option, value: Any) -> str:
             return f"must be between {low:g} and {high:g}"
     if isinstance(value, str) and (len(value) > 4096 or not value.isprintable()):
         return "must be one line of printable text"
-    return ""
-
-
-def _wrong_host(host: str) -> str:
-    """What is wrong with a server's address or name, or ''."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        if re.fullmatch(r"[0-9.]+", host) or not re.fullmatch(
-            r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?", host
-        ):
-            return "neither an IP address nor a host name"
-        return ""
-    if address.is_unspecified or address.is_multicast or host == "255.255.255.255":
-        return "not the address of one server"
     return ""

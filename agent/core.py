@@ -10,11 +10,13 @@ import fcntl
 import logging
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 INBOX_LIMIT = 10_000
 WATCHDOG_ENGINE_S, WATCHDOG_LOOPS_S = 3.0, 10.0
+HUNG_S = 25.0  # a thread that has not moved for so long never will
+BUS_AGAIN_S = 5.0
+EXIT_AGAIN = 75  # start me again
 TIMESYNC = Path("/run/systemd/timesync")
 BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
 
@@ -67,6 +72,7 @@ class Core:
         self._path = path
         self._stop = threading.Event()
         self._reload = threading.Event()
+        self._looked_s = time.monotonic()
         first, problems = load(path)
         self._folder = Path(first.state_dir) / "core"
         self._run_dir = Path(first.run_dir)
@@ -80,12 +86,7 @@ class Core:
         memory = self._store.start()
         self._delivery = Delivery(self._inbox.put)
         self._ups = Ups(self._open, self._take, self._config.poll_s)
-        self._server = busserver.Server(
-            str(self._run_dir / "core.sock"),
-            self._answer,
-            self._greeting,
-            lambda uid: uid in (0, os.getuid()),
-        )
+        self._server: busserver.Server | None = None
         self._engine = Engine(
             boot=boot_id(),
             clock=SystemClock(),
@@ -93,7 +94,7 @@ class Core:
             keeper=self._keeper,
             memory=memory,
             remembered=kept,
-            publish=lambda message: self._server.publish(bus.encode(dict(message))),
+            publish=self._publish,
             order=self._delivery.order,
             hurry=self._ups.hurry,
         )
@@ -135,10 +136,9 @@ class Core:
         try:
             kept, old_problems = load(keep)
         except ConfigError:
-            log.error("no last good configuration: nothing is protected until the file is mended")
-            return NewConfig(found, texts, protecting_bad=True)
+            return _nobody(found, texts)
         if any(p.section in config.PROTECTING for p in old_problems):
-            return NewConfig(found, texts, protecting_bad=True)
+            return _nobody(found, texts)
         log.error("the last good configuration stays in force")
         return NewConfig(kept, texts, protecting_bad=True)
 
@@ -154,8 +154,6 @@ class Core:
         bodies: Mapping[str, Callable[[], None]] = {
             "slots": lambda: self._keeper.run(self._stop),
             "store": lambda: self._store.run(self._stop),
-            "bus": self._server.run,
-            "requests": self._server.run_requests,
             "resolver": lambda: self._delivery.run_resolver(self._stop),
             "delivery": lambda: self._delivery.run(self._stop),
             "ups": lambda: self._ups.run(self._stop),
@@ -166,17 +164,45 @@ class Core:
             thread.start()
         log.info("core %s runs: driver %s, mode %s", VERSION, self._config.driver, self._config.mode)
         notify("READY=1")
-        while not self._stop.wait(1.0):
+        again = False
+        open_bus_s = 0.0
+        while not self._stop.wait(0.0 if self._server is None and open_bus_s == 0.0 else 1.0):
+            if self._server is None and time.monotonic() >= open_bus_s:
+                open_bus_s = time.monotonic() + BUS_AGAIN_S
+                threads += self._open_bus()
             if self._reload.is_set():
                 self._reload.clear()
-                self._load_again()
-            self._feed_watchdog()
-        self._server.stop()
+                again = self._load_again()
+                if again:
+                    self._stop.set()
+            self._watch()
+        if self._server is not None:
+            self._server.stop()
         self._ups.wake()
         self._delivery.wake()
         for thread in threads:
             thread.join(6.0)
-        return 0
+        return EXIT_AGAIN if again else 0
+
+    def _open_bus(self) -> list[threading.Thread]:
+        """Open the bus and start its threads; without it protection works all the same, and it is tried again."""
+        try:
+            server = busserver.Server(
+                str(self._run_dir / "core.sock"), self._answer, self._greeting, lambda uid: uid in (0, os.getuid())
+            )
+        except (OSError, bus.BusError) as e:
+            log.error("no bus in %s (%s): page and SNMP say no-core, protection works", self._run_dir, e)
+            return []
+        self._server = server
+        bodies = {"bus": server.run, "requests": server.run_requests}
+        threads = [threading.Thread(target=body, name=name, daemon=True) for name, body in bodies.items()]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _publish(self, message: Mapping[str, object]) -> None:
+        if self._server is not None:
+            self._server.publish(bus.encode(dict(message)))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         (self._reload if number == signal.SIGHUP else self._stop).set()
@@ -190,9 +216,15 @@ class Core:
             self._engine.turn(item)
         self._engine.flush(time.monotonic())
 
-    def _feed_watchdog(self) -> None:
-        """Tell systemd that all is well, only when engine, ups and delivery really move."""
+    def _watch(self) -> None:
+        """Tell systemd that all is well, only when engine, ups and delivery really move; end when one hangs."""
         now_s = time.monotonic()
+        hung_s = now_s - min(self._engine.turned_s, self._ups.turned_s, self._delivery.turned_s)
+        if hung_s > HUNG_S and now_s - self._looked_s < HUNG_S:  # else we ourselves were stopped
+            log.critical("a thread hangs for %.0f s: the core ends and is started again", hung_s)
+            sys.stderr.flush()
+            os._exit(70)
+        self._looked_s = now_s
         moving = (
             now_s - self._engine.turned_s < WATCHDOG_ENGINE_S
             and now_s - self._ups.turned_s < WATCHDOG_LOOPS_S
@@ -201,26 +233,24 @@ class Core:
         if moving:
             notify("WATCHDOG=1")
 
-    def _load_again(self) -> None:
-        """SIGHUP: read the file again; the driver itself changes with the next start."""
+    def _load_again(self) -> bool:
+        """SIGHUP: read the file again. True: what changed needs a new start (another UPS must not get this plan)."""
         try:
             found, problems = load(self._path)
         except ConfigError as e:
             log.error("configuration: %s", e)
             self._inbox.put(NewConfig(self._config, (str(e),), protecting_bad=True))
-            return
+            return False
         new = self._choose(found, problems)
         if new.protecting_bad:
             new = NewConfig(self._config, new.problems, protecting_bad=True)
-        elif (new.config.driver, new.config.ups, new.config.poll_s) != (
-            self._config.driver,
-            self._config.ups,
-            self._config.poll_s,
-        ):
-            log.warning("[ups] changed: it takes effect when the core is started again")
+        elif _needs_start(new.config) != _needs_start(self._config):
+            log.warning("[ups] or the folders changed: the core is started again")
+            return True
         self._config = new.config
         self._delivery.plan(new.config.servers)
         self._inbox.put(new)
+        return False
 
     # -- what the threads need of each other
 
@@ -253,7 +283,7 @@ class Core:
             return {"view": wire.to_json(self._engine.view)}
         if kind == "query" and message.get("what") == "events":
             since, limit = message.get("since"), message.get("limit", 100)
-            if not (since is None or type(since) is int) or type(limit) is not int:
+            if not (since is None or type(since) is int) or type(limit) is not int or abs(since or 0) >= 2**62:
                 raise bus.BusError("since and limit must be whole numbers")
             events, more = self._store.events(since, limit)
             return {"events": [wire.to_json(e) for e in events], "more": more}
@@ -273,9 +303,9 @@ class Core:
             raise bus.BusError("args and origin must be objects")
         data = {
             "command": command.value,
-            "args": " ".join(f"{k}={v}" for k, v in args.items())[:200],
-            "user": str(origin.get("user", f"uid {peer.uid}"))[:64],
-            "address": str(origin.get("address", ""))[:64],
+            "args": _plain(" ".join(f"{k}={v}" for k, v in args.items()), 200),
+            "user": _plain(origin.get("user", f"uid {peer.uid}"), 64),
+            "address": _plain(origin.get("address", ""), 64),
         }
         try:
             self._ups.order(command, {str(k): v for k, v in args.items()})
@@ -284,6 +314,28 @@ class Core:
             raise bus.BusError(str(e)) from e
         self._inbox.put(Note("command", "", {**data, "outcome": "done"}))
         return {}
+
+
+def _plain(value: object, limit: int) -> str:
+    """Text from outside, fit for log and database."""
+    return str(value)[:limit].encode("utf-8", "replace").decode()
+
+
+def _many_descriptors() -> None:
+    """A thousand servers need a thousand sockets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
+
+
+def _nobody(found: Config, texts: tuple[str, ...]) -> NewConfig:
+    """Mistakes and no last good configuration: the UPS is shown if it can be, and nobody is told anything."""
+    log.error("no last good configuration: nothing is protected until the file is mended")
+    return NewConfig(replace(found, mode="setup", servers=(), stages=()), texts, protecting_bad=True)
+
+
+def _needs_start(settings: Config) -> tuple[object, ...]:
+    """What takes effect only with a new start."""
+    return settings.driver, settings.ups, settings.poll_s, settings.state_dir, settings.run_dir
 
 
 def _die(args: threading.ExceptHookArgs) -> None:
@@ -296,4 +348,7 @@ def _die(args: threading.ExceptHookArgs) -> None:
 
 def main(path: Path) -> int:
     """Run the core with the configuration at `path`."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be served
+    os.umask(0o077)
+    _many_descriptors()
     return Core(path).run()

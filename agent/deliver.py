@@ -7,12 +7,14 @@ classic RCCMD knows only "delivered, unconfirmed": the whole line written, and t
 
 from __future__ import annotations
 
-import ipaddress
+import fcntl
 import logging
 import os
 import queue
 import selectors
 import socket
+import struct
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -27,20 +29,36 @@ FIRST_PASS_S = 2.0  # for the connection, in the first pass
 CONNECT_S = 5.0  # and later
 CLOSE_WAIT_S = 5.0  # for the peer to close after the line
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-RESOLVE_S = 3600.0  # a name is looked up so often; the last good address is kept
+RESOLVE_S = 3600.0  # a name is looked up so often; the last good addresses are kept
+RESOLVE_AGAIN_S = 15.0  # a name that could not be looked up yet
+ADDRESSES_LIMIT = 8  # of one name
+DETAIL_LIMIT = 120
 REACH_S = 3600.0  # how often it is tried whether a server can be reached
 ANSWER_LIMIT_BYTES = 256
+
+Address = tuple[int, tuple[str | int, ...]]  # family, and the kernel's form without the port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """What the engine wants: whom to tell in which outage (names), and whether anything may really be sent."""
+    """What the engine wants: whom to tell in which outage, and whether anything may really be sent."""
 
     outage: str | None = None
-    tell: tuple[str, ...] = ()
-    told: frozenset[str] = frozenset()  # of these, who was told already (a restart knows it from the slots)
+    tell: tuple[Server, ...] = ()  # also such as are no longer configured
+    told: frozenset[str] = frozenset()  # names of those that were told before a restart
     armed: bool = False
     reach: bool = True  # look from time to time whether the servers can be reached
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    servers: tuple[Server, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    name: str
+    addresses: tuple[Address, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +79,7 @@ class _Target:
 
     server: Server
     report: Report
-    address: str | None = None
+    addresses: tuple[Address, ...] = ()  # tried in turn
     sock: socket.socket | None = None
     probing: bool = False
     sent: bool = False
@@ -80,9 +98,10 @@ class Delivery:
         self._selector = selectors.DefaultSelector()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_r, selectors.EVENT_READ, None)
-        self._news: queue.Queue[Orders | tuple[Server, ...] | tuple[str, str]] = queue.Queue(maxsize=5000)
+        self._news: queue.Queue[Orders | _Plan | _Found] = queue.Queue(maxsize=5000)
         self._to_resolve: queue.Queue[str] = queue.Queue(maxsize=2000)
         self._targets: dict[str, _Target] = {}
+        self._plan: tuple[Server, ...] = ()
         self._orders = Orders()
         self.turned_s = time.monotonic()
 
@@ -90,7 +109,7 @@ class Delivery:
 
     def plan(self, servers: tuple[Server, ...]) -> None:
         """These are the servers now."""
-        self._put(servers)
+        self._put(_Plan(servers))
 
     def order(self, orders: Orders) -> None:
         """This is what must be told now."""
@@ -102,7 +121,7 @@ class Delivery:
         except BlockingIOError:
             pass  # it is already awake
 
-    def _put(self, item: Orders | tuple[Server, ...] | tuple[str, str]) -> None:
+    def _put(self, item: Orders | _Plan | _Found) -> None:
         self._news.put(item, timeout=5.0)
         self.wake()
 
@@ -114,11 +133,11 @@ class Delivery:
             except queue.Empty:
                 continue
             try:
-                found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            except OSError as e:
+                found = _look_up(name, 0)
+            except (OSError, UnicodeError) as e:
                 log.warning("cannot look up %s: %s", name, e)
                 continue
-            self._put((name, str(found[0][4][0])))
+            self._put(_Found(name, found))
 
     # -- the delivery thread
 
@@ -129,8 +148,9 @@ class Delivery:
             now_s = self.turned_s = time.monotonic()
             self._take_news(now_s)
             if now_s >= resolve_s:
-                resolve_s = now_s + RESOLVE_S
-                self._look_up()
+                known = all(target.addresses for target in self._targets.values())
+                resolve_s = now_s + (RESOLVE_S if known else RESOLVE_AGAIN_S)
+                self._ask_names()
             for target in self._targets.values():
                 self._turn(target, now_s)
             for key, _ in self._selector.select(self._pause_s(time.monotonic())):
@@ -149,58 +169,73 @@ class Delivery:
                 return
             if isinstance(item, Orders):
                 self._take_orders(item, now_s)
-            elif item and isinstance(item[0], str):
-                name, address = str(item[0]), str(item[1])
-                for target in self._targets.values():
-                    if target.server.address == name and target.address != address:
-                        target.address, target.next_s = address, now_s
-                        log.info("%s is %s", name, address)
+            elif isinstance(item, _Plan):
+                self._plan = item.servers
+                self._aim(now_s)
+                self._follow(now_s)
             else:
-                self._take_plan(tuple(s for s in item if isinstance(s, Server)), now_s)
+                for target in self._targets.values():
+                    if target.server.address == item.name and target.addresses != item.addresses:
+                        target.addresses, target.next_s = item.addresses, now_s
+                        log.info("%s is %s", item.name, item.addresses[0][1][0])
 
-    def _take_plan(self, servers: tuple[Server, ...], now_s: float) -> None:
+    def _aim(self, now_s: float) -> None:
+        """One target for each server of the plan, and for each that must be told though it is no longer in it.
+
+        Only another address or port makes another target; what was delivered to it stays known.
+        """
         old, self._targets = self._targets, {}
-        for number, server in enumerate(servers):
-            target = old.pop(server.name, None)
-            if target is None or target.server != server:
+        wanted = {server.name: server for server in (*self._orders.tell, *self._plan)}
+        for number, (name, server) in enumerate(wanted.items()):
+            target = old.pop(name, None)
+            if target is None or (target.server.address, target.server.port) != (server.address, server.port):
                 if target is not None:
                     self._close(target)
-                target = _Target(server, Report(server=server.name))
-                target.address = server.address if _is_literal(server.address) else None
+                target = _Target(server, Report(server=name))
+                target.addresses = _literal(server.address)
                 target.reach_s = now_s + 0.05 * number  # staggered
-            self._targets[server.name] = target
+            target.server = server
+            self._targets[name] = target
         for target in old.values():
             self._close(target)
-        self._look_up()
+        self._ask_names()
 
-    def _look_up(self) -> None:
-        for target in self._targets.values():
-            if not _is_literal(target.server.address):
-                try:
-                    self._to_resolve.put_nowait(target.server.address)
-                except queue.Full:
-                    return
+    def _ask_names(self) -> None:
+        """Have the resolver look up every name."""
+        for name in {t.server.address for t in self._targets.values() if not _literal(t.server.address)}:
+            try:
+                self._to_resolve.put_nowait(name)
+            except queue.Full:
+                return
 
     def _take_orders(self, orders: Orders, now_s: float) -> None:
-        changed = orders.outage != self._orders.outage or orders.armed != self._orders.armed
-        self._orders = orders
-        for target in self._targets.values():
-            name = target.server.name
-            if changed:
+        before, self._orders = self._orders, orders
+        if (orders.outage, orders.armed) != (before.outage, before.armed):
+            for target in self._targets.values():
                 if not target.probing:
                     self._close(target)
                 target.next_s = now_s
-                known = "delivered-unconfirmed" if name in orders.told else "none"
-                self._say(target, delivery=known, attempts=0, detail="", outage=orders.outage)
-            if name in orders.tell and target.report.delivery == "none":
-                if not orders.armed:
-                    log.info("%s would be told to shut down (not armed)", name)
-                    self._say(target, delivery="dry-run", outage=orders.outage)
-                    continue
+                self._say(target, delivery="none", attempts=0, detail="", outage=orders.outage)
+        if orders.tell != before.tell:
+            self._aim(now_s)
+        self._follow(now_s)
+
+    def _follow(self, now_s: float) -> None:
+        """Begin to tell whom we must and have not yet begun with."""
+        for server in self._orders.tell:
+            target = self._targets[server.name]
+            if target.report.delivery != "none":
+                continue
+            if server.name in self._orders.told:
+                self._say(target, delivery="delivered-unconfirmed", outage=self._orders.outage)
+            elif not self._orders.armed:
+                log.info("%s would be told to shut down (not armed)", server.name)
+                self._say(target, delivery="dry-run", outage=self._orders.outage)
+            else:
                 if target.probing:
                     self._close(target)
                 target.next_s = now_s
-                self._say(target, delivery="sending", outage=orders.outage)
+                self._say(target, delivery="sending", outage=self._orders.outage)
 
     def _turn(self, target: _Target, now_s: float) -> None:
         """Begin what is due, end what took too long."""
@@ -220,15 +255,15 @@ class Delivery:
         target.answer.clear()
         if not probing:
             self._say(target, attempts=target.report.attempts + 1)
-        if target.address is None:
+        if not target.addresses:
             self._failed(target, f"{target.server.address} could not be looked up", now_s)
             return
+        family, place = target.addresses[max(0, target.report.attempts - 1) % len(target.addresses)]
         first = target.report.attempts <= 1
         target.deadline_s = now_s + (FIRST_PASS_S if first else CONNECT_S)
-        family = socket.AF_INET6 if ":" in target.address else socket.AF_INET
         try:
             sock = target.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            sock.connect((target.address, target.server.port))
+            sock.connect((place[0], target.server.port, *place[2:]))
         except BlockingIOError:
             pass  # under way
         except OSError as e:
@@ -259,7 +294,10 @@ class Delivery:
         if data:
             target.answer += data[: ANSWER_LIMIT_BYTES - len(target.answer)]
             return
-        detail = "closed without a word" if not target.answer else f"answered {bytes(target.answer)!r}"
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or _unread_bytes(sock):
+            self._failed(target, "closed without reading", now_s)
+            return
+        detail = "closed without a word" if not target.answer else f"answered {bytes(target.answer)!r}"[:DETAIL_LIMIT]
         self._close(target)
         log.info("%s: delivered, unconfirmed (%s)", target.server.name, detail)
         self._say(target, delivery="delivered-unconfirmed", state="reachable", detail=detail)
@@ -323,9 +361,22 @@ class Delivery:
         return max(0.0, due_s - now_s)
 
 
-def _is_literal(address: str) -> bool:
+def _look_up(name: str, flags: int) -> tuple[Address, ...]:
+    """The addresses of a name. OSError, UnicodeError if it has none."""
+    found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=flags)
+    return tuple(
+        (int(row[0]), tuple(p if isinstance(p, int) else str(p) for p in row[4])) for row in found[:ADDRESSES_LIMIT]
+    )
+
+
+def _literal(address: str) -> tuple[Address, ...]:
+    """The address that is written as one; empty for a name, which must be looked up."""
     try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return True
+        return _look_up(address, socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return ()
+
+
+def _unread_bytes(sock: socket.socket) -> int:
+    """How much of what was sent the peer's machine has not taken (Linux SIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0])

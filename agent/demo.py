@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from . import bus, config, login, run, vault
+from . import addresses, bus, config, login, run, vault
 from .faces import secrets_path
 from .model import ConfigError
 from .process import load
@@ -66,9 +66,11 @@ def main(web: str, snmp: str, state: Path) -> int:
     """Set up what is missing below `state`, run until Ctrl-C or SIGTERM."""
     for name, listen in (("--web", web), ("--snmp", snmp)):
         try:
-            config.split_address(listen)
+            addresses.split_address(listen)
         except ConfigError as e:
             raise ConfigError(f"{name} {e}") from e
+    _must_be_free(web, socket.SOCK_STREAM, "--web")
+    _must_be_free(snmp, socket.SOCK_DGRAM, "--snmp")
     state = state.absolute()
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = state / "ridethrough.toml"
@@ -110,6 +112,18 @@ def main(web: str, snmp: str, state: Path) -> int:
         server.terminate()
         server.wait(5.0)
         print("demo ended", flush=True)
+
+
+def _must_be_free(listen: str, kind: int, switch: str) -> None:
+    """ConfigError if somebody else listens there, such as another demo."""
+    host, port = addresses.split_address(listen)
+    try:
+        family = socket.getaddrinfo(host, port, type=kind)[0][0]
+        with socket.socket(family, kind) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
+            sock.bind((host, port))
+    except OSError as e:
+        raise ConfigError(f"{switch} {listen}: {e.strerror}; choose another one with {switch} HOST:PORT") from e
 
 
 def _quoted(text: str) -> str:
@@ -157,10 +171,10 @@ def _announce(
     if not _ready(settings):
         print("the agent does not come up; what it said stands above", flush=True)
         return
-    host, port = config.split_address(settings.web.listen)
-    secure = settings.web.tls == "on" or not config.is_loopback(host)
+    host, port = addresses.split_address(settings.web.listen)
+    secure = settings.web.tls == "on" or not addresses.is_loopback(host)
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
-    snmp_host, snmp_port = config.split_address(settings.snmp.listen)
+    snmp_host, snmp_port = addresses.split_address(settings.snmp.listen)
     bracketed = f"[{shown}]" if ":" in shown else shown
     reset = f"{shlex.quote(sys.executable)} -m agent password reset --config {shlex.quote(os.fspath(path))}"
     lines = [
@@ -181,7 +195,7 @@ def _ready(settings: config.Config) -> bool:
     """Does the core answer, and does somebody listen on the page's address?"""
     if settings.web is None:
         return False
-    host, port = config.split_address(settings.web.listen)
+    host, port = addresses.split_address(settings.web.listen)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     try:
         bus.ask(str(Path(settings.run_dir) / "core.sock"), {"type": "query", "what": "status"}, within_s=1.0)

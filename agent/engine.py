@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from . import kept, protection, rules, wire
-from .config import Config, Server
+from .config import Config
 from .deliver import Orders, Report
-from .model import VERSION, Active, Condition, Event, ServerView, StageView, Status, View
+from .model import VERSION, Active, Condition, Event, StageView, Status, View
 from .store import Memory, Samples, measurements
+from .telling import Telling
 from .ups import Polled
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ TICK_S = 0.5
 VIEW_S = 1.0  # the bus hears something at least so often
 VIEW_GAP_S = 0.2  # a thousand reports in a second are not a thousand views
 KEEP_WAIT_S = 0.2  # a latch waits so long for the disk, then it is sent anyway
+KEEP_EVERY_S = 10.0  # on battery, so that a restart knows when the UPS was last heard
+KEEP_GAP_S = 0.2  # a thousand servers told in a second are not a thousand writes
+SILENT_TICKS = 10
 FLUSH_LINE_S, FLUSH_BATTERY_S = 900.0, 10.0
 CLOCK_STEP_S = 2.0  # a jump of the wall clock against the monotonic one that is worth a note
 
@@ -102,8 +106,10 @@ class Engine:
         self._boot, self._clock, self._history, self._keeper = boot, clock, history, keeper
         self._publish, self._order, self._hurry = publish, order, hurry
         self._started_s = now_s = clock.mono_s()
-        self._state, self._kept_told = kept.unpack(remembered, boot, now_s)
-        self._told: frozenset[str] = frozenset()
+        self._state, told = kept.unpack(remembered, boot, now_s)
+        self._telling = Telling(self._state.outage, told)
+        self._kept_s, self._unkept = now_s, False
+        self._silent_ticks = 0
         self._config, self._protecting_bad = Config(), True
         self._problems: tuple[str, ...] = ()
         self._plan = protection.Plan()
@@ -119,7 +125,6 @@ class Engine:
         self._status: Status | None = None
         self._polled = Polled(None, "", 0, "starting", frozenset())
         self._polls = self._poll_errors = 0
-        self._reports: dict[str, Report] = {}
         self._orders = Orders(reach=False)
         self._fresh_id = _new_id()
         self._samples = Samples()
@@ -135,6 +140,7 @@ class Engine:
         now_s = self.turned_s = self._clock.mono_s()
         events: list[Event] = []
         look: Status | None = None
+        self._silent_ticks = self._silent_ticks + 1 if item is None else 0
         if isinstance(item, Polled):
             look = self._take_polled(item)
         elif isinstance(item, Report):
@@ -174,18 +180,10 @@ class Engine:
         return polled.status
 
     def _take_report(self, report: Report, now_s: float, events: list[Event]) -> None:
-        before = self._reports.get(report.server, Report(server=report.server))
-        self._reports[report.server] = report
         self._fresh = True
-        if report.outage != self._state.outage or report.outage is None or report.delivery == before.delivery:
-            return
-        data = {"server": report.server, "detail": report.detail}
-        if report.delivery == "delivered-unconfirmed" and report.server not in self._told:
-            self._told = self._told | {report.server}
-            self._keep(within_s=0.0)
-            events.append(self._note("told", "", data, now_s))
-        elif report.delivery == "not-delivered":
-            events.append(self._note("not-told", "", data, now_s))
+        if name := self._telling.take(report, self._state.outage):
+            events.append(self._note(name, "", {"server": report.server, "detail": report.detail}, now_s))
+        self._unkept = self._unkept or name == "told"
 
     def _take_config(self, new: NewConfig, now_s: float, events: list[Event]) -> None:
         self._config, self._problems, self._protecting_bad = new.config, new.problems, new.protecting_bad
@@ -193,11 +191,7 @@ class Engine:
         for server in new.config.servers:
             needs_s[server.stage] = max(server.needs_s, needs_s.get(server.stage, 0.0))
         self._plan = protection.Plan(stages=new.config.stages, needs_s=needs_s)
-        names = {s.name for s in new.config.servers}
-        self._reports = {n: r for n, r in self._reports.items() if n in names}
-        if self._kept_told is not None:
-            self._told, self._kept_told = self._kept_told.names(new.config.servers), None
-        self._told = frozenset(name for name in self._told if name in names)
+        self._telling.plan(new.config.servers)
         self._fresh = True
         if new.note:
             events.append(self._note("config-changed", "; ".join(new.problems)[:500], None, now_s))
@@ -207,27 +201,21 @@ class Engine:
     def _protect(self, look: Status | None, now_s: float, events: list[Event]) -> None:
         before = self._state
         self._state, effects = protection.step(
-            before, look, now_s, plan=self._plan, failed_polls=self._polled.failed_polls, fresh_id=self._fresh_id
+            before, look, now_s, plan=self._plan, failed_polls=self._failed_polls(), fresh_id=self._fresh_id
         )
         confirms_s = protection.confirms_at_s(self._state)
         if look is not None and confirms_s is not None:
             self._hurry(confirms_s)
         if self._state.outage == self._fresh_id:
             self._fresh_id = _new_id()
-        if self._state.outage != before.outage:
-            self._told = frozenset()
+        self._unkept = self._unkept or (self._state.on_battery and now_s - self._kept_s >= KEEP_EVERY_S)
         if self._state.durable() != before.durable():
             latched = self._state.latched != before.latched
             if not self._keep(within_s=KEEP_WAIT_S if latched else 0.0) and latched:
                 log.warning("the latch is not yet on the disk, servers are told all the same")
-        stages = self._state.to_tell()
-        orders = Orders(
-            outage=self._state.outage,
-            tell=tuple(s.name for stage in stages for s in self._config.servers if s.stage == stage),
-            told=self._told,
-            armed=self._config.mode == "armed",
-            reach=self._config.mode != "setup",
-        )
+        elif self._unkept and now_s - self._kept_s >= KEEP_GAP_S:
+            self._keep(within_s=0.0)
+        orders = self._telling.orders(self._state.outage, self._state.to_tell(), self._config.mode)
         if orders != self._orders:
             self._orders = orders
             self._order(orders)
@@ -245,7 +233,7 @@ class Engine:
             on_battery=self._state.on_battery,
             shutting_down=self._state.phase is protection.Phase.COMMITTED,
             age_s=self._age_s(now_s),
-            failed_polls=self._polled.failed_polls,
+            failed_polls=self._failed_polls(),
             not_protected=self._protecting_bad or (self._config.mode == "armed" and not self._config.servers),
             config_error=bool(self._problems),
             storage_failed=bool(self._history.failed or self._keeper.failed),
@@ -309,8 +297,15 @@ class Engine:
     def _age_s(self, now_s: float) -> float:
         return now_s - (self._started_s if self._status is None else self._status.taken_s)
 
+    def _failed_polls(self) -> int:
+        """Polls in a row that brought nothing; an ups thread that hangs counts as one for every 5 s of our ticks."""
+        return self._polled.failed_polls + self._silent_ticks // SILENT_TICKS
+
     def _keep(self, within_s: float) -> bool:
-        return self._keeper.keep(kept.pack(self._boot, self._state, self._config.servers, self._told), within_s)
+        self._kept_s, self._unkept = self._clock.mono_s(), False
+        return self._keeper.keep(
+            kept.pack(self._boot, self._state, self._config.servers, self._telling.told), within_s
+        )
 
     def _note(self, name: str, text: str, data: Mapping[str, str] | None, now_s: float) -> Event:
         return self._event("note", name, text, data, now_s)
@@ -365,7 +360,7 @@ class Engine:
                 )
                 for s in config.stages
             ),
-            servers=tuple(self._server_view(s) for s in config.servers),
+            servers=self._telling.views(),
             commands=polled.commands,
             config_errors=self._problems,
             power_failures=self._counters["power-failures"],
@@ -374,21 +369,6 @@ class Engine:
             polls=self._polls,
             poll_errors=self._poll_errors,
             last_event_id=self._last_id,
-        )
-
-    def _server_view(self, server: Server) -> ServerView:
-        report = self._reports.get(server.name, Report(server=server.name))
-        return ServerView(
-            name=server.name,
-            address=server.address,
-            port=server.port,
-            how=server.how,
-            stage=server.stage,
-            needs_s=server.needs_s,
-            state=report.state,
-            delivery=report.delivery,
-            attempts=report.attempts,
-            detail=report.detail,
         )
 
 

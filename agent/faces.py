@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from . import bus, config, snmp, vault
+from . import addresses, bus, config, snmp, vault
 from .config import Config
 from .model import ConfigError
 from .process import follow_parent, last_good, load, notify
@@ -44,6 +44,7 @@ def _settings(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
 
 def main(path: Path) -> int:
     """Run the faces with the configuration at `path` until SIGTERM or SIGINT; 0, or 2 if none of them can run."""
+    os.umask(0o077)
     settings, problems = _settings(path)
     for problem in problems:
         if problem.section in (WEB_FACE, SNMP_FACE):
@@ -97,8 +98,8 @@ def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> t
     try:
         accounts = login.Accounts(folder, time.monotonic)
         accounts.first_password()
-        host, _ = config.split_address(settings.web.listen)
-        secure = settings.web.tls == "on" or not config.is_loopback(host)
+        host, _ = addresses.split_address(settings.web.listen)
+        secure = settings.web.tls == "on" or not addresses.is_loopback(host)
         names = [settings.name, socket.gethostname()]
         context, fingerprint = None, ""
         if secure:

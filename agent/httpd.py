@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
-from .config import split_address
+from .addresses import split_address
 from .httpanswer import SEND_S, Handler, Pipe, answer, error_body
 from .httphead import Head, Refused, group_of, is_own_name, parse_head
 from .model import ConfigError

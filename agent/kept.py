@@ -50,10 +50,11 @@ def unpack(data: bytes | None, boot: str, now_s: float) -> tuple[protection.Stat
         told = wire.from_json(Told, found["told"])
         int(told.bits, 16)
         same_boot = found["boot"] == boot
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as e:
         log.error("the slots hold something else (%s): a new beginning", e)
         return protection.State(), None
-    return protection.resume(state, now_s, same_boot=same_boot), told
+    # after a reboot the servers may have come up again: nobody counts as told
+    return protection.resume(state, now_s, same_boot=same_boot), told if same_boot else None
 
 
 def pack(boot: str, state: protection.State, servers: Sequence[Server], told: frozenset[str]) -> bytes:

@@ -146,7 +146,9 @@ class SerialLink:
     def _readable(self, deadline_s: float) -> bool:
         """Wait for bytes until `deadline_s`; whether there are any."""
         left_s = deadline_s - self._now()
-        return left_s > 0 and bool(select.select([self._line.fileno()], [], [], left_s)[0])
+        poll = select.poll()  # not select(): it cannot take a descriptor above 1023
+        poll.register(self._line.fileno(), select.POLLIN)
+        return left_s > 0 and bool(poll.poll(left_s * 1000))
 
     def _write(self, command: bytes) -> None:
         try:

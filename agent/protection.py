@@ -74,7 +74,7 @@ class State:
 
     def durable(self) -> tuple[object, ...]:
         """What must not be lost: the slots are written when this changes."""
-        return self.phase, self.on_battery, self.outage, self.began_s, self.latched, self.unproven
+        return self.phase, self.on_battery, self.outage, self.began_s, self.latched, self.unproven, self.seen_battery
 
     def to_tell(self) -> tuple[str, ...]:
         """The stages whose servers must be told now, in the order of their latching."""

@@ -36,9 +36,10 @@ class Part:
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = self._again_s = 0.0
         self._quick_ends = 0
+        self._ran = False  # it has once worked for a while
 
     def turn(self, now_s: float) -> None:
-        """Start it if it is due, notice if it has ended. ConfigError when it says that it never will run (exit 2)."""
+        """Start it if it is due, notice if it has ended. ConfigError if the core cannot even start once (exit 2)."""
         if self._process is None:
             if now_s >= self._again_s:
                 self._start(now_s)
@@ -47,17 +48,31 @@ class Part:
         if code is None:
             return
         self._process = None
-        if code == 2:
+        if code == 2 and self.name == "core" and not self._ran:
             raise ConfigError(f"{self.name} cannot run with this configuration")
-        self._quick_ends = self._quick_ends + 1 if now_s - self._started_s < QUICK_S else 0
+        quick = now_s - self._started_s < QUICK_S
+        self._ran = self._ran or not quick
+        self._quick_ends = self._quick_ends + 1 if quick else 0
         self._again_s = now_s + (AGAIN_S if self._quick_ends < 5 else AGAIN_LATER_S)
         log.warning("%s ended (%s), it is started again", self.name, code)
 
     def _start(self, now_s: float) -> None:
         self._started_s = now_s
         env = {**os.environ, "RIDETHROUGH_PARENT_FD": str(self._parent_fd)}
-        self._process = subprocess.Popen(self._argv, env=env, pass_fds=(self._parent_fd,), stdin=subprocess.DEVNULL)
+        try:
+            self._process = subprocess.Popen(
+                self._argv, env=env, pass_fds=(self._parent_fd,), stdin=subprocess.DEVNULL
+            )
+        except OSError as e:  # no memory, no process: later
+            log.error("%s cannot be started: %s", self.name, e)
+            self._again_s = now_s + AGAIN_LATER_S
+            return
         log.info("%s started as process %d", self.name, self._process.pid)
+
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
 
     def ask_to_end(self) -> None:
         if self._process is not None:
@@ -76,13 +91,18 @@ class Part:
 
 
 def supervise(config: Path, stop: threading.Event) -> int:
-    """Run core and faces until `stop`; 0, or 2 if the configuration cannot be used."""
+    """Run core and faces until `stop`; 0, or 2 if the configuration cannot be used. SIGHUP goes on to the core."""
+    hangup = threading.Event()
+    signal.signal(signal.SIGHUP, lambda _number, _frame: hangup.set())
     theirs, ours = os.pipe()
     parts = [Part(name, config, theirs) for name in ("core", "faces")]
     try:
         while not stop.is_set():
             for part in parts:
                 part.turn(time.monotonic())
+            if hangup.is_set():
+                hangup.clear()
+                parts[0].reload()
             stop.wait(LOOK_S)
         return 0
     except ConfigError as e:

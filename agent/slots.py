@@ -18,6 +18,8 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 1.0  # after a failed write
+
 SLOT_BYTES = 16384  # 50 latched stages and 1000 servers fit
 HEADER = struct.Struct(">4sQII")
 MAGIC = b"RTS1"
@@ -123,6 +125,10 @@ class Keeper:
                 self._slots.write(data)
             except (OSError, ValueError) as e:
                 self._fail(e)
+                with self._change:
+                    if self._wanted is None and not stop.is_set():
+                        self._wanted = data  # again, unless there is something newer
+                stop.wait(RETRY_S)
                 continue
             self.failed = ""
             with self._change:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from . import ber, config, mib2, pdu, upsmib
+from . import addresses, ber, config, mib2, pdu, upsmib
 from .mib import NOTHING, Look, Table, ticks
 from .model import ConfigError, View
 from .netif import Interfaces
@@ -191,7 +191,7 @@ class Agent:
         if not self.gate:
             raise ConfigError("[snmp]: no [[snmp.community]] has a secret, so nobody could ask and nothing listens")
         where = f'[snmp] listen = "{self.settings.listen}"'
-        host, port = config.split_address(self.settings.listen)
+        host, port = addresses.split_address(self.settings.listen)
         try:
             family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
             sock = socket.socket(family, kind, proto)
@@ -222,7 +222,7 @@ class Agent:
     def address(self) -> tuple[str, int]:
         """Where it listens."""
         if self._sock is None:
-            return config.split_address(self.settings.listen)
+            return addresses.split_address(self.settings.listen)
         host, port = self._sock.getsockname()[:2]
         return str(host), int(port)
 

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,14 +118,18 @@ class Store:
             return self._open()
         except sqlite3.OperationalError:
             raise  # locked, full, not writable: not damaged
-        except sqlite3.DatabaseError as e:
-            aside = self._path.with_name(self._path.name + ".damaged")
-            log.error("%s is damaged (%s): set aside as %s, a new history begins", self._path, e, aside.name)
-            self._close()
-            self._path.replace(aside)
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            return self._open()
+        except (sqlite3.DatabaseError, ValueError, TypeError) as e:
+            return self._begin_anew(e)
+
+    def _begin_anew(self, why: Exception) -> Memory:
+        """Set the damaged file aside and begin a new one. OSError, sqlite3.Error as the disk says."""
+        aside = self._path.with_name(self._path.name + ".damaged")
+        log.error("%s is damaged (%s): set aside as %s, a new history begins", self._path, why, aside.name)
+        self._close()
+        self._path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        return self._open()
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -148,7 +153,7 @@ class Store:
             settled_boot = boot
             if name in known:
                 settled.append(Active(condition=known[name], since_s=since_s, since_wall_s=wall_s))
-        counters = dict(db.execute("SELECT name, value FROM counter"))
+        counters = {str(name): int(value) for name, value in db.execute("SELECT name, value FROM counter")}
         last = db.execute("SELECT max(id) FROM event").fetchone()[0] or 0
         with self._recent_lock:
             self._recent.extend(_read(db, max(0, last - 100), 100))
@@ -175,7 +180,9 @@ class Store:
         numbers = dict(counters)
 
         def write(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT INTO event VALUES (?,?,?,?,?,?,?,?,?)", rows)
+            # an id that is taken (the start could not read the file) gets the next free one
+            free = "(SELECT CASE WHEN EXISTS (SELECT 1 FROM event WHERE id = ?1) THEN NULL ELSE ?1 END)"
+            db.executemany(f"INSERT INTO event VALUES ({free},?2,?3,?4,?5,?6,?7,?8,?9)", rows)  # noqa: S608
             if rows and rows[-1][0] % 100 == 0:
                 db.execute("DELETE FROM event WHERE id <= ?", (rows[-1][0] - EVENTS_LIMIT,))
             if actives is not None:
@@ -247,14 +254,23 @@ class Store:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
-        except (sqlite3.Error, OSError) as e:
+        except (sqlite3.Error, OSError, UnicodeError) as e:
             self._fail(e)
             self._close()
+            if "malformed" in str(e):
+                self._set_aside_later(e)
             stop.wait(0 if self._queue.qsize() > QUEUE_LIMIT // 2 else 1.0)
             return
         if self.failed:
             log.info("%s can be written again", self._path)
             self.failed = ""
+
+    def _set_aside_later(self, why: Exception) -> None:
+        """A file that is found to be damaged while it is written."""
+        try:
+            self._begin_anew(why)
+        except (OSError, sqlite3.Error) as e:
+            self._fail(e)
 
     def _fail(self, error: Exception) -> None:
         if not self.failed:
@@ -267,22 +283,22 @@ class Store:
         """(events after id `since`, or the newest; ascending; whether there are more). From memory without a disk."""
         limit = max(1, min(500, limit))
         try:
-            with sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=2.0) as db:
-                if since is None:
+            with closing(sqlite3.connect(self._path.absolute().as_uri() + "?mode=ro", uri=True, timeout=2.0)) as db:
+                start = since
+                if start is None:
                     last = db.execute("SELECT max(id) FROM event").fetchone()[0] or 0
-                    since = max(0, last - limit)
-                found = _read(db, since, limit + 1)
-            db.close()
-        except sqlite3.Error:
+                    start = max(0, last - limit)
+                found = _read(db, start, limit + 1)
+        except (sqlite3.Error, ValueError, TypeError):
             found = []
         with self._recent_lock:
-            recent = [e for e in self._recent if since is None or e.id > since]
-        if since is None:
-            recent = recent[-limit:]
+            recent = [e for e in self._recent if e.id > (since or 0)]
         # what the writer has not yet written, or cannot write
-        newest = found[-1].id if found else (since or 0)
+        newest = found[-1].id if found else 0
         if len(found) <= limit:
             found += [e for e in recent if e.id > newest]
+        if since is None:
+            return found[-limit:], False
         return found[:limit], len(found) > limit
 
 
@@ -293,11 +309,16 @@ def _read(db: sqlite3.Connection, since: int, limit: int) -> list[Event]:
     )
     return [
         Event(
-            id=row[0], kind=row[1], name=row[2], text=row[3], data=json.loads(row[4]),
+            id=row[0], kind=row[1], name=row[2], text=row[3], data=_texts(row[4]),
             boot=row[5], mono_s=row[6], wall_s=row[7], clock_synced=bool(row[8]),
         )
         for row in rows
     ]  # fmt: skip
+
+
+def _texts(data: str) -> dict[str, str]:
+    """An event's data. ValueError, TypeError if it is something else."""
+    return {str(k): str(v) for k, v in dict(json.loads(data)).items()}
 
 
 def measurements(look: Status) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from . import bus, vault, wire
-from .config import PROTECTING, Config
+from .config import NAME, PROTECTING, Config
 from .faces import secrets_path
 from .model import ConfigError, Event, View
 from .process import load
@@ -36,14 +37,23 @@ def main(args: argparse.Namespace) -> int:
     except bus.BusError as e:
         print(f"ridethrough: {e}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 0
 
 
 def _check(path: Path) -> int:
     settings, problems = load(path)
     labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
-    missing = sorted(labels - vault.read(secrets_path(settings)).keys())
     for problem in problems:
         print(f"{path}: {problem.text}")
+    try:
+        missing = sorted(labels - vault.read(secrets_path(settings)).keys())
+    except ConfigError as e:
+        missing = []
+        print(f"{e}")
     for label in missing:
         print(f"{path}: [[snmp.community]] {label}: no secret yet; set it with: ridethrough secret set {label}")
     if problems:
@@ -69,7 +79,14 @@ def _ask_view(settings: Config) -> View:
 
 def _status(args: argparse.Namespace, settings: Config) -> int:
     while True:
-        view = _ask_view(settings)
+        try:
+            view = _ask_view(settings)
+        except bus.BusError as e:
+            if not args.watch:
+                raise
+            print(f"ridethrough: {e}", file=sys.stderr)
+            time.sleep(1.0)
+            continue
         if args.json:
             print(json.dumps(wire.to_json(view)), flush=True)
         else:
@@ -78,10 +95,7 @@ def _status(args: argparse.Namespace, settings: Config) -> int:
             print("\n".join(describe(view)), flush=True)
         if not args.watch:
             return 0
-        try:
-            time.sleep(max(0.0, 1.0 - (time.monotonic() - view.now_s)))
-        except KeyboardInterrupt:
-            return 0
+        time.sleep(max(0.0, 1.0 - (time.monotonic() - view.now_s)))
 
 
 def describe(view: View) -> list[str]:
@@ -165,11 +179,16 @@ def _secret(args: argparse.Namespace, settings: Config) -> int:
             raise ConfigError(f'there is no secret "{args.label}"')
     else:
         interactive = sys.stdin.isatty()
+        if not NAME.fullmatch(args.label):
+            raise ConfigError("a label may hold letters, digits, dot, dash and underscore, at most 63")
         value = getpass.getpass(f"{args.label}: ") if interactive else sys.stdin.readline().rstrip("\r\n")
         if not 1 <= len(value) <= SECRET_LIMIT or not value.isprintable():
             raise ConfigError(f"a secret is one line of 1 to {SECRET_LIMIT} printable characters on standard input")
         secrets[args.label] = value
-    vault.write(path, secrets)
+    try:
+        vault.write(path, secrets)
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from e
     print(
         f"{args.label}: {'removed' if args.action == 'remove' else 'kept'} (takes effect when the faces start again)"
     )
@@ -179,7 +198,11 @@ def _secret(args: argparse.Namespace, settings: Config) -> int:
 def _password(_args: argparse.Namespace, settings: Config) -> int:
     from . import login
 
-    accounts = login.Accounts(Path(settings.state_dir) / "faces", time.monotonic)
-    print(f"one-time password: {accounts.reset()}")
+    folder = Path(settings.state_dir) / "faces"
+    try:
+        once = login.Accounts(folder, time.monotonic).reset()
+    except OSError as e:
+        raise ConfigError(f"{folder}: {e.strerror}") from e
+    print(f"one-time password: {once}")
     print("the first login with it must set a new one; all sessions are ended")
     return 0

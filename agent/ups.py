@@ -39,6 +39,7 @@ class _Order:
     args: Mapping[str, Any]
     done: threading.Event = field(default_factory=threading.Event)
     error: str = ""
+    taken: bool = False  # guarded by the Ups' lock: it will be given, or nobody waits for it any more
 
 
 class Ups:
@@ -52,6 +53,7 @@ class Ups:
         self._open_at_s = 0.0
         self._hurry_s = 0.0
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
+        self._lock = threading.Lock()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.turned_s = time.monotonic()  # when the loop last went round; the watchdog looks at it
 
@@ -64,7 +66,12 @@ class Ups:
             raise OrderError("too many orders are waiting") from None
         self.wake()
         if not order.done.wait(ORDER_WITHIN_S):
-            raise OrderError("the UPS does not answer")
+            with self._lock:
+                late, order.taken = order.taken, True
+            if late:  # it is being given at this moment
+                order.done.wait(ORDER_WITHIN_S)
+            if not order.done.is_set():
+                raise OrderError("the UPS did not take it in time" + (", it may still do so" if late else ""))
         if order.error:
             raise OrderError(order.error)
 
@@ -98,11 +105,12 @@ class Ups:
 
     def _wait(self, within_s: float) -> bool:
         """Wait for the next poll, an order, or the driver's wake_fd; True if the UPS asks to be polled."""
-        fds = [self._wake_r]
+        poll = select.poll()  # not select(): it cannot take a descriptor above 1023
+        poll.register(self._wake_r, select.POLLIN)
         wake_fd = self._driver.wake_fd if self._driver is not None else None
         if wake_fd is not None:
-            fds.append(wake_fd)
-        ready, _, _ = select.select(fds, [], [], within_s)
+            poll.register(wake_fd, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(within_s * 1000)}
         if self._wake_r in ready:
             os.read(self._wake_r, 4096)
         return wake_fd is not None and wake_fd in ready
@@ -147,6 +155,10 @@ class Ups:
                 order = self._orders.get_nowait()
             except queue.Empty:
                 return served
+            with self._lock:
+                if order.taken:
+                    continue
+                order.taken = True
             served = True
             try:
                 if self._driver is None:

@@ -44,6 +44,9 @@ def write_private(path: Path, data: bytes) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, data)
+        if os.geteuid() == 0:  # set by root for the user that the folder belongs to
+            owner = path.parent.stat()
+            os.fchown(fd, owner.st_uid, owner.st_gid)
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -172,7 +172,7 @@ class Play:
     @property
     def tell(self) -> tuple[str, ...]:
         """Whom the delivery is to tell now."""
-        return self.orders[-1].tell if self.orders else ()
+        return tuple(s.name for s in self.orders[-1].tell) if self.orders else ()
 
     @property
     def view(self) -> View:

@@ -145,7 +145,10 @@ def test_who_may_not_talk_is_closed_at_once(tmp_path: Path) -> None:
         assert sock.recv(1) == b""
 
 
-@pytest.mark.parametrize("junk", [b"hello\n", b"[]\n", b'{"v":2,"type":"query"}\n', b"\xff\n", b"x" * (300 * 1024)])
+JUNK = [b"hello\n", b"[]\n", b'{"v":2,"type":"query"}\n', b"\xff\n", b"x" * (300 * 1024), b"[" * 50_000 + b"\n"]
+
+
+@pytest.mark.parametrize("junk", JUNK)
 def test_nonsense_costs_the_connection_and_nothing_else(tmp_path: Path, junk: bytes) -> None:
     path = str(tmp_path / "bus")
     with serving(path):
@@ -173,6 +176,49 @@ def test_one_request_at_a_time_on_a_connection_and_a_flood_is_answered_with_no(t
         assert all(not r["ok"] and "one request at a time" in r["error"] for r in refused)
         go.set()
         assert json.loads(next(lines))["ok"]
+
+
+@pytest.mark.parametrize(
+    "error", [OverflowError("10**30"), KeyError("x"), UnicodeEncodeError("utf-8", "x", 0, 1, "y")]
+)
+def test_a_request_that_trips_the_core_is_refused_and_the_next_one_served(tmp_path: Path, error: Exception) -> None:
+    path = str(tmp_path / "bus")
+
+    def trip(message: Message, peer: Peer) -> Message:
+        if message.get("what") == "trip":
+            raise error
+        return {}
+
+    with serving(path, replies=trip):
+        with pytest.raises(BusError, match="cannot be answered"):
+            bus.ask(path, {"type": "query", "what": "trip"})
+        assert bus.ask(path, {"type": "query", "id": "\ud800"})["ok"]
+
+
+def test_a_view_of_a_thousand_long_winded_servers_reaches_the_faces(tmp_path: Path) -> None:
+    from agent.model import ServerView
+
+    row = ServerView(
+        name="n" * 63, address="a" * 253, port=1, how="rccmd", stage="s" * 63, needs_s=1.0, detail="d" * 150
+    )
+    message = view_message()
+    message["view"]["servers"] = [wire.to_json(row)] * 1000
+    path = str(tmp_path / "bus")
+    with serving(path) as server:
+        client = Client(path)
+        client.start()
+        assert until(lambda: client.view().status is not None)
+        server.publish(bus.encode(message))
+        assert until(lambda: len(client.view().servers) == 1000)
+        client.stop()
+
+
+def test_a_second_core_on_the_same_socket_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "bus")
+    with serving(path):
+        with pytest.raises(OSError, match="another core"):
+            Server(path, answer, list, lambda uid: True)
+        assert _works(path)
 
 
 def test_too_many_connections_are_refused(tmp_path: Path) -> None:

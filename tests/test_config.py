@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import config, process
-from agent.config import Config, Problem, Stage, parse, split_address
+from agent.addresses import split_address
+from agent.config import Config, Problem, Stage, parse
 from agent.model import ConfigError, Option
 
 GOOD = """
@@ -143,6 +144,38 @@ def test_the_simulated_ups_may_be_armed_only_against_loopback() -> None:
 def test_two_servers_at_one_address_and_port_are_a_mistake() -> None:
     text = GOOD.replace('"nas.example.org"\nport = 6004', '"192.0.2.10"')
     assert any("same address and port as web" in p for p in problems(text))
+
+
+@pytest.mark.parametrize(
+    "junk", ["x = " + "9" * 4000, "x = " + "[" * 4000, "a" + ".a" * 60_000 + " = 1", "x = 1\nx = 2"]
+)
+def test_toml_that_trips_the_parser_is_one_mistake_and_the_folders_are_still_found(junk: str) -> None:
+    text = f'[agent]\nstate_dir = "/srv/state"\nrun_dir = "/srv/run"\n{junk}\n'
+    found, wrong = read(text)
+    assert "file" in {p.section for p in wrong} or wrong
+    assert found.state_dir == "/srv/state" and found.run_dir == "/srv/run"
+    assert all(len(p.text) < 400 for p in wrong)
+
+
+def test_a_broken_file_is_no_simulated_ups() -> None:
+    found, _ = read("[agent")
+    assert found.driver == "" and found.state_dir == "/var/lib/ridethrough" and found.servers == ()
+
+
+@pytest.mark.parametrize("address", ["nas..lan", "x" * 64 + ".lan", "-a.lan", "a-.lan", "fe80::1", "a b", ""])
+def test_an_address_that_can_never_be_reached_is_a_mistake(address: str) -> None:
+    assert problems(GOOD.replace("192.0.2.10", address))
+
+
+@pytest.mark.parametrize("address", ["nas.lan", "nas.lan.", "a", "fe80::1%eth0", "2001:db8::7"])
+def test_an_address_that_may_be_reached_is_good(address: str) -> None:
+    assert problems(GOOD.replace("192.0.2.10", address)) == []
+
+
+def test_folders_must_be_absolute_and_a_flood_of_mistakes_is_cut() -> None:
+    assert any("must begin with /" in p for p in problems(GOOD.replace('"/tmp/x"', '"x"')))
+    many = problems(GOOD + "".join(f"[web{n}]\n" for n in range(500)))
+    assert len(many) == config.PROBLEMS_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def delivering(servers: tuple[Server, ...]) -> Iterator[tuple[Delivery, queue.Qu
             thread.join()
 
 
-def armed(*names: str, told: frozenset[str] = frozenset()) -> Orders:
-    return Orders(outage=OUTAGE, tell=names, told=told, armed=True)
+def armed(*servers: Server, told: frozenset[str] = frozenset()) -> Orders:
+    return Orders(outage=OUTAGE, tell=servers, told=told, armed=True)
 
 
 def until(reports: queue.Queue[Report], true: Callable[[Report], bool], within_s: float = 5.0) -> Report:
@@ -94,7 +94,7 @@ def free_port() -> int:
 def test_a_whole_line_and_a_normal_close_is_delivered_unconfirmed() -> None:
     peer = Peer("accept")
     with delivering((peer.server("a"),)) as (delivery, reports):
-        delivery.order(armed("a"))
+        delivery.order(armed(peer.server("a")))
         report = until(reports, lambda r: r.delivery == "delivered-unconfirmed")
         assert report.outage == OUTAGE and report.attempts == 1 and report.state == "reachable"
     assert peer.received == [b"CONNECT TO RCCMD (SEND) MSG_EXECUTE SHUTDOWN\n"]
@@ -104,7 +104,7 @@ def test_a_whole_line_and_a_normal_close_is_delivered_unconfirmed() -> None:
 def test_what_the_peer_says_is_reported() -> None:
     peer = Peer("talk")
     with delivering((peer.server("a"),)) as (delivery, reports):
-        delivery.order(armed("a"))
+        delivery.order(armed(peer.server("a")))
         assert "OK" in until(reports, lambda r: r.delivery == "delivered-unconfirmed").detail
     peer.close()
 
@@ -112,7 +112,7 @@ def test_what_the_peer_says_is_reported() -> None:
 def test_a_reset_is_not_delivered_and_it_is_tried_again() -> None:
     peer = Peer("reset")
     with delivering((peer.server("a"),)) as (delivery, reports):
-        delivery.order(armed("a"))
+        delivery.order(armed(peer.server("a")))
         assert "refused" in until(reports, lambda r: r.delivery == "not-delivered").detail
         peer.manner = "accept"
         assert until(reports, lambda r: r.delivery == "delivered-unconfirmed").attempts == 2
@@ -122,7 +122,7 @@ def test_a_reset_is_not_delivered_and_it_is_tried_again() -> None:
 def test_a_server_that_comes_back_is_told() -> None:
     port = free_port()
     with delivering((Server(name="a", address="127.0.0.1", port=port),)) as (delivery, reports):
-        delivery.order(armed("a"))
+        delivery.order(armed(Server(name="a", address="127.0.0.1", port=port)))
         until(reports, lambda r: r.delivery == "not-delivered")
         peer = Peer("accept", port)
         until(reports, lambda r: r.delivery == "delivered-unconfirmed")
@@ -134,7 +134,7 @@ def test_a_hanging_server_delays_no_other() -> None:
     servers = (*(p.server(f"h{n}") for n, p in enumerate(hanging)), good.server("good"))
     with delivering(servers) as (delivery, reports):
         begin_s = time.monotonic()
-        delivery.order(armed(*(s.name for s in servers)))
+        delivery.order(armed(*servers))
         until(reports, lambda r: r.server == "good" and r.delivery == "delivered-unconfirmed")
         assert time.monotonic() - begin_s < 1.0
     for peer in (*hanging, good):
@@ -144,7 +144,7 @@ def test_a_hanging_server_delays_no_other() -> None:
 def test_unarmed_nothing_is_sent() -> None:
     peer = Peer("accept")
     with delivering((peer.server("a"),)) as (delivery, reports):
-        delivery.order(Orders(outage=OUTAGE, tell=("a",), armed=False))
+        delivery.order(Orders(outage=OUTAGE, tell=(peer.server("a"),), armed=False))
         until(reports, lambda r: r.delivery == "dry-run")
         time.sleep(0.1)
     assert peer.received == []
@@ -154,7 +154,7 @@ def test_unarmed_nothing_is_sent() -> None:
 def test_who_was_told_before_the_restart_is_not_told_again() -> None:
     peer, other = Peer("accept"), Peer("accept")
     with delivering((peer.server("a"), other.server("b"))) as (delivery, reports):
-        delivery.order(armed("a", "b", told=frozenset({"a"})))
+        delivery.order(armed(peer.server("a"), other.server("b"), told=frozenset({"a"})))
         until(reports, lambda r: r.server == "b" and r.delivery == "delivered-unconfirmed")
     assert peer.received == [] and len(other.received) == 1
     peer.close()
@@ -165,18 +165,19 @@ def test_a_server_is_told_once_in_an_outage_and_again_in_the_next() -> None:
     peer = Peer("accept")
     with delivering((peer.server("a"),)) as (delivery, reports):
         for outage in ("1" * 16, "2" * 16):
-            orders = Orders(outage=outage, tell=("a",), armed=True)
+            orders = Orders(outage=outage, tell=(peer.server("a"),), armed=True)
             delivery.order(orders)
             until(reports, lambda r, o=outage: r.delivery == "delivered-unconfirmed" and r.outage == o)  # type: ignore[misc]
-            delivery.order(Orders(outage=outage, tell=("a",), armed=True, told=frozenset({"a"})))
+            delivery.order(Orders(outage=outage, tell=(peer.server("a"),), armed=True, told=frozenset({"a"})))
             delivery.order(Orders())
     assert len(peer.received) == 2
     peer.close()
 
 
 def test_the_end_of_the_outage_ends_the_attempts() -> None:
-    with delivering((Server(name="a", address="127.0.0.1", port=free_port()),)) as (delivery, reports):
-        delivery.order(armed("a"))
+    dead = Server(name="a", address="127.0.0.1", port=free_port())
+    with delivering((dead,)) as (delivery, reports):
+        delivery.order(armed(dead))
         until(reports, lambda r: r.delivery == "not-delivered")
         delivery.order(Orders(reach=False))
         until(reports, lambda r: r.delivery == "none")
@@ -202,7 +203,7 @@ def test_a_name_is_looked_up_and_a_wrong_one_does_not_hold_the_others() -> None:
     by_name = Server(name="named", address="localhost", port=peer.port)
     wrong = Server(name="wrong", address="no-such-host.invalid", port=peer.port)
     with delivering((wrong, by_name)) as (delivery, reports):
-        delivery.order(armed("wrong", "named"))
+        delivery.order(armed(wrong, by_name))
         end_s = time.monotonic() + 10
         seen: dict[str, str] = {}
         while time.monotonic() < end_s and seen.get("named") != "delivered-unconfirmed":
@@ -214,3 +215,63 @@ def test_a_name_is_looked_up_and_a_wrong_one_does_not_hold_the_others() -> None:
 
 def test_the_back_off_grows_to_fifteen_seconds() -> None:
     assert deliver.BACK_OFF_S == (1.0, 2.0, 4.0, 8.0, 15.0)
+
+
+def test_a_port_that_is_corrected_in_the_outage_is_told() -> None:
+    peer, dead = Peer("accept"), Server(name="a", address="127.0.0.1", port=free_port())
+    with delivering((dead,)) as (delivery, reports):
+        delivery.order(armed(dead))
+        until(reports, lambda r: r.delivery == "not-delivered")
+        delivery.plan((peer.server("a"),))
+        delivery.order(armed(peer.server("a")))
+        until(reports, lambda r: r.delivery == "delivered-unconfirmed")
+    assert len(peer.received) == 1
+    peer.close()
+
+
+def test_a_server_that_is_told_though_it_was_deleted_and_one_whose_time_changed_are_told_once() -> None:
+    gone, kept = Peer("accept"), Peer("accept")
+    with delivering((gone.server("gone"), kept.server("kept"))) as (delivery, reports):
+        delivery.plan((kept.server("kept"),))
+        delivery.order(armed(gone.server("gone"), kept.server("kept")))
+        seen = {until(reports, lambda r: r.delivery == "delivered-unconfirmed").server for _ in range(2)}
+        assert seen == {"gone", "kept"}
+        slower = Server(name="kept", address="127.0.0.1", port=kept.port, needs_s=600.0)
+        delivery.plan((slower,))
+        delivery.order(armed(gone.server("gone"), slower))
+        time.sleep(0.15)
+    assert len(gone.received) == 1 and len(kept.received) == 1
+    gone.close()
+    kept.close()
+
+
+def test_a_peer_that_closes_without_reading_was_not_told() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+
+    def close_at_once() -> None:
+        while not stop.is_set():
+            try:
+                listener.accept()[0].close()
+            except OSError:
+                return
+
+    threading.Thread(target=close_at_once, daemon=True).start()
+    server = Server(name="a", address="127.0.0.1", port=listener.getsockname()[1])
+    for _ in range(10):
+        with delivering((server,)) as (delivery, reports):
+            delivery.order(armed(server))
+            found = until(reports, lambda r: r.delivery in ("delivered-unconfirmed", "not-delivered"))
+            assert found.delivery == "not-delivered", found
+    stop.set()
+    listener.close()
+
+
+def test_a_name_that_cannot_be_encoded_ends_no_thread() -> None:
+    peer = Peer("accept")
+    odd = Server(name="odd", address="x" * 70 + ".example", port=peer.port)
+    with delivering((odd, peer.server("a"))) as (delivery, reports):
+        delivery.order(armed(odd, peer.server("a")))
+        until(reports, lambda r: r.server == "a" and r.delivery == "delivered-unconfirmed")
+        assert "looked up" in until(reports, lambda r: r.server == "odd" and r.attempts == 2).detail
+    peer.close()

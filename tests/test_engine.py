@@ -68,11 +68,87 @@ def test_who_was_told_is_kept_over_a_restart_and_not_told_twice() -> None:
     play.battery(10, low=True)
     play.report("web", "sending")
     play.report("web", "delivered-unconfirmed")
+    play.battery(1, low=True)
     again = Play(after=play)
     again.battery(1, low=True)
     assert again.orders[-1].told == frozenset({"web"}) and again.tell == ("web", "files")
     again.report("web", "delivered-unconfirmed")
     assert again.names("note").count("told") == 1
+
+
+def test_a_restart_knows_when_the_ups_was_last_heard() -> None:
+    """Else its first lost polls would count from the beginning of the outage and latch everything."""
+    play = Play(stages=(Stage(name="first"), Stage(name="last")))
+    play.battery(65)
+    again = Play(after=play, stages=play.config.stages)
+    again.silence(40)
+    assert again.tell == ()
+    again.silence(25)
+    assert again.tell == ("web", "files")
+
+
+def test_a_restart_after_some_mains_frames_does_not_take_the_silence_for_a_battery() -> None:
+    play = Play()
+    play.battery(30)
+    play.mains(5)
+    again = Play(after=play)
+    again.silence(200)
+    assert again.tell == ()
+
+
+def test_after_a_reboot_that_the_servers_shared_they_are_told_again() -> None:
+    play = Play()
+    play.battery(10, low=True)
+    play.report("web", "delivered-unconfirmed")
+    play.battery(1, low=True)
+    again = Play(after=play, boot="boot-b")
+    again.mains(30)
+    again.battery(10, low=True)
+    assert again.tell == ("web", "files") and again.orders[-1].told == frozenset()
+
+
+def test_an_ups_thread_that_hangs_on_battery_counts_as_silence() -> None:
+    play = Play()
+    play.battery(10)
+    for _ in range(2 * 70):
+        play.clock.now_s += 0.5
+        play.engine.turn(None)
+    assert "comm-lost" in play.so() and play.tell == ("web", "files")
+
+
+def test_a_process_that_was_stopped_for_an_hour_on_battery_tells_nobody_before_it_has_looked() -> None:
+    play = Play(stages=(Stage(name="first"), Stage(name="last")))
+    play.battery(10)
+    play.clock.now_s += 3600.0
+    play.engine.turn(None)
+    play.mains(20)
+    assert play.tell == () and "on-battery" not in play.so()
+
+
+def test_a_reload_in_the_outage_drops_nobody_of_a_latched_stage() -> None:
+    play = Play()
+    play.battery(65)
+    assert play.tell == ("web",)
+    moved = replace(TWO_SERVERS[0], stage="last", port=7000)
+    play.engine.turn(NewConfig(replace(play.config, servers=(moved, TWO_SERVERS[1]))))
+    assert [(s.name, s.port) for s in play.orders[-1].tell] == [("web", 7000)]
+    play.engine.turn(NewConfig(replace(play.config, servers=(TWO_SERVERS[1],))))
+    assert [(s.name, s.port) for s in play.orders[-1].tell] == [("web", 7000)]
+    play.mains(75)
+    assert play.tell == ()
+    renamed = (Stage(name="other", on_battery_s=60.0), Stage(name="last"))
+    play = Play()
+    play.battery(65)
+    play.engine.turn(NewConfig(replace(play.config, stages=renamed, servers=TWO_SERVERS[1:])))
+    assert play.tell == ("web",)
+
+
+def test_a_server_that_is_new_in_a_latched_stage_is_told_too() -> None:
+    play = Play()
+    play.battery(65)
+    new = Server(name="new", address="127.0.0.7", stage="first")
+    play.engine.turn(NewConfig(replace(play.config, servers=(*TWO_SERVERS, new))))
+    assert play.tell == ("web", "new")
 
 
 def test_a_server_with_a_new_address_has_not_been_told() -> None:
@@ -288,6 +364,7 @@ def test_a_thousand_servers_fit_into_the_slots() -> None:
     play.battery(5, low=True)
     for server in servers:
         play.report(server.name, "delivered-unconfirmed")
+    play.battery(1, low=True)  # written a little later, all together
     assert play.keeper.kept is not None and len(play.keeper.kept) <= slots.DATA_LIMIT_BYTES
     again = Play(after=play, servers=servers, stages=(Stage(name="default"),))
     again.battery(1)

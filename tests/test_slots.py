@@ -61,6 +61,23 @@ def test_the_keeper_writes_the_newest_and_says_when_it_is_done(tmp_path: Path) -
     assert Slots(tmp_path / "slots").read() == (b"two", False)
 
 
+def test_a_failed_write_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "RETRY_S", 0.02)  # made short for the test
+    place = tmp_path / "folder"
+    place.write_text("a file where a folder should be")
+    keeper, stop = Keeper(place / "slots"), threading.Event()
+    keeper.read()
+    thread = threading.Thread(target=keeper.run, args=(stop,))
+    thread.start()
+    assert not keeper.keep(b"one", 0.05)
+    place.unlink()
+    with keeper._change:
+        assert keeper._change.wait_for(lambda: keeper._written == 1, 3.0)
+    stop.set()
+    thread.join()
+    assert not keeper.failed and Slots(place / "slots").read() == (b"one", False)
+
+
 def test_a_keeper_without_a_disk_says_so_and_does_not_wait_long(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file where a folder should be")
     keeper, stop = Keeper(tmp_path / "folder" / "slots"), threading.Event()

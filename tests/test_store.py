@@ -6,6 +6,8 @@ import sqlite3
 import threading
 from pathlib import Path
 
+import pytest
+
 from agent import store
 from agent.model import Active, Condition, Event
 from agent.store import Samples, Store
@@ -46,6 +48,54 @@ def test_events_are_paged_from_disk_and_from_what_is_not_yet_written(tmp_path: P
     assert [e.id for e in found] == list(range(19, 26)) and not more
     found, _ = at.events(since=None, limit=5)
     assert found[-1].id in (20, 25)
+
+
+def test_the_newest_events_are_the_newest_though_not_yet_written(tmp_path: Path) -> None:
+    at = Store(tmp_path / "odd # name?" / "h.sqlite")
+    at.start()
+    at.record([event(n) for n in range(1, 101)], None, "b", {})
+    write(at)
+    at.record([event(n) for n in range(101, 111)], None, "b", {})
+    assert [e.id for e in at.events(since=None, limit=20)[0]] == list(range(91, 111))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE event SET data = 'not json'",
+        "UPDATE event SET data = '[1]'",
+        "INSERT INTO counter VALUES ('power-failures', 'many')",
+        "DROP TABLE sample",
+    ],
+)
+def test_odd_content_is_set_aside_or_passed_over_and_never_ends_the_core(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "h.sqlite"
+    at = Store(path)
+    at.start()
+    at.record([event(1)], None, "b", {})
+    write(at)
+    with sqlite3.connect(path) as db:
+        db.execute(damage)
+    db.close()
+    at = Store(path)
+    at.start()
+    at.record([event(2)], None, "b", {})
+    at.record_samples([(60, "x", 60, 1.0, 1.0, 1.0, 1)])
+    at.events(since=0, limit=10)
+    write(at)
+    assert [e.id for e in at.events(since=None, limit=10)[0]][-1] == 2
+
+
+def test_an_id_that_is_taken_loses_no_event(tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    for _ in range(2):  # the second time as if the start could not have read the file
+        at = Store(path)
+        at.start()
+        at.record([event(1), event(2)], None, "b", {})
+        write(at)
+        assert not at.failed
+    with sqlite3.connect(path) as db:
+        assert [row[0] for row in db.execute("SELECT id FROM event ORDER BY id")] == [1, 2, 3, 4]
 
 
 def test_without_a_disk_events_are_readable_from_memory(tmp_path: Path) -> None:

@@ -124,6 +124,24 @@ def test_an_order_without_a_connection_is_refused() -> None:
             ups.order(Command.TEST_QUICK, {})
 
 
+def test_an_order_that_nobody_waits_for_any_more_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ups_module, "ORDER_WITHIN_S", 0.05)  # made short for the test
+    go = threading.Event()
+
+    class Slow(Fake):
+        def poll(self) -> Status:
+            go.wait(3.0)
+            return super().poll()
+
+    driver = Slow([])
+    with running(lambda: driver) as (ups, polled):
+        with pytest.raises(OrderError, match="in time"):
+            ups.order(Command.TEST_QUICK, {})
+        go.set()
+        until(lambda: len(polled) >= 3)
+        assert driver.orders == []
+
+
 def test_the_drivers_wake_fd_asks_for_a_poll_at_once() -> None:
     read, write = os.pipe()
     driver = Fake([], wake_fd=read)
