@@ -30,7 +30,8 @@ VIEW_S = 1.0  # the bus hears something at least so often
 VIEW_GAP_S = 0.2  # a thousand reports in a second are not a thousand views
 KEEP_WAIT_S = 0.2  # a latch waits so long for the disk, then it is sent anyway
 KEEP_EVERY_S = 10.0  # on battery, so that a restart knows when the UPS was last heard
-KEEP_GAP_S = 0.2  # a thousand servers told in a second are not a thousand writes
+KEEP_AT_ONCE = 50  # servers; for more of them a thousand told in a second are not a thousand writes:
+KEEP_GAP_S = 0.2
 SILENT_TICKS = 10
 FLUSH_LINE_S, FLUSH_BATTERY_S = 900.0, 10.0
 CLOCK_STEP_S = 2.0  # a jump of the wall clock against the monotonic one that is worth a note
@@ -213,6 +214,8 @@ class Engine:
             latched = self._state.latched != before.latched
             if not self._keep(within_s=KEEP_WAIT_S if latched else 0.0) and latched:
                 log.warning("the latch is not yet on the disk, servers are told all the same")
+        elif self._unkept and len(self._config.servers) <= KEEP_AT_ONCE:
+            self._keep(within_s=KEEP_WAIT_S)  # before the log has it: a restart must not tell the log twice
         elif self._unkept and now_s - self._kept_s >= KEEP_GAP_S:
             self._keep(within_s=0.0)
         orders = self._telling.orders(self._state.outage, self._state.to_tell(), self._config.mode)
