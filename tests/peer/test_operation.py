@@ -105,12 +105,70 @@ def test_a_mistake_keeps_the_last_good_set_in_force_and_is_shown(tmp_path: Path)
 
 def test_a_file_that_is_no_toml_leaves_page_and_protection_alone(tmp_path: Path) -> None:
     with World(tmp_path) as world:
-        # a whole new start needs the default state_dir for this; a running agent does not
-        world.config.write_text("[agent\n")
-        os.kill(world.pid_of("core"), signal.SIGHUP)
+        world.config.write_text(world.config.read_text() + "\n[[[[\n")
+        os.kill(world.agent.pid, signal.SIGHUP)  # the supervisor hands it on
         until(lambda: "config-error" in world.conditions(), 5, "the condition")
         assert any("not TOML" in e for e in world.view().config_errors)
-        assert world.api_status()["view"]["config_errors"]
+        old = {part: world.kill(part) for part in ("core", "faces")}  # and a new start of both with it
+        until(lambda: world.pid_of("core") != old["core"] and world.status_or_none(), 8, "the core is back")
+        until(lambda: world._page(), 8, "the page is back")
+        assert world.view().mode == "armed" and "not-protected" in world.conditions()
+        assert "not TOML" in world.api_status()["view"]["config_errors"][0]
+        world.ups.set("mains", "off")
+        world.ups.set("battery_low", "1")
+        until(world.told, 8, "the server is told all the same")
+
+
+def test_a_configuration_that_vanishes_ends_nothing(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.config.rename(tmp_path / "away.toml")
+        old = world.kill("faces")
+        until(lambda: world.pid_of("faces") != old, 5, "another try with the faces")
+        world.ups.set("mains", "off")
+        world.ups.set("battery_low", "1")
+        until(world.told, 8, "the server is told")
+        assert world.agent.poll() is None
+        (tmp_path / "away.toml").rename(world.config)
+        until(lambda: world._page(), 15, "the page is back")
+
+
+def test_another_ups_starts_the_core_anew_so_that_it_never_gets_the_old_ones_plan(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        good = world.config.read_text()
+        simulated = good.replace('driver = "megatec"', 'driver = "simulator"').replace(
+            f'port = "{tmp_path}/ups"\n', ""
+        )
+        world.config.write_text(simulated.replace('mode = "armed"', 'mode = "dry-run"'))
+        old = world.pid_of("core")
+        os.kill(world.agent.pid, signal.SIGHUP)
+        until(lambda: world.pid_of("core") != old and world.status_or_none(), 8, "the simulator")
+        assert world.view().driver == "simulator" and world.view().mode == "dry-run"
+        world.config.write_text(good)
+        os.kill(world.agent.pid, signal.SIGHUP)
+        until(lambda: (v := world.status_or_none()) and v.driver == "megatec", 8, "the real one")
+        view = world.view()
+        assert view.mode == "armed" and view.status is not None and view.status.ident.manufacturer == "MEGATEC"
+
+
+def test_without_a_folder_for_the_bus_the_servers_are_told_and_the_bus_comes_later(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.agent.terminate()
+        world.agent.wait(15)
+        subprocess.run(["rm", "-rf", str(tmp_path / "run")], check=True)
+        (tmp_path / "run").write_text("not a folder")
+        argv = [sys.executable, "-m", "agent", "core", "--config", str(world.config)]
+        with world.log.open("ab") as log:
+            core = subprocess.Popen(argv, cwd=ROOT, stderr=log, stdout=log)
+        try:
+            until(lambda: "no bus in" in world.log.read_text(), 8, "the core says so")
+            world.ups.set("mains", "off")
+            world.ups.set("battery_low", "1")
+            until(world.told, 10, "the server is told")
+            (tmp_path / "run").unlink()
+            until(lambda: world.status_or_none(), 10, "the bus is there")
+        finally:
+            core.terminate()
+            assert core.wait(15) == 0
 
 
 def test_a_new_server_is_protected_after_a_reload(tmp_path: Path) -> None:
