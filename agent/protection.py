@@ -266,7 +266,7 @@ def _critical(state: State, runtime_s: float | None, age_s: float, needed_s: flo
     """Why every stage must be latched at once, or ''."""
     if age_s >= BLIND_S:
         return f"no word from the UPS for {age_s:.0f} s on battery"
-    if state.low and age_s <= STALE_S:
+    if state.low:
         return "low battery"
     if runtime_s is not None and needed_s > 0 and runtime_s <= needed_s:
         return f"runtime {max(0.0, runtime_s):.0f} s, {needed_s:.0f} s needed"

@@ -208,6 +208,19 @@ def test_output_off_in_an_outage_neither_ends_nor_feeds_it() -> None:
     assert walk.state.on_battery and walk.latched == ()
 
 
+def test_a_frame_that_says_neither_leaves_the_last_word_in_force() -> None:
+    walk = Walk().frames(59)
+    walk.frames(3, Source.UNKNOWN)
+    assert walk.latched == ("a",)
+
+
+def test_after_a_reboot_nothing_new_is_latched_before_the_outage_was_seen_again() -> None:
+    walk = Walk(replace(PLAN, stages=(Stage(name="quick", on_battery_s=20.0), *PLAN.stages[1:]))).frames(10)
+    walk.state, walk.now_s = protection.resume(walk.state, 5.0, same_boot=False), 5.0
+    walk.silence(40)
+    assert walk.state.latched == ()
+
+
 def test_a_runtime_that_jumps_up_on_battery_is_not_believed_at_once() -> None:
     walk = Walk().frames(10, runtime_s=310.0)
     walk.frames(1, runtime_s=9000.0)
