@@ -162,7 +162,7 @@ def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Co
             raise ValueError(f"a line of more than {LINE_LIMIT} characters")
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # tomllib gives up in several ways
-        return _only_places(text), (Problem("file", f"not TOML: {e}"[:PROBLEM_LIMIT]),)
+        return broken(text, f"not TOML: {e}"[:PROBLEM_LIMIT])
     known = ("agent", "ups", "web", "snmp", "server", "stage")
     for key in raw:
         if key not in known:
@@ -203,10 +203,10 @@ def parse(text: str, ups_options: Callable[[str], Sequence[Option]]) -> tuple[Co
     return config, tuple(reader.problems[:PROBLEMS_LIMIT])
 
 
-def _only_places(text: str) -> Config:
-    """Of a file that is no TOML: where the state is, so that the last good configuration is found."""
+def broken(text: str, why: str) -> tuple[Config, tuple[Problem, ...]]:
+    """Of a file that is no TOML: only where the state is, so that the last good configuration is found."""
     found = dict(re.findall(r'^\s*(state_dir|run_dir)\s*=\s*"(/[^"\\\n]*)"', text, re.MULTILINE))
-    return Config(**found)
+    return Config(**found), (Problem("file", why),)
 
 
 def _simulator_away(config: Config) -> str:
@@ -255,8 +255,8 @@ class _Reader:
 
     def tables(
         self, raw: Any, section: str, where: str, options: Sequence[Option], limit: int
-    ) -> list[dict[str, Any]]:
-        """A list of tables, each with a label such as `[[server]] nas`."""
+    ) -> list[tuple[dict[str, Any], bool]]:
+        """A list of tables with a label, such as `[[server]] nas`, and whether each of them is good."""
         if not isinstance(raw, list):
             self.bad(section, f"{where} must be written with two brackets")
             return []
@@ -271,44 +271,42 @@ class _Reader:
             before = len(self.problems)
             values = self.table(item, section, here, options)
             if values[key] is None:
-                continue
-            if not NAME.fullmatch(values[key]):
+                pass  # told already
+            elif not NAME.fullmatch(values[key]):
                 self.bad(section, f"{here}: {key} may hold letters, digits, dot, dash and underscore, at most 63")
             elif values[key] in seen:
                 self.bad(section, f"{here}: there are two of that {key}")
             seen.add(values[key])
-            if len(self.problems) == before:
-                found.append(values)
+            found.append((values, len(self.problems) == before))
         return found
 
     def stages(self, raw: Any) -> tuple[Stage, ...]:
-        return tuple(Stage(**v) for v in self.tables(raw, "stage", "[[stage]]", STAGE, STAGES_LIMIT))
+        """All of them, also the bad ones: servers name them."""
+        rows = self.tables(raw, "stage", "[[stage]]", STAGE, STAGES_LIMIT)
+        return tuple(Stage(**values) for values, _ in rows if values["name"] is not None)
 
     def servers(self, raw: Any, stages: tuple[Stage, ...]) -> tuple[tuple[Server, ...], tuple[Stage, ...]]:
         """The servers, and the stages with the default one added where a server needs it."""
         found: list[Server] = []
         names = [s.name for s in stages]
-        for values in self.tables(raw, "server", "[[server]]", SERVER, SERVERS_LIMIT):
+        for values, good in self.tables(raw, "server", "[[server]]", SERVER, SERVERS_LIMIT):
             here = f"[[server]] {values['name']}"
-            if problem := wrong_host(values["address"]):
+            before = len(self.problems)
+            if values["address"] is not None and (problem := wrong_host(values["address"])):
                 self.bad("server", f'{here} address = "{values["address"]}": {problem}')
-                continue
             if values["how"] != "rccmd":
                 self.bad("server", f'{here} how = "{values["how"]}": not in this version, only "rccmd"')
-                continue
             if values["stage"] == DEFAULT_STAGE and DEFAULT_STAGE not in names:
                 names.append(DEFAULT_STAGE)
                 stages = (*stages, Stage(name=DEFAULT_STAGE))
             if values["stage"] not in names:
-                self.bad(
-                    "server", f'{here} stage = "{values["stage"]}": no such [[stage]]{_near(values["stage"], names)}'
-                )
-                continue
+                near = _near(values["stage"], names)
+                self.bad("server", f'{here} stage = "{values["stage"]}": no such [[stage]]{near}')
             twin = next((s for s in found if (s.address, s.port) == (values["address"], values["port"])), None)
             if twin:
                 self.bad("server", f"{here}: same address and port as {twin.name}")
-                continue
-            found.append(Server(**values))
+            if good and len(self.problems) == before:
+                found.append(Server(**values))
         return tuple(found), stages
 
     def web(self, raw: Any) -> Web | None:
@@ -328,17 +326,18 @@ class _Reader:
         self.listen("snmp", values["listen"])
         rows = raw.get("community", []) if isinstance(raw, dict) else []
         communities = []
-        for row in self.tables(rows, "snmp", "[[snmp.community]]", COMMUNITY, COMMUNITIES_LIMIT):
+        for row, good in self.tables(rows, "snmp", "[[snmp.community]]", COMMUNITY, COMMUNITIES_LIMIT):
             sources = row.pop("from")
             here = f"[[snmp.community]] {row['label']}"
-            if not sources:
+            if sources == []:
                 self.bad("snmp", f"{here} from: name at least one network")
-            for source in sources:
+            for source in sources or ():
                 try:
                     ipaddress.ip_network(source)
                 except ValueError as e:
                     self.bad("snmp", f"{here} from: {e}")
-            communities.append(Community(**row, sources=tuple(sources)))
+            if good:
+                communities.append(Community(**row, sources=tuple(sources)))
         if len(self.problems) > before:
             return None
         return Snmp(listen=values["listen"], communities=tuple(communities))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
@@ -73,6 +74,11 @@ def main(web: str, snmp: str, state: Path) -> int:
     _must_be_free(snmp, socket.SOCK_DGRAM, "--snmp")
     state = state.absolute()
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    guard = os.open(state / "demo.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigError(f"another demo runs on {state}; choose another folder with --state DIR") from None
     path = state / "ridethrough.toml"
     port = _server_port(path)
     path.write_text(
@@ -175,6 +181,8 @@ def _announce(
     secure = settings.web.tls == "on" or not addresses.is_loopback(host)
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
     snmp_host, snmp_port = addresses.split_address(settings.snmp.listen)
+    snmp_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(snmp_host, snmp_host)  # noqa: S104
+    manager = f"udp6:[{snmp_host}]:{snmp_port}" if ":" in snmp_host else f"{snmp_host}:{snmp_port}"
     bracketed = f"[{shown}]" if ":" in shown else shown
     reset = f"{shlex.quote(sys.executable)} -m agent password reset --config {shlex.quote(os.fspath(path))}"
     lines = [
@@ -183,8 +191,9 @@ def _announce(
         f"  Password   {password} (user admin, once: the first login sets a new one)"
         if password
         else f"  Password   as set (forgotten? {reset})",
-        f"  SNMP       snmpwalk -v2c -c {community} {snmp_host}:{snmp_port} 1.3.6.1.2.1.33",
+        f"  SNMP       snmpwalk -v2c -c {community} {manager} 1.3.6.1.2.1.33",
         f"  Server     {told} gets a line when the server was told to shut down",
+        "             (a repeat within 5 minutes counts as a duplicate and does not run again)",
         "  Log in and cut the simulated mains; Ctrl-C ends the demo.",
         "",
     ]

@@ -367,7 +367,7 @@ class Engine:
             commands=polled.commands,
             config_errors=self._problems,
             power_failures=self._counters["power-failures"],
-            battery_seconds=self._counters["seconds-on-battery"],
+            battery_total_s=self._counters["seconds-on-battery"],
             input_bads=self._settled.input_bads,
             polls=self._polls,
             poll_errors=self._poll_errors,

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from .process import follow_parent, last_good, load, notify
 log = logging.getLogger(__name__)
 
 SNMP_FACE, WEB_FACE = "snmp", "web"
+AGAIN_S = 5.0  # until a face that could not listen is tried again
 
 
 def secrets_path(settings: Config) -> Path:
@@ -60,59 +62,70 @@ def main(path: Path) -> int:
     follow_parent(stop)
     client = bus.Client(str(Path(settings.run_dir) / "core.sock"))
     client.start()
-    running = [face for face in (_start_snmp(settings, client, stop), _start_web(settings, client, stop)) if face]
-    if not running:
+    faces = {SNMP_FACE: _start_snmp, WEB_FACE: _start_web}
+    wanted = {name for name in faces if _is_on(settings, name)}
+    if not wanted:
         log.warning("no face is switched on: add [web] or [snmp] to the configuration")
+    running: dict[str, threading.Thread] = {}
+    said: dict[str, str] = {}
+    next_s = 0.0
     notify("READY=1")
-    while not stop.wait(1.0):
+    while not stop.wait(1.0 if next_s else 0.0):
         notify("WATCHDOG=1")
-    for thread in running:
+        if time.monotonic() < next_s or wanted == running.keys():
+            continue
+        next_s = time.monotonic() + AGAIN_S  # an address may come later than we do
+        for name in [n for n in faces if n in wanted - running.keys()]:
+            try:
+                running[name] = faces[name](settings, client, stop)
+            except (ConfigError, OSError) as e:
+                if said.get(name) != str(e):
+                    log.error("%s: %s (tried again)", name, e)
+                said[name] = str(e)
+    for thread in running.values():
         thread.join(3.0)
     return 0
 
 
-def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread | None:
-    """The SNMP agent in its thread; None if it is off or cannot listen."""
-    if settings.snmp is None or not settings.snmp.communities:
-        return None
-    try:
-        secrets = vault.read(secrets_path(settings))
-        agent = snmp.Agent(settings.snmp, secrets, client.view, time.monotonic())
-        agent.bind()
-    except ConfigError as e:
-        log.error("snmp: %s", e)
-        return None
+def _is_on(settings: Config, name: str) -> bool:
+    if name == WEB_FACE:
+        return settings.web is not None
+    return settings.snmp is not None and bool(settings.snmp.communities)
+
+
+def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
+    """The SNMP agent in its thread. ConfigError if it cannot listen."""
+    secrets = vault.read(secrets_path(settings))
+    agent = snmp.Agent(settings.snmp or config.Snmp(), secrets, client.view, time.monotonic())
+    agent.bind()
     log.info("snmp listens on %s port %d", *agent.address)
-    thread = threading.Thread(target=agent.run, args=(stop,), name=SNMP_FACE, daemon=True)
-    thread.start()
-    return thread
+    return _started(lambda: agent.run(stop), SNMP_FACE)
 
 
-def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread | None:
-    """The web page in its thread; None if it is off or cannot listen."""
-    if settings.web is None:
-        return None
+def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
+    """The web page in its thread. ConfigError, OSError if it cannot listen."""
     from . import httpd, login, tls, web  # late: SNMP has answered by now
 
+    wanted = settings.web or config.Web()
     folder = Path(settings.state_dir) / "faces"
-    try:
-        accounts = login.Accounts(folder, time.monotonic)
-        accounts.first_password()
-        host, _ = addresses.split_address(settings.web.listen)
-        secure = settings.web.tls == "on" or not addresses.is_loopback(host)
-        names = [settings.name, socket.gethostname()]
-        context, fingerprint = None, ""
-        if secure:
-            context, fingerprint = tls.context(folder, names)
-            log.info("certificate fingerprint (SHA-256): %s", fingerprint)
-        app = web.make_app(settings.web, client, accounts, fingerprint=fingerprint)
-        server = httpd.Server(settings.web.listen, app, context, names)
-        server.bind()
-    except (ConfigError, OSError) as e:
-        log.error("web: %s", e)
-        return None
+    accounts = login.Accounts(folder, time.monotonic)
+    accounts.first_password()
+    host, _ = addresses.split_address(wanted.listen)
+    secure = wanted.tls == "on" or not addresses.is_loopback(host)
+    names = [settings.name, socket.gethostname()]
+    context, fingerprint = None, ""
+    if secure:
+        context, fingerprint = tls.context(folder, names)
+        log.info("certificate fingerprint (SHA-256): %s", fingerprint)
+    app = web.make_app(wanted, client, accounts, fingerprint=fingerprint)
+    server = httpd.Server(wanted.listen, app, context, names)
+    server.bind()
     log.info("web listens on %s port %d (%s)", *server.address, "https" if secure else "http, loopback only")
-    thread = threading.Thread(target=server.run, args=(stop,), name=WEB_FACE, daemon=True)
+    return _started(lambda: server.run(stop), WEB_FACE)
+
+
+def _started(body: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=body, name=name, daemon=True)
     thread.start()
     return thread
 

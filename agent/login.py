@@ -17,7 +17,6 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
 import threading
 import unicodedata
@@ -41,6 +40,8 @@ IDLE_S = 15 * 60.0
 ABSOLUTE_S = 12 * 3600.0
 FAILURES = 5  # by address, before it must wait
 WAIT_MIN_S, WAIT_MAX_S = 30.0, 15 * 60.0
+#: the machine itself, as an address and as the /64 that IPv6 addresses are counted in
+CONSOLE = ("127.0.0.1", "::1", "::/64")
 FAILURES_PER_MIN = 20  # of all addresses
 ADDRESSES = 256  # that are remembered
 FILE_LIMIT_BYTES = 64 * 1024
@@ -214,7 +215,7 @@ class Accounts:
                 raise LoginError("wait", guesses.until_s - now_s)
             full = len(self._failures_s) == FAILURES_PER_MIN and now_s - self._failures_s[0] < 60.0
             # who has been in before, and the console, cannot be kept out by the guesses of others
-            if full and address not in self._good and address not in ("127.0.0.1", "::1"):
+            if full and address not in self._good and address not in CONSOLE:
                 raise LoginError("wait", 60.0 - (now_s - self._failures_s[0]))
 
     def _failed(self, address: str) -> None:
@@ -314,11 +315,7 @@ class Accounts:
         return value if isinstance(value, dict) else {}
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self._folder / name
-        write_private(path, data)
-        if os.geteuid() == 0:  # the reset verb run by root: the file belongs to whom the folder belongs
-            owner = self._folder.stat()
-            os.chown(path, owner.st_uid, owner.st_gid)
+        write_private(self._folder / name, data)
 
 
 class _Gate:

@@ -342,7 +342,7 @@ class View:
     commands: frozenset[Command] = frozenset()
     config_errors: tuple[str, ...] = ()
     power_failures: int = 0  # since the history began
-    battery_seconds: int = 0  # spent on battery since the history began
+    battery_total_s: int = 0  # spent on battery since the history began
     input_bads: int = 0  # RFC 1628 upsInputLineBads
     polls: int = 0  # since this core started
     poll_errors: int = 0

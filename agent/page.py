@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .model import Command, Condition, Event, Flow, ServerView, Source, StageView, View
-from .words import Html, Words, clock, html, join
+from .words import Html, Words, clock, event_text, html, join, outcome
 
 EVENTS = 8  # that are shown
 
@@ -336,7 +336,7 @@ def _server(server: ServerView, words: Words) -> Html:
         name=server.name, place=f"{server.how} {server.address}:{server.port}",
         needs=words("plan.needs", value=words.duration(server.needs_s)), state=server.state,
         state_word=words(f"server.{server.state}"), delivery=server.delivery,
-        delivery_word=words(f"delivery.{server.delivery}"), detail=server.detail, tried=tried,
+        delivery_word=words(f"delivery.{server.delivery}"), detail=outcome(server.detail, words), tried=tried,
     )  # fmt: skip
 
 
@@ -357,15 +357,6 @@ def _kind(event: Event) -> str:
     if event.kind != "began":
         return "ended" if event.kind == "ended" else "note"
     return _tone(Condition(event.name)) if event.name in {c.value for c in Condition} else "warn"
-
-
-def event_text(event: Event, words: Words) -> str:
-    """An event as a sentence; of a name that this version does not know, what the core said."""
-    if event.kind in ("began", "ended"):
-        subject = words(f"condition.{event.name}") if f"condition.{event.name}" in words else event.name
-        return words(f"event.{event.kind}", condition=subject)
-    said = words(f"note.{event.name}", **event.data) if f"note.{event.name}" in words else event.name
-    return f"{said}: {event.text}" if event.text else said.rstrip(" :")
 
 
 def _unit(view: View, words: Words, now_s: float) -> Html:

@@ -29,11 +29,11 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
     if len(data) > config.FILE_LIMIT_BYTES:
-        raise ConfigError(f"{path}: larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
+        return config.broken("", f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
     try:
         text = data.decode()
     except UnicodeDecodeError as e:
-        raise ConfigError(f"{path}: not UTF-8 (byte {e.start})") from e
+        return config.broken(data.decode("utf-8", "replace"), f"not UTF-8 (byte {e.start})")
     return config.parse(text, ups_options)
 
 

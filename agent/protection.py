@@ -31,6 +31,8 @@ MARGIN_S = 30.0  # added to the longest shutdown time
 EXCUSE_S = 60.0  # a self test may look like an outage for so long
 RUNTIME_RISE_PER_S = 0.10 / 60  # a runtime may not rise faster than 10 % a minute on battery
 VIRTUAL_RUNTIME = 0.8  # of the last known runtime, when the UPS is silent
+#: why a stage is latched; the value is seconds, percent, or the stage that takes it along
+WHYS = ("on-battery", "runtime", "charge", "low-battery", "budget", "silence", "before")
 MAINS_SEEN_V = 60.0  # an input voltage above this is mains, whatever the nominal
 
 
@@ -45,7 +47,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latch:
-    """A stage whose servers must be told, since when, and why."""
+    """A stage whose servers must be told, since when, and why: one of WHYS, and a value behind a blank."""
 
     stage: str
     at_s: float
@@ -250,7 +252,7 @@ def _latch(state: State, now_s: float, plan: Plan, failed_polls: int, effects: l
         if why:
             last_due, reasons[number] = number, why
     new = [
-        Latch(stage=stage.name, at_s=now_s, why=reasons.get(number, f"before stage {plan.stages[last_due].name}"))
+        Latch(stage=stage.name, at_s=now_s, why=reasons.get(number, f"before {plan.stages[last_due].name}"))
         for number, stage in enumerate(plan.stages[: last_due + 1])
         if stage.name not in latched
     ]
@@ -265,20 +267,20 @@ def _latch(state: State, now_s: float, plan: Plan, failed_polls: int, effects: l
 def _critical(state: State, runtime_s: float | None, age_s: float, needed_s: float) -> str:
     """Why every stage must be latched at once, or ''."""
     if age_s >= BLIND_S:
-        return f"no word from the UPS for {age_s:.0f} s on battery"
+        return f"silence {age_s:.0f}"
     if state.low:
-        return "low battery"
+        return "low-battery"
     if runtime_s is not None and needed_s > 0 and runtime_s <= needed_s:
-        return f"runtime {max(0.0, runtime_s):.0f} s, {needed_s:.0f} s needed"
+        return f"budget {max(0.0, runtime_s):.0f}"
     return ""
 
 
 def _trigger(stage: Stage, on_battery_s: float, runtime_s: float | None, charge_pct: float | None) -> str:
     """Why this stage is due by its own triggers, or ''."""
     if stage.on_battery_s is not None and on_battery_s >= stage.on_battery_s:
-        return f"{on_battery_s:.0f} s on battery"
+        return f"on-battery {on_battery_s:.0f}"
     if stage.runtime_below_s is not None and runtime_s is not None and runtime_s < stage.runtime_below_s:
-        return f"runtime {max(0.0, runtime_s):.0f} s"
+        return f"runtime {max(0.0, runtime_s):.0f}"
     if stage.charge_below_pct is not None and charge_pct is not None and charge_pct < stage.charge_below_pct:
-        return f"charge {charge_pct:.0f} %"
+        return f"charge {charge_pct:.0f}"
     return ""

@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .model import Event
+
 LANGUAGES = ("en", "de")
 _FOLDER = Path(__file__).parent / "static" / "lang"
 _NO_VALUE = "\N{EN DASH}"
@@ -107,3 +109,29 @@ def choose(accepted: str, chosen: str | None) -> str:
         if match and float(match[0]) > 0:
             ranked.append((-float(match[0]), place, name.strip().lower()[:2]))
     return next((name for _, _, name in sorted(ranked) if name in LANGUAGES), LANGUAGES[0])
+
+
+def event_text(event: Event, words: Words) -> str:
+    """An event as a sentence; of a name that this version does not know, what the core said."""
+    if event.kind in ("began", "ended"):
+        subject = words(f"condition.{event.name}") if f"condition.{event.name}" in words else event.name
+        return words(f"event.{event.kind}", condition=subject)
+    data = {**event.data, "why": _why(event.data.get("why", ""), words), "detail": _detail(event, words)}
+    said = words(f"note.{event.name}", **data) if f"note.{event.name}" in words else event.name
+    return f"{said}: {event.text}" if event.text else said.rstrip(" :")
+
+
+def _why(said: str, words: Words) -> str:
+    """Why a stage was latched, in this language."""
+    code, _, value = said.partition(" ")
+    return words(f"why.{code}", value=value) if f"why.{code}" in words else said
+
+
+def outcome(detail: str, words: Words) -> str:
+    """What the delivery says of a server, in this language; a system's error text as it is."""
+    key = "detail." + detail.lower().replace(" ", "-")
+    return words(key) if key in words else detail
+
+
+def _detail(event: Event, words: Words) -> str:
+    return outcome(event.data.get("detail", ""), words)

@@ -124,6 +124,40 @@ def test_all_mistakes_are_said_at_once() -> None:
     assert len(problems(text)) == 3
 
 
+def test_a_row_with_several_mistakes_says_all_of_them() -> None:
+    text = """
+[ups]
+driver = "simulator"
+[[stage]]
+name = "x"
+on_battery_s = -1
+[[stage]]
+name = "x"
+[[server]]
+name = "a"
+address = "192.0.2.1"
+port = 0
+how = "ssh"
+stage = "x"
+[[server]]
+name = "b"
+address = "999.1.1.1"
+how = "http"
+stage = "nope"
+[snmp]
+listen = "x"
+[[snmp.community]]
+label = "m"
+access = "write"
+from = ["10.0.0.1/8"]
+"""
+    wrong = "\n".join(problems(text))
+    for word in ("on_battery_s", "two of that name", "port = 0", '"ssh"', "999.1.1.1", '"http"', '"nope"', "listen",
+                 "access", "has host bits set"):  # fmt: skip
+        assert word in wrong, (word, wrong)
+    assert 'a stage = "x"' not in wrong
+
+
 def test_a_mistake_in_web_switches_off_web_alone() -> None:
     found, wrong = read(GOOD.replace('tls = "on"', 'tls = "never"'))
     assert found.web is None and found.snmp is not None and {p.section for p in wrong} == {"web"}
@@ -223,8 +257,8 @@ def test_a_file_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
         process.load(tmp_path / "absent.toml")
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not UTF-8"):
-        process.load(binary)
+    assert "not UTF-8" in process.load(binary)[1][0].text
+    binary.write_bytes(b'state_dir = "/srv/x"\n# \xe9\n')
+    assert process.load(binary)[0].state_dir == "/srv/x"
     binary.write_bytes(b"#" * (config.FILE_LIMIT_BYTES + 1))
-    with pytest.raises(ConfigError, match="larger than"):
-        process.load(binary)
+    assert "larger than" in process.load(binary)[1][0].text

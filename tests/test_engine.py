@@ -23,7 +23,7 @@ def test_an_outage_begins_in_the_log_and_ends_there() -> None:
     assert play.names("ended") == ["input-bad", "on-battery"]
     assert play.names("note") == ["mains-back", "outage-closed"]
     assert play.view.power_failures == 1 and play.view.status is not None
-    assert 20 <= play.view.battery_seconds <= 31  # confirmed after 3 s, ended by 10 s of mains
+    assert 20 <= play.view.battery_total_s <= 31  # confirmed after 3 s, ended by 10 s of mains
     assert play.view.on_battery_s is None and play.view.phase == "idle"
 
 

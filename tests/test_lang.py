@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import frame, page, words
+from agent import frame, page, protection, words
 from agent.model import Condition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +34,19 @@ def notes():
                 first = node.args[0] if node.args else None
                 if called in ("_note", "Note") and isinstance(first, ast.Constant) and isinstance(first.value, str):
                     found.add(first.value)
-    return found | {"mains-back", "outage-closed"}  # effects of protection that become notes
+    return found | {"mains-back", "outage-closed", "told", "not-told"}  # names that come from protection and telling
+
+
+#: what agent/deliver.py says of a server, and two frequent errors of the system
+DETAILS = (
+    "closed without a word", "closed without reading", "no answer", "no connection in time",
+    "the line was not taken whole", "Connection refused", "No route to host",
+)  # fmt: skip
+
+
+def test_the_details_are_those_of_the_delivery():
+    text = (ROOT / "agent/deliver.py").read_text()
+    assert [d for d in DETAILS[:-2] if f'"{d}"' not in text] == []
 
 
 def families():
@@ -45,6 +57,7 @@ def families():
     keys |= {f"theme.{t}" for t in frame.THEMES} | {"event.began", "event.ended"}
     keys |= {f"next.{n}{d}" for n in ("first", "further", "told", "unknown") for d in ("", "-dry")}
     keys |= {f"tile.{t}" for t in ("charge", "runtime", "load", "input")} | {f"protection.{m}" for m in MODES[:2]}
+    keys |= {f"why.{w}" for w in protection.WHYS} | {f"detail.{d.lower().replace(' ', '-')}" for d in DETAILS}
     keys |= {f"flow.{b}" for b in ("mains", "ups", "load", "battery")}
     keys |= {f"error.{c}" for c in ("wrong", "wait", "busy", "too-short", "too-long", "common", "same")}
     return keys

@@ -98,7 +98,7 @@ def test_a_stage_is_latched_by_time_on_battery_exactly_when_due() -> None:
 def test_a_later_stage_takes_the_earlier_ones_with_it() -> None:
     walk = Walk().frames(10, runtime_s=290.0)
     assert walk.latched == ("a", "b")
-    assert walk.state.latched[0].why == "before stage b"
+    assert walk.state.latched[0].why == "before b"
 
 
 def test_low_battery_latches_all_stages_the_moment_the_outage_is_confirmed() -> None:
@@ -294,6 +294,7 @@ def test_nothing_is_latched_without_battery_frames_and_latches_only_go_with_thei
             assert battery_seen >= 2
         lost = {latch.stage for latch in before.latched} - {latch.stage for latch in state.latched}
         assert not lost or "outage-closed" in {e.kind for e in new}
+        assert {latch.why.split()[0] for latch in state.latched} <= set(protection.WHYS)
         names = [latch.stage for latch in state.latched]
         assert len(names) == len(set(names))
         order = [s.name for s in PLAN.stages]

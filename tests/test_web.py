@@ -517,15 +517,21 @@ def test_three_phases_are_all_shown():
 def test_every_condition_and_note_is_a_sentence(language):
     for kind in ("began", "ended"):
         for condition in Condition:
-            text = page.event_text(event(1, kind, condition.value), WORDS[language])
+            text = words.event_text(event(1, kind, condition.value), WORDS[language])
             assert text and condition.value not in text.split() or condition.value == "overload"
-    told = page.event_text(event(1, "note", "told", data={"server": "nas"}), WORDS[language])
+    told = words.event_text(event(1, "note", "told", data={"server": "nas"}), WORDS[language])
     assert "nas" in told and "{" not in told
 
 
 def test_an_event_of_a_newer_core_is_shown_as_it_was_said():
-    assert page.event_text(event(1, "note", "something-new", text="said so"), WORDS["en"]) == "something-new: said so"
-    assert "new-condition" in page.event_text(event(1, "began", "new-condition"), WORDS["en"])
+    why = event(1, "note", "stage-latched", data={"stage": "s", "why": "silence 61"})
+    assert "seit 61 s nichts" in words.event_text(why, WORDS["de"])
+    refused = event(1, "note", "not-told", data={"server": "nas", "detail": "Connection refused"})
+    assert "Verbindung abgelehnt" in words.event_text(refused, WORDS["de"])
+    assert (
+        words.event_text(event(1, "note", "something-new", text="said so"), WORDS["en"]) == "something-new: said so"
+    )
+    assert "new-condition" in words.event_text(event(1, "began", "new-condition"), WORDS["en"])
 
 
 class Counter(HTMLParser):

@@ -104,7 +104,7 @@ def _read(
             data = stream.read(FILE_LIMIT_BYTES + 1)
         if len(data) > FILE_LIMIT_BYTES:
             raise ValueError(f"more than {FILE_LIMIT_BYTES} bytes")
-        parser.read_string(data.decode(), source=file)
+        parser.read_string(data.decode("utf-8-sig"), source=file)
     except OSError as e:
         problems.append(f"{file}: {e.strerror}")
         return
