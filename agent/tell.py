@@ -185,6 +185,9 @@ def _secret(args: argparse.Namespace, settings: Config) -> int:
         if not 1 <= len(value) <= SECRET_LIMIT or not value.isprintable():
             raise ConfigError(f"a secret is one line of 1 to {SECRET_LIMIT} printable characters on standard input")
         secrets[args.label] = value
+        labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
+        if args.label not in labels:
+            print(f"note: the configuration has no [[snmp.community]] {args.label}", file=sys.stderr)
     try:
         vault.write(path, secrets)
     except OSError as e:
