@@ -26,7 +26,7 @@ from .config import Config
 from .deliver import Delivery
 from .engine import TICK_S, Engine, Item, NewConfig, Note
 from .model import VERSION, Command, ConfigError, Driver, LinkError, OrderError
-from .process import follow_parent, last_good, load, notify
+from .process import end_with_thread, follow_parent, last_good, load, notify
 from .slots import Keeper
 from .store import Store
 from .ups import Polled, Ups
@@ -146,7 +146,7 @@ class Core:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; 0."""
-        threading.excepthook = _die
+        threading.excepthook = end_with_thread
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_signal)
@@ -336,14 +336,6 @@ def _nobody(found: Config, texts: tuple[str, ...]) -> NewConfig:
 def _needs_start(settings: Config) -> tuple[object, ...]:
     """What takes effect only with a new start."""
     return settings.driver, settings.ups, settings.poll_s, settings.state_dir, settings.run_dir
-
-
-def _die(args: threading.ExceptHookArgs) -> None:
-    """A thread that dies takes the process with it: half a core protects nobody."""
-    name = args.thread.name if args.thread else "?"
-    log.critical("thread %s died", name, exc_info=args.exc_value)
-    sys.stderr.flush()
-    os._exit(70)
 
 
 def main(path: Path) -> int:

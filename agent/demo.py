@@ -7,19 +7,17 @@ import logging
 import os
 import secrets
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 
 from . import addresses, bus, config, login, run, vault
 from .faces import secrets_path
 from .model import ConfigError
-from .process import load
+from .process import load, stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +97,7 @@ def main(web: str, snmp: str, state: Path) -> int:
     password = login.Accounts(Path(settings.state_dir) / "faces", time.monotonic).first_password()
     stop = threading.Event()
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    stop_on_signals(stop)
     told = state / "server-was-told.log"
     server = _start_server(port, told)
     try:

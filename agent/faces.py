@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from . import addresses, bus, config, snmp, vault
 from .config import Config
 from .model import ConfigError
-from .process import follow_parent, last_good, load, notify
+from .process import end_with_thread, follow_parent, last_good, load, notify, stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -45,20 +42,16 @@ def _settings(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
 
 
 def main(path: Path) -> int:
-    """Run the faces with the configuration at `path` until SIGTERM or SIGINT; 0, or 2 if none of them can run."""
+    """Run the faces with the configuration at `path` until SIGTERM or SIGINT; 0. ConfigError if it cannot be read."""
     os.umask(0o077)
     settings, problems = _settings(path)
     for problem in problems:
         if problem.section in (WEB_FACE, SNMP_FACE):
             log.error("configuration: %s: this face stays off", problem.text)
     stop = threading.Event()
-    threading.excepthook = _die
+    threading.excepthook = end_with_thread
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    stop_on_signals(stop)
     follow_parent(stop)
     client = bus.Client(str(Path(settings.run_dir) / "core.sock"))
     client.start()
@@ -128,10 +121,3 @@ def _started(body: Callable[[], None], name: str) -> threading.Thread:
     thread = threading.Thread(target=body, name=name, daemon=True)
     thread.start()
     return thread
-
-
-def _die(args: threading.ExceptHookArgs) -> None:
-    """A face that dies takes the process with it; it is started again within a second."""
-    log.critical("thread %s died", args.thread.name if args.thread else "?", exc_info=args.exc_value)
-    sys.stderr.flush()
-    os._exit(70)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from . import config, drivers, link
 from .config import Config
@@ -67,3 +70,20 @@ def follow_parent(stop: threading.Event) -> None:
 def last_good(settings: Config) -> Path:
     """Where the core keeps the last configuration whose protecting parts were good."""
     return Path(settings.state_dir) / "core" / "last-good.toml"
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """SIGTERM and SIGINT set `stop`."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+
+
+def end_with_thread(args: threading.ExceptHookArgs) -> None:
+    """A thread that dies takes its process with it: half a process serves nobody; it is started again at once."""
+    log.critical("thread %s died", args.thread.name if args.thread else "?", exc_info=args.exc_value)
+    sys.stderr.flush()
+    os._exit(70)

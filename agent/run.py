@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 
 from .model import ConfigError
+from .process import stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +120,5 @@ def main(config: Path) -> int:
     """Supervise until SIGTERM or SIGINT."""
     stop = threading.Event()
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    stop_on_signals(stop)
     return supervise(config, stop)

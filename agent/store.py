@@ -98,7 +98,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._queue: queue.Queue[Write | None] = queue.Queue(maxsize=QUEUE_LIMIT)
+        self._queue: queue.Queue[Write] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._db: sqlite3.Connection | None = None
         self._recent: deque[Event] = deque(maxlen=RECENT_LIMIT)
         self._recent_lock = threading.Lock()
@@ -234,8 +234,7 @@ class Store:
                 write = self._queue.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if write is not None:
-                self._write(write, stop)
+            self._write(write, stop)
         self._close()
 
     def _write(self, write: Write, stop: threading.Event) -> None:
