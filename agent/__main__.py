@@ -85,9 +85,9 @@ def _dispatch(args: argparse.Namespace) -> int:
         from . import demo
 
         return demo.main(args.web, args.snmp, args.state)
-    from . import tell
+    from . import verbs
 
-    return tell.main(args)
+    return verbs.main(args)
 
 
 if __name__ == "__main__":

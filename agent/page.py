@@ -1,6 +1,6 @@
 """The status page: what a View looks like, as pieces of HTML. Pure; the script only puts changed pieces in place.
 
-`pieces(view, ...)` gives {id: HTML}. The whole page is these pieces in a frame (agent/frame.py); the stream sends
+`pieces(view, ...)` gives {id: HTML}. The whole page is these pieces in a layout (agent/layout.py); the stream sends
 what changed. No elements are: "#title", the window's title; "#shape", the number of stages (if it changes the page
 must be loaded anew); "@app", the classes of <main>, by which the style sheet colours everything. All text comes from
 agent/static/lang; whatever a UPS says is escaped.

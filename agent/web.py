@@ -17,7 +17,7 @@ from typing import Any
 
 import bottle
 
-from . import frame, page, wire, words
+from . import layout, page, wire, words
 from .bus import BusError, Client
 from .config import Web
 from .history import History
@@ -113,24 +113,24 @@ class _Site:
     def _may_read(self, session: Session | None) -> bool:
         return self._public or (session is not None and not session.new_password)
 
-    def _reader(self, sid: str, session: Session | None) -> frame.Reader:
+    def _reader(self, sid: str, session: Session | None) -> layout.Reader:
         language = words.choose(
             bottle.request.get_header("Accept-Language", ""), bottle.request.get_cookie("language")
         )
         theme = bottle.request.get_cookie("theme")
-        return frame.Reader(
+        return layout.Reader(
             words=self._words[language],
             names={name: w("language.name") for name, w in self._words.items()},
-            theme=theme if theme in frame.THEMES else frame.THEMES[0],
+            theme=theme if theme in layout.THEMES else layout.THEMES[0],
             token=csrf_token(sid) if session else None,
             assets=self.files.version,
             fingerprint=self._fingerprint,
         )
 
-    def _pieces(self, reader: frame.Reader) -> dict[str, str]:
+    def _pieces(self, reader: layout.Reader) -> dict[str, str]:
         view = self._client.view()
         made = page.pieces(view, self._history.last(view), reader.words, self._now())
-        made["demo"] = frame.simulated_mains(reader) if page.can_simulate(view) else words.Html("")
+        made["demo"] = layout.simulated_mains(reader) if page.can_simulate(view) else words.Html("")
         return made
 
     # -- pages
@@ -143,7 +143,7 @@ class _Site:
             return _to("/login")
         reader = self._reader(sid, session)
         pieces = self._pieces(reader)
-        return _html(frame.status(pieces, words.Html(pieces["demo"]), reader))
+        return _html(layout.status(pieces, words.Html(pieces["demo"]), reader))
 
     def login_form(self) -> bottle.HTTPResponse:
         sid, session = self._session(touch=True)
@@ -155,7 +155,7 @@ class _Site:
         reader = self._reader("", None)
         first = self._accounts.first_password() is not None
         text = _explain(reader, error) if error else ""
-        answer = _html(frame.login(reader, self._client.view().name, first=first, error=text), status)
+        answer = _html(layout.login(reader, self._client.view().name, first=first, error=text), status)
         return _wait(answer, error)
 
     def login(self) -> bottle.HTTPResponse:
@@ -181,7 +181,7 @@ class _Site:
         if not session:
             return _to("/login")
         return _html(
-            frame.password(self._reader(sid, session), self._client.view().name, ask_old=not session.new_password)
+            layout.password(self._reader(sid, session), self._client.view().name, ask_old=not session.new_password)
         )
 
     def password(self) -> bottle.HTTPResponse:
@@ -198,7 +198,7 @@ class _Site:
                 text = _explain(reader, e)
         else:
             text = reader.words("error.differ")
-        shown = frame.password(reader, self._client.view().name, ask_old=not session.new_password, error=text)
+        shown = layout.password(reader, self._client.view().name, ask_old=not session.new_password, error=text)
         return _html(shown, _STATUS.get(error, 400))
 
     def preferences(self) -> bottle.HTTPResponse:
@@ -207,7 +207,7 @@ class _Site:
             return self._problem(403, "error.form")
         back = _field("back")
         answer = _to(back if back in ("/", "/login", "/password") else "/")
-        for name, values in (("language", words.LANGUAGES), ("theme", frame.THEMES)):
+        for name, values in (("language", words.LANGUAGES), ("theme", layout.THEMES)):
             if (value := _field(name)) in values:
                 answer.set_cookie(
                     name, value, path="/", max_age=YEAR_S, samesite="strict", httponly=True, secure=_secure()
@@ -237,7 +237,7 @@ class _Site:
         text = reader.words(key, **values)
         if _wants_json():
             return _json(status, {"error": text})
-        return _html(frame.problem(reader, self._client.view().name, text), status)
+        return _html(layout.problem(reader, self._client.view().name, text), status)
 
     def _guard(self) -> tuple[str, Session | None]:
         """The session, if this POST may change something in its name."""
@@ -285,7 +285,7 @@ class _Site:
         bottle.response.content_type = "text/event-stream"
         return self._stream(self._reader(sid, session), session.key if session else None)
 
-    def _stream(self, reader: frame.Reader, key: str | None) -> Iterator[bytes]:
+    def _stream(self, reader: layout.Reader, key: str | None) -> Iterator[bytes]:
         """The page's pieces whenever they change, until the session ends. Owns no request: bottle's is gone."""
         pause = threading.Event()  # is never set
         yield f"retry: {RETRY_MS}\n\n".encode()
@@ -373,7 +373,7 @@ def _enter(place: str, sid: str) -> bottle.HTTPResponse:
     return answer
 
 
-def _explain(reader: frame.Reader, error: LoginError) -> str:
+def _explain(reader: layout.Reader, error: LoginError) -> str:
     return reader.words(f"error.{error.code}", wait=f"{error.wait_s + 0.5:.0f}")
 
 

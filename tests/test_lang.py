@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import frame, page, protection, words
+from agent import layout, page, protection, words
 from agent.model import Condition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def families():
     keys = {f"condition.{c.value}" for c in Condition} | {f"note.{n}" for n in notes()}
     keys |= {f"server.{s}" for s in STATES} | {f"delivery.{d}" for d in DELIVERIES}
     keys |= {f"mode.{m}{h}" for m in MODES for h in ("", ".help")} | {f"state.{s}" for s in STATE_WORDS}
-    keys |= {f"theme.{t}" for t in frame.THEMES} | {"event.began", "event.ended"}
+    keys |= {f"theme.{t}" for t in layout.THEMES} | {"event.began", "event.ended"}
     keys |= {f"next.{n}{d}" for n in ("first", "further", "told", "unknown") for d in ("", "-dry")}
     keys |= {f"tile.{t}" for t in ("charge", "runtime", "load", "input")} | {f"protection.{m}" for m in MODES[:2]}
     keys |= {f"why.{w}" for w in protection.WHYS} | {f"detail.{d.lower().replace(' ', '-')}" for d in DETAILS}
@@ -66,7 +66,7 @@ def families():
 def literals():
     """The keys that stand whole in the source."""
     found = set()
-    for name in ("page", "frame", "web"):
+    for name in ("page", "layout", "web"):
         text = (ROOT / f"agent/{name}.py").read_text()
         found |= set(re.findall(r"""["']((?:[a-z-]+)\.[a-z-]+(?:\.[a-z-]+)?)["']""", text)) & set(TEXTS["en"])
         found |= {k for k in re.findall(r"""words\(\s*["']([a-z.-]+)["']""", text) if not k.endswith(".")}

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import bus, config, frame, httpd, login, page, web, wire, words
+from agent import bus, config, httpd, layout, login, page, web, wire, words
 from agent.model import Active, Condition, Event, Ident, Line, Source, Status, View
 from tests.fakecore import FakeCore, event, no_data, on_battery, on_line
 
@@ -557,10 +557,10 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&lt;{state}"
 
 
 def whole(view, events, language="en", token="t"):
-    reader = frame.Reader(
+    reader = layout.Reader(
         words=WORDS[language], names={"en": "English", "de": "Deutsch"}, token=token, fingerprint="AB"
     )
-    return frame.status(page.pieces(view, events, reader.words, view.now_s), frame.simulated_mains(reader), reader)
+    return layout.status(page.pieces(view, events, reader.words, view.now_s), layout.simulated_mains(reader), reader)
 
 
 def hostile(text):

@@ -1,4 +1,4 @@
-"""The frame around the status page, and the pages with a form: log in, choose a password, what went wrong. Pure."""
+"""What stands around the status page, and the pages with a form: log in, choose a password, what went wrong. Pure."""
 
 from __future__ import annotations
 
