@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from . import kept, protection, rules, wire
+from . import kept, portrait, protection, rules, wire
 from .config import Config
 from .deliver import Orders, Report
-from .model import VERSION, Active, Condition, Event, StageView, Status, View
+from .model import Active, Condition, Event, Status, View
 from .store import Memory, Samples, measurements
 from .telling import Telling
 from .ups import Polled
@@ -134,7 +134,7 @@ class Engine:
         self._wall_offset_s = clock.wall_s() - now_s
         self._fresh = True  # something changed since the last view
         self.turned_s = now_s
-        self.view = self._make_view(now_s)
+        self.view = self._look_around(now_s)
 
     def turn(self, item: Item) -> None:
         """One item, or None for a tick."""
@@ -160,7 +160,7 @@ class Engine:
         quiet_s = now_s - self._viewed_s
         if isinstance(item, Polled) or quiet_s >= (VIEW_GAP_S if self._fresh else VIEW_S):
             self._fresh, self._viewed_s = False, now_s
-            self.view = self._make_view(now_s)
+            self.view = self._look_around(now_s)
             self._publish({"type": "status", "view": wire.to_json(self.view)})
 
     def greeting(self) -> list[Mapping[str, object]]:
@@ -310,6 +310,28 @@ class Engine:
             kept.pack(self._boot, self._state, self._config.servers, self._telling.told), within_s
         )
 
+    def _look_around(self, now_s: float) -> View:
+        return portrait.view(
+            portrait.Facts(
+                boot=self._boot,
+                now_s=now_s,
+                wall_s=self._clock.wall_s(),
+                clock_synced=self._synced,
+                started_s=self._started_s,
+                config=self._config,
+                problems=self._problems,
+                polled=self._polled,
+                status=self._status,
+                state=self._state,
+                active=self._active,
+                servers=self._telling.views(),
+                counters=self._counters,
+                polls=self._polls,
+                poll_errors=self._poll_errors,
+                last_event_id=self._last_id,
+            )
+        )
+
     def _note(self, name: str, text: str, data: Mapping[str, str] | None, now_s: float) -> Event:
         return self._event("note", name, text, data, now_s)
 
@@ -325,53 +347,6 @@ class Engine:
             wall_s=self._clock.wall_s(),
             clock_synced=self._synced,
             data=data or {},
-        )
-
-    def _make_view(self, now_s: float) -> View:
-        config, state, polled = self._config, self._state, self._polled
-        lost = Condition.COMM_LOST in self._settled.conditions
-        on_battery_s = now_s - state.began_s if state.on_battery and state.began_s is not None else None
-        latched = {latch.stage for latch in state.latched}
-        return View(
-            boot=self._boot,
-            now_s=now_s,
-            wall_s=self._clock.wall_s(),
-            clock_synced=self._synced,
-            version=VERSION,
-            name=config.name,
-            started_s=self._started_s,
-            mode=config.mode,
-            driver=config.driver,
-            link=polled.link,
-            link_detail=polled.error,
-            status=None if lost else self._status,
-            age_s=None if self._status is None else self._age_s(now_s),
-            conditions=tuple(self._active[c] for c in Condition if c in self._active),
-            phase=state.phase.value,
-            outage=state.outage,
-            on_battery_s=on_battery_s,
-            stages=tuple(
-                StageView(
-                    name=s.name,
-                    on_battery_s=s.on_battery_s,
-                    runtime_below_s=s.runtime_below_s,
-                    charge_below_pct=s.charge_below_pct,
-                    latched=s.name in latched,
-                    due_in_s=max(0.0, s.on_battery_s - on_battery_s)
-                    if on_battery_s is not None and s.on_battery_s is not None and s.name not in latched
-                    else None,
-                )
-                for s in config.stages
-            ),
-            servers=self._telling.views(),
-            commands=polled.commands,
-            config_errors=self._problems,
-            power_failures=self._counters["power-failures"],
-            battery_total_s=self._counters["seconds-on-battery"],
-            input_bads=self._settled.input_bads,
-            polls=self._polls,
-            poll_errors=self._poll_errors,
-            last_event_id=self._last_id,
         )
 
 

@@ -1,0 +1,84 @@
+"""Puts together the View: everything that the core says about now, from what its rooms know. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from . import protection
+from .config import Config, Stage
+from .model import VERSION, Active, Condition, ServerView, StageView, Status, View
+from .ups import Polled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the engine knows at `now_s`."""
+
+    boot: str
+    now_s: float
+    wall_s: float
+    clock_synced: bool
+    started_s: float
+    config: Config
+    problems: tuple[str, ...]
+    polled: Polled  # the last poll
+    status: Status | None  # the last frame
+    state: protection.State
+    active: Mapping[Condition, Active]
+    servers: tuple[ServerView, ...]
+    counters: Mapping[str, int]
+    polls: int
+    poll_errors: int
+    last_event_id: int
+
+
+def view(facts: Facts) -> View:
+    """The View of these facts. After comm-lost there is no measurement any more."""
+    config, state, now_s = facts.config, facts.state, facts.now_s
+    lost = Condition.COMM_LOST in facts.active
+    on_battery_s = now_s - state.began_s if state.on_battery and state.began_s is not None else None
+    return View(
+        boot=facts.boot,
+        now_s=now_s,
+        wall_s=facts.wall_s,
+        clock_synced=facts.clock_synced,
+        version=VERSION,
+        name=config.name,
+        started_s=facts.started_s,
+        mode=config.mode,
+        driver=config.driver,
+        link=facts.polled.link,
+        link_detail=facts.polled.error,
+        status=None if lost else facts.status,
+        age_s=None if facts.status is None else now_s - facts.status.taken_s,
+        conditions=tuple(facts.active[c] for c in Condition if c in facts.active),
+        phase=state.phase.value,
+        outage=state.outage,
+        on_battery_s=on_battery_s,
+        stages=tuple(_stage(s, state, on_battery_s) for s in config.stages),
+        servers=facts.servers,
+        commands=facts.polled.commands,
+        config_errors=facts.problems,
+        power_failures=facts.counters["power-failures"],
+        battery_total_s=facts.counters["seconds-on-battery"],
+        input_bads=facts.counters.get("input-bads", 0),
+        polls=facts.polls,
+        poll_errors=facts.poll_errors,
+        last_event_id=facts.last_event_id,
+    )
+
+
+def _stage(stage: Stage, state: protection.State, on_battery_s: float | None) -> StageView:
+    latched = any(latch.stage == stage.name for latch in state.latched)
+    due_in_s = None
+    if on_battery_s is not None and stage.on_battery_s is not None and not latched:
+        due_in_s = max(0.0, stage.on_battery_s - on_battery_s)
+    return StageView(
+        name=stage.name,
+        on_battery_s=stage.on_battery_s,
+        runtime_below_s=stage.runtime_below_s,
+        charge_below_pct=stage.charge_below_pct,
+        latched=latched,
+        due_in_s=due_in_s,
+    )
