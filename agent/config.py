@@ -25,6 +25,10 @@ class Server:
     how: str = "rccmd"
     needs_s: float = 120.0
     stage: str = "default"
+    mac: str = ""  # aa:bb:cc:dd:ee:ff for wake-on-LAN; "": learned while the server is up
+    wake: bool = True  # have it come up again after an outage
+    outlet: int = 0  # of the UPS, switched on in the recovery; 0: none
+    options: Mapping[str, Any] = field(default_factory=dict)  # those of its way (agent/reach)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,13 @@ class Config:
     state_dir: str = "/var/lib/ridethrough"
     run_dir: str = "/run/ridethrough"
     mode: str = "dry-run"
+    ups_off: bool = True  # after the last server's time, where the driver is proven
+    wake_charge_pct: float = 30.0  # servers are woken from this charge on ...
+    wake_after_s: float = 300.0  # ... or after so long on line
+    commands_dir: str = "/etc/ridethrough/commands.d"
     driver: str = ""
+    full_load_minutes: float | None = None  # runtime of the full battery, for a UPS that says none
+    ignore_low_battery: bool = False  # of a unit that says "low" far too early
     poll_s: float = 1.0
     ups: Mapping[str, Any] = field(default_factory=dict)  # the driver's and its link's options, typed
     servers: tuple[Server, ...] = ()

@@ -82,6 +82,7 @@ class Condition(Enum):
     NOT_PROTECTED = "not-protected"
     CONFIG_ERROR = "config-error"
     STORAGE_FAILED = "storage-failed"
+    SERVER_UNPROVEN = "server-unproven"  # armed, and of a server there was no proof within a day
     NO_CORE = "no-core"
 
 
@@ -101,6 +102,8 @@ class Command(Enum):
     SHUTDOWN_RETURN = "shutdown-return"  # delay_s: float, return_delay_s: float
     SHUTDOWN_STAY_OFF = "shutdown-stay-off"  # delay_s: float
     SHUTDOWN_STOP = "shutdown-stop"
+    OUTLET_ON = "outlet-on"  # number: int
+    OUTLET_OFF = "outlet-off"  # number: int
     SIMULATE = "simulate"  # driver simulator alone; mains: "on" | "off"
 
 
@@ -297,7 +300,9 @@ class StageView:
     runtime_below_s: float | None = None
     charge_below_pct: float | None = None
     latched: bool = False  # its servers are being told, or have been
-    due_in_s: float | None = None  # by time on battery; None: not counting, or by other triggers only
+    why: str = ""  # it was latched: one of protection.WHYS, and a value behind a blank
+    due_in_s: float | None = None  # by time on battery, holds included; None: not counting, or by other triggers only
+    forecast_s: float | None = None  # when it would be latched by any trigger: from now, or on mains from an outage now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,9 +316,23 @@ class ServerView:
     stage: str
     needs_s: float
     state: str = "unknown"  # unknown | reachable | proven
+    proof: str = ""  # what the last proof said, one line
+    proof_age_s: float | None = None  # since the last good proof
     delivery: str = "none"  # none | sending | accepted | delivered-unconfirmed | not-delivered | dry-run
     attempts: int = 0
-    detail: str = ""  # last error or answer, one line
+    detail: str = ""  # last error or answer of the delivery, one line
+    wake: str = "none"  # in the recovery: none | waiting | waking | back | by-hand (no MAC, no outlet)
+    mac: str = ""  # configured, or learned while the server was up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What an outage would bring if it began now, or still brings: seconds from now."""
+
+    runtime_s: float  # the battery lasts so long
+    basis: str  # ups | learned | configured: who says so
+    down_s: float | None = None  # every server has had its time; None: the battery ends before a stage is due
+    margin_s: float | None = None  # runtime_s - down_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,11 +353,17 @@ class View:
     status: Status | None = None  # None: never had one, or comm-lost
     age_s: float | None = None  # age of the last valid frame, also after comm-lost
     conditions: tuple[Active, ...] = ()
-    phase: str = "idle"  # of protection: idle | countdown | hold | committed
+    phase: str = "idle"  # of protection: idle | countdown | hold | committed | off-armed | recovery | planned
     outage: str | None = None  # 16 hex digits
     on_battery_s: float | None = None  # seconds since the confirmed outage began; None on mains
     stages: tuple[StageView, ...] = ()
     servers: tuple[ServerView, ...] = ()
+    held_s: float = 0.0  # by so much people have put off the stages of this outage
+    aborted: bool = False  # people stopped the stages that are not latched: only an emergency latches them
+    off_in_s: float | None = None  # until the last server has had its time (committed), when the UPS may be switched off
+    wake_in_s: float | None = None  # recovery: servers are woken after so many seconds at the latest; 0: now
+    drill_left_s: float | None = None  # a drill runs: a dry run beside the armed one
+    forecast: Forecast | None = None
     commands: frozenset[Command] = frozenset()
     config_errors: tuple[str, ...] = ()
     power_failures: int = 0  # since the history began

@@ -1,0 +1,87 @@
+"""The ways to tell a server to shut down: one file each, known by its name (`how` in a [[server]]).
+
+A way is a module with
+
+    NAME, TITLE   as in `how`, and for people
+    PORT          the default of the server's `port`; 0: it has none
+    OPTIONS       what a [[server]] with this way may hold besides the common options (agent/config.py)
+    wrong(server) what is wrong with the server's options taken together, or ""
+    send(job)     tell it to go down now; ends with ACCEPTED, UNCONFIRMED or NOT_DELIVERED
+    prove(job)    the same as far as possible without telling it anything; ends with PROVEN, REACHABLE or UNKNOWN
+
+`send` and `prove` are generators: they never block, but yield a Wait whenever they must wait for a descriptor, and
+return an Outcome. The delivery runs a thousand of them in one thread. When a Wait takes too long, Late is thrown in
+at its `yield`; when the outage ends, the generator is closed: whatever it holds is given back in a `finally`.
+OSError and Late that are not caught count as NOT_DELIVERED or UNKNOWN with the error's text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from ..config import Server
+from ..model import ConfigError
+
+ACCEPTED, UNCONFIRMED, NOT_DELIVERED = "accepted", "delivered-unconfirmed", "not-delivered"
+PROVEN, REACHABLE, UNKNOWN = "proven", "reachable", "unknown"
+
+Address = tuple[int, tuple[str | int, ...]]  # family, and the kernel's form without the port: (host, *flow and scope)
+
+
+class Late(Exception):
+    """What a way waited for did not come in time; the text says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Go on when `fd` can be read (or written); throw Late(why) after `within_s`."""
+
+    fd: int
+    write: bool
+    within_s: float
+    why: str  # "no connection in time", "no answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended: one of the words above, and one line about it."""
+
+    word: str
+    detail: str = ""
+
+
+Steps = Generator[Wait, None, Outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a way needs to know of one attempt."""
+
+    server: Server
+    address: Address | None  # of the server, looked up; None: this way or server has none
+    outage: str  # 16 hex digits; "" for a proof
+    connect_s: float  # how long a connection may take: 2 s in the first pass
+    folder: Path  # the core's own: keys, known hosts
+    commands_dir: Path  # what people allowed to be run
+    secret: Callable[[str], str | None]  # label -> secret
+
+
+def available() -> list[str]:
+    """Names of all ways, sorted; a way is registered by existing."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ModuleType:
+    """The module of the way `name`. ConfigError naming the right ones if there is none."""
+    names = available()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f' (did you mean "{near[0]}"?)' if near else ""
+        raise ConfigError(f'no way "{name}"{hint}; there are: {", ".join(names)}')
+    return importlib.import_module(f"{__name__}.{name}")
