@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from . import kept, portrait, protection, rules, wire
+from . import kept, outage, portrait, protection, rules, wire
 from .config import Config
 from .deliver import Orders, Report
 from .model import Active, Condition, Event, Status, View
@@ -113,7 +113,7 @@ class Engine:
         self._silent_ticks = 0
         self._config, self._protecting_bad = Config(), True
         self._problems: tuple[str, ...] = ()
-        self._plan = protection.Plan()
+        self._plan = outage.Plan()
         self._settled = rules.Settled(
             conditions=frozenset(a.condition for a in memory.settled),
             input_bads=(memory.counters or {}).get("input-bads", 0),
@@ -191,7 +191,7 @@ class Engine:
         needs_s: dict[str, float] = {}
         for server in new.config.servers:
             needs_s[server.stage] = max(server.needs_s, needs_s.get(server.stage, 0.0))
-        self._plan = protection.Plan(stages=new.config.stages, needs_s=needs_s)
+        self._plan = outage.Plan(stages=new.config.stages, needs_s=needs_s)
         self._telling.plan(new.config.servers)
         self._fresh = True
         if new.note:
@@ -234,7 +234,7 @@ class Engine:
         before = self._settled
         known = rules.Known(
             on_battery=self._state.on_battery,
-            shutting_down=self._state.phase is protection.Phase.COMMITTED,
+            shutting_down=self._state.phase is outage.Phase.COMMITTED,
             age_s=self._age_s(now_s),
             failed_polls=self._failed_polls(),
             not_protected=self._protecting_bad or (self._config.mode == "armed" and not self._config.servers),

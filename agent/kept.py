@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import protection, wire
+from . import outage, protection, wire
 from .config import Server
 
 log = logging.getLogger(__name__)
@@ -40,24 +40,24 @@ def _checksum(servers: Sequence[Server]) -> int:
     return zlib.crc32("\n".join(f"{s.name}|{s.address}|{s.port}" for s in servers).encode())
 
 
-def unpack(data: bytes | None, boot: str, now_s: float) -> tuple[protection.State, Told | None]:
+def unpack(data: bytes | None, boot: str, now_s: float) -> tuple[outage.State, Told | None]:
     """What the slots remember, carried over a restart. Nothing, or nonsense: a new beginning."""
     if data is None:
-        return protection.State(), None
+        return outage.State(), None
     try:
         found = json.loads(data)
-        state = wire.from_json(protection.State, found["state"])
+        state = wire.from_json(outage.State, found["state"])
         told = wire.from_json(Told, found["told"])
         int(told.bits, 16)
         same_boot = found["boot"] == boot
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as e:
         log.error("the slots hold something else (%s): a new beginning", e)
-        return protection.State(), None
+        return outage.State(), None
     # after a reboot the servers may have come up again: nobody counts as told
     return protection.resume(state, now_s, same_boot=same_boot), told if same_boot else None
 
 
-def pack(boot: str, state: protection.State, servers: Sequence[Server], told: frozenset[str]) -> bytes:
+def pack(boot: str, state: outage.State, servers: Sequence[Server], told: frozenset[str]) -> bytes:
     """The bytes for the slots."""
     rows = {"boot": boot, "state": wire.to_json(state), "told": wire.to_json(Told.of(servers, told))}
     return json.dumps(rows).encode()

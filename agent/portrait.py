@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from . import protection
+from . import outage
 from .config import Config, Stage
 from .model import VERSION, Active, Condition, ServerView, StageView, Status, View
 from .ups import Polled
@@ -24,7 +24,7 @@ class Facts:
     problems: tuple[str, ...]
     polled: Polled  # the last poll
     status: Status | None  # the last frame
-    state: protection.State
+    state: outage.State
     active: Mapping[Condition, Active]
     servers: tuple[ServerView, ...]
     counters: Mapping[str, int]
@@ -69,7 +69,7 @@ def view(facts: Facts) -> View:
     )
 
 
-def _stage(stage: Stage, state: protection.State, on_battery_s: float | None) -> StageView:
+def _stage(stage: Stage, state: outage.State, on_battery_s: float | None) -> StageView:
     latched = any(latch.stage == stage.name for latch in state.latched)
     due_in_s = None
     if on_battery_s is not None and stage.on_battery_s is not None and not latched:

@@ -5,134 +5,84 @@ on-line; nothing else may. Its rules:
 
 * Only a fresh frame confirms: two battery frames that span 3 s make an outage, mains frames over 10 s end the
   danger, 70 s of them close the outage. A gap of 15 s starts a run anew.
-* Nothing but a confirmed outage latches a stage. Low battery, silence, output off or a self test on mains never do.
+* Nothing but a confirmed outage latches a stage, or an administrator's order (agent/byhand.py). Low battery,
+  silence, output off or a self test on mains never do.
 * Low battery, a runtime within the budget, or silence on battery latch all stages at once.
-* A latched stage stays latched until the outage is closed; an earlier stage is latched with a later one.
+* A latched stage stays latched until the recovery; an earlier stage is latched with a later one. When all are,
+  there is no way back: see agent/afterwards.py.
 
 Levels, not edges: what must be told is read off the state, so a restart resumes where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 
+from . import afterwards
 from .config import Stage
 from .model import Condition, Source, Status
+from .outage import Effect, Latch, Phase, Plan, Seen, State, budget_s
 
 CONFIRM_S = 3.0  # battery frames must span this, and be two
-ON_LINE_S = 10.0  # mains frames for so long: on line
-CLOSE_S = 60.0  # on line for so long: the outage is over
 STALE_S = 15.0  # a gap between two frames after which a run starts anew
 BLIND_S = 60.0  # on battery without a frame for so long: latch all
 LOST_POLLS = 3  # silence counts only if it was asked so often
-MARGIN_S = 30.0  # added to the longest shutdown time
 EXCUSE_S = 60.0  # a self test may look like an outage for so long
 RUNTIME_RISE_PER_S = 0.10 / 60  # a runtime may not rise faster than 10 % a minute on battery
 VIRTUAL_RUNTIME = 0.8  # of the last known runtime, when the UPS is silent
-#: why a stage is latched; the value is seconds, percent, or the stage that takes it along
-WHYS = ("on-battery", "runtime", "charge", "low-battery", "budget", "silence", "before")
+NOTHING_SEEN = Seen()
 MAINS_SEEN_V = 60.0  # an input voltage above this is mains, whatever the nominal
 
 
-class Phase(Enum):
-    """Where an outage is."""
-
-    IDLE = "idle"
-    COUNTDOWN = "countdown"  # on battery, confirmed
-    HOLD = "hold"  # mains is back, the outage not yet closed
-    COMMITTED = "committed"  # every stage is latched
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latch:
-    """A stage whose servers must be told, since when, and why: one of WHYS, and a value behind a blank."""
-
-    stage: str
-    at_s: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """All that protection remembers; written to the slots whenever `durable()` changes. Times are monotonic."""
-
-    phase: Phase = Phase.IDLE
-    on_battery: bool = False  # confirmed
-    outage: str | None = None  # 16 hex digits
-    began_s: float | None = None  # the first battery frame of this outage
-    latched: tuple[Latch, ...] = ()
-    unproven: bool = False  # after a reboot: tell nobody until this boot has seen the outage itself
-    battery_from_s: float | None = None  # the run of battery frames
-    battery_frames: int = 0
-    line_from_s: float | None = None  # the run of mains frames
-    test_from_s: float | None = None  # the run of frames with a self test
-    seen_battery: bool = False  # the last frame that said either said battery
-    last_frame_s: float | None = None
-    runtime_s: float | None = None  # as last believed
-    charge_pct: float | None = None
-    low: bool = False
-
-    def durable(self) -> tuple[object, ...]:
-        """What must not be lost: the slots are written when this changes."""
-        return self.phase, self.on_battery, self.outage, self.began_s, self.latched, self.unproven, self.seen_battery
-
-    def to_tell(self) -> tuple[str, ...]:
-        """The stages whose servers must be told now, in the order of their latching."""
-        return () if self.unproven else tuple(latch.stage for latch in self.latched)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What protection needs of the configuration: the stages in their order, and the longest time of each."""
-
-    stages: tuple[Stage, ...] = ()
-    needs_s: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds of its slowest server
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """Something to write into the log; `kind`: outage-began, mains-back, battery-again, latched, outage-closed."""
-
-    kind: str
-    stage: str = ""
-    why: str = ""
-
-
 def step(
-    state: State, look: Status | None, now_s: float, *, plan: Plan, failed_polls: int, fresh_id: str
+    state: State,
+    look: Status | None,
+    now_s: float,
+    *,
+    plan: Plan,
+    failed_polls: int,
+    fresh_id: str,
+    seen: Seen = NOTHING_SEEN,
 ) -> tuple[State, tuple[Effect, ...]]:
     """One step. `look` is a frame just received, or None for a tick or a failed poll.
 
     `now_s` is the monotonic second (not before `look.taken_s`), `failed_polls` the number of polls in a row that
-    brought nothing, `fresh_id` the id a new outage would get. Returns the new state and what to write down.
+    brought nothing, `fresh_id` the id a new outage would get, `seen` what the delivery knows. Returns the new state
+    and what happened.
     """
     effects: list[Effect] = []
     if look is not None:
         state = _take(state, look)
         state = _confirm(state, look.taken_s, fresh_id, effects)
-    if state.on_battery and state.seen_battery:
+    if state.battery_now() and not state.cycled:
         state = _latch(state, now_s, plan, failed_polls, effects)
+    state = afterwards.go_on(state, now_s, plan, seen, effects)
     return state, tuple(effects)
 
 
 def resume(state: State, now_s: float, *, same_boot: bool) -> State:
     """The state after a restart of the program: in the same boot all clocks go on; after a reboot they begin anew.
 
-    After a reboot nobody is told before this boot has seen the outage, or has been blind for 60 s.
+    After a reboot nobody is told before this boot has seen the outage, or has been blind for 60 s. An order to shut
+    down that an administrator gave goes on: it needs no evidence.
     """
     state = replace(state, battery_from_s=None, battery_frames=0, line_from_s=None, test_from_s=None)
     if same_boot or state.phase is Phase.IDLE:
         return state
-    return replace(
+    state = replace(
         state,
         began_s=now_s,
         last_frame_s=now_s,
         runtime_s=None,
+        quiet_until_s=0.0,
         latched=tuple(replace(latch, at_s=now_s) for latch in state.latched),
-        unproven=True,
     )
+    if state.phase is Phase.PLANNED:
+        return state
+    if state.phase is Phase.RECOVERY:
+        return replace(state, recovery_from_s=now_s, waking=False)
+    cycled = state.cycled or state.off_sent_s is not None
+    return replace(state, unproven=True, cycled=cycled, off_sent_s=None)
 
 
 def confirms_at_s(state: State) -> float | None:
@@ -140,13 +90,6 @@ def confirms_at_s(state: State) -> float | None:
     if state.battery_from_s is None or (state.on_battery and not state.unproven):
         return None
     return state.battery_from_s + CONFIRM_S
-
-
-def budget_s(state: State, plan: Plan) -> float:
-    """Seconds that the stages not yet latched still need, with the margin; 0 if none of them has a server."""
-    latched = {latch.stage for latch in state.latched}
-    needs = [plan.needs_s[s.name] for s in plan.stages if s.name not in latched and s.name in plan.needs_s]
-    return max(needs) + MARGIN_S if needs else 0.0
 
 
 def virtual_runtime_s(state: State, now_s: float) -> float | None:
@@ -181,8 +124,12 @@ def _take(state: State, look: Status) -> State:
         last_frame_s=now_s,
         runtime_s=runtime_s,
         charge_pct=look.battery.charge_pct,
-        low=look.battery.low is True or Condition.LOW_BATTERY in look.flags,
+        low=_is_low(look),
     )
+
+
+def _is_low(look: Status) -> bool:
+    return look.battery.low is True or Condition.LOW_BATTERY in look.flags
 
 
 def _excused(look: Status, test_from_s: float | None) -> bool:
@@ -193,8 +140,7 @@ def _excused(look: Status, test_from_s: float | None) -> bool:
     volts = [line.voltage_v for line in look.inputs if line.voltage_v is not None]
     if volts and min(volts) > MAINS_SEEN_V:
         return True
-    low = look.battery.low is True or Condition.LOW_BATTERY in look.flags
-    return not low and look.taken_s - test_from_s < EXCUSE_S
+    return not _is_low(look) and look.taken_s - test_from_s < EXCUSE_S
 
 
 def _confirm(state: State, now_s: float, fresh_id: str, effects: list[Effect]) -> State:
@@ -205,29 +151,29 @@ def _confirm(state: State, now_s: float, fresh_id: str, effects: list[Effect]) -
         and now_s - state.battery_from_s >= CONFIRM_S
         and (not state.on_battery or state.unproven)
     ):
-        if state.phase is Phase.IDLE:
-            effects.append(Effect(kind="outage-began"))
-            return replace(
-                state, phase=Phase.COUNTDOWN, on_battery=True, outage=fresh_id, began_s=state.battery_from_s
-            )
-        effects.append(Effect(kind="battery-again"))
-        phase = Phase.COUNTDOWN if state.phase is Phase.HOLD else state.phase
-        return replace(state, phase=phase, on_battery=True, unproven=False)
+        return _on_battery(state, state.battery_from_s, fresh_id, effects)
     line_s = 0.0 if state.line_from_s is None else now_s - state.line_from_s
-    if state.on_battery and line_s >= ON_LINE_S:
+    if state.on_battery and line_s >= afterwards.ON_LINE_S:
         effects.append(Effect(kind="mains-back"))
-        held = Phase.HOLD if state.phase is Phase.COUNTDOWN else state.phase
-        state = replace(state, on_battery=False, phase=held)
-    if state.phase is not Phase.IDLE and line_s >= ON_LINE_S + CLOSE_S:
-        effects.append(Effect(kind="outage-closed"))
-        return State(
-            last_frame_s=state.last_frame_s,
-            line_from_s=state.line_from_s,
-            runtime_s=state.runtime_s,
-            charge_pct=state.charge_pct,
-            low=state.low,
-        )
+        state = replace(state, on_battery=False, phase=Phase.HOLD if state.phase is Phase.COUNTDOWN else state.phase)
+    if line_s >= afterwards.ON_LINE_S + afterwards.CLOSE_S:
+        return afterwards.closed(state, now_s, effects)
     return state
+
+
+def _on_battery(state: State, from_s: float, fresh_id: str, effects: list[Effect]) -> State:
+    """Confirmed: another outage, or the one that was open goes on."""
+    if state.phase in (Phase.IDLE, Phase.RECOVERY):
+        effects.append(Effect(kind="outage-began"))
+        fresh = afterwards.fresh(state)
+        return replace(fresh, phase=Phase.COUNTDOWN, on_battery=True, outage=fresh_id, began_s=from_s)
+    effects.append(Effect(kind="battery-again"))
+    if state.phase is Phase.PLANNED:
+        return replace(state, phase=Phase.COUNTDOWN, on_battery=True, began_s=from_s)
+    if state.unproven and state.phase is Phase.OFF_ARMED:  # after a reboot everybody gets his time once more
+        state = replace(state, phase=Phase.COMMITTED, off_skipped=False)
+    phase = Phase.COUNTDOWN if state.phase is Phase.HOLD else state.phase
+    return replace(state, phase=phase, on_battery=True, unproven=False, cycled=False)
 
 
 def _latch(state: State, now_s: float, plan: Plan, failed_polls: int, effects: list[Effect]) -> State:
@@ -239,48 +185,64 @@ def _latch(state: State, now_s: float, plan: Plan, failed_polls: int, effects: l
         return state  # nobody has asked: a process that was stopped must look before it acts
     if state.unproven and age_s < BLIND_S:
         return state
-    latched = {latch.stage for latch in state.latched}
     runtime_s = virtual_runtime_s(state, now_s)
-    critical = _critical(state, runtime_s, age_s, budget_s(state, plan))
-    on_battery_s = now_s - state.began_s
+    critical = _critical(state, runtime_s, age_s, plan)
     if critical and state.unproven:
         state = replace(state, unproven=False)
-    last_due = -1
-    reasons: dict[int, str] = {}
-    for number, stage in enumerate(plan.stages):
-        why = critical or _trigger(stage, on_battery_s, runtime_s, state.charge_pct)
-        if why:
-            last_due, reasons[number] = number, why
+    whys = [critical or _trigger(stage, state, now_s, runtime_s) for stage in plan.stages]
+    return latch_up_to(state, whys, now_s, plan, effects)
+
+
+def latch_up_to(state: State, whys: list[str], now_s: float, plan: Plan, effects: list[Effect]) -> State:
+    """Latch the stages with a reason (`whys`, one for each of the plan, '' for none) and all before the last of them.
+
+    On battery, with all of them latched, the outage is committed.
+    """
+    latched = {latch.stage for latch in state.latched}
+    last_due = max((number for number, why in enumerate(whys) if why), default=-1)
     new = [
-        Latch(stage=stage.name, at_s=now_s, why=reasons.get(number, f"before {plan.stages[last_due].name}"))
-        for number, stage in enumerate(plan.stages[: last_due + 1])
+        Latch(stage=stage.name, at_s=now_s, why=why or f"before {plan.stages[last_due].name}")
+        for stage, why in zip(plan.stages[: last_due + 1], whys, strict=False)
         if stage.name not in latched
     ]
-    if new:
-        effects.extend(Effect(kind="latched", stage=latch.stage, why=latch.why) for latch in new)
-        state = replace(state, latched=(*state.latched, *new))
-    if plan.stages and {s.name for s in plan.stages} <= latched | {latch.stage for latch in new}:
+    effects.extend(Effect(kind="latched", stage=latch.stage, why=latch.why) for latch in new)
+    state = replace(state, latched=(*state.latched, *new)) if new else state
+    everything = bool(plan.stages) and {s.name for s in plan.stages} <= {latch.stage for latch in state.latched}
+    if everything and state.phase is Phase.COUNTDOWN and state.on_battery:
+        effects.append(Effect(kind="committed"))
         return replace(state, phase=Phase.COMMITTED)
     return state
 
 
-def _critical(state: State, runtime_s: float | None, age_s: float, needed_s: float) -> str:
+def _critical(state: State, runtime_s: float | None, age_s: float, plan: Plan) -> str:
     """Why every stage must be latched at once, or ''."""
     if age_s >= BLIND_S:
         return f"silence {age_s:.0f}"
-    if state.low:
+    if state.low and not plan.ignore_low:
         return "low-battery"
+    needed_s = budget_s(state, plan)
     if runtime_s is not None and needed_s > 0 and runtime_s <= needed_s:
         return f"budget {max(0.0, runtime_s):.0f}"
     return ""
 
 
-def _trigger(stage: Stage, on_battery_s: float, runtime_s: float | None, charge_pct: float | None) -> str:
+def due_at_s(stage: Stage, state: State) -> float | None:
+    """The second at which this stage is due by its time on battery, holds included; None: not by time."""
+    if stage.on_battery_s is None or state.began_s is None or state.aborted:
+        return None
+    return state.began_s + stage.on_battery_s + state.held_s
+
+
+def _trigger(stage: Stage, state: State, now_s: float, runtime_s: float | None) -> str:
     """Why this stage is due by its own triggers, or ''."""
-    if stage.on_battery_s is not None and on_battery_s >= stage.on_battery_s:
-        return f"on-battery {on_battery_s:.0f}"
+    due_s = due_at_s(stage, state)
+    if due_s is not None and now_s >= due_s:
+        return f"on-battery {now_s - (state.began_s or 0.0):.0f}"
+    if state.aborted or now_s < state.quiet_until_s:
+        return ""
     if stage.runtime_below_s is not None and runtime_s is not None and runtime_s < stage.runtime_below_s:
         return f"runtime {max(0.0, runtime_s):.0f}"
+    charge_pct = state.charge_pct
     if stage.charge_below_pct is not None and charge_pct is not None and charge_pct < stage.charge_below_pct:
         return f"charge {charge_pct:.0f}"
     return ""

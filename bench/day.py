@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from agent import protection, rules
+from agent import outage, protection, rules
 from agent.config import Stage
 from agent.model import Battery, Line, Rating, Source, Status
 from bench.gate import gate
@@ -16,7 +16,7 @@ LIMIT_S = 2.0
 
 def main(_options: list[str]) -> int:
     """Mains with an outage of 10 minutes every 4 hours."""
-    plan = protection.Plan(
+    plan = outage.Plan(
         stages=tuple(Stage(name=f"s{n}", on_battery_s=300.0 + n, runtime_below_s=60.0) for n in range(10)),
         needs_s={f"s{n}": 60.0 for n in range(10)},
     )
@@ -40,7 +40,7 @@ def main(_options: list[str]) -> int:
                 inputs=(Line(voltage_v=0.0 if battery else 230.0, frequency_hz=50.0),),
             )
         )
-    state, settled = protection.State(), rules.Settled()
+    state, settled = outage.State(), rules.Settled()
     latches = changes = 0
     begin_s = time.process_time()
     for frame in frames:

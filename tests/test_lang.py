@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import layout, page, protection, words
+from agent import layout, outage, page, words
 from agent.model import Condition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +57,7 @@ def families():
     keys |= {f"theme.{t}" for t in layout.THEMES} | {"event.began", "event.ended"}
     keys |= {f"next.{n}{d}" for n in ("first", "further", "told", "unknown") for d in ("", "-dry")}
     keys |= {f"tile.{t}" for t in ("charge", "runtime", "load", "input")} | {f"protection.{m}" for m in MODES[:2]}
-    keys |= {f"why.{w}" for w in protection.WHYS} | {f"detail.{d.lower().replace(' ', '-')}" for d in DETAILS}
+    keys |= {f"why.{w}" for w in outage.WHYS} | {f"detail.{d.lower().replace(' ', '-')}" for d in DETAILS}
     keys |= {f"flow.{b}" for b in ("mains", "ups", "load", "battery")}
     keys |= {f"error.{c}" for c in ("wrong", "wait", "busy", "too-short", "too-long", "common", "same")}
     return keys
