@@ -24,7 +24,8 @@ from typing import Any
 from . import bus, busserver, config, drivers, link, wire
 from .config import Config
 from .deliver import Delivery
-from .engine import TICK_S, Engine, Item, NewConfig, Note
+from .engine import TICK_S, Engine, Item, NewConfig, Note, Wish
+from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver, LinkError, OrderError
 from .process import end_with_thread, follow_parent, last_good, load, notify
 from .slots import Keeper
@@ -35,6 +36,8 @@ from .vault import write_private
 log = logging.getLogger(__name__)
 
 INBOX_LIMIT = 10_000
+ITEMS_AT_ONCE = 256  # a thousand servers that report together are not a thousand turns
+WISH_WITHIN_S = 5.0
 WATCHDOG_ENGINE_S, WATCHDOG_LOOPS_S = 3.0, 10.0
 HUNG_S = 25.0  # a thread that has not moved for so long never will
 BUS_AGAIN_S = 5.0
@@ -71,14 +74,14 @@ class Core:
         """Reads the configuration at `path`. ConfigError if nothing of it can be used."""
         self._path = path
         self._stop = threading.Event()
-        self._reload = threading.Event()
+        self._reload, self._reloaded = threading.Event(), threading.Event()
         self._looked_s = time.monotonic()
         first, problems = load(path)
         self._folder = Path(first.state_dir) / "core"
         self._run_dir = Path(first.run_dir)
         self._lock = self._lock_state()
         new = self._choose(first, problems)
-        self._config = new.config
+        self._config, self._loaded = new.config, new
         self._inbox: queue.Queue[Item] = queue.Queue(maxsize=INBOX_LIMIT)
         self._keeper = Keeper(self._folder / "slots")
         self._store = Store(self._folder / "history.sqlite")
@@ -96,6 +99,7 @@ class Core:
             remembered=kept,
             publish=self._publish,
             order=self._delivery.order,
+            power=self._power,
             hurry=self._ups.hurry,
         )
         self._delivery.plan(self._config.servers)
@@ -173,6 +177,7 @@ class Core:
             if self._reload.is_set():
                 self._reload.clear()
                 again = self._load_again()
+                self._reloaded.set()
                 if again:
                     self._stop.set()
             self._watch()
@@ -209,12 +214,18 @@ class Core:
 
     def _run_engine(self) -> None:
         while not self._stop.is_set():
-            try:
-                item: Item = self._inbox.get(timeout=TICK_S)
-            except queue.Empty:
-                item = None
-            self._engine.turn(item)
+            self._engine.turn(*self._next_items())
         self._engine.flush(time.monotonic())
+
+    def _next_items(self) -> list[Item]:
+        """What came in, at most one poll among it; [None] if nothing did within a tick."""
+        try:
+            items = [self._inbox.get(timeout=TICK_S)]
+            while len(items) < ITEMS_AT_ONCE and not isinstance(items[-1], Polled):
+                items.append(self._inbox.get_nowait())
+        except queue.Empty:
+            pass
+        return items
 
     def _watch(self) -> None:
         """Tell systemd that all is well, only when engine, ups and delivery really move; end when one hangs."""
@@ -239,9 +250,10 @@ class Core:
             found, problems = load(self._path)
         except ConfigError as e:
             log.error("configuration: %s", e)
-            self._inbox.put(NewConfig(self._config, (str(e),), protecting_bad=True))
+            self._loaded = NewConfig(self._config, (str(e),), protecting_bad=True)
+            self._inbox.put(self._loaded)
             return False
-        new = self._choose(found, problems)
+        new = self._loaded = self._choose(found, problems)
         if new.protecting_bad:
             new = NewConfig(self._config, new.problems, protecting_bad=True)
         elif _needs_start(new.config) != _needs_start(self._config):
@@ -289,7 +301,38 @@ class Core:
             return {"events": [wire.to_json(e) for e in events], "more": more}
         if kind == "command":
             return self._command(message, peer)
+        if kind == "protect":
+            return self._protect(message, peer)
+        if kind == "reload":
+            self._inbox.put(Note("command", "", {"command": "reload", **_origin(message, peer), "outcome": "done"}))
+            return self._reload_asked()
         raise bus.BusError("no such request")
+
+    def _power(self, command: Command, args: Mapping[str, Any]) -> None:
+        """An order of protection to the UPS; what became of it comes back through the inbox."""
+        self._ups.post(command, args, lambda error: self._inbox.put(Ordered(command, args, error)))
+
+    def _protect(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
+        """What an administrator asks of protection (Guard.wish)."""
+        do, stage = message.get("do"), message.get("stage") or ""
+        if not isinstance(do, str) or not isinstance(stage, str):
+            raise bus.BusError("do and stage must be texts")
+        do, stage = _plain(do, 32), _plain(stage, 64)
+        wish = Wish(do, stage, {"command": do, "args": stage, **_origin(message, peer)})
+        self._inbox.put(wish)
+        if not wish.done.wait(WISH_WITHIN_S):
+            raise bus.BusError("the core did not answer in time; look at the log before you ask again")
+        if wish.error:
+            raise bus.BusError(wish.error)
+        return {}
+
+    def _reload_asked(self) -> bus.Message:
+        """Read the configuration again, in the main thread, and say what came of it."""
+        self._reloaded.clear()
+        self._reload.set()
+        if not self._reloaded.wait(WISH_WITHIN_S):
+            raise bus.BusError("the core did not read its configuration in time")
+        return {"problems": list(self._loaded.problems), "protecting_bad": self._loaded.protecting_bad}
 
     def _command(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
         try:
@@ -298,15 +341,10 @@ class Core:
             names = ", ".join(c.value for c in Command)
             raise bus.BusError(f"no such command; there are: {names}") from None
         args: Any = message.get("args") or {}
-        origin: Any = message.get("origin") or {}
-        if not isinstance(args, dict) or not isinstance(origin, dict):
-            raise bus.BusError("args and origin must be objects")
-        data = {
-            "command": command.value,
-            "args": _plain(" ".join(f"{k}={v}" for k, v in args.items()), 200),
-            "user": _plain(origin.get("user", f"uid {peer.uid}"), 64),
-            "address": _plain(origin.get("address", ""), 64),
-        }
+        if not isinstance(args, dict):
+            raise bus.BusError("args must be an object")
+        said = _plain(" ".join(f"{k}={v}" for k, v in args.items()), 200)
+        data = {"command": command.value, "args": said, **_origin(message, peer)}
         try:
             self._ups.order(command, {str(k): v for k, v in args.items()})
         except OrderError as e:
@@ -314,6 +352,15 @@ class Core:
             raise bus.BusError(str(e)) from e
         self._inbox.put(Note("command", "", {**data, "outcome": "done"}))
         return {}
+
+
+def _origin(message: bus.Message, peer: busserver.Peer) -> dict[str, str]:
+    """Who asks, for the audit row. BusError if it is said in a wrong form."""
+    origin: Any = message.get("origin") or {}
+    if not isinstance(origin, dict):
+        raise bus.BusError("origin must be an object")
+    user, address = origin.get("user", f"uid {peer.uid}"), origin.get("address", "")
+    return {"user": _plain(user, 64), "address": _plain(address, 64)}
 
 
 def _plain(value: object, limit: int) -> str:

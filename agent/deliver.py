@@ -47,7 +47,9 @@ class Orders:
     tell: tuple[Server, ...] = ()  # also such as are no longer configured
     told: frozenset[str] = frozenset()  # names of those that were told before a restart
     armed: bool = False
-    reach: bool = True  # look from time to time whether the servers can be reached
+    prove: bool = True  # look from time to time whether the servers can be told
+    prove_again: int = 0  # another number: prove all of them now
+    wake: tuple[Server, ...] = ()  # wake them until they answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ class Report:
     attempts: int = 0
     detail: str = ""
     outage: str | None = None
+    proof: str = ""  # what the last proof said
+    proof_s: float | None = None  # monotonic second of the last good one
+    failing: bool = False  # the last one was not good
+    wake: str = "none"  # none | waking | back | by-hand
+    mac: str = ""  # learned
 
 
 @dataclass(eq=False, slots=True)
@@ -246,7 +253,7 @@ class Delivery:
         if target.report.delivery in ("sending", "not-delivered"):
             if now_s >= target.next_s:
                 self._begin(target, now_s, probing=False)
-        elif self._orders.reach and self._orders.outage is None and now_s >= target.reach_s:
+        elif self._orders.prove and self._orders.outage is None and now_s >= target.reach_s:
             target.reach_s = now_s + REACH_S
             self._begin(target, now_s, probing=True)
 

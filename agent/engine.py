@@ -1,6 +1,6 @@
 """The engine: takes each look at the UPS through protection and rules, and tells everybody what came of it.
 
-frame -> protection.step -> orders to the delivery     (first, and on raw frames)
+frame -> guard: protection.step -> orders to the delivery     (first, and on raw frames)
       -> rules.settle -> conditions -> events -> log, bus
 
 One thread owns an Engine and calls `turn` for every item and every half second; the clock is handed in, so tests
@@ -10,17 +10,18 @@ play hours in a moment.
 from __future__ import annotations
 
 import logging
-import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
-from . import kept, outage, portrait, protection, rules, wire
+from . import portrait, rules, wire
 from .config import Config
 from .deliver import Orders, Report
-from .model import Active, Condition, Event, Status, View
+from .guard import Guard, Keeps, Ordered
+from .model import Active, Command, Condition, Event, OrderError, Status, View
+from .outage import Phase
 from .store import Memory, Samples, measurements
-from .telling import Telling
 from .ups import Polled
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 VIEW_S = 1.0  # the bus hears something at least so often
 VIEW_GAP_S = 0.2  # a thousand reports in a second are not a thousand views
-KEEP_WAIT_S = 0.2  # a latch waits so long for the disk, then it is sent anyway
-KEEP_EVERY_S = 10.0  # on battery, so that a restart knows when the UPS was last heard
-KEEP_AT_ONCE = 50  # servers; for more of them a thousand told in a second are not a thousand writes:
-KEEP_GAP_S = 0.2
 SILENT_TICKS = 10
 FLUSH_LINE_S, FLUSH_BATTERY_S = 900.0, 10.0
 CLOCK_STEP_S = 2.0  # a jump of the wall clock against the monotonic one that is worth a note
@@ -57,14 +54,6 @@ class History(Protocol):
     def clock_set(self, boot: str, wall_minus_mono_s: float) -> None: ...
 
 
-class Keeps(Protocol):
-    """What the engine needs of the slots."""
-
-    failed: str
-
-    def keep(self, data: bytes, within_s: float) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class NewConfig:
     """The configuration is this now; `problems` of the file, and whether the protecting parts of it are in force."""
@@ -84,12 +73,22 @@ class Note:
     data: Mapping[str, str] | None = None
 
 
-Item = Polled | Report | NewConfig | Note | None
+class Wish:
+    """Something an administrator asks of protection (see Guard.wish); `done` is set when it is answered."""
+
+    def __init__(self, do: str, stage: str, data: Mapping[str, str]) -> None:
+        """`data`: who asked, for the audit row."""
+        self.do, self.stage, self.data = do, stage, data
+        self.done = threading.Event()
+        self.error = ""
+
+
+Item = Polled | Report | NewConfig | Note | Wish | Ordered | None
 
 
 class Engine:
-    """See the module. `publish` gets a bus message without its version; `order` gets the deliveries wanted;
-    `hurry` the monotonic second at which a poll would confirm an outage, so that it waits for no longer."""
+    """See the module. `publish` gets a bus message without its version; `order`, `power` and `hurry` are the guard's
+    (agent/guard.py)."""
 
     def __init__(
         self,
@@ -102,18 +101,17 @@ class Engine:
         remembered: bytes | None,
         publish: Callable[[Mapping[str, object]], None],
         order: Callable[[Orders], None],
+        power: Callable[[Command, Mapping[str, Any]], None],
         hurry: Callable[[float], None],
     ) -> None:
-        self._boot, self._clock, self._history, self._keeper = boot, clock, history, keeper
-        self._publish, self._order, self._hurry = publish, order, hurry
+        self._boot, self._clock, self._history, self._publish = boot, clock, history, publish
         self._started_s = now_s = clock.mono_s()
-        self._state, told = kept.unpack(remembered, boot, now_s)
-        self._telling = Telling(self._state.outage, told)
-        self._kept_s, self._unkept = now_s, False
+        self._guard = Guard(
+            boot=boot, now_s=now_s, keeper=keeper, remembered=remembered, order=order, power=power, hurry=hurry
+        )
         self._silent_ticks = 0
         self._config, self._protecting_bad = Config(), True
         self._problems: tuple[str, ...] = ()
-        self._plan = outage.Plan()
         self._settled = rules.Settled(
             conditions=frozenset(a.condition for a in memory.settled),
             input_bads=(memory.counters or {}).get("input-bads", 0),
@@ -126,8 +124,6 @@ class Engine:
         self._status: Status | None = None
         self._polled = Polled(None, "", 0, "starting", frozenset())
         self._polls = self._poll_errors = 0
-        self._orders = Orders(reach=False)
-        self._fresh_id = _new_id()
         self._samples = Samples()
         self._flushed_s = self._viewed_s = now_s
         self._synced = clock.synced()
@@ -136,21 +132,19 @@ class Engine:
         self.turned_s = now_s
         self.view = self._look_around(now_s)
 
-    def turn(self, item: Item) -> None:
-        """One item, or None for a tick."""
+    def turn(self, *items: Item) -> None:
+        """What came in since the last turn, at most one poll among it; None for a tick."""
         now_s = self.turned_s = self._clock.mono_s()
         events: list[Event] = []
         look: Status | None = None
-        self._silent_ticks = self._silent_ticks + 1 if item is None else 0
-        if isinstance(item, Polled):
-            look = self._take_polled(item)
-        elif isinstance(item, Report):
-            self._take_report(item, now_s, events)
-        elif isinstance(item, NewConfig):
-            self._take_config(item, now_s, events)
-        elif isinstance(item, Note):
-            events.append(self._note(item.name, item.text, item.data, now_s))
-        self._protect(look, now_s, events)
+        self._silent_ticks = self._silent_ticks + 1 if items == (None,) else 0
+        for item in items:
+            if isinstance(item, Polled):
+                look = self._take_polled(item)
+            elif item is not None:
+                self._take(item, now_s, events)
+        notices = self._guard.step(look, now_s, self._failed_polls())
+        events += [self._note(notice.name, "", notice.data, now_s) for notice in notices]
         self._settle(look, now_s, events)
         self._watch_clock(now_s, events)
         self._record(events, now_s)
@@ -158,7 +152,8 @@ class Engine:
             self._sample(look, now_s)
         self._fresh = self._fresh or bool(events)
         quiet_s = now_s - self._viewed_s
-        if isinstance(item, Polled) or quiet_s >= (VIEW_GAP_S if self._fresh else VIEW_S):
+        polled = any(isinstance(item, Polled) for item in items)
+        if polled or quiet_s >= (VIEW_GAP_S if self._fresh else VIEW_S):
             self._fresh, self._viewed_s = False, now_s
             self.view = self._look_around(now_s)
             self._publish({"type": "status", "view": wire.to_json(self.view)})
@@ -176,70 +171,54 @@ class Engine:
         self._polls += 1
         self._poll_errors += polled.status is None
         self._polled = polled
+        self._guard.can_switch_off(polled.off_return)
         if polled.status is not None:
             self._status = polled.status
         return polled.status
 
-    def _take_report(self, report: Report, now_s: float, events: list[Event]) -> None:
+    def _take(self, item: Report | NewConfig | Note | Wish | Ordered, now_s: float, events: list[Event]) -> None:
         self._fresh = True
-        if name := self._telling.take(report, self._state.outage):
-            events.append(self._note(name, "", {"server": report.server, "detail": report.detail}, now_s))
-        self._unkept = self._unkept or name == "told"
+        if isinstance(item, Report):
+            self._guard.report(item, now_s)
+        elif isinstance(item, NewConfig):
+            self._take_config(item, now_s, events)
+        elif isinstance(item, Note):
+            events.append(self._note(item.name, item.text, item.data, now_s))
+        elif isinstance(item, Ordered):
+            events += [self._note(n.name, "", n.data, now_s) for n in self._guard.ordered(item)]
+        else:
+            self._take_wish(item, now_s, events)
+
+    def _take_wish(self, wish: Wish, now_s: float, events: list[Event]) -> None:
+        """Do it, leave an audit row, and let whoever asked go on."""
+        try:
+            notices = self._guard.wish(wish.do, wish.stage, now_s)
+        except OrderError as e:
+            wish.error, notices = str(e), []
+        outcome = "refused" if wish.error else "done"
+        events.append(self._note("command", wish.error, {**wish.data, "outcome": outcome}, now_s))
+        events += [self._note(notice.name, "", notice.data, now_s) for notice in notices]
+        wish.done.set()
 
     def _take_config(self, new: NewConfig, now_s: float, events: list[Event]) -> None:
         self._config, self._problems, self._protecting_bad = new.config, new.problems, new.protecting_bad
-        needs_s: dict[str, float] = {}
-        for server in new.config.servers:
-            needs_s[server.stage] = max(server.needs_s, needs_s.get(server.stage, 0.0))
-        self._plan = outage.Plan(stages=new.config.stages, needs_s=needs_s)
-        self._telling.plan(new.config.servers)
-        self._fresh = True
+        self._guard.configure(new.config)
         if new.note:
             events.append(self._note("config-changed", "; ".join(new.problems)[:500], None, now_s))
 
     # -- what follows from it
 
-    def _protect(self, look: Status | None, now_s: float, events: list[Event]) -> None:
-        before = self._state
-        self._state, effects = protection.step(
-            before, look, now_s, plan=self._plan, failed_polls=self._failed_polls(), fresh_id=self._fresh_id
-        )
-        confirms_s = protection.confirms_at_s(self._state)
-        if look is not None and confirms_s is not None:
-            self._hurry(confirms_s)
-        if self._state.outage == self._fresh_id:
-            self._fresh_id = _new_id()
-        self._unkept = self._unkept or (self._state.on_battery and now_s - self._kept_s >= KEEP_EVERY_S)
-        if self._state.durable() != before.durable():
-            latched = self._state.latched != before.latched
-            if not self._keep(within_s=KEEP_WAIT_S if latched else 0.0) and latched:
-                log.warning("the latch is not yet on the disk, servers are told all the same")
-        elif self._unkept and len(self._config.servers) <= KEEP_AT_ONCE:
-            self._keep(within_s=KEEP_WAIT_S)  # before the log has it: a restart must not tell the log twice
-        elif self._unkept and now_s - self._kept_s >= KEEP_GAP_S:
-            self._keep(within_s=0.0)
-        orders = self._telling.orders(self._state.outage, self._state.to_tell(), self._config.mode)
-        if orders != self._orders:
-            self._orders = orders
-            self._order(orders)
-        for effect in effects:
-            log.warning("protection: %s %s %s", effect.kind, effect.stage, effect.why)
-            if effect.kind == "latched":
-                data = {"stage": effect.stage, "why": effect.why, "mode": self._config.mode}
-                events.append(self._note("stage-latched", "", data, now_s))
-            elif effect.kind in ("mains-back", "outage-closed"):
-                events.append(self._note(effect.kind, "", {"outage": before.outage or ""}, now_s))
-
     def _settle(self, look: Status | None, now_s: float, events: list[Event]) -> None:
         before = self._settled
         known = rules.Known(
-            on_battery=self._state.on_battery,
-            shutting_down=self._state.phase is outage.Phase.COMMITTED,
+            on_battery=self._guard.state.on_battery,
+            shutting_down=self._guard.state.phase in (Phase.COMMITTED, Phase.OFF_ARMED),
             age_s=self._age_s(now_s),
             failed_polls=self._failed_polls(),
             not_protected=self._protecting_bad or (self._config.mode == "armed" and not self._config.servers),
             config_error=bool(self._problems),
-            storage_failed=bool(self._history.failed or self._keeper.failed),
+            storage_failed=bool(self._history.failed or self._guard.failed),
+            server_unproven=self._guard.is_unproven(now_s),
         )
         self._settled = rules.settle(before, look, known, now_s)
         for kind, condition in rules.changes(before.conditions, self._settled.conditions):
@@ -251,7 +230,7 @@ class Engine:
                 self._counters["power-failures"] += condition is Condition.ON_BATTERY
             else:
                 self._active.pop(condition, None)
-        if self._state.on_battery:
+        if self._guard.state.on_battery:
             whole_s = int(now_s - self._battery_counted_s)
             self._counters["seconds-on-battery"] += whole_s
             self._battery_counted_s += whole_s
@@ -286,7 +265,7 @@ class Engine:
     def _sample(self, look: Status, now_s: float) -> None:
         if self._synced:
             self._samples.add(measurements(look), self._clock.wall_s())
-        every_s = FLUSH_BATTERY_S if self._state.on_battery else FLUSH_LINE_S
+        every_s = FLUSH_BATTERY_S if self._guard.state.on_battery else FLUSH_LINE_S
         if now_s - self._flushed_s >= every_s:
             self.flush(now_s)
 
@@ -304,12 +283,6 @@ class Engine:
         """Polls in a row that brought nothing; an ups thread that hangs counts as one for every 5 s of our ticks."""
         return self._polled.failed_polls + self._silent_ticks // SILENT_TICKS
 
-    def _keep(self, within_s: float) -> bool:
-        self._kept_s, self._unkept = self._clock.mono_s(), False
-        return self._keeper.keep(
-            kept.pack(self._boot, self._state, self._config.servers, self._telling.told), within_s
-        )
-
     def _look_around(self, now_s: float) -> View:
         return portrait.view(
             portrait.Facts(
@@ -322,9 +295,12 @@ class Engine:
                 problems=self._problems,
                 polled=self._polled,
                 status=self._status,
-                state=self._state,
+                state=self._guard.state,
+                plan=self._guard.plan,
+                seen=self._guard.telling.seen(self._guard.state, self._config.mode),
+                drill_left_s=self._guard.drill.left_s(now_s) if self._guard.drill else None,
                 active=self._active,
-                servers=self._telling.views(),
+                servers=self._guard.telling.views(self._guard.state, now_s),
                 counters=self._counters,
                 polls=self._polls,
                 poll_errors=self._poll_errors,
@@ -348,8 +324,3 @@ class Engine:
             clock_synced=self._synced,
             data=data or {},
         )
-
-
-def _new_id() -> str:
-    """64 random bits. (The module secrets would cost 4 MB of memory.)"""
-    return os.urandom(8).hex()

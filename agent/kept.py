@@ -1,32 +1,35 @@
-"""What the slots remember over a restart: the state of protection, and who was told. Pure."""
+"""What the slots remember over a restart: the state of protection, who was told, and who is still down. Pure."""
 
 from __future__ import annotations
 
 import json
 import logging
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
-from . import outage, protection, wire
+from . import protection, wire
 from .config import Server
+from .outage import Phase, State
 
 log = logging.getLogger(__name__)
 
+GONE_LIMIT_BYTES = 8192  # of servers that must be told though the configuration has them no more
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """Who was told, in the slots: a bit for each server of the plan, and the plan's checksum.
+class Bits:
+    """Names of servers in the slots: a bit for each server of the plan, and the plan's checksum.
 
-    With another plan nobody counts as told: telling one twice is harmless, missing one is not.
+    With another plan nobody counts: telling one twice is harmless, missing one is not.
     """
 
-    plan: int
-    bits: str
+    plan: int = 0
+    bits: str = "0"
 
     @classmethod
-    def of(cls, servers: Sequence[Server], told: frozenset[str]) -> Told:
-        bits = sum(1 << number for number, server in enumerate(servers) if server.name in told)
+    def of(cls, servers: Sequence[Server], names: Collection[str]) -> Bits:
+        bits = sum(1 << number for number, server in enumerate(servers) if server.name in names)
         return cls(plan=_checksum(servers), bits=f"{bits:x}")
 
     def names(self, servers: Sequence[Server]) -> frozenset[str]:
@@ -36,28 +39,76 @@ class Told:
         return frozenset(server.name for number, server in enumerate(servers) if bits >> number & 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """A server of a latched stage that the configuration has no more: it stays to be told, and to be woken."""
+
+    server: Server
+    told: bool
+    down: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What was in the slots, carried over the restart."""
+
+    state: State = field(default_factory=State)
+    told: Bits = Bits()  # in this outage
+    down: Bits = Bits()  # went down, and are not back
+    gone: tuple[Gone, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """The JSON object in a slot."""
+
+    boot: str
+    state: State
+    told: Bits
+    down: Bits = Bits()
+    gone: tuple[Gone, ...] = ()
+
+
 def _checksum(servers: Sequence[Server]) -> int:
     return zlib.crc32("\n".join(f"{s.name}|{s.address}|{s.port}" for s in servers).encode())
 
 
-def unpack(data: bytes | None, boot: str, now_s: float) -> tuple[outage.State, Told | None]:
+def unpack(data: bytes | None, boot: str, now_s: float) -> Remembered:
     """What the slots remember, carried over a restart. Nothing, or nonsense: a new beginning."""
     if data is None:
-        return outage.State(), None
+        return Remembered()
     try:
-        found = json.loads(data)
-        state = wire.from_json(outage.State, found["state"])
-        told = wire.from_json(Told, found["told"])
-        int(told.bits, 16)
-        same_boot = found["boot"] == boot
+        rows = wire.from_json(_Rows, json.loads(data))
+        int(rows.told.bits, 16), int(rows.down.bits, 16)
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as e:
         log.error("the slots hold something else (%s): a new beginning", e)
-        return outage.State(), None
+        return Remembered()
+    same_boot = rows.boot == boot
+    state = protection.resume(rows.state, now_s, same_boot=same_boot)
+    if same_boot or state.phase is Phase.PLANNED:
+        return Remembered(state=state, told=rows.told, down=rows.down, gone=rows.gone)
     # after a reboot the servers may have come up again: nobody counts as told
-    return protection.resume(state, now_s, same_boot=same_boot), told if same_boot else None
+    gone = tuple(Gone(server=g.server, told=False, down=g.down) for g in rows.gone)
+    return Remembered(state=state, down=rows.down, gone=gone)
 
 
-def pack(boot: str, state: outage.State, servers: Sequence[Server], told: frozenset[str]) -> bytes:
-    """The bytes for the slots."""
-    rows = {"boot": boot, "state": wire.to_json(state), "told": wire.to_json(Told.of(servers, told))}
-    return json.dumps(rows).encode()
+def pack(
+    boot: str,
+    state: State,
+    servers: Sequence[Server],
+    told: Collection[str],
+    down: Collection[str],
+    gone: Sequence[Server],
+) -> bytes:
+    """The bytes for the slots. Of `gone` as many as fit; the rest is forgotten with a restart, and said."""
+    fit: list[Gone] = []
+    size = 0
+    for server in gone:
+        row = Gone(server=server, told=server.name in told, down=server.name in down)
+        size += len(json.dumps(wire.to_json(row)))
+        if size > GONE_LIMIT_BYTES:
+            log.warning("%d deleted servers would be forgotten with a restart", len(gone) - len(fit))
+            break
+        fit.append(row)
+    rows = _Rows(boot=boot, state=state, told=Bits.of(servers, told), down=Bits.of(servers, down), gone=tuple(fit))
+    return json.dumps(wire.to_json(rows)).encode()

@@ -90,6 +90,11 @@ class State:
             return ()
         return tuple(latch.stage for latch in self.latched)
 
+    def tells_local(self) -> bool:
+        """Is it this host's turn: all others had their time, and its power will go?"""
+        last = self.phase is Phase.OFF_ARMED and not self.unproven
+        return last and (self.off_sent_s is not None or self.battery_now())
+
     def battery_now(self) -> bool:
         """On battery by confirmation and by the last frame that said either."""
         return self.on_battery and self.seen_battery

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from . import outage
+from . import protection
+from .afterwards import line_s
 from .config import Config, Stage
 from .model import VERSION, Active, Condition, ServerView, StageView, Status, View
+from .outage import Phase, Plan, Seen, State, down_s
 from .ups import Polled
 
 
@@ -24,7 +26,10 @@ class Facts:
     problems: tuple[str, ...]
     polled: Polled  # the last poll
     status: Status | None  # the last frame
-    state: outage.State
+    state: State
+    plan: Plan
+    seen: Seen
+    drill_left_s: float | None
     active: Mapping[Condition, Active]
     servers: tuple[ServerView, ...]
     counters: Mapping[str, int]
@@ -56,7 +61,12 @@ def view(facts: Facts) -> View:
         phase=state.phase.value,
         outage=state.outage,
         on_battery_s=on_battery_s,
-        stages=tuple(_stage(s, state, on_battery_s) for s in config.stages),
+        held_s=state.held_s,
+        aborted=state.aborted,
+        off_in_s=_off_in_s(facts),
+        wake_in_s=_wake_in_s(facts),
+        drill_left_s=facts.drill_left_s,
+        stages=tuple(_stage(s, state, now_s) for s in config.stages),
         servers=facts.servers,
         commands=facts.polled.commands,
         config_errors=facts.problems,
@@ -69,16 +79,33 @@ def view(facts: Facts) -> View:
     )
 
 
-def _stage(stage: Stage, state: outage.State, on_battery_s: float | None) -> StageView:
-    latched = any(latch.stage == stage.name for latch in state.latched)
-    due_in_s = None
-    if on_battery_s is not None and stage.on_battery_s is not None and not latched:
-        due_in_s = max(0.0, stage.on_battery_s - on_battery_s)
+def _stage(stage: Stage, state: State, now_s: float) -> StageView:
+    latch = next((latch for latch in state.latched if latch.stage == stage.name), None)
+    due_s = protection.due_at_s(stage, state) if state.on_battery and latch is None else None
     return StageView(
         name=stage.name,
         on_battery_s=stage.on_battery_s,
         runtime_below_s=stage.runtime_below_s,
         charge_below_pct=stage.charge_below_pct,
-        latched=latched,
-        due_in_s=due_in_s,
+        latched=latch is not None,
+        why=latch.why if latch else "",
+        due_in_s=None if due_s is None else max(0.0, due_s - now_s),
     )
+
+
+def _off_in_s(facts: Facts) -> float | None:
+    if facts.state.phase is not Phase.COMMITTED:
+        return None
+    return max(0.0, down_s(facts.state, facts.plan, facts.seen) - facts.now_s)
+
+
+def _wake_in_s(facts: Facts) -> float | None:
+    """Recovery: until the servers are woken at the latest; 0 while they are."""
+    state, plan = facts.state, facts.plan
+    if state.phase is not Phase.RECOVERY:
+        return None
+    if state.waking:
+        return 0.0
+    had_time_s = 0.0 if state.cycled else down_s(state, plan, facts.seen) - facts.now_s
+    charged = state.charge_pct is not None and state.charge_pct >= plan.wake_charge_pct
+    return max(0.0, had_time_s, 0.0 if charged else plan.wake_after_s - line_s(state))

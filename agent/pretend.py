@@ -44,6 +44,7 @@ class Unit:
         self.temperature_c = 25.0
         self.force_low = self.fault = self.bypass = False
         self.beeper = True
+        self.outlets = [True, True]
         self.output_on = True
         self.off_at_s: float | None = None  # a shutdown is counting down
         self._return_s: float | None = None  # then stay off for so long; None: for good

@@ -34,6 +34,7 @@ EXACT = frozenset(
         Condition.NOT_PROTECTED,
         Condition.CONFIG_ERROR,
         Condition.STORAGE_FAILED,
+        Condition.SERVER_UNPROVEN,
     }
 )
 OVERLOAD_PCT, OVERLOAD_ENDS_PCT = 100.0, 95.0
@@ -55,12 +56,13 @@ class Known:
     """What the agent knows by itself, and protection's word on on-battery."""
 
     on_battery: bool = False
-    shutting_down: bool = False  # every stage is latched
+    shutting_down: bool = False  # every stage is latched, and the outage not over
     age_s: float = 0.0  # of the last valid frame, or since the start if there was none
     failed_polls: int = 0
     not_protected: bool = False
     config_error: bool = False
     storage_failed: bool = False
+    server_unproven: bool = False
 
 
 def settle(before: Settled, look: Status | None, known: Known, now_s: float) -> Settled:
@@ -146,5 +148,6 @@ def _exact(known: Known, still_lost: bool) -> set[Condition]:
         Condition.NOT_PROTECTED: known.not_protected,
         Condition.CONFIG_ERROR: known.config_error,
         Condition.STORAGE_FAILED: known.storage_failed,
+        Condition.SERVER_UNPROVEN: known.server_unproven,
     }
     return {condition for condition, so in facts.items() if so}

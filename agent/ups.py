@@ -31,6 +31,7 @@ class Polled:
     failed_polls: int  # in a row, this one included
     link: str  # up | down
     commands: frozenset[Command]
+    off_return: str = "no"  # see model.Driver
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class _Order:
     command: Command
     args: Mapping[str, Any]
     done: threading.Event = field(default_factory=threading.Event)
+    then: Callable[[str], None] | None = None  # called with the error, or ''
     error: str = ""
     taken: bool = False  # guarded by the Ups' lock: it will be given, or nobody waits for it any more
 
@@ -48,6 +50,7 @@ class Ups:
     def __init__(self, opener: Callable[[], Driver], deliver: Callable[[Polled], None], poll_s: float) -> None:
         self._opener, self._deliver, self._poll_s = opener, deliver, poll_s
         self._driver: Driver | None = None
+        self._off_return = "no"  # of the unit that was last connected
         self._failed_polls = 0
         self._openings = 0  # failed ones in a row
         self._open_at_s = 0.0
@@ -74,6 +77,14 @@ class Ups:
                 raise OrderError("the UPS did not take it in time" + (", it may still do so" if late else ""))
         if order.error:
             raise OrderError(order.error)
+
+    def post(self, command: Command, args: Mapping[str, Any], then: Callable[[str], None]) -> None:
+        """Give the UPS an order without waiting; `then` is called in the ups thread with the error, or ''."""
+        try:
+            self._orders.put_nowait(_Order(command, args, then=then))
+        except queue.Full:
+            then("too many orders are waiting")
+        self.wake()
 
     def wake(self) -> None:
         """Go round now."""
@@ -127,10 +138,11 @@ class Ups:
             self._failed(str(e))
             return
         self._openings = 0
+        self._off_return = self._driver.off_return
         if self._failed_polls >= REOPEN_AFTER:
             log.info("the UPS answers again after %d failed polls", self._failed_polls)
         self._failed_polls = 0
-        self._deliver(Polled(status, "", 0, "up", self._driver.commands))
+        self._deliver(Polled(status, "", 0, "up", self._driver.commands, self._driver.off_return))
 
     def _failed(self, why: str) -> None:
         self._failed_polls += 1
@@ -145,7 +157,8 @@ class Ups:
             self._open_at_s = time.monotonic() + BACK_OFF_S[min(self._openings, len(BACK_OFF_S) - 1)]
             self._openings += 1
         commands: frozenset[Command] = self._driver.commands if self._driver is not None else frozenset()
-        self._deliver(Polled(None, why, self._failed_polls, "down" if self._driver is None else "up", commands))
+        link = "down" if self._driver is None else "up"
+        self._deliver(Polled(None, why, self._failed_polls, link, commands, self._off_return))
 
     def _serve_orders(self) -> bool:
         """Give the waiting orders; True if there was one, so that its effect is seen at once."""
@@ -171,3 +184,5 @@ class Ups:
             except TypeError as e:
                 order.error = f"wrong arguments for {order.command.value}: {e}"
             order.done.set()
+            if order.then is not None:
+                order.then(order.error)

@@ -68,6 +68,8 @@ def _reader(kind: Any) -> Reader:
         return lambda value, where: _enum(kind, value, where)
     if is_dataclass(kind):
         return _dataclass_reader(kind)
+    if kind is Any:
+        return lambda value, where: value  # JSON as it is: an option of a way
     if kind is float:
         return lambda value, where: float(_typed(value, (int, float), where))
     if kind in (int, str, bool):

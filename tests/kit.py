@@ -9,8 +9,8 @@ from typing import Any
 from agent import wire
 from agent.config import Config, Server, Stage
 from agent.deliver import Orders, Report
-from agent.engine import Engine, NewConfig
-from agent.model import Active, Battery, Condition, Event, Line, Rating, Source, Status, View
+from agent.engine import Engine, NewConfig, Wish
+from agent.model import Active, Battery, Command, Condition, Event, Line, Rating, Source, Status, View
 from agent.store import Memory
 from agent.ups import Polled
 
@@ -109,8 +109,12 @@ class Play:
         mode: str = "armed",
         boot: str = "boot-a",
         after: Play | None = None,
+        off_return: str = "no",
+        **more: Any,
     ) -> None:
-        """`after`: an earlier play whose process ended; this one resumes from its slots and history."""
+        """`after`: an earlier play whose process ended; this one resumes from its slots and history.
+        `more`: of the configuration."""
+        self.off_return = off_return
         self.clock = after.clock if after else FakeClock()
         self.history = after.history if after else FakeHistory()
         self.keeper = after.keeper if after else FakeKeeper()
@@ -118,6 +122,7 @@ class Play:
         self.published: list[Mapping[str, Any]] = []
         self.orders: list[Orders] = []
         self.hurries: list[float] = []
+        self.powered: list[tuple[Command, dict[str, Any]]] = []
         self.failed_polls = 0
         last_id = self.history.events[-1].id if self.history.events else 0
         self.engine = Engine(
@@ -134,19 +139,20 @@ class Play:
             remembered=self.keeper.kept,
             publish=self.published.append,
             order=self.orders.append,
+            power=lambda command, args: self.powered.append((command, dict(args))),
             hurry=self.hurries.append,
         )
-        self.config = Config(stages=stages, servers=servers, mode=mode, driver="megatec")
+        self.config = Config(stages=stages, servers=servers, mode=mode, driver="megatec", **more)
         self.engine.turn(NewConfig(self.config, note=False))
 
     def second(self, status: Status | None) -> None:
         """One poll that brought this, or nothing."""
         if status is None:
             self.failed_polls += 1
-            polled = Polled(None, "silence", self.failed_polls, "up", frozenset())
+            polled = Polled(None, "silence", self.failed_polls, "up", frozenset(), self.off_return)
         else:
             self.failed_polls = 0
-            polled = Polled(replace(status, taken_s=self.clock.now_s), "", 0, "up", frozenset())
+            polled = Polled(replace(status, taken_s=self.clock.now_s), "", 0, "up", frozenset(), self.off_return)
         self.engine.turn(polled)
         self.clock.now_s += 0.5
         self.engine.turn(None)
@@ -164,10 +170,16 @@ class Play:
         for _ in range(seconds):
             self.second(None)
 
-    def report(self, server: str, delivery: str) -> None:
+    def report(self, server: str, delivery: str, **more: Any) -> None:
         """The delivery says this of a server."""
         outage = self.engine.view.outage
-        self.engine.turn(Report(server=server, delivery=delivery, outage=outage, attempts=1))
+        self.engine.turn(Report(server=server, delivery=delivery, outage=outage, attempts=1, **more))
+
+    def wish(self, do: str, stage: str = "") -> str:
+        """An administrator asks for this; why not, or ''."""
+        wish = Wish(do, stage, {"command": do, "user": "admin"})
+        self.engine.turn(wish)
+        return wish.error
 
     @property
     def tell(self) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def test_the_end_of_the_outage_ends_the_attempts() -> None:
     with delivering((dead,)) as (delivery, reports):
         delivery.order(armed(dead))
         until(reports, lambda r: r.delivery == "not-delivered")
-        delivery.order(Orders(reach=False))
+        delivery.order(Orders(prove=False))
         until(reports, lambda r: r.delivery == "none")
         time.sleep(0.1)
         assert reports.empty()

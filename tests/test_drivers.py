@@ -21,6 +21,8 @@ WORKING: dict[str, dict[bytes, Any]] = {
     "simulator": {},
 }
 ARGUMENTS: dict[Command, dict[str, Any]] = {
+    Command.OUTLET_ON: {"number": 1},
+    Command.OUTLET_OFF: {"number": 2},
     Command.TEST_MINUTES: {"minutes": 5},
     Command.SHUTDOWN_RETURN: {"delay_s": 60, "return_delay_s": 180},
     Command.SHUTDOWN_STAY_OFF: {"delay_s": 60},

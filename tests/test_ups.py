@@ -21,6 +21,7 @@ class Fake:
     """A driver that does what its script says: True answers, False fails."""
 
     commands = frozenset({Command.TEST_QUICK})
+    off_return = "no"
 
     def __init__(self, script: list[bool], wake_fd: int | None = None) -> None:
         self.script, self.wake_fd = script, wake_fd

@@ -263,7 +263,8 @@ def connect(section: Mapping[str, Any], link: Link | None, now: Callable[[], flo
 class Megatec:
     """A connected unit. One poll is one Q1; the first polls also ask F and I, until answered or given up."""
 
-    commands = frozenset(Command) - {Command.SIMULATE}
+    commands = frozenset(Command) - {Command.SIMULATE, Command.OUTLET_ON, Command.OUTLET_OFF}
+    off_return = "no"  # no unit of this family was on a bench of ours
     wake_fd: int | None = None
 
     def __init__(self, link: Link, cells: int | None) -> None:

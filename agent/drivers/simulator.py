@@ -22,6 +22,7 @@ from ..model import (
     LinkError,
     Option,
     OrderError,
+    Outlet,
     Rating,
     Source,
     Status,
@@ -91,6 +92,7 @@ class Simulator:
     """The driver of a pretend UPS: reads it without a line, and can cut its mains (Command.SIMULATE)."""
 
     commands = frozenset(Command)
+    off_return = "always"
     wake_fd: int | None = None
 
     def __init__(self, scene: Scene, now: Callable[[], float]) -> None:
@@ -114,6 +116,9 @@ class Simulator:
             if args.keys() != {"mains"} or args["mains"] not in ("on", "off"):
                 raise OrderError(f"{command.value}: mains must be on or off")
             unit.assign("mains", args["mains"] == "on")
+        elif command in (Command.OUTLET_ON, Command.OUTLET_OFF):
+            (number,) = megatec.check_arguments(command, args, number=(1, len(unit.outlets)))
+            unit.outlets[int(number) - 1] = command is Command.OUTLET_ON
         elif command in (Command.BEEPER_ON, Command.BEEPER_OFF):
             megatec.check_arguments(command, args)
             unit.beeper = command is Command.BEEPER_ON
@@ -173,6 +178,9 @@ def status(unit: Unit) -> Status:
             apparent_va=NOMINAL_VA,
             power_w=NOMINAL_VA * POWER_FACTOR,
             battery_voltage_v=BATTERY_V,
+        ),
+        outlets=tuple(
+            Outlet(number=number, on=on and unit.output_on) for number, on in enumerate(unit.outlets, start=1)
         ),
         test=Test(result=unit.test_result),
         temperature_c=unit.temperature_c,
