@@ -1,6 +1,6 @@
 """`ridethrough core`: reads the UPS, decides, and tells the servers. Knows nothing of web or SNMP.
 
-Threads: ups (owns the link), engine, delivery, resolver, bus, requests, store, slots. An uncaught exception in any
+Threads: ups (owns the link), engine, delivery, book, bus, requests, store, slots. An uncaught exception in any
 of them ends the process; whoever started it starts it again, and it resumes where it was.
 """
 
@@ -21,23 +21,24 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import bus, busserver, config, drivers, link, wire
+from . import bus, busserver, config, drivers, link, vault
+from .book import Book
 from .config import Config
-from .deliver import Delivery
-from .engine import TICK_S, Engine, Item, NewConfig, Note, Wish
+from .deliver import Delivery, Places
+from .engine import TICK_S, Engine, Item, NewConfig, Note
 from .guard import Ordered
-from .model import VERSION, Command, ConfigError, Driver, LinkError, OrderError
+from .model import VERSION, Command, ConfigError, Driver, LinkError
 from .process import end_with_thread, follow_parent, last_good, load, notify
+from .requests import Requests
 from .slots import Keeper
 from .store import Store
 from .ups import Polled, Ups
-from .vault import write_private
 
 log = logging.getLogger(__name__)
 
 INBOX_LIMIT = 10_000
 ITEMS_AT_ONCE = 256  # a thousand servers that report together are not a thousand turns
-WISH_WITHIN_S = 5.0
+RELOAD_WITHIN_S = 5.0
 WATCHDOG_ENGINE_S, WATCHDOG_LOOPS_S = 3.0, 10.0
 HUNG_S = 25.0  # a thread that has not moved for so long never will
 BUS_AGAIN_S = 5.0
@@ -87,7 +88,8 @@ class Core:
         self._store = Store(self._folder / "history.sqlite")
         kept, damaged = self._keeper.read()
         memory = self._store.start()
-        self._delivery = Delivery(self._inbox.put)
+        self._book = Book(self._folder / "known.json")
+        self._delivery = Delivery(self._inbox.put, self._book, self._places())
         self._ups = Ups(self._open, self._take, self._config.poll_s)
         self._server: busserver.Server | None = None
         self._engine = Engine(
@@ -102,11 +104,23 @@ class Core:
             power=self._power,
             hurry=self._ups.hurry,
         )
+        self._requests = Requests(self._engine, self._store, self._ups, self._inbox.put, self._reload_asked)
         self._delivery.plan(self._config.servers)
         self._inbox.put(NewConfig(new.config, new.problems, new.protecting_bad, note=False))
         self._inbox.put(Note("started", VERSION))
         if damaged:
             self._inbox.put(Note("state-lost", "both slots of the protection state were unreadable"))
+
+    def _places(self) -> Places:
+        """Where the ways find keys, commands and secrets."""
+        return Places(folder=self._folder, commands_dir=Path(self._config.commands_dir), secret=self._secrets().get)
+
+    def _secrets(self) -> dict[str, str]:
+        try:
+            return vault.read(self._folder / "secrets.json")
+        except ConfigError as e:
+            log.error("%s", e)
+            return {}
 
     def _lock_state(self) -> int | None:
         """One core at a time on a state folder. Without a writable disk the core protects all the same."""
@@ -131,7 +145,7 @@ class Core:
             try:
                 data = self._path.read_bytes()
                 if not keep.exists() or keep.read_bytes() != data:
-                    write_private(keep, data)
+                    vault.write_private(keep, data)
             except OSError as e:
                 log.error("%s: %s: this configuration would not survive a mistake in the next", keep, e.strerror)
             return NewConfig(found, texts)
@@ -158,7 +172,7 @@ class Core:
         bodies: Mapping[str, Callable[[], None]] = {
             "slots": lambda: self._keeper.run(self._stop),
             "store": lambda: self._store.run(self._stop),
-            "resolver": lambda: self._delivery.run_resolver(self._stop),
+            "book": lambda: self._book.run(self._stop),
             "delivery": lambda: self._delivery.run(self._stop),
             "ups": lambda: self._ups.run(self._stop),
             "engine": self._run_engine,
@@ -193,7 +207,10 @@ class Core:
         """Open the bus and start its threads; without it protection works all the same, and it is tried again."""
         try:
             server = busserver.Server(
-                str(self._run_dir / "core.sock"), self._answer, self._greeting, lambda uid: uid in (0, os.getuid())
+                str(self._run_dir / "core.sock"),
+                self._requests.answer,
+                self._greeting,
+                lambda uid: uid in (0, os.getuid()),
             )
         except (OSError, bus.BusError) as e:
             log.error("no bus in %s (%s): page and SNMP say no-core, protection works", self._run_dir, e)
@@ -260,6 +277,7 @@ class Core:
             log.warning("[ups] or the folders changed: the core is started again")
             return True
         self._config = new.config
+        self._delivery.places = self._places()
         self._delivery.plan(new.config.servers)
         self._inbox.put(new)
         return False
@@ -288,84 +306,17 @@ class Core:
     def _greeting(self) -> list[bytes]:
         return [bus.encode(dict(message)) for message in self._engine.greeting()]
 
-    def _answer(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
-        """One request from the bus. BusError says why not."""
-        kind = message.get("type")
-        if kind == "query" and message.get("what") == "status":
-            return {"view": wire.to_json(self._engine.view)}
-        if kind == "query" and message.get("what") == "events":
-            since, limit = message.get("since"), message.get("limit", 100)
-            if not (since is None or type(since) is int) or type(limit) is not int or abs(since or 0) >= 2**62:
-                raise bus.BusError("since and limit must be whole numbers")
-            events, more = self._store.events(since, limit)
-            return {"events": [wire.to_json(e) for e in events], "more": more}
-        if kind == "command":
-            return self._command(message, peer)
-        if kind == "protect":
-            return self._protect(message, peer)
-        if kind == "reload":
-            self._inbox.put(Note("command", "", {"command": "reload", **_origin(message, peer), "outcome": "done"}))
-            return self._reload_asked()
-        raise bus.BusError("no such request")
-
     def _power(self, command: Command, args: Mapping[str, Any]) -> None:
         """An order of protection to the UPS; what became of it comes back through the inbox."""
         self._ups.post(command, args, lambda error: self._inbox.put(Ordered(command, args, error)))
-
-    def _protect(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
-        """What an administrator asks of protection (Guard.wish)."""
-        do, stage = message.get("do"), message.get("stage") or ""
-        if not isinstance(do, str) or not isinstance(stage, str):
-            raise bus.BusError("do and stage must be texts")
-        do, stage = _plain(do, 32), _plain(stage, 64)
-        wish = Wish(do, stage, {"command": do, "args": stage, **_origin(message, peer)})
-        self._inbox.put(wish)
-        if not wish.done.wait(WISH_WITHIN_S):
-            raise bus.BusError("the core did not answer in time; look at the log before you ask again")
-        if wish.error:
-            raise bus.BusError(wish.error)
-        return {}
 
     def _reload_asked(self) -> bus.Message:
         """Read the configuration again, in the main thread, and say what came of it."""
         self._reloaded.clear()
         self._reload.set()
-        if not self._reloaded.wait(WISH_WITHIN_S):
+        if not self._reloaded.wait(RELOAD_WITHIN_S):
             raise bus.BusError("the core did not read its configuration in time")
         return {"problems": list(self._loaded.problems), "protecting_bad": self._loaded.protecting_bad}
-
-    def _command(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
-        try:
-            command = Command(message.get("command"))
-        except ValueError:
-            names = ", ".join(c.value for c in Command)
-            raise bus.BusError(f"no such command; there are: {names}") from None
-        args: Any = message.get("args") or {}
-        if not isinstance(args, dict):
-            raise bus.BusError("args must be an object")
-        said = _plain(" ".join(f"{k}={v}" for k, v in args.items()), 200)
-        data = {"command": command.value, "args": said, **_origin(message, peer)}
-        try:
-            self._ups.order(command, {str(k): v for k, v in args.items()})
-        except OrderError as e:
-            self._inbox.put(Note("command", str(e), {**data, "outcome": "refused"}))
-            raise bus.BusError(str(e)) from e
-        self._inbox.put(Note("command", "", {**data, "outcome": "done"}))
-        return {}
-
-
-def _origin(message: bus.Message, peer: busserver.Peer) -> dict[str, str]:
-    """Who asks, for the audit row. BusError if it is said in a wrong form."""
-    origin: Any = message.get("origin") or {}
-    if not isinstance(origin, dict):
-        raise bus.BusError("origin must be an object")
-    user, address = origin.get("user", f"uid {peer.uid}"), origin.get("address", "")
-    return {"user": _plain(user, 64), "address": _plain(address, 64)}
-
-
-def _plain(value: object, limit: int) -> str:
-    """Text from outside, fit for log and database."""
-    return str(value)[:limit].encode("utf-8", "replace").decode()
 
 
 def _many_descriptors() -> None:

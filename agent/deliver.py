@@ -1,55 +1,47 @@
 """Tells servers to shut down: all at once, each again and again until it was told, none waiting for another.
 
-One thread, one selector, one small machine per server. What must be told is a level that the engine sets; a restart
-simply sets it again. Outside mode armed nothing is sent. Outcomes are in the words of the house:
-classic RCCMD knows only "delivered, unconfirmed": the whole line written, and the peer closed without an error.
+One thread, one selector, one small machine per server; how a server is told is its way's business (agent/reach). What
+must be told, and who must be woken, is a level that the engine sets; a restart simply sets it again. Outside mode
+armed nothing is sent but proofs. Outcomes are in the words of the house.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
 import selectors
-import socket
-import struct
-import termios
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 
+from . import magic, reach
+from .attempt import Attempt, Attempts
+from .book import Book
 from .config import Server
-from .rccmd import codec
+from .errands import Orders, Report
+from .model import ConfigError
+from .reach import Outcome
 
 log = logging.getLogger(__name__)
 
 FIRST_PASS_S = 2.0  # for the connection, in the first pass
 CONNECT_S = 5.0  # and later
-CLOSE_WAIT_S = 5.0  # for the peer to close after the line
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-RESOLVE_S = 3600.0  # a name is looked up so often; the last good addresses are kept
-RESOLVE_AGAIN_S = 15.0  # a name that could not be looked up yet
-ADDRESSES_LIMIT = 8  # of one name
+PROOF_S, PROOF_SPREAD_S = 6 * 3600.0, 3600.0  # between two good ones; and so much less, different for each server
+PROOF_AGAIN_S = (60.0, 900.0)  # after the first one that was not good, and after the others
+PROOF_HOLDS_S = 24 * 3600.0  # for so long a server stays what it was proven to be
+STAGGER_S, AGAIN_STAGGER_S = 0.05, 2.0  # between two first proofs; over all, when everybody is proven again
+WAKE_S, WAKE_SOON, WAKE_LATER_S = 10.0, 12, 60.0  # the first 12 packets, and the others
+BY_HAND_S = 15.0  # between two looks at a server that we cannot wake
 DETAIL_LIMIT = 120
-REACH_S = 3600.0  # how often it is tried whether a server can be reached
-ANSWER_LIMIT_BYTES = 256
+IDLE_S = 0.5
 
-Address = tuple[int, tuple[str | int, ...]]  # family, and the kernel's form without the port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
-    """What the engine wants: whom to tell in which outage, and whether anything may really be sent."""
-
-    outage: str | None = None
-    tell: tuple[Server, ...] = ()  # also such as are no longer configured
-    told: frozenset[str] = frozenset()  # names of those that were told before a restart
-    armed: bool = False
-    prove: bool = True  # look from time to time whether the servers can be told
-    prove_again: int = 0  # another number: prove all of them now
-    wake: tuple[Server, ...] = ()  # wake them until they answer
+TOLD = (reach.ACCEPTED, reach.UNCONFIRMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,60 +49,68 @@ class _Plan:
     servers: tuple[Server, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    name: str
-    addresses: tuple[Address, ...]
+@dataclass(slots=True)
+class _Try:
+    """What an attempt is for."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What is known of one server: `state` and `delivery` as in ServerView."""
-
-    server: str
-    state: str = "unknown"
-    delivery: str = "none"
-    attempts: int = 0
-    detail: str = ""
-    outage: str | None = None
-    proof: str = ""  # what the last proof said
-    proof_s: float | None = None  # monotonic second of the last good one
-    failing: bool = False  # the last one was not good
-    wake: str = "none"  # none | waking | back | by-hand
-    mac: str = ""  # learned
+    target: _Target
+    purpose: str  # tell | prove | release
+    host: str  # where
 
 
 @dataclass(eq=False, slots=True)
 class _Target:
-    """The machine of one server: idle -> connecting -> closing -> idle."""
+    """The machine of one server."""
 
     server: Server
     report: Report
-    addresses: tuple[Address, ...] = ()  # tried in turn
-    sock: socket.socket | None = None
-    probing: bool = False
-    sent: bool = False
-    answer: bytearray = field(default_factory=bytearray)
-    deadline_s: float = 0.0
-    next_s: float = 0.0  # of the next attempt to tell
-    reach_s: float = 0.0  # of the next look whether it can be reached
+    attempt: Attempt[_Try] | None = None
+    tell_s: float = 0.0  # of the next attempt to tell
+    prove_s: float = 0.0  # of the next proof
+    failures: int = 0  # of proofs, in a row
+    wake_s: float = 0.0  # of the next magic packet
+    packets: int = 0
+
+    def must_tell(self) -> bool:
+        return self.report.delivery in ("sending", "not-delivered")
+
+    def must_wake(self) -> bool:
+        return self.report.wake in ("waking", "by-hand")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the ways find what they need."""
+
+    folder: Path = Path("/nonexistent")  # the core's own
+    commands_dir: Path = Path("/etc/ridethrough/commands.d")
+    secret: Callable[[str], str | None] = field(default=lambda label: None)
 
 
 class Delivery:
-    """Deliveries to the servers of the plan. `report` is called in this thread for every change and must not wait."""
+    """Deliveries to the servers of the plan. `report` is called in this thread for every change and must not wait;
+    `wake` sends a magic packet to a MAC and says why it could not."""
 
-    def __init__(self, report: Callable[[Report], None], shutdown_line: bytes | None = None) -> None:
-        self._report = report
-        self._line = codec.encode("SHUTDOWN") if shutdown_line is None else shutdown_line
-        self._selector = selectors.DefaultSelector()
+    def __init__(
+        self,
+        report: Callable[[Report], None],
+        book: Book,
+        places: Places,
+        wake: Callable[[str], str] = magic.send,
+    ) -> None:
+        self._report, self._book, self._wake = report, book, wake
+        self.places = places  # may be replaced from another thread
+        self._attempts: Attempts[_Try] = Attempts(self._came)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._selector.register(self._wake_r, selectors.EVENT_READ, None)
-        self._news: queue.Queue[Orders | _Plan | _Found] = queue.Queue(maxsize=5000)
-        self._to_resolve: queue.Queue[str] = queue.Queue(maxsize=2000)
+        self._attempts.selector.register(self._wake_r, selectors.EVENT_READ, None)
+        self._news: queue.Queue[Orders | _Plan | str] = queue.Queue(maxsize=5000)
         self._targets: dict[str, _Target] = {}
+        self._ways: dict[str, ModuleType] = {}
         self._plan: tuple[Server, ...] = ()
         self._orders = Orders()
+        self._scan_s = 0.0  # when something is due
         self.turned_s = time.monotonic()
+        book.changed = self._put
 
     # -- from other threads
 
@@ -123,50 +123,33 @@ class Delivery:
         self._put(orders)
 
     def wake(self) -> None:
+        """Go round now."""
         try:
             os.write(self._wake_w, b"x")
         except BlockingIOError:
             pass  # it is already awake
 
-    def _put(self, item: Orders | _Plan | _Found) -> None:
+    def _put(self, item: Orders | _Plan | str) -> None:
         self._news.put(item, timeout=5.0)
         self.wake()
-
-    def run_resolver(self, stop: threading.Event) -> None:
-        """The resolver's thread: looking up a name may take long and must not hold a delivery."""
-        while not stop.is_set():
-            try:
-                name = self._to_resolve.get(timeout=0.5)
-            except queue.Empty:
-                continue
-            try:
-                found = _look_up(name, 0)
-            except (OSError, UnicodeError) as e:
-                log.warning("cannot look up %s: %s", name, e)
-                continue
-            self._put(_Found(name, found))
 
     # -- the delivery thread
 
     def run(self, stop: threading.Event) -> None:
         """The delivery thread: until `stop` (and a `wake`)."""
-        resolve_s = 0.0
         while not stop.is_set():
             now_s = self.turned_s = time.monotonic()
             self._take_news(now_s)
-            if now_s >= resolve_s:
-                known = all(target.addresses for target in self._targets.values())
-                resolve_s = now_s + (RESOLVE_S if known else RESOLVE_AGAIN_S)
-                self._ask_names()
-            for target in self._targets.values():
-                self._turn(target, now_s)
-            for key, _ in self._selector.select(self._pause_s(time.monotonic())):
+            if now_s >= min(self._scan_s, self._attempts.due_s) or self._attempts.freed:
+                self._scan(now_s)
+            due_s = min(self._scan_s, self._attempts.due_s)
+            for key, _ in self._attempts.selector.select(max(0.0, due_s - time.monotonic())):
                 if key.data is None:
                     os.read(self._wake_r, 4096)
-                else:
-                    self._ready(key.data, time.monotonic())
+                elif key.data.fd == key.fd:  # else it ended meanwhile
+                    self._attempts.go_on(key.data, time.monotonic())
         for target in self._targets.values():
-            self._close(target)
+            self._end(target)
 
     def _take_news(self, now_s: float) -> None:
         while True:
@@ -174,6 +157,7 @@ class Delivery:
                 item = self._news.get_nowait()
             except queue.Empty:
                 return
+            self._scan_s = 0.0
             if isinstance(item, Orders):
                 self._take_orders(item, now_s)
             elif isinstance(item, _Plan):
@@ -182,174 +166,214 @@ class Delivery:
                 self._follow(now_s)
             else:
                 for target in self._targets.values():
-                    if target.server.address == item.name and target.addresses != item.addresses:
-                        target.addresses, target.next_s = item.addresses, now_s
-                        log.info("%s is %s", item.name, item.addresses[0][1][0])
+                    if target.server.address == item:
+                        target.tell_s = now_s
 
     def _aim(self, now_s: float) -> None:
-        """One target for each server of the plan, and for each that must be told though it is no longer in it.
+        """One target for each server of the plan, and for each that must be told or woken though it is not in it.
 
-        Only another address or port makes another target; what was delivered to it stays known.
+        Only another address, port or way makes another target; what was delivered to it stays known.
         """
         old, self._targets = self._targets, {}
-        wanted = {server.name: server for server in (*self._orders.tell, *self._plan)}
+        wanted = {s.name: s for s in (*self._orders.wake, *self._orders.tell, *self._plan)}
         for number, (name, server) in enumerate(wanted.items()):
             target = old.pop(name, None)
-            if target is None or (target.server.address, target.server.port) != (server.address, server.port):
+            if target is None or _place(target.server) != _place(server):
                 if target is not None:
-                    self._close(target)
-                target = _Target(server, Report(server=name))
-                target.addresses = _literal(server.address)
-                target.reach_s = now_s + 0.05 * number  # staggered
+                    self._end(target)
+                target = _Target(server, Report(server=name, mac=self._book.mac(name)))
+                target.prove_s = now_s + STAGGER_S * number
             target.server = server
             self._targets[name] = target
         for target in old.values():
-            self._close(target)
-        self._ask_names()
-
-    def _ask_names(self) -> None:
-        """Have the resolver look up every name."""
-        for name in {t.server.address for t in self._targets.values() if not _literal(t.server.address)}:
-            try:
-                self._to_resolve.put_nowait(name)
-            except queue.Full:
-                return
+            self._end(target)
+        self._book.plan({name: server.address for name, server in wanted.items()})
 
     def _take_orders(self, orders: Orders, now_s: float) -> None:
         before, self._orders = self._orders, orders
         if (orders.outage, orders.armed) != (before.outage, before.armed):
             for target in self._targets.values():
-                if not target.probing:
-                    self._close(target)
-                target.next_s = now_s
+                if target.attempt is not None and target.attempt.owner.purpose == "tell":
+                    self._end(target)
+                target.tell_s = now_s
                 self._say(target, delivery="none", attempts=0, detail="", outage=orders.outage)
-        if orders.tell != before.tell:
+        if orders.tell != before.tell or orders.wake != before.wake:
             self._aim(now_s)
+        if orders.prove_again != before.prove_again:
+            step_s = AGAIN_STAGGER_S / max(1, len(self._targets))
+            for number, target in enumerate(self._targets.values()):
+                target.prove_s = now_s + number * step_s
         self._follow(now_s)
 
     def _follow(self, now_s: float) -> None:
-        """Begin to tell whom we must and have not yet begun with."""
+        """Begin to tell whom we must, and to wake whom we must, and have not yet begun with."""
         for server in self._orders.tell:
             target = self._targets[server.name]
             if target.report.delivery != "none":
                 continue
             if server.name in self._orders.told:
-                self._say(target, delivery="delivered-unconfirmed", outage=self._orders.outage)
+                self._say(target, delivery=reach.UNCONFIRMED, outage=self._orders.outage)
             elif not self._orders.armed:
                 log.info("%s would be told to shut down (not armed)", server.name)
                 self._say(target, delivery="dry-run", outage=self._orders.outage)
             else:
-                if target.probing:
-                    self._close(target)
-                target.next_s = now_s
+                self._end(target)  # a proof, or a look whether it is back
+                target.tell_s = now_s
                 self._say(target, delivery="sending", outage=self._orders.outage)
+        waking = {server.name for server in self._orders.wake}
+        for name, target in self._targets.items():
+            if name not in waking or not self._orders.armed:
+                self._say(target, wake="none")
+            elif target.report.wake == "none":
+                target.wake_s, target.packets = now_s, 0
+                self._say(target, wake="waking" if self._mac(target) or target.server.outlet else "by-hand")
+
+    def _mac(self, target: _Target) -> str:
+        return target.server.mac or self._book.mac(target.server.name)
+
+    # -- what is due
+
+    def _scan(self, now_s: float) -> None:
+        """Begin what is due, end what took too long; those that failed their last proof come last."""
+        self._scan_s = self._attempts.due_s = now_s + IDLE_S
+        self._attempts.freed = False
+        for failing in (False, True):
+            for target in self._targets.values():
+                if target.report.failing is failing:
+                    self._turn(target, now_s)
+                    self._scan_s = min(self._scan_s, self._due_s(target))
+        self._scan_s = max(self._scan_s, now_s)
+
+    def _due_s(self, target: _Target) -> float:
+        if target.attempt is not None:
+            return target.attempt.due_s
+        if target.must_tell():
+            return target.tell_s if self._has_slot(target.server.how) else self._scan_s
+        if target.must_wake():
+            return min(target.wake_s, target.prove_s)
+        return target.prove_s if self._may_prove() else self._scan_s
+
+    def _may_prove(self) -> bool:
+        return self._orders.prove and not self._orders.tell
 
     def _turn(self, target: _Target, now_s: float) -> None:
-        """Begin what is due, end what took too long."""
-        if target.sock is not None:
-            if now_s >= target.deadline_s:
-                self._failed(target, "no answer" if target.sent else "no connection in time", now_s)
-            return
-        if target.report.delivery in ("sending", "not-delivered"):
-            if now_s >= target.next_s:
-                self._begin(target, now_s, probing=False)
-        elif self._orders.prove and self._orders.outage is None and now_s >= target.reach_s:
-            target.reach_s = now_s + REACH_S
-            self._begin(target, now_s, probing=True)
+        attempt = target.attempt
+        if attempt is not None:
+            if now_s >= attempt.due_s:
+                self._attempts.go_on(attempt, now_s, attempt.why)
+        elif target.must_tell():
+            if now_s >= target.tell_s:
+                self._begin(target, "tell", now_s)
+        elif target.must_wake() and now_s >= target.wake_s:
+            self._send_packet(target, now_s)
+            self._begin(target, "prove", now_s)
+        elif now_s >= target.prove_s and (target.must_wake() or self._may_prove()):
+            self._begin(target, "prove", now_s)
+        elif target.report.state != "unknown" and now_s - (target.report.proof_s or 0.0) > PROOF_HOLDS_S:
+            self._say(target, state="unknown")
 
-    def _begin(self, target: _Target, now_s: float, *, probing: bool) -> None:
-        target.probing, target.sent = probing, False
-        target.answer.clear()
-        if not probing:
+    def _send_packet(self, target: _Target, now_s: float) -> None:
+        target.packets += 1
+        target.wake_s = now_s + (WAKE_S if target.packets < WAKE_SOON else WAKE_LATER_S)
+        mac = self._mac(target)
+        if not mac:
+            target.wake_s = now_s + BY_HAND_S
+        elif error := self._wake(mac):
+            log.warning("%s: no wake-on-LAN: %s", target.server.name, error)
+        elif target.packets == 1:
+            log.info("%s: wake-on-LAN to %s", target.server.name, mac)
+
+    # -- attempts
+
+    def _way(self, how: str) -> ModuleType:
+        if how not in self._ways:
+            self._ways[how] = reach.load(how)
+        return self._ways[how]
+
+    def _has_slot(self, how: str) -> bool:
+        return self._attempts.has_slot(how, getattr(self._ways.get(how), "SLOTS", None))
+
+    def _begin(self, target: _Target, purpose: str, now_s: float) -> None:
+        server = target.server
+        try:
+            way = self._way(server.how)
+        except ConfigError as e:
+            self._came_of(_Try(target, purpose, ""), Outcome(reach.NOT_DELIVERED, str(e)), now_s)
+            return
+        if not self._has_slot(server.how):
+            return  # as soon as one is free
+        if purpose == "tell":
             self._say(target, attempts=target.report.attempts + 1)
-        if not target.addresses:
-            self._failed(target, f"{target.server.address} could not be looked up", now_s)
-            return
-        family, place = target.addresses[max(0, target.report.attempts - 1) % len(target.addresses)]
-        first = target.report.attempts <= 1
-        target.deadline_s = now_s + (FIRST_PASS_S if first else CONNECT_S)
-        try:
-            sock = target.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            sock.connect((place[0], target.server.port, *place[2:]))
-        except BlockingIOError:
-            pass  # under way
-        except OSError as e:
-            self._failed(target, e.strerror or str(e), now_s)
-            return
-        self._selector.register(sock, selectors.EVENT_WRITE, target)
+        addresses = self._book.addresses(server.address)
+        number = max(0, target.report.attempts - 1) if purpose == "tell" else target.failures
+        address = addresses[number % len(addresses)] if addresses else None
+        job = reach.Job(
+            server=server,
+            address=address,
+            outage=self._orders.outage or "",
+            connect_s=FIRST_PASS_S if target.report.attempts <= 1 else CONNECT_S,
+            folder=self.places.folder,
+            commands_dir=self.places.commands_dir,
+            secret=self.places.secret,
+        )
+        make = {"tell": way.send, "prove": way.prove, "release": getattr(way, "release", None)}[purpose]
+        host = str(address[1][0]) if address else ""
+        target.attempt = self._attempts.begin(_Try(target, purpose, host), server.how, make(job), now_s)
+        self._attempts.go_on(target.attempt, now_s)
 
-    def _ready(self, target: _Target, now_s: float) -> None:
-        """The socket can be written or read."""
-        sock = target.sock
-        if sock is None:
-            return
-        if not target.sent:
-            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self._failed(target, os.strerror(error), now_s)
-            elif target.probing:
-                self._reached(target)
-            else:
-                self._send(target, sock, now_s)
-            return
-        try:
-            data = sock.recv(ANSWER_LIMIT_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as e:
-            self._failed(target, f"refused ({e.strerror or e})", now_s)
-            return
-        if data:
-            target.answer += data[: ANSWER_LIMIT_BYTES - len(target.answer)]
-            return
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or _unread_bytes(sock):
-            self._failed(target, "closed without reading", now_s)
-            return
-        detail = "closed without a word" if not target.answer else f"answered {bytes(target.answer)!r}"[:DETAIL_LIMIT]
-        self._close(target)
-        log.info("%s: delivered, unconfirmed (%s)", target.server.name, detail)
-        self._say(target, delivery="delivered-unconfirmed", state="reachable", detail=detail)
+    def _end(self, target: _Target) -> None:
+        """Stop the attempt that runs, if one does."""
+        attempt, target.attempt = target.attempt, None
+        if attempt is not None:
+            self._attempts.end(attempt)
 
-    def _send(self, target: _Target, sock: socket.socket, now_s: float) -> None:
-        """The whole line in one write, then half-close: the peer's own close is its answer."""
-        try:
-            if sock.send(self._line) != len(self._line):
-                self._failed(target, "the line was not taken whole", now_s)
-                return
-        except OSError as e:
-            self._failed(target, e.strerror or str(e), now_s)
+    # -- outcomes
+
+    def _came(self, attempt: Attempt[_Try], outcome: Outcome, now_s: float) -> None:
+        attempt.owner.target.attempt = None
+        self._came_of(attempt.owner, outcome, now_s)
+
+    def _came_of(self, tried: _Try, outcome: Outcome, now_s: float) -> None:
+        target, detail = tried.target, outcome.detail[:DETAIL_LIMIT]
+        if tried.purpose == "tell":
+            self._told(target, outcome.word, detail, now_s)
+        elif tried.purpose == "prove":
+            self._proven(target, outcome.word, detail, tried.host, now_s)
+        else:
+            log.info("%s: told that the outage is over (%s)", target.server.name, detail)
+
+    def _told(self, target: _Target, word: str, detail: str, now_s: float) -> None:
+        report = target.report
+        if word in TOLD:
+            log.info("%s: %s (%s)", target.server.name, word.replace("delivered-", "delivered, "), detail)
+            state = report.state if report.state == "proven" else "reachable"
+            self._say(target, delivery=word, state=state, detail=detail)
             return
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # reset meanwhile: reading says why
-        target.sent, target.deadline_s = True, now_s + CLOSE_WAIT_S
-        self._selector.modify(sock, selectors.EVENT_READ, target)
+        if report.detail != detail:
+            log.warning("%s: %s", target.server.name, detail)
+        target.tell_s = now_s + BACK_OFF_S[min(report.attempts, len(BACK_OFF_S)) - 1]
+        self._say(target, delivery=reach.NOT_DELIVERED, detail=detail)
 
-    def _reached(self, target: _Target) -> None:
-        self._close(target)
-        if target.report.state != "reachable":
-            log.info("%s can be reached", target.server.name)
-        self._say(target, state="reachable", detail="")
-
-    def _failed(self, target: _Target, why: str, now_s: float) -> None:
-        probing = target.probing
-        self._close(target)
-        if target.report.detail != why:
-            log.warning("%s: %s", target.server.name, why)
-        if probing:
-            self._say(target, state="unknown", detail=why)
-            target.reach_s = now_s + min(REACH_S, 60.0)
+    def _proven(self, target: _Target, word: str, detail: str, host: str, now_s: float) -> None:
+        name, report = target.server.name, target.report
+        if word not in (reach.PROVEN, reach.REACHABLE):
+            target.failures += 1
+            target.prove_s = now_s + PROOF_AGAIN_S[0 if target.failures == 1 else 1]
+            if report.proof != detail and not target.must_wake():
+                log.warning("%s: %s", name, detail)
+            self._say(target, proof=detail, failing=True)
             return
-        target.next_s = now_s + BACK_OFF_S[min(target.report.attempts, len(BACK_OFF_S)) - 1]
-        self._say(target, delivery="not-delivered", detail=why)
-
-    def _close(self, target: _Target) -> None:
-        if target.sock is not None:
-            if target.sock in self._selector.get_map():
-                self._selector.unregister(target.sock)
-            target.sock.close()
-            target.sock = None
-        target.probing = False
+        if report.failing or report.proof_s is None:
+            log.info("%s: %s (%s)", name, word, detail)
+        target.failures = 0
+        target.prove_s = now_s + PROOF_S - zlib.crc32(name.encode()) % int(PROOF_SPREAD_S)
+        if host:
+            self._book.met(name, host)
+        back = target.must_wake()
+        mac, wake = self._book.mac(name), "back" if back else report.wake
+        self._say(target, state=word, proof=detail, proof_s=now_s, failing=False, mac=mac, wake=wake)
+        if back and hasattr(self._way(target.server.how), "release"):
+            self._begin(target, "release", now_s)
 
     def _say(self, target: _Target, **news: object) -> None:
         report = replace(target.report, **news)  # type: ignore[arg-type]  # names and types are Report's
@@ -357,33 +381,6 @@ class Delivery:
             target.report = report
             self._report(report)
 
-    def _pause_s(self, now_s: float) -> float:
-        """Until the next thing is due, at most half a second."""
-        due_s = now_s + 0.5
-        for target in self._targets.values():
-            if target.sock is not None:
-                due_s = min(due_s, target.deadline_s)
-            elif target.report.delivery in ("sending", "not-delivered"):
-                due_s = min(due_s, target.next_s)
-        return max(0.0, due_s - now_s)
 
-
-def _look_up(name: str, flags: int) -> tuple[Address, ...]:
-    """The addresses of a name. OSError, UnicodeError if it has none."""
-    found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=flags)
-    return tuple(
-        (int(row[0]), tuple(p if isinstance(p, int) else str(p) for p in row[4])) for row in found[:ADDRESSES_LIMIT]
-    )
-
-
-def _literal(address: str) -> tuple[Address, ...]:
-    """The address that is written as one; empty for a name, which must be looked up."""
-    try:
-        return _look_up(address, socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):
-        return ()
-
-
-def _unread_bytes(sock: socket.socket) -> int:
-    """How much of what was sent the peer's machine has not taken (Linux SIOCOUTQ)."""
-    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0])
+def _place(server: Server) -> tuple[object, ...]:
+    return server.address, server.port, server.how, server.options

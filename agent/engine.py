@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from . import portrait, rules, wire
 from .config import Config
-from .deliver import Orders, Report
+from .errands import Orders, Report
 from .guard import Guard, Keeps, Ordered
 from .model import Active, Command, Condition, Event, OrderError, Status, View
 from .outage import Phase

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from . import byhand, crowd, kept, protection
 from .config import Config
-from .deliver import Orders, Report
 from .drill import Drill
+from .errands import Orders, Report
 from .model import Command, OrderError, Status
 from .outage import Effect, Phase, Plan, State
 from .telling import Telling

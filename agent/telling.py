@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .config import Server
 from .crowd import Row
-from .deliver import Orders, Report
+from .errands import Orders, Report
 from .kept import Bits, Remembered
 from .model import ServerView
 from .outage import Phase, Seen, State

@@ -8,8 +8,8 @@ from typing import Any
 
 from agent import wire
 from agent.config import Config, Server, Stage
-from agent.deliver import Orders, Report
 from agent.engine import Engine, NewConfig, Wish
+from agent.errands import Orders, Report
 from agent.model import Active, Battery, Command, Condition, Event, Line, Rating, Source, Status, View
 from agent.store import Memory
 from agent.ups import Polled

@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from agent import deliver
+from agent.book import Book
 from agent.config import Server
-from agent.deliver import Delivery, Orders, Report
+from agent.deliver import Delivery, Places
+from agent.errands import Orders, Report
 
 OUTAGE = "0123456789abcdef"
 
@@ -57,10 +60,13 @@ class Peer:
 
 
 @contextmanager
-def delivering(servers: tuple[Server, ...]) -> Iterator[tuple[Delivery, queue.Queue[Report]]]:
+def delivering(
+    servers: tuple[Server, ...], wake: Callable[[str], str] = lambda mac: ""
+) -> Iterator[tuple[Delivery, queue.Queue[Report]]]:
     reports: queue.Queue[Report] = queue.Queue()
-    delivery, stop = Delivery(reports.put), threading.Event()
-    threads = [threading.Thread(target=t, args=(stop,)) for t in (delivery.run, delivery.run_resolver)]
+    book, stop = Book(Path("/nonexistent/known.json")), threading.Event()
+    delivery = Delivery(reports.put, book, Places(), wake)
+    threads = [threading.Thread(target=t, args=(stop,)) for t in (delivery.run, book.run)]
     delivery.plan(servers)
     for thread in threads:
         thread.start()

@@ -22,11 +22,13 @@ FLOORS = {
     "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "tls": 4, "page": 4,
     "words": 4, "layout": 4, "history": 4, "snmp": 4, "netif": 4,
     "engine": 3, "portrait": 3, "telling": 3, "guard": 3, "deliver": 3, "reach": 3,
+    "attempt": 3, "book": 3, "requests": 3,
     "bus": 3, "busserver": 3, "ups": 3,
     "drivers": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2, "drill": 2,
     "crowd": 2, "kept": 2, "pretend": 2,
     "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2,
-    "config": 1, "store": 1, "slots": 1, "link": 1, "vault": 1, "wire": 1, "addresses": 1,
+    "config": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
+    "wire": 1, "addresses": 1, "errands": 2,
     "model": 0,
 }  # fmt: skip
 #: the rooms that make up one face

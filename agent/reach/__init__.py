@@ -8,8 +8,10 @@ A way is a module with
     wrong(server) what is wrong with the server's options taken together, or ""
     send(job)     tell it to go down now; ends with ACCEPTED, UNCONFIRMED or NOT_DELIVERED
     prove(job)    the same as far as possible without telling it anything; ends with PROVEN, REACHABLE or UNKNOWN
+    release(job)  optional: tell it that the outage is over; ends with any word
+    SLOTS         optional: so many of this way at once (processes, TLS handshakes); without it any number
 
-`send` and `prove` are generators: they never block, but yield a Wait whenever they must wait for a descriptor, and
+    SLOTS         optional: so many of this way at once (processes, TLS handshakes); without it any number
 return an Outcome. The delivery runs a thousand of them in one thread. When a Wait takes too long, Late is thrown in
 at its `yield`; when the outage ends, the generator is closed: whatever it holds is given back in a `finally`.
 OSError and Late that are not caught count as NOT_DELIVERED or UNKNOWN with the error's text.
@@ -19,7 +21,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
+import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +74,27 @@ class Job:
     folder: Path  # the core's own: keys, known hosts
     commands_dir: Path  # what people allowed to be run
     secret: Callable[[str], str | None]  # label -> secret
+
+
+def connect(job: Job) -> Generator[Wait, None, socket.socket]:
+    """A TCP connection to the server of `job`, which the caller closes. OSError, Late if there is none."""
+    if job.address is None:
+        raise OSError(f"{job.server.address} could not be looked up")
+    family, (host, *rest) = job.address
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    connected = False
+    try:
+        try:
+            sock.connect((host, job.server.port, *rest))
+        except BlockingIOError:
+            yield Wait(sock.fileno(), True, job.connect_s, "no connection in time")
+            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, os.strerror(error)) from None
+        connected = True
+    finally:
+        if not connected:  # also when the generator is closed at its yield
+            sock.close()
+    return sock
 
 
 def available() -> list[str]:
