@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .model import Command, Condition, Event, Flow, ServerView, Source, StageView, View
-from .words import Html, Words, clock, event_text, html, join, outcome
+from . import ladder
+from .model import Command, Condition, Event, Flow, ServerView, Source, View
+from .words import Html, Words, clock, event_text, html, join
 
 EVENTS = 8  # that are shown
 
@@ -63,10 +64,18 @@ def state_of(view: View) -> State:
         return State("shutting-down", "alarm", "battery")
     if battery:
         return State("low-battery" if Condition.LOW_BATTERY in so else "on-battery", _worst(view, "warn"), "battery")
+    if view.phase in ("committed", "off-armed"):  # there is no way back, also when the mains is
+        return State("shutting-down", "alarm", "alarm")
     if so & {Condition.OUTPUT_OFF, Condition.UPS_SYSTEM_OFF} or view.status.source is Source.NONE:
         return State("output-off", "alarm", "alarm")
     if Condition.ON_BYPASS in so or view.status.source is Source.BYPASS:
         return State("on-bypass", _worst(view, "warn"), "alarm")
+    if view.phase == "planned":
+        return State("planned", _worst(view, "warn"), "wait")
+    if view.phase == "recovery":
+        return State("recovery", _worst(view, "warn"), "wait")
+    if view.phase == "hold":
+        return State("mains-back", _worst(view, "warn"), "plug")
     tone = _worst(view, "warn" if view.config_errors or view.outage or _unsure(view) else "ok")
     return State("on-line", tone, "ok" if tone == "ok" else "alarm")
 
@@ -102,7 +111,7 @@ def pieces(view: View, events: Sequence[Event], words: Words, now_s: float) -> d
         "alert": html("{w}", w=word) if state.tone == "alarm" or state.name == "on-battery" else Html(""),
         **_values(view, words),
         "conditions": _conditions(view, state, words),
-        **_plan(view, words, now_s),
+        **ladder.pieces(view, words, now_s),
         "events": _events(events, words),
         "unit": _unit(view, words, now_s),
     }
@@ -131,6 +140,8 @@ def _line(view: View, state: State, words: Words, now_s: float) -> str:
     if _on_battery(view):
         spent = clock((view.on_battery_s or 0.0) + since_view_s)
         return f"{words('line.on-battery', since=spent)} \N{EN DASH} {_next(view, words, since_view_s)}"
+    if view.phase != "idle":
+        return _after(view, words, since_view_s) + _dry(view, words)
     return _protection(view, words)
 
 
@@ -138,29 +149,73 @@ def _on_battery(view: View) -> bool:
     return any(a.condition is Condition.ON_BATTERY for a in view.conditions)
 
 
+def _dry(view: View, words: Words) -> str:
+    return "" if view.mode == "armed" else " " + words("next.dry-run")
+
+
 def _next(view: View, words: Words, since_view_s: float) -> str:
     """What will happen in this outage, or has."""
     if not view.servers:
         return words("next.no-server")
-    dry, told = "" if view.mode == "armed" else "-dry", _told(view)
-    latched = [s for s in view.stages if s.latched]
-    if latched and len(latched) == len(view.stages):
-        return words(f"next.told{dry}", told=told, all=len(view.servers))
-    due_s = min((s.due_in_s for s in view.stages if s.due_in_s is not None and not s.latched), default=None)
-    if due_s is None:
-        return words(f"next.unknown{dry}")
-    return words(("next.further" if latched else "next.first") + dry, due=clock(due_s - since_view_s))
+    dry = "" if view.mode == "armed" else "-dry"
+    waiting = [s for s in view.stages if not s.latched]
+    if view.stages and not waiting:
+        text = words(f"next.told{dry}", told=ladder.told(view.servers), all=len(view.servers))
+        return "; ".join([text, *_off(view, words, since_view_s)])
+    if view.aborted:
+        return words("next.stopped") + _dry(view, words)
+    which = "first" if len(waiting) == len(view.stages) else "further"
+    due_s = min((s.due_in_s for s in waiting if s.due_in_s is not None), default=None)
+    if due_s is not None:
+        return words(f"next.{which}{dry}", due=clock(due_s - since_view_s))
+    cast_s = min((s.forecast_s for s in waiting if s.forecast_s is not None), default=None)
+    if cast_s is not None and view.forecast is not None:
+        return words("next.expected", due=clock(cast_s - since_view_s)) + _dry(view, words)
+    return words(f"next.unknown{dry}")
 
 
-def _told(view: View) -> int:
-    return sum(s.delivery in ("accepted", "delivered-unconfirmed", "dry-run") for s in view.servers)
+def _off(view: View, words: Words, since_view_s: float) -> list[str]:
+    """All were told: when the power may go."""
+    if view.phase == "off-armed":
+        return [words("off.reached")]
+    if view.off_in_s is None:
+        return []
+    key = "off.ups" if Command.SHUTDOWN_RETURN in view.commands else "off.servers"
+    return [words(key, due=clock(view.off_in_s - since_view_s))]
+
+
+def _after(view: View, words: Words, since_view_s: float) -> str:
+    """On mains, before protection is at rest: what is waited for."""
+    if view.phase == "recovery":
+        return _recovery(view, words, since_view_s)
+    servers = view.servers if view.phase == "committed" else ladder.taken_along(view)
+    told = words("after.told", told=ladder.told(servers), all=len(servers))
+    if view.phase == "planned":
+        return f"{told}; {words('after.planned')}"
+    if view.phase == "hold":
+        return words("after.hold" if servers else "after.hold-nobody", told=told)
+    if view.phase == "off-armed":
+        return words("after.off-armed")
+    return "; ".join([words("after.committed"), told, *_off(view, words, since_view_s)])
+
+
+def _recovery(view: View, words: Words, since_view_s: float) -> str:
+    if view.wake_in_s is None:
+        return words("recovery.no-mains")
+    if view.wake_in_s > 0:
+        due, charge_pct = clock(view.wake_in_s - since_view_s), view.wake_charge_pct
+        if charge_pct is None:
+            return words("recovery.due", due=due)
+        return words("recovery.due-charge", due=due, charge=words.quantity(charge_pct, "%"))
+    woken = [s for s in view.servers if s.wake in ("waiting", "waking")]
+    by_hand = [s for s in view.servers if s.wake == "by-hand"]
+    said = [words("recovery.woken", names=ladder.names(woken, words))] if woken else []
+    said += [words("recovery.by-hand", names=ladder.names(by_hand, words))] if by_hand else []
+    return "; ".join(said) or words("recovery.back")
 
 
 def _protection(view: View, words: Words) -> str:
-    """On mains: whom we would save, or how the outage ends."""
-    if view.outage and view.mode == "armed":
-        told = _told(view)
-        return words("protection.told" if told else "protection.hold", told=told, all=len(view.servers))
+    """On mains: whom we would save."""
     if view.mode != "armed":
         return words(f"protection.{view.mode}")
     if any(a.condition is Condition.NOT_PROTECTED for a in view.conditions):
@@ -290,54 +345,6 @@ def _conditions(view: View, state: State, words: Words) -> Html:
     if not rows:
         return Html("")
     return html('<ul aria-label="{title}">{rows}</ul>', title=words("conditions.title"), rows=join(rows))
-
-
-def _plan(view: View, words: Words, now_s: float) -> dict[str, str]:
-    """By the number of the stage: its heading, which ticks, and its servers, which seldom change."""
-    since_view_s = max(0.0, now_s - view.now_s)
-    made: dict[str, str] = {"#shape": str(len(view.stages))}
-    for number, stage in enumerate(view.stages):
-        rows = [_server(s, words) for s in view.servers if s.stage == stage.name]
-        made[f"stage-{number}"] = html(
-            "{head} <small>{when}</small>{due}",
-            head=words("plan.stage", name=stage.name), when=_triggers(stage, words),
-            due=_due(stage, words, since_view_s),
-        )  # fmt: skip
-        nobody = html('<tr><td colspan="3">{t}</td></tr>', t=words("plan.no-server"))
-        made[f"servers-{number}"] = join(rows) if rows else nobody
-    return made
-
-
-def _triggers(stage: StageView, words: Words) -> str:
-    when = []
-    if stage.on_battery_s is not None:
-        when.append(words("plan.on-battery", value=words.duration(stage.on_battery_s)))
-    if stage.runtime_below_s is not None:
-        when.append(words("plan.runtime-below", value=words.duration(stage.runtime_below_s)))
-    if stage.charge_below_pct is not None:
-        when.append(words("plan.charge-below", value=words.quantity(stage.charge_below_pct, "%")))
-    return (" " + words("plan.or") + " ").join(when)
-
-
-def _due(stage: StageView, words: Words, since_view_s: float) -> Html:
-    if stage.latched:
-        return html(' <span class="badge latched">{t}</span>', t=words("plan.latched"))
-    if stage.due_in_s is None:
-        return Html("")
-    return html(' <span class="badge due">{t}</span>', t=words("plan.due", due=clock(stage.due_in_s - since_view_s)))
-
-
-def _server(server: ServerView, words: Words) -> Html:
-    tried = words("plan.attempts", n=server.attempts) if server.attempts > 1 else ""
-    return html(
-        "<tr><td><b>{name}</b><small>{place} \N{MIDDLE DOT} {needs}</small></td>"
-        '<td><span class="is-{state}">{state_word}</span></td>'
-        '<td><span class="is-{delivery}">{delivery_word}</span><small>{detail} {tried}</small></td></tr>',
-        name=server.name, place=f"{server.how} {server.address}:{server.port}",
-        needs=words("plan.needs", value=words.duration(server.needs_s)), state=server.state,
-        state_word=words(f"server.{server.state}"), delivery=server.delivery,
-        delivery_word=words(f"delivery.{server.delivery}"), detail=outcome(server.detail, words), tried=tried,
-    )  # fmt: skip
 
 
 def _events(events: Sequence[Event], words: Words) -> Html:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import bus, config, httpd, layout, login, page, web, wire, words
+from agent import bus, config, controls, httpd, layout, login, page, web, wire, words
 from agent.model import Active, Condition, Event, Ident, Line, Source, Status, View
 from tests.fakecore import FakeCore, event, no_data, on_battery, on_line
 
@@ -560,7 +560,8 @@ def whole(view, events, language="en", token="t"):
     reader = layout.Reader(
         words=WORDS[language], names={"en": "English", "de": "Deutsch"}, token=token, fingerprint="AB"
     )
-    return layout.status(page.pieces(view, events, reader.words, view.now_s), layout.simulated_mains(reader), reader)
+    pieces = page.pieces(view, events, reader.words, view.now_s) | controls.pieces(view, reader)
+    return layout.status(pieces | {"demo": layout.simulated_mains(reader)}, reader)
 
 
 def hostile(text):
