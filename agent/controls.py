@@ -54,7 +54,7 @@ def _routine(view: View) -> list[str]:
 
 
 def said(reader: Reader, do: str) -> str:
-    """What the page says when this was asked for, where nothing is seen of it at once; else ''."""
+    """What the page says when this was asked for and nothing is seen of it at once; else ''."""
     return reader.words(f"said.{do}") if do in SAID else ""
 
 
@@ -64,7 +64,8 @@ def _form(reader: Reader, deeds: Sequence[str], kind: str, text: str) -> Html:
     words = reader.words
     buttons = [
         html(
-            '<div class="deed"><button name="do" value="{do}" title="{help}" aria-describedby="help-{do}">{t}</button>'
+            '<div class="deed"><button name="do" value="{do}" title="{help}" aria-describedby="help-{do}">{t}'
+            "</button>"
             '<small id="help-{do}">{help}</small></div>',
             do=do, t=words(f"do.{do}"), help=words(f"do.{do}.help"),
         )

@@ -1,4 +1,4 @@
-"""The plan as a ladder of stages on the status page: when each is due or was triggered, and what its servers do. Pure.
+"""The plan as a ladder of stages on the status page: when each is due or was triggered, and its servers. Pure.
 
 Makes pieces of HTML as agent/page.py does: by the number of the stage its head, which ticks, and its servers, which
 seldom change; below them the foot; above them the forecast.
@@ -21,7 +21,7 @@ def pieces(view: View, words: Words, now_s: float) -> dict[str, str]:
     made: dict[str, str] = {
         "#shape": str(len(view.stages)),
         "drill": _drill(view, words, gone_s),
-        "forecast": _forecast(view, words),
+        "forecast": _forecast(view, words, gone_s if view.outage else 0.0),
         "foot": _foot(view, words, gone_s),
     }
     for number, stage in enumerate(view.stages):
@@ -53,15 +53,24 @@ def names(servers: Sequence[ServerView], words: Words) -> str:
 # --- the forecast -----------------------------------------------------------------------------------------------
 
 
-def _forecast(view: View, words: Words) -> Html:
+def too_long(view: View) -> bool:
+    """Whether the battery would end before the last server is down."""
+    cast = view.forecast
+    return cast is not None and (cast.down_s is None or (cast.margin_s is not None and cast.margin_s < 0))
+
+
+def _forecast(view: View, words: Words, gone_s: float) -> Html:
     cast = view.forecast
     if cast is None or view.status is None or view.phase not in ("idle", "countdown", "hold"):
         return Html("")
     first_s = min((s.forecast_s for s in view.stages if s.forecast_s is not None and not s.latched), default=None)
-    basis = words(f"basis.{cast.basis}")
-    short = cast.down_s is None or (cast.margin_s is not None and cast.margin_s < 0)
-    facts = [("first", first_s, ""), ("down", cast.down_s, ""), ("battery", cast.runtime_s, basis)]
-    facts += [("margin", cast.margin_s, "")]
+    short = too_long(view)
+    facts = [
+        ("first", _later(first_s, gone_s), ""),
+        ("down", _later(cast.down_s, gone_s), ""),
+        ("battery", _later(cast.runtime_s, gone_s), words(f"basis.{cast.basis}")),
+        ("margin", cast.margin_s, ""),
+    ]
     shown = [
         html(
             '<div class="fact-{name}"><dt>{title}</dt><dd>{value}{basis}</dd></div>',
@@ -79,6 +88,10 @@ def _forecast(view: View, words: Words) -> Html:
         short=" short" if short else "", title=words("forecast.now" if view.outage is None else "forecast.still"),
         facts=join(shown), bar=_bar(cast, first_s) if view.outage is None else None, problem=problem,
     )  # fmt: skip
+
+
+def _later(seconds: float | None, gone_s: float) -> float | None:
+    return None if seconds is None else max(0.0, seconds - gone_s)
 
 
 def _signed(seconds: float | None) -> str:
@@ -110,9 +123,9 @@ def _head(stage: StageView, view: View, words: Words, gone_s: float) -> Html:
     kind, badge, note = _state(stage, view, words, gone_s)
     return html(
         '<span class="rung {kind}"></span><b>{name}</b> <span class="badge {kind}">{badge}</span>'
-        "<small>{when}{note}</small>",
-        kind=kind, name=words("plan.stage", name=stage.name), badge=badge, when=_triggers(stage, words),
-        note=f" \N{MIDDLE DOT} {note}" if note else "",
+        "<small>{when}</small>",
+        kind=kind, name=words("plan.stage", name=stage.name), badge=badge,
+        when=" \N{MIDDLE DOT} ".join(t for t in ("" if stage.latched else _triggers(stage, words), note) if t),
     )  # fmt: skip
 
 
@@ -144,18 +157,23 @@ def _triggers(stage: StageView, words: Words) -> str:
 
 
 def _foot(view: View, words: Words, gone_s: float) -> Html:
-    """The last rung: everybody is down."""
+    """The last rung: everybody is down, or back."""
     if not view.stages:
         return Html("")
-    kind, badge = "waiting", ""
-    if view.phase == "committed" and view.off_in_s is not None:
+    if view.phase == "recovery":
+        wakes = [s.wake for s in view.servers if s.wake != "none"]
+        kind, badge = "waiting", words("plan.of", n=wakes.count("back"), all=len(wakes))
+    elif view.phase == "committed" and view.off_in_s is not None:
         kind, badge = "due", words("plan.due", due=clock(view.off_in_s - gone_s))
     elif view.phase == "off-armed":
         kind, badge = "latched", words("plan.reached")
     elif view.forecast is not None and view.forecast.down_s is not None and view.phase == "idle":
-        badge = words("plan.at", due=clock(view.forecast.down_s))
+        kind, badge = "waiting", words("plan.at", due=clock(view.forecast.down_s))
+    else:
+        kind, badge = "waiting", ""
     return html(
-        '<span class="rung {kind}"></span><b>{name}</b>{badge}', kind=kind, name=words("plan.end"),
+        '<span class="rung {kind}"></span><b>{name}</b>{badge}', kind=kind,
+        name=words("plan.back" if view.phase == "recovery" else "plan.end"),
         badge=html(' <span class="badge {k}">{b}</span>', k=kind, b=badge) if badge else None,
     )  # fmt: skip
 

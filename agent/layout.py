@@ -142,7 +142,8 @@ def status(pieces: Mapping[str, str], reader: Reader) -> Html:
         line=pieces["line"], alert=pieces["alert"], conditions=pieces["conditions"],
         flow_title=words("flow.title"), flow=_flow(pieces, words), tiles_title=words("tiles.title"),
         tiles=join(tiles), demo=pieces["demo"], drill=pieces["drill"], urgent=pieces["urgent"],
-        forecast=pieces["forecast"], routine=pieces["routine"], danger=pieces["danger"], plan_title=words("plan.title"), plan=_plan(pieces, words),
+        forecast=pieces["forecast"], routine=pieces["routine"], danger=pieces["danger"],
+        plan_title=words("plan.title"), plan=_plan(pieces, words),
         events_title=words("events.title"), time=words("events.time"), event=words("events.event"),
         events=pieces["events"], unit=pieces["unit"], more=_more(reader),
     )  # fmt: skip
@@ -184,8 +185,9 @@ def _plan(pieces: Mapping[str, str], words: Words) -> Html:
     """The ladder: a rung for each stage, each with a table of its servers."""
     stages = [
         html(
-            '<li><h3 id="stage-{n}">{head}</h3><table><thead{unseen}><tr><th scope="col">{a}</th><th scope="col">{b}'
-            '</th><th scope="col">{c}</th></tr></thead><tbody id="servers-{n}">{servers}</tbody></table></li>',
+            '<li><h3 id="stage-{n}">{head}</h3><table><colgroup><col><col><col></colgroup>'
+            '<thead{unseen}><tr><th scope="col">{a}</th><th scope="col">{b}</th>'
+            '<th scope="col">{c}</th></tr></thead><tbody id="servers-{n}">{servers}</tbody></table></li>',
             n=n, head=pieces[f"stage-{n}"], servers=pieces[f"servers-{n}"], a=words("plan.server"),
             b=words("plan.state"), c=words("plan.delivery"), unseen=Html(' class="unseen"') if n else None,
         )

@@ -14,6 +14,7 @@ from .model import Event
 
 LANGUAGES = ("en", "de")
 _FOLDER = Path(__file__).parent / "static" / "lang"
+_IN_SECONDS = ("on-battery", "runtime", "budget", "silence")  # the reasons whose value is a time
 _NO_VALUE = "\N{EN DASH}"
 _THIN = "\N{NARROW NO-BREAK SPACE}"
 
@@ -86,6 +87,8 @@ class Words:
     def why(self, said: str) -> str:
         """Why something was done, in this language: a code, and a value behind a blank."""
         code, _, value = said.partition(" ")
+        if code in _IN_SECONDS:
+            value = _duration(value, self)
         return self(f"why.{code}", value=value) if f"why.{code}" in self else said
 
     def moment(self, wall_s: float) -> Html:

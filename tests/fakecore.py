@@ -90,7 +90,8 @@ def forecast(**changes) -> View:
         stages=(replace(early, forecast_s=600.0), replace(default, forecast_s=1560.0)),
         servers=(
             replace(nas, proof_age_s=300.0),
-            replace(host, how="ssh", port=22, proof="ridethrough-shutdown is allowed", proof_age_s=7300.0, mac="02:00:00:00:00:0b"),
+            replace(host, how="ssh", port=22, proof="the command is allowed", proof_age_s=7300.0,
+                    mac="02:00:00:00:00:0b"),
             ServerView(name="backup", address="192.0.2.12", port=6003, how="rccmd", stage="default", needs_s=60.0,
                        proof="Connection refused", proof_age_s=180000.0),
         ),

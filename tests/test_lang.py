@@ -24,8 +24,8 @@ BASES = ("ups", "learned", "configured")
 #: notes of what comes after an outage, of orders, drills and proofs
 NOTES = (
     "committed", "ups-off", "ups-off-skipped", "ups-off-ignored", "recovery-began", "waking", "back", "not-back",
-    "recovered", "planned-ended", "held", "aborted", "released", "cleared", "drill-began", "drill-stage", "drill-ended",
-    "proof-failed", "proven-again", "state-lost",
+    "recovered", "planned-ended", "held", "aborted", "released", "cleared", "drill-began", "drill-stage",
+    "drill-ended", "proof-failed", "proven-again", "state-lost",
 )  # fmt: skip
 #: why people had a stage latched, the UPS was left on, or something ended
 WHYS = ("ordered", "planned", "recovery", "unproven", "configured", "mains", "given-up", "played", "time", "outage")
@@ -87,7 +87,7 @@ def families():
 def literals():
     """The keys that stand whole in the source."""
     found = set()
-    for name in ("page", "ladder", "controls", "layout", "web"):
+    for name in ("page", "saying", "ladder", "controls", "layout", "web"):
         text = (ROOT / f"agent/{name}.py").read_text()
         found |= set(re.findall(r"""["']((?:[a-z-]+)\.[a-z-]+(?:\.[a-z-]+)?)["']""", text)) & set(TEXTS["en"])
         found |= {k for k in re.findall(r"""words\(\s*["']([a-z.-]+)["']""", text) if not k.endswith(".")}

@@ -542,7 +542,7 @@ class Counter(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes |= {name for name, _ in attrs}
-        if tag not in ("meta", "link", "input", "path", "rect"):
+        if tag not in ("meta", "link", "input", "path", "rect", "col"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
