@@ -85,8 +85,12 @@ def _danger(reader: Reader, view: View) -> Html:
     return html(
         '<section class="card danger-zone"><div><h2>{title}</h2><p>{help}</p></div>'
         '<a class="button danger" href="/shutdown">{button}</a></section>',
-        title=words("shutdown.title"), help=words("shutdown.help"), button=words("shutdown.choose"),
+        title=words("shutdown.title"), help=_purpose(view, words), button=words("shutdown.choose"),
     )  # fmt: skip
+
+
+def _purpose(view: View, words: Words) -> str:
+    return words("shutdown.help" if view.on_battery_s is None else "shutdown.sooner")
 
 
 # --- a planned shutdown -----------------------------------------------------------------------------------------
@@ -123,7 +127,7 @@ def choose(reader: Reader, view: View) -> Html:
     body = html(
         '<form class="card" method="get" action="/shutdown"><h2>{title}</h2><p class="hint">{help}</p>{choices}'
         '<button class="primary">{next}</button>{back}</form>',
-        title=words("shutdown.title"), help=words("shutdown.help"), choices=join(choices),
+        title=words("shutdown.title"), help=_purpose(view, words), choices=join(choices),
         next=words("shutdown.next"), back=_back(words),
     )  # fmt: skip
     return _page(reader, view, body if view.servers else html('<p class="card">{t}</p>', t=words("plan.empty")))
