@@ -85,8 +85,13 @@ def _danger(reader: Reader, view: View) -> Html:
     return html(
         '<section class="card danger-zone"><div><h2>{title}</h2><p>{help}</p></div>'
         '<a class="button danger" href="/shutdown">{button}</a></section>',
-        title=words("shutdown.title"), help=_purpose(view, words), button=words("shutdown.choose"),
+        title=_title(view, words), help=_purpose(view, words),
+        button=f"{_title(view, words)} \N{HORIZONTAL ELLIPSIS}",
     )  # fmt: skip
+
+
+def _title(view: View, words: Words) -> str:
+    return words("shutdown.title" if view.on_battery_s is None else "shutdown.now")
 
 
 def _purpose(view: View, words: Words) -> str:
@@ -127,7 +132,7 @@ def choose(reader: Reader, view: View) -> Html:
     body = html(
         '<form class="card" method="get" action="/shutdown"><h2>{title}</h2><p class="hint">{help}</p>{choices}'
         '<button class="primary">{next}</button>{back}</form>',
-        title=words("shutdown.title"), help=_purpose(view, words), choices=join(choices),
+        title=_title(view, words), help=_purpose(view, words), choices=join(choices),
         next=words("shutdown.next"), back=_back(words),
     )  # fmt: skip
     return _page(reader, view, body if view.servers else html('<p class="card">{t}</p>', t=words("plan.empty")))
@@ -152,7 +157,7 @@ def confirm(reader: Reader, view: View, stage: str) -> Html:
 <input type="hidden" name="stage" value="{stage}"><input type="hidden" name="list" value="{list}">
 <label class="choice"><input type="checkbox" name="sure" value="yes" required><span>{sure}</span></label>
 <button class="danger">{button}</button>{back}</form>""",
-        title=words("shutdown.title"), lead=words("shutdown.lead", n=len(servers)), rows=join(rows),
+        title=_title(view, words), lead=words("shutdown.lead", n=len(servers)), rows=join(rows),
         dry=None if view.mode == "armed" else html('<p class="hint">{t}</p>', t=words("shutdown.dry")),
         after=words(after), token=reader.token, stage=stage, list=checksum(servers), sure=words("shutdown.sure"),
         button=words("shutdown.button", n=len(servers)), back=_back(words),
@@ -162,7 +167,7 @@ def confirm(reader: Reader, view: View, stage: str) -> Html:
 
 def _page(reader: Reader, view: View, body: Html) -> Html:
     main = html('<main class="form" id="app" tabindex="-1">{body}</main>\n', body=body)
-    return layout.document(reader, reader.words("shutdown.title"), layout.home(view.name), main)
+    return layout.document(reader, _title(view, reader.words), layout.home(view.name), main)
 
 
 def _back(words: Words) -> Html:

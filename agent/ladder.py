@@ -61,16 +61,18 @@ def too_long(view: View) -> bool:
 
 def _forecast(view: View, words: Words, gone_s: float) -> Html:
     cast = view.forecast
-    if cast is None or view.status is None or view.phase not in ("idle", "countdown", "hold"):
+    if cast is None or view.status is None or view.phase not in ("idle", "countdown"):
         return Html("")
     first_s = min((s.forecast_s for s in view.stages if s.forecast_s is not None and not s.latched), default=None)
-    short = too_long(view)
+    short = too_long(view) and not view.aborted
     facts = [
         ("first", _later(first_s, gone_s), ""),
         ("down", _later(cast.down_s, gone_s), ""),
         ("battery", _later(cast.runtime_s, gone_s), words(f"basis.{cast.basis}")),
         ("margin", cast.margin_s, ""),
     ]
+    if view.aborted:  # nothing is due any more
+        facts = facts[2:3]
     shown = [
         html(
             '<div class="fact-{name}"><dt>{title}</dt><dd>{value}{basis}</dd></div>',
@@ -133,9 +135,11 @@ def _state(stage: StageView, view: View, words: Words, gone_s: float) -> tuple[s
     """What has become of a stage: the class, the badge, and what else there is to say."""
     if stage.latched:
         return "latched", words("plan.latched"), words.why(stage.why)
-    running = view.phase in ("countdown", "hold")
-    if running and view.aborted:
+    running = view.phase == "countdown"
+    if view.aborted and view.phase in ("countdown", "hold"):
         return "stopped", words("plan.stopped"), words("plan.stopped-note")
+    if view.phase == "hold":
+        return "waiting", words("plan.waiting"), words("plan.hold-note")
     held = words("plan.held", value=words.duration(view.held_s)) if running and view.held_s else ""
     if running and stage.due_in_s is not None:
         return "due", words("plan.due", due=clock(stage.due_in_s - gone_s)), held

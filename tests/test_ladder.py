@@ -97,6 +97,8 @@ def test_the_phases_in_german(view, line):
          "Stage default waiting runtime below 5 min \N{MIDDLE DOT} put off by 5 min"),
         (on_battery(aborted=True),
          "Stage early stopped 10 min on battery \N{MIDDLE DOT} only an emergency triggers it", None),
+        (replace(HOLD, stages=on_battery().stages),
+         "Stage early waiting 10 min on battery \N{MIDDLE DOT} nothing begins while the mains is there", None),
         (committed(), "Stage early triggered 10 min on battery", "Stage default triggered low battery"),
         (planned(), "Stage early triggered planned shutdown", "Stage default waiting runtime below 5 min"),
     ],
@@ -198,6 +200,13 @@ def test_without_a_measurement_there_is_no_forecast():
 def test_in_an_outage_the_forecast_counts_down():
     view = on_battery(forecast=Forecast(runtime_s=1980.0, basis="ups", down_s=1500.0, margin_s=480.0))
     assert "From now on" in said(view)["forecast"] and "24:50" in said(view, later_s=10.0)["forecast"]
+
+
+def test_what_was_stopped_is_not_forecast():
+    cast = Forecast(runtime_s=1980.0, basis="ups", down_s=2500.0, margin_s=-520.0)
+    assert text(said(on_battery(aborted=True, forecast=cast))["forecast"]) == (
+        "From now on Battery lasts 33:00 says the UPS"
+    )
 
 
 # --- the drill, and the buttons ---------------------------------------------------------------------------------

@@ -410,7 +410,7 @@ def test_a_planned_shutdown_says_what_the_mode_and_an_outage_change(world):
     assert "nothing is sent" in world.get("/shutdown?stage=all").text
     world.publish(on_battery())
     text = world.get("/shutdown?stage=all").text
-    assert "This is an outage" in text and "nothing is sent" not in text
+    assert "<h2>Shut down now</h2>" in text and "This is an outage" in text and "nothing is sent" not in text
 
 
 # --- the API ----------------------------------------------------------------------------------------------------
