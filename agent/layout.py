@@ -101,8 +101,8 @@ def _user(reader: Reader) -> Html:
 # --- the status page --------------------------------------------------------------------------------------------
 
 
-def status(pieces: Mapping[str, str], demo: Html, reader: Reader) -> Html:
-    """The status page, complete: pieces as of `page.pieces`, `demo` as of `simulated_mains`."""
+def status(pieces: Mapping[str, str], reader: Reader) -> Html:
+    """The status page, complete: pieces as of `page.pieces` and `controls.pieces`, `demo` as of `simulated_mains`."""
     words = reader.words
     tiles = [
         html(
@@ -119,23 +119,31 @@ def status(pieces: Mapping[str, str], demo: Html, reader: Reader) -> Html:
 <p id="line">{line}</p>
 <p id="alert" class="unseen" role="alert">{alert}</p>
 </section>
+<div id="drill" role="status">{drill}</div>
+<div id="urgent">{urgent}</div>
 <div id="conditions">{conditions}</div>
 <div class="now">
 <section class="card flow" aria-label="{flow_title}">{flow}</section>
 <section class="tiles" aria-label="{tiles_title}">{tiles}</section>
 </div>
 <div id="demo">{demo}</div>
-<section class="card"><h2>{plan_title}</h2>{plan}</section>
+<section class="card plan"><h2>{plan_title}</h2>
+<div id="forecast">{forecast}</div>
+{plan}
+<div id="routine">{routine}</div></section>
 <section class="card"><h2>{events_title}</h2>
 <table class="events"><thead><tr><th scope="col">{time}</th><th scope="col">{event}</th></tr></thead>
 <tbody id="events">{events}</tbody></table></section>
+<div id="danger">{danger}</div>
 </main>
 <footer><p id="unit">{unit}</p>{more}</footer>
 """,
         app=pieces["@app"], shape=pieces["#shape"], lost=words("live.lost"), state=pieces["state"],
         line=pieces["line"], alert=pieces["alert"], conditions=pieces["conditions"],
         flow_title=words("flow.title"), flow=_flow(pieces, words), tiles_title=words("tiles.title"),
-        tiles=join(tiles), demo=demo, plan_title=words("plan.title"), plan=_plan(pieces, words),
+        tiles=join(tiles), demo=pieces["demo"], drill=pieces["drill"], urgent=pieces["urgent"],
+        forecast=pieces["forecast"], routine=pieces["routine"], danger=pieces["danger"],
+        plan_title=words("plan.title"), plan=_plan(pieces, words),
         events_title=words("events.title"), time=words("events.time"), event=words("events.event"),
         events=pieces["events"], unit=pieces["unit"], more=_more(reader),
     )  # fmt: skip
@@ -174,21 +182,22 @@ def _flow(pieces: Mapping[str, str], words: Words) -> Html:
 
 
 def _plan(pieces: Mapping[str, str], words: Words) -> Html:
+    """The ladder: a rung for each stage, each with a table of its servers."""
     stages = [
         html(
-            '<tbody class="stage"><tr><th colspan="3" scope="rowgroup" id="stage-{n}">{head}</th></tr></tbody>'
-            '<tbody id="servers-{n}">{servers}</tbody>',
-            n=n, head=pieces[f"stage-{n}"], servers=pieces[f"servers-{n}"],
+            '<li><h3 id="stage-{n}">{head}</h3><table><colgroup><col><col><col></colgroup>'
+            '<thead{unseen}><tr><th scope="col">{a}</th><th scope="col">{b}</th>'
+            '<th scope="col">{c}</th></tr></thead><tbody id="servers-{n}">{servers}</tbody></table></li>',
+            n=n, head=pieces[f"stage-{n}"], servers=pieces[f"servers-{n}"], a=words("plan.server"),
+            b=words("plan.state"), c=words("plan.delivery"), unseen=Html(' class="unseen"') if n else None,
         )
         for n in range(int(pieces["#shape"]))
     ]  # fmt: skip
     if not stages:
         return html("<p>{t}</p>", t=words("plan.empty"))
     return html(
-        '<table class="plan"><thead><tr><th scope="col">{a}</th><th scope="col">{b}</th><th scope="col">{c}</th></tr>'
-        "</thead>{stages}</table>",
-        a=words("plan.server"), b=words("plan.state"), c=words("plan.delivery"), stages=join(stages),
-    )  # fmt: skip
+        '<ol class="ladder">{stages}<li><h3 id="foot">{foot}</h3></li></ol>', stages=join(stages), foot=pieces["foot"]
+    )
 
 
 def simulated_mains(reader: Reader) -> Html:
@@ -240,7 +249,7 @@ def login(reader: Reader, name: str, *, first: bool, error: str = "") -> Html:
         button=words("login.button"), lost=words("login.lost"),
         fingerprint=_fingerprint(reader) if reader.fingerprint else None,
     )  # fmt: skip
-    return document(reader, words("login.title"), _home(name), body, back="/login")
+    return document(reader, words("login.title"), home(name), body, back="/login")
 
 
 def password(reader: Reader, name: str, *, ask_old: bool, error: str = "") -> Html:
@@ -265,7 +274,7 @@ def password(reader: Reader, name: str, *, ask_old: bool, error: str = "") -> Ht
         why=words("password.rule" if ask_old else "password.why"), old=old if ask_old else None,
         new=words("password.new"), again=words("password.again"), button=words("password.button"),
     )  # fmt: skip
-    return document(reader, words("password.title"), _home(name), body, back="/password")
+    return document(reader, words("password.title"), home(name), body, back="/password")
 
 
 def problem(reader: Reader, name: str, text: str) -> Html:
@@ -276,10 +285,11 @@ def problem(reader: Reader, name: str, text: str) -> Html:
         '<p><a href="/">{back}</a></p></div></main>\n',
         title=words("error.title"), error=_error(text), back=words("error.back"),
     )  # fmt: skip
-    return document(reader, words("error.title"), _home(name), body)
+    return document(reader, words("error.title"), home(name), body)
 
 
-def _home(name: str) -> Html:
+def home(name: str) -> Html:
+    """What a page with a form has for a head: the way back."""
     return html('<h1><a href="/">{n}</a></h1>', n=name or "Ridethrough")
 
 

@@ -370,6 +370,7 @@ class View:
     wake_in_s: float | None = None  # recovery: servers are woken after so many seconds at the latest; 0: now
     drill_left_s: float | None = None  # a drill runs: a dry run beside the armed one
     forecast: Forecast | None = None
+    wake_charge_pct: float | None = None  # recovery: servers are woken earlier when the battery has so much
     commands: frozenset[Command] = frozenset()
     config_errors: tuple[str, ...] = ()
     power_failures: int = 0  # since the history began

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .model import Command, Condition, Event, Flow, ServerView, Source, StageView, View
-from .words import Html, Words, clock, event_text, html, join, outcome
+from . import ladder, saying
+from .model import Command, Condition, Event, Flow, Source, View
+from .words import Html, Words, clock, event_text, html, join
 
 EVENTS = 8  # that are shown
 
@@ -63,11 +64,21 @@ def state_of(view: View) -> State:
         return State("shutting-down", "alarm", "battery")
     if battery:
         return State("low-battery" if Condition.LOW_BATTERY in so else "on-battery", _worst(view, "warn"), "battery")
+    if view.phase in ("committed", "off-armed"):  # there is no way back, also when the mains is
+        return State("shutting-down", "alarm", "alarm")
     if so & {Condition.OUTPUT_OFF, Condition.UPS_SYSTEM_OFF} or view.status.source is Source.NONE:
         return State("output-off", "alarm", "alarm")
     if Condition.ON_BYPASS in so or view.status.source is Source.BYPASS:
         return State("on-bypass", _worst(view, "warn"), "alarm")
-    tone = _worst(view, "warn" if view.config_errors or view.outage or _unsure(view) else "ok")
+    if view.phase == "planned":
+        return State("planned", _worst(view, "warn"), "wait")
+    if view.phase == "recovery":
+        return State("recovery", _worst(view, "warn"), "wait")
+    if view.phase == "hold":
+        return State("mains-back", _worst(view, "warn"), "plug")
+    tone = _worst(
+        view, "warn" if view.config_errors or saying.unsure_servers(view) or saying.too_long(view) else "ok"
+    )
     return State("on-line", tone, "ok" if tone == "ok" else "alarm")
 
 
@@ -82,15 +93,11 @@ def _tone(condition: Condition) -> str:
     return "alarm" if condition in ALARMS else "note" if condition in QUIET else "warn"
 
 
-def _unsure(view: View) -> list[ServerView]:
-    return [s for s in view.servers if s.state == "unknown"] if view.mode == "armed" else []
-
-
 def pieces(view: View, events: Sequence[Event], words: Words, now_s: float) -> dict[str, str]:
     """All pieces of the page. `now_s`: CLOCK_MONOTONIC; `events` ascending, the last ones are shown."""
     state = state_of(view)
     word = words(f"state.{state.name}")
-    line = _line(view, state, words, now_s)
+    line = saying.line(view, state.name, words, now_s)
     name = view.name or "Ridethrough"
     return {
         "#title": f"{word} \N{EN DASH} {name}",
@@ -102,7 +109,7 @@ def pieces(view: View, events: Sequence[Event], words: Words, now_s: float) -> d
         "alert": html("{w}", w=word) if state.tone == "alarm" or state.name == "on-battery" else Html(""),
         **_values(view, words),
         "conditions": _conditions(view, state, words),
-        **_plan(view, words, now_s),
+        **ladder.pieces(view, words, now_s),
         "events": _events(events, words),
         "unit": _unit(view, words, now_s),
     }
@@ -113,63 +120,7 @@ def icon(name: str) -> Html:
     return Html(f'<svg class="icon" viewBox="0 0 24 24" aria-hidden="true">{_ICONS[name]}</svg>')
 
 
-# --- the line under the word ------------------------------------------------------------------------------------
-
-
-def _line(view: View, state: State, words: Words, now_s: float) -> str:
-    since_view_s = max(0.0, now_s - view.now_s)
-    was = " " + words("line.was-on-battery") if _on_battery(view) and view.status is None else ""
-    if state.name == "no-core":
-        lost_s = next((now_s - a.since_s for a in view.conditions if a.condition is Condition.NO_CORE), 0.0)
-        return words("line.no-core", since=clock(lost_s)) + was
-    if state.name == "no-data":
-        if view.age_s is None:
-            return words("line.never-data") + was
-        return words("line.no-data", since=clock(view.age_s + since_view_s)) + was
-    if state.name == "starting":
-        return words("line.starting")
-    if _on_battery(view):
-        spent = clock((view.on_battery_s or 0.0) + since_view_s)
-        return f"{words('line.on-battery', since=spent)} \N{EN DASH} {_next(view, words, since_view_s)}"
-    return _protection(view, words)
-
-
-def _on_battery(view: View) -> bool:
-    return any(a.condition is Condition.ON_BATTERY for a in view.conditions)
-
-
-def _next(view: View, words: Words, since_view_s: float) -> str:
-    """What will happen in this outage, or has."""
-    if not view.servers:
-        return words("next.no-server")
-    dry, told = "" if view.mode == "armed" else "-dry", _told(view)
-    latched = [s for s in view.stages if s.latched]
-    if latched and len(latched) == len(view.stages):
-        return words(f"next.told{dry}", told=told, all=len(view.servers))
-    due_s = min((s.due_in_s for s in view.stages if s.due_in_s is not None and not s.latched), default=None)
-    if due_s is None:
-        return words(f"next.unknown{dry}")
-    return words(("next.further" if latched else "next.first") + dry, due=clock(due_s - since_view_s))
-
-
-def _told(view: View) -> int:
-    return sum(s.delivery in ("accepted", "delivered-unconfirmed", "dry-run") for s in view.servers)
-
-
-def _protection(view: View, words: Words) -> str:
-    """On mains: whom we would save, or how the outage ends."""
-    if view.outage and view.mode == "armed":
-        told = _told(view)
-        return words("protection.told" if told else "protection.hold", told=told, all=len(view.servers))
-    if view.mode != "armed":
-        return words(f"protection.{view.mode}")
-    if any(a.condition is Condition.NOT_PROTECTED for a in view.conditions):
-        return words("protection.not")
-    if not view.servers:
-        return words("protection.none")
-    if unsure := _unsure(view):
-        return words("protection.some", unsure=len(unsure), all=len(view.servers))
-    return words("protection.all")
+# --- head, flow strip and tiles -----------------------------------------------------------------------------------
 
 
 def _mode(view: View, words: Words) -> Html:
@@ -179,9 +130,6 @@ def _mode(view: View, words: Words) -> Html:
         '<span class="badge mode-{m}" title="{t}">{w}</span>', m=view.mode, t=words(f"mode.{view.mode}.help"),
         w=words(f"mode.{view.mode}"),
     )  # fmt: skip
-
-
-# --- flow strip and tiles ---------------------------------------------------------------------------------------
 
 
 def _flows(view: View) -> list[str]:
@@ -275,7 +223,7 @@ _SAID = {
 
 def _conditions(view: View, state: State, words: Words) -> Html:
     said = {Condition.ON_BATTERY, Condition.NO_CORE} | _SAID.get(state.name, set())
-    if _on_battery(view):
+    if saying.on_battery(view):
         said.add(Condition.INPUT_BAD)
     shown = [a for a in view.conditions if a.condition not in said]
     rows = [
@@ -290,54 +238,6 @@ def _conditions(view: View, state: State, words: Words) -> Html:
     if not rows:
         return Html("")
     return html('<ul aria-label="{title}">{rows}</ul>', title=words("conditions.title"), rows=join(rows))
-
-
-def _plan(view: View, words: Words, now_s: float) -> dict[str, str]:
-    """By the number of the stage: its heading, which ticks, and its servers, which seldom change."""
-    since_view_s = max(0.0, now_s - view.now_s)
-    made: dict[str, str] = {"#shape": str(len(view.stages))}
-    for number, stage in enumerate(view.stages):
-        rows = [_server(s, words) for s in view.servers if s.stage == stage.name]
-        made[f"stage-{number}"] = html(
-            "{head} <small>{when}</small>{due}",
-            head=words("plan.stage", name=stage.name), when=_triggers(stage, words),
-            due=_due(stage, words, since_view_s),
-        )  # fmt: skip
-        nobody = html('<tr><td colspan="3">{t}</td></tr>', t=words("plan.no-server"))
-        made[f"servers-{number}"] = join(rows) if rows else nobody
-    return made
-
-
-def _triggers(stage: StageView, words: Words) -> str:
-    when = []
-    if stage.on_battery_s is not None:
-        when.append(words("plan.on-battery", value=words.duration(stage.on_battery_s)))
-    if stage.runtime_below_s is not None:
-        when.append(words("plan.runtime-below", value=words.duration(stage.runtime_below_s)))
-    if stage.charge_below_pct is not None:
-        when.append(words("plan.charge-below", value=words.quantity(stage.charge_below_pct, "%")))
-    return (" " + words("plan.or") + " ").join(when)
-
-
-def _due(stage: StageView, words: Words, since_view_s: float) -> Html:
-    if stage.latched:
-        return html(' <span class="badge latched">{t}</span>', t=words("plan.latched"))
-    if stage.due_in_s is None:
-        return Html("")
-    return html(' <span class="badge due">{t}</span>', t=words("plan.due", due=clock(stage.due_in_s - since_view_s)))
-
-
-def _server(server: ServerView, words: Words) -> Html:
-    tried = words("plan.attempts", n=server.attempts) if server.attempts > 1 else ""
-    return html(
-        "<tr><td><b>{name}</b><small>{place} \N{MIDDLE DOT} {needs}</small></td>"
-        '<td><span class="is-{state}">{state_word}</span></td>'
-        '<td><span class="is-{delivery}">{delivery_word}</span><small>{detail} {tried}</small></td></tr>',
-        name=server.name, place=f"{server.how} {server.address}:{server.port}",
-        needs=words("plan.needs", value=words.duration(server.needs_s)), state=server.state,
-        state_word=words(f"server.{server.state}"), delivery=server.delivery,
-        delivery_word=words(f"delivery.{server.delivery}"), detail=outcome(server.detail, words), tried=tried,
-    )  # fmt: skip
 
 
 def _events(events: Sequence[Event], words: Words) -> Html:

@@ -101,7 +101,10 @@ def _seconds_on_battery(look: Look) -> int | None:
 
 
 def _minutes_remaining(look: Look) -> int | None:
+    """As the UPS says; of one that says none, as forecast (learned in outages, or configured)."""
     runtime_s = look.status.battery.runtime_s
+    if runtime_s is None and look.view.forecast is not None:
+        runtime_s = look.view.forecast.runtime_s
     return None if runtime_s is None else _whole(runtime_s / 60, math.floor)
 
 

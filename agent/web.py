@@ -7,7 +7,6 @@ carry the session's form token. The addresses are listed in docs/api.md.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import threading
 import time
@@ -17,7 +16,8 @@ from typing import Any
 
 import bottle
 
-from . import layout, page, wire, words
+from . import controls, layout, page, wire, words
+from .assets import YEAR_S, Files
 from .bus import BusError, Client
 from .config import Web
 from .history import History
@@ -30,38 +30,7 @@ HEARTBEAT_S = 10.0  # of a stream; the script takes 25 s of silence for a lost c
 STREAM_GAP_S = 1.0  # between two messages
 RETRY_MS = 2000
 GZIP_MIN_BYTES = 800
-YEAR_S = 365 * 86400
 _STATIC = Path(__file__).parent / "static"
-_KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-
-
-class Files:
-    """The static files, compressed once, under one version."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files: dict[str, tuple[str, bytes, bytes]] = {}
-        digest = hashlib.sha256()
-        for path in sorted(folder.iterdir()):
-            if kind := _KINDS.get(path.suffix):
-                data = path.read_bytes()
-                digest.update(data)
-                self._files[path.name] = (kind, data, gzip.compress(data, 9, mtime=0))
-        self.version = digest.hexdigest()[:12]
-
-    def answer(self, name: str) -> bottle.HTTPResponse:
-        """The answer to the present request for the file `name`."""
-        if name not in self._files:
-            return _json(404, {"error": "there is no such file"})
-        kind, data, packed = self._files[name]
-        etag = f'"{self.version}"'
-        headers = {"ETag": etag, "Vary": "Accept-Encoding", "Content-Type": kind}
-        same = bottle.request.query.get("v") == self.version  # another version is another address
-        headers["Cache-Control"] = f"public, max-age={YEAR_S}, immutable" if same else "no-cache"
-        if etag in bottle.request.get_header("If-None-Match", ""):
-            return bottle.HTTPResponse(status=304, headers=headers)
-        if "gzip" in bottle.request.get_header("Accept-Encoding", ""):
-            headers["Content-Encoding"], data = "gzip", packed
-        return bottle.HTTPResponse(data, status=200, headers=headers)
 
 
 def make_app(
@@ -82,12 +51,13 @@ def make_app(
         "GET /": site.status, "GET /login": site.login_form, "POST /login": site.login, "POST /logout": site.logout,
         "GET /password": site.password_form, "POST /password": site.password, "POST /simulate": site.simulate,
         "POST /preferences": site.preferences, "GET /api/status": site.api_status, "GET /api/events": site.api_events,
-        "GET /api/page": site.api_page, "GET /api/stream": site.api_stream,
+        "GET /api/page": site.api_page, "GET /api/stream": site.api_stream, "GET /shutdown": site.shutdown_form,
+        "POST /protect": site.protect,
     }  # fmt: skip
     for route, answer in routes.items():
         method, path = route.split(" ")
         app.route(path, method, answer)
-    app.route("/static/<name>", "GET", site.files.answer)
+    app.route("/static/<name>", "GET", site.static)
     made: App = app
     return made
 
@@ -102,7 +72,7 @@ class _Site:
         self._fingerprint, self._now = fingerprint, now
         self._history = History(client)
         self._words = words.load()
-        self.files = Files(_STATIC)
+        self._files = Files(_STATIC)
 
     # -- the reader
 
@@ -123,15 +93,15 @@ class _Site:
             names={name: w("language.name") for name, w in self._words.items()},
             theme=theme if theme in layout.THEMES else layout.THEMES[0],
             token=csrf_token(sid) if session else None,
-            assets=self.files.version,
+            assets=self._files.version,
             fingerprint=self._fingerprint,
         )
 
-    def _pieces(self, reader: layout.Reader) -> dict[str, str]:
+    def _pieces(self, reader: layout.Reader, did: str = "") -> dict[str, str]:
         view = self._client.view()
         made = page.pieces(view, self._history.last(view), reader.words, self._now())
         made["demo"] = layout.simulated_mains(reader) if page.can_simulate(view) else words.Html("")
-        return made
+        return made | controls.pieces(view, reader, did)
 
     # -- pages
 
@@ -142,8 +112,16 @@ class _Site:
         if not self._may_read(session):
             return _to("/login")
         reader = self._reader(sid, session)
-        pieces = self._pieces(reader)
-        return _html(layout.status(pieces, words.Html(pieces["demo"]), reader))
+        return _html(layout.status(self._pieces(reader, bottle.request.query.get("did", "")), reader))
+
+    def static(self, name: str) -> bottle.HTTPResponse:
+        header = bottle.request.get_header
+        version, has = bottle.request.query.get("v", ""), header("If-None-Match", "")
+        answer = self._files.answer(name, version=version, has=has, encodings=header("Accept-Encoding", ""))
+        if answer is None:
+            return _json(404, {"error": "there is no such file"})
+        status, headers, data = answer
+        return bottle.HTTPResponse(data, status=status, headers=headers)
 
     def login_form(self) -> bottle.HTTPResponse:
         sid, session = self._session(touch=True)
@@ -221,15 +199,48 @@ class _Site:
             return self._problem(403, "error.form")
         if mains not in ("on", "off"):
             return self._problem(400, "error.core", why="mains must be on or off")
-        order = {
-            "type": "command", "command": Command.SIMULATE.value, "args": {"mains": mains},
-            "origin": {"user": USER, "address": bottle.request.remote_addr or ""},
-        }  # fmt: skip
+        refused = self._order("command", command=Command.SIMULATE.value, args={"mains": mains})
+        return refused or (_json(200, {"mains": mains}) if _wants_json() else _to("/"))
+
+    def shutdown_form(self) -> bottle.HTTPResponse:
+        """Choose what a planned shutdown takes along, then see whom."""
+        sid, session = self._session(touch=True)
+        if not session or session.new_password:
+            return _to("/password" if session else "/login")
+        view, reader, stage = self._client.view(), self._reader(sid, session), bottle.request.query.get("stage")
+        if stage is not None and controls.whom(view, stage):
+            return _html(controls.confirm(reader, view, stage))
+        return _html(controls.choose(reader, view))
+
+    def protect(self) -> bottle.HTTPResponse:
+        """What an administrator asks of protection (docs/api.md); the core decides whether it can be."""
+        sid, session = self._guard()
+        if not session or session.new_password:
+            return self._problem(403, "error.form")
+        do, stage, view = _field("do"), _field("stage"), self._client.view()
+        if do not in controls.DEEDS:
+            return self._problem(400, "error.core", why="do must be one of " + ", ".join(controls.DEEDS))
+        if do == "shutdown" and _field("sure") != "yes":
+            return self._problem(400, "error.sure")
+        if do == "shutdown" and _field("list") != controls.checksum(controls.whom(view, stage)):
+            return self._problem(409, "error.changed")
+        if do == "wake":
+            stage = stage or controls.ALL
+        refused = self._order("protect", do=do, **({"stage": stage} if stage else {}))
+        if refused:
+            return refused
+        if _wants_json():
+            return _json(200, {"do": do, "said": controls.said(self._reader(sid, session), do)})
+        return _to(f"/?did={do}" if do in controls.SAID else "/")
+
+    def _order(self, kind: str, **what: Any) -> bottle.HTTPResponse | None:
+        """Ask the core, in the name of the account; the answer to give if it did not do so."""
+        origin = {"user": USER, "address": bottle.request.remote_addr or ""}
         try:
-            self._client.ask(order)
+            self._client.ask({"type": kind, **what, "origin": origin})
         except BusError as e:
             return self._problem(503, "error.core", why=str(e))
-        return _json(200, {"mains": mains}) if _wants_json() else _to("/")
+        return None
 
     def _problem(self, status: int, key: str, **values: str) -> bottle.HTTPResponse:
         sid, session = self._session(touch=False)

@@ -14,6 +14,7 @@ from .model import Event
 
 LANGUAGES = ("en", "de")
 _FOLDER = Path(__file__).parent / "static" / "lang"
+_IN_SECONDS = ("on-battery", "runtime", "budget", "silence")  # the reasons whose value is a time
 _NO_VALUE = "\N{EN DASH}"
 _THIN = "\N{NARROW NO-BREAK SPACE}"
 
@@ -73,6 +74,23 @@ class Words:
             return f"{minutes}{_THIN}min"
         return f"{minutes // 60}{_THIN}h {minutes % 60:02d}{_THIN}min"
 
+    def ago(self, seconds: float) -> str:
+        """An age for people, too coarse to tick: just now, 5 min ago, 3 h ago, 2 days ago."""
+        if seconds < 60:
+            return self("ago.now")
+        if seconds < 2 * 3600:
+            return self("ago.before", value=f"{int(seconds // 60)}{_THIN}min")
+        if seconds < 48 * 3600:
+            return self("ago.before", value=f"{int(seconds // 3600)}{_THIN}h")
+        return self("ago.days", value=int(seconds // 86400))
+
+    def why(self, said: str) -> str:
+        """Why something was done, in this language: a code, and a value behind a blank."""
+        code, _, value = said.partition(" ")
+        if code in _IN_SECONDS:
+            value = _duration(value, self)
+        return self(f"why.{code}", value=value) if f"why.{code}" in self else said
+
     def moment(self, wall_s: float) -> Html:
         """A moment of the wall clock, in this machine's zone; the page's script turns it into the reader's."""
         iso = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall_s))
@@ -116,15 +134,11 @@ def event_text(event: Event, words: Words) -> str:
     if event.kind in ("began", "ended"):
         subject = words(f"condition.{event.name}") if f"condition.{event.name}" in words else event.name
         return words(f"event.{event.kind}", condition=subject)
-    data = {**event.data, "why": _why(event.data.get("why", ""), words), "detail": _detail(event, words)}
+    data = {**event.data, "why": words.why(event.data.get("why", "")), "detail": _detail(event, words)}
+    if "seconds" in event.data:
+        data["seconds"] = _duration(event.data["seconds"], words)
     said = words(f"note.{event.name}", **data) if f"note.{event.name}" in words else event.name
     return f"{said}: {event.text}" if event.text else said.rstrip(" :")
-
-
-def _why(said: str, words: Words) -> str:
-    """Why a stage was latched, in this language."""
-    code, _, value = said.partition(" ")
-    return words(f"why.{code}", value=value) if f"why.{code}" in words else said
 
 
 def outcome(detail: str, words: Words) -> str:
@@ -135,3 +149,10 @@ def outcome(detail: str, words: Words) -> str:
 
 def _detail(event: Event, words: Words) -> str:
     return outcome(event.data.get("detail", ""), words)
+
+
+def _duration(text: str, words: Words) -> str:
+    try:
+        return words.duration(float(text))
+    except ValueError:
+        return text

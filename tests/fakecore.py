@@ -16,6 +16,7 @@ from agent.model import (
     Condition,
     Event,
     Flow,
+    Forecast,
     Ident,
     Line,
     ServerView,
@@ -79,6 +80,75 @@ def on_battery(spent_s: float = 134.0, **changes) -> View:
     )
 
 
+def forecast(**changes) -> View:
+    """On mains, with what an outage would bring, who was proven when, and one of the servers not."""
+    view = on_line()
+    early, default = view.stages
+    nas, host = view.servers
+    view = replace(
+        view,
+        stages=(replace(early, forecast_s=600.0), replace(default, forecast_s=1560.0)),
+        servers=(
+            replace(nas, proof_age_s=300.0),
+            replace(host, how="ssh", port=22, proof="the command is allowed", proof_age_s=7300.0,
+                    mac="02:00:00:00:00:0b"),
+            ServerView(name="backup", address="192.0.2.12", port=6003, how="rccmd", stage="default", needs_s=60.0,
+                       proof="Connection refused", proof_age_s=180000.0),
+        ),
+        forecast=Forecast(runtime_s=2460.0, basis="ups", down_s=1800.0, margin_s=660.0),
+    )  # fmt: skip
+    return replace(view, **changes)
+
+
+def committed(**changes) -> View:
+    """On battery, every stage triggered, the servers told."""
+    view, after = on_battery(700.0), forecast()
+    early, default = view.stages
+    nas, host, backup = after.servers
+    view = replace(
+        view,
+        phase="committed",
+        conditions=(*view.conditions, replace(view.conditions[0], condition=Condition.SHUTDOWN_IMMINENT)),
+        stages=(
+            replace(early, latched=True, why="on-battery 600", due_in_s=None),
+            replace(default, latched=True, why="low-battery"),
+        ),
+        servers=(
+            replace(nas, delivery="delivered-unconfirmed", attempts=1),
+            replace(host, delivery="accepted", attempts=1),
+            replace(backup, delivery="not-delivered", attempts=7, detail="Connection refused"),
+        ),
+        off_in_s=200.0,
+        commands=frozenset({Command.SIMULATE, Command.SHUTDOWN_RETURN}),
+    )
+    return replace(view, **changes)
+
+
+def recovery(wake_in_s: float = 270.0, **changes) -> View:
+    """Mains for good: the servers are woken in `wake_in_s`, or are being woken."""
+    view, told = forecast(), committed()
+    wakes = ("back", "waking", "by-hand") if wake_in_s == 0 else ("waiting", "waiting", "by-hand")
+    servers = tuple(replace(s, wake=w) for s, w in zip(told.servers, wakes, strict=True))
+    view = replace(
+        view, phase="recovery", outage=told.outage, stages=told.stages, servers=servers, wake_in_s=wake_in_s,
+        wake_charge_pct=30.0, forecast=None,
+    )  # fmt: skip
+    return replace(view, **changes)
+
+
+def planned(**changes) -> View:
+    """On mains, somebody has ordered the first stage down."""
+    view = forecast()
+    first, second = view.stages
+    nas, host, backup = view.servers
+    view = replace(
+        view, phase="planned", outage="00112233445566ff", forecast=None, off_in_s=None,
+        stages=(replace(first, latched=True, why="planned"), second),
+        servers=(replace(nas, delivery="delivered-unconfirmed"), host, backup),
+    )  # fmt: skip
+    return replace(view, **changes)
+
+
 def no_data(**changes) -> View:
     """The UPS has been silent for 35 s."""
     view = on_line()
@@ -95,7 +165,7 @@ def event(number: int, kind: str, name: str, **more) -> Event:
 
 
 class FakeCore:
-    """Publishes views on a real bus; `orders` are the commands it was given. A context manager."""
+    """Publishes views on a real bus; `orders` are the requests it was given. A context manager."""
 
     def __init__(self, path: Path | str, view: View | None = None) -> None:
         self.path = str(path)
@@ -152,12 +222,14 @@ class FakeCore:
                     for s in view.stages
                 )
                 view = replace(view, on_battery_s=view.on_battery_s + gone_s, stages=stages)
-            self.publish(replace(view, now_s=now_s, wall_s=time.time()))
+            names = ("off_in_s", "wake_in_s", "drill_left_s")
+            left = {n: max(0.0, left_s - gone_s) for n in names if (left_s := getattr(view, n)) is not None}
+            self.publish(replace(view, now_s=now_s, wall_s=time.time(), **left))
 
     def _answer(self, message: bus.Message, peer: busserver.Peer) -> bus.Message:
         if self.refuse:
             raise bus.BusError(self.refuse)
-        if message.get("type") == "command":
+        if message.get("type") in ("command", "protect"):
             self.orders.append(message)
             self.react(message)
             return {}

@@ -20,7 +20,8 @@ AGENT = ROOT / "agent"
 FLOORS = {
     "__main__": 5, "run": 5, "core": 5, "faces": 5, "demo": 5, "verbs": 5, "process": 5,
     "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "tls": 4, "page": 4,
-    "words": 4, "layout": 4, "history": 4, "snmp": 4, "netif": 4,
+    "saying": 4, "ladder": 4, "controls": 4, "assets": 4, "words": 4, "layout": 4, "history": 4,
+    "snmp": 4, "netif": 4,
     "engine": 3, "portrait": 3, "telling": 3, "guard": 3, "deliver": 3, "reach": 3,
     "attempt": 3, "book": 3, "requests": 3,
     "bus": 3, "busserver": 3, "ups": 3,
@@ -33,9 +34,12 @@ FLOORS = {
 }  # fmt: skip
 #: the rooms that make up one face
 WEB, SNMP = (
-    {"web", "httpd", "httphead", "httpanswer", "login", "tls", "page", "words", "layout", "history"},
+    {
+        "web", "httpd", "httphead", "httpanswer", "login", "tls", "page", "saying", "ladder", "controls", "assets",
+        "words", "layout", "history",
+    },
     {"snmp", "netif"},
-)
+)  # fmt: skip
 MODULES = sorted(
     str(p.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__") for p in AGENT.rglob("*.py")
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import layout, outage, page, words
+from agent import controls, layout, outage, page, words
 from agent.model import Condition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +18,17 @@ TEXTS = {name: json.loads((ROOT / f"agent/static/lang/{name}.json").read_text())
 STATES = ("unknown", "reachable", "proven")
 DELIVERIES = ("none", "sending", "accepted", "delivered-unconfirmed", "not-delivered", "dry-run")
 MODES = ("setup", "dry-run", "armed")
+PHASES = ("idle", "countdown", "hold", "committed", "off-armed", "recovery", "planned")
+WAKES = ("waiting", "waking", "back", "by-hand")  # and none, of which nothing is said
+BASES = ("ups", "learned", "configured")
+#: notes of what comes after an outage, of orders, drills and proofs
+NOTES = (
+    "committed", "ups-off", "ups-off-skipped", "ups-off-ignored", "recovery-began", "waking", "back", "not-back",
+    "recovered", "planned-ended", "held", "aborted", "released", "cleared", "drill-began", "drill-stage",
+    "drill-ended", "proof-failed", "proven-again", "state-lost",
+)  # fmt: skip
+#: why people had a stage latched, the UPS was left on, or something ended
+WHYS = ("ordered", "planned", "recovery", "unproven", "configured", "mains", "given-up", "played", "time", "outage")
 STATE_WORDS = set(re.findall(r'State\(\s*"([a-z-]+)"', Path(page.__file__).read_text())) | {
     "low-battery",
     "on-battery",
@@ -34,10 +45,16 @@ def notes():
                 first = node.args[0] if node.args else None
                 if called in ("_note", "Note") and isinstance(first, ast.Constant) and isinstance(first.value, str):
                     found.add(first.value)
-    return found | {"mains-back", "outage-closed", "told", "not-told"}  # names that come from protection and telling
+    return found | {
+        "mains-back",
+        "outage-closed",
+        "told",
+        "not-told",
+        *NOTES,
+    }  # names that come from protection and telling
 
 
-#: what agent/deliver.py says of a server, and two frequent errors of the system
+#: what agent/reach/rccmd.py says of a server, and two frequent errors of the system
 DETAILS = (
     "closed without a word", "closed without reading", "no answer", "no connection in time",
     "the line was not taken whole", "Connection refused", "No route to host",
@@ -45,7 +62,7 @@ DETAILS = (
 
 
 def test_the_details_are_those_of_the_delivery():
-    text = (ROOT / "agent/deliver.py").read_text()
+    text = (ROOT / "agent/reach/rccmd.py").read_text()
     assert [d for d in DETAILS[:-2] if f'"{d}"' not in text] == []
 
 
@@ -58,6 +75,10 @@ def families():
     keys |= {f"next.{n}{d}" for n in ("first", "further", "told", "unknown") for d in ("", "-dry")}
     keys |= {f"tile.{t}" for t in ("charge", "runtime", "load", "input")} | {f"protection.{m}" for m in MODES[:2]}
     keys |= {f"why.{w}" for w in outage.WHYS} | {f"detail.{d.lower().replace(' ', '-')}" for d in DETAILS}
+    keys |= {f"why.{w}" for w in WHYS} | {f"wake.{w}" for w in WAKES} | {f"basis.{b}" for b in BASES}
+    keys |= {f"do.{d}{h}" for d in controls.DEEDS if d != "shutdown" for h in ("", ".help")}
+    keys |= {f"ago.{a}" for a in ("now", "before", "days")} | {f"said.{d}" for d in controls.SAID}
+    keys |= {f"forecast.{f}" for f in ("first", "down", "battery", "margin")}
     keys |= {f"flow.{b}" for b in ("mains", "ups", "load", "battery")}
     keys |= {f"error.{c}" for c in ("wrong", "wait", "busy", "too-short", "too-long", "common", "same")}
     return keys
@@ -66,7 +87,7 @@ def families():
 def literals():
     """The keys that stand whole in the source."""
     found = set()
-    for name in ("page", "layout", "web"):
+    for name in ("page", "saying", "ladder", "controls", "layout", "web"):
         text = (ROOT / f"agent/{name}.py").read_text()
         found |= set(re.findall(r"""["']((?:[a-z-]+)\.[a-z-]+(?:\.[a-z-]+)?)["']""", text)) & set(TEXTS["en"])
         found |= {k for k in re.findall(r"""words\(\s*["']([a-z.-]+)["']""", text) if not k.endswith(".")}

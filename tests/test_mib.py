@@ -19,6 +19,7 @@ from agent.model import (
     VERSION,
     Battery,
     Condition,
+    Forecast,
     Ident,
     Line,
     Rating,
@@ -281,6 +282,16 @@ def test_seconds_on_battery_go_on_between_two_views() -> None:
 def test_minutes_remaining_are_whole_and_never_zero(runtime_s: float, minutes: int) -> None:
     shown = view(replace(ON_LINE, battery=Battery(runtime_s=runtime_s)))
     assert ups(shown)["upsEstimatedMinutesRemaining"] == minutes
+
+
+def test_minutes_remaining_of_a_ups_that_says_none_are_the_forecast_s() -> None:
+    mute = replace(ON_LINE, battery=Battery(charge_pct=90.0))
+    cast = Forecast(runtime_s=1500.0, basis="learned")
+    assert "upsEstimatedMinutesRemaining" not in ups(view(mute))
+    assert ups(view(mute, forecast=cast))["upsEstimatedMinutesRemaining"] == 25
+    says = replace(ON_LINE, battery=Battery(runtime_s=600.0))
+    assert ups(view(says, forecast=cast))["upsEstimatedMinutesRemaining"] == 10
+    assert "upsEstimatedMinutesRemaining" not in ups(view(None, forecast=cast))
 
 
 def test_the_battery_temperature_may_come_from_inside_the_ups() -> None:

@@ -7,17 +7,29 @@ import json
 import re
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import bus, config, httpd, layout, login, page, web, wire, words
+from agent import bus, config, controls, httpd, layout, login, model, page, web, wire, words
 from agent.model import Active, Condition, Event, Ident, Line, Source, Status, View
-from tests.fakecore import FakeCore, event, no_data, on_battery, on_line
+from tests import test_lang
+from tests.fakecore import (
+    FakeCore,
+    committed,
+    event,
+    forecast,
+    no_data,
+    on_battery,
+    on_line,
+    planned,
+    recovery,
+)
 
 GOOD = "blue door, 7 steps"
 WORDS = words.load()
@@ -222,10 +234,10 @@ def test_a_post_without_the_sessions_token_is_refused(world, token):
     assert world.core.orders == [] and world.get("/").status == 200
 
 
-@pytest.mark.parametrize("path", ["/simulate", "/logout", "/preferences"])
+@pytest.mark.parametrize("path", ["/simulate", "/logout", "/preferences", "/protect"])
 def test_a_get_changes_nothing(world, path):
     world.log_in()
-    answer = world.get(path + "?mains=off&theme=dark&token=" + world.token())
+    answer = world.get(path + "?mains=off&theme=dark&do=abort&token=" + world.token())
     assert answer.status == 405 and json.loads(answer.text)["error"]
     assert world.core.orders == [] and world.get("/").status == 200
 
@@ -259,6 +271,148 @@ def test_a_real_ups_has_no_buttons(world):
     assert 'action="/simulate"' not in world.get("/").text
 
 
+# --- steering the protection ------------------------------------------------------------------------------------
+
+
+def shown(world):
+    """What the buttons of the status page ask for."""
+    return re.findall(r'name="do" value="([a-z-]+)"', world.get("/").text)
+
+
+def test_the_buttons_are_those_that_make_sense_now(world):
+    world.log_in()
+    held = on_battery(held_s=300.0)
+    aborted = on_battery(aborted=True)
+    for view, deeds in (
+        (forecast(), ["prove", "drill"]),
+        (forecast(drill_left_s=60.0), ["prove", "drill-end"]),
+        (forecast(mode="setup"), ["prove"]),
+        (on_battery(), ["hold", "abort"]),
+        (held, ["hold", "abort", "release"]),
+        (aborted, ["hold", "release"]),
+        (committed(), []),
+        (recovery(), ["wake", "clear"]),
+        (recovery(0.0), ["wake", "clear"]),
+        (planned(), ["wake", "clear"]),
+        (on_line(servers=()), []),
+    ):
+        world.publish(view)
+        assert shown(world) == deeds, view.phase
+
+
+def test_whoever_is_not_logged_in_sees_no_button_and_may_ask_for_nothing(public):
+    for view in (forecast(), on_battery(), recovery(), planned()):
+        public.publish(view)
+        text = public.get("/").text
+        assert "/protect" not in text and 'href="/shutdown"' not in text
+    assert public.get("/shutdown").headers["Location"] == "/login"
+    assert public.post("/protect", {"do": "hold"}).status == 403
+    assert public.post("/protect", {"do": "hold", "token": "00" * 32}).status == 403
+    assert public.core.orders == []
+
+
+@pytest.mark.parametrize("do", [d for d in controls.DEEDS if d != "shutdown"])
+def test_each_button_asks_the_core_and_says_who_asked(world, do):
+    world.log_in()
+    answer = world.post("/protect", {"token": world.token(), "do": do})
+    assert answer.status == 303 and answer.headers["Location"] in ("/", f"/?did={do}")
+    stage = {"stage": "all"} if do == "wake" else {}
+    origin = {"user": "admin", "address": "127.0.0.1"}
+    orders = [{k: v for k, v in o.items() if k in ("type", "do", "stage", "origin")} for o in world.core.orders]
+    assert orders == [{"type": "protect", "do": do, "origin": origin, **stage}]
+
+
+def test_the_page_says_so_when_nothing_else_shows_that_a_button_worked(world):
+    world.log_in()
+    world.publish(forecast())
+    assert "servers are being asked" in world.get("/?did=prove").text
+    for did in ("hold", "<script>", "nothing"):
+        assert "being asked" not in world.get("/?did=" + did).text
+    answer = world.post("/protect", {"token": world.token(), "do": "prove"}, Accept="application/json")
+    assert json.loads(answer.text)["said"].startswith("The servers are being asked")
+
+
+@pytest.mark.parametrize("headers", FORGED)
+def test_an_order_from_another_page_is_refused(world, headers):
+    world.log_in()
+    fields = {"token": world.token(), "do": "abort"}
+    assert world.post("/protect", fields, **headers).status == 403 and world.core.orders == []
+
+
+@pytest.mark.parametrize("token", ["", "00", "00" * 32])
+def test_an_order_without_the_sessions_token_is_refused(world, token):
+    world.log_in()
+    assert world.post("/protect", {"token": token, "do": "abort"}).status == 403 and world.core.orders == []
+
+
+def test_an_unknown_order_is_refused_and_a_refusal_of_the_core_is_one_line(world):
+    world.log_in()
+    token = world.token()
+    assert world.post("/protect", {"token": token, "do": "explode"}).status == 400
+    assert world.post("/protect", {"token": token}).status == 400
+    world.core.refuse = "there is no countdown: nothing to put off or to stop"
+    answer = world.post("/protect", {"token": token, "do": "hold"}, Accept="application/json")
+    assert answer.status == 503 and "there is no countdown" in json.loads(answer.text)["error"]
+    assert "there is no countdown" in world.post("/protect", {"token": token, "do": "hold"}).text
+    assert world.core.orders == []
+
+
+def test_a_first_login_without_a_password_yet_steers_nothing(world):
+    world.post("/login", {"password": world.accounts.first_password()})
+    assert world.get("/shutdown").headers["Location"] == "/password"
+    assert world.post("/protect", {"token": world.token("/password"), "do": "abort"}).status == 403
+
+
+def fields_of(text):
+    return dict(re.findall(r'<input type="hidden" name="([a-z]+)" value="([^"]*)">', text.split("</nav>")[1]))
+
+
+def test_a_planned_shutdown_shows_whom_it_takes_along_and_asks_once_more(world):
+    world.log_in()
+    world.publish(forecast())
+    assert 'href="/shutdown"' in world.get("/").text
+    choose = world.get("/shutdown").text
+    assert re.findall(r'name="stage" value="([^"]+)"', choose) == ["early", "all"]
+    first, everything = world.get("/shutdown?stage=early").text, world.get("/shutdown?stage=all").text
+    assert "nas" in first and "vm-host" not in first
+    assert "vm-host" in everything and everything.index("<b>nas") < everything.index("<b>vm-host")
+    assert everything.count("no MAC address") == 2 and "until somebody wakes them" in everything
+    assert world.core.orders == []
+    fields = fields_of(first)
+    assert (fields["do"], fields["stage"]) == ("shutdown", "early")
+    answer = world.post("/protect", fields)
+    assert answer.status == 400 and "Nothing was shut down" in answer.text and world.core.orders == []
+    assert world.post("/protect", {**fields, "sure": "yes"}).headers["Location"] == "/"
+    assert [(o["do"], o["stage"]) for o in world.core.orders] == [("shutdown", "early")]
+
+
+def test_a_planned_shutdown_takes_nobody_along_who_was_not_shown(world):
+    world.log_in()
+    world.publish(forecast())
+    fields = {**fields_of(world.get("/shutdown?stage=early").text), "sure": "yes"}
+    view = forecast()
+    world.publish(replace(view, servers=(replace(view.servers[1], stage="early"), *view.servers[:1])))
+    answer = world.post("/protect", fields)
+    assert answer.status == 409 and "the plan has changed" in answer.text
+    assert world.post("/protect", {**fields, "list": ""}).status == 409 and world.core.orders == []
+
+
+def test_an_unknown_stage_leads_back_to_the_choice(world):
+    world.log_in()
+    for stage in ("nothing", "", "<b>"):
+        text = world.get("/shutdown?stage=" + stage).text
+        assert 'type="radio"' in text and 'name="sure"' not in text
+
+
+def test_a_planned_shutdown_says_what_the_mode_and_an_outage_change(world):
+    world.log_in()
+    world.publish(forecast(mode="dry-run"))
+    assert "nothing is sent" in world.get("/shutdown?stage=all").text
+    world.publish(on_battery())
+    text = world.get("/shutdown?stage=all").text
+    assert "<h2>Shut down now</h2>" in text and "This is an outage" in text and "nothing is sent" not in text
+
+
 # --- the API ----------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +421,25 @@ def test_the_status_is_the_view_of_the_core_and_how_old_it_is(public):
     view = wire.from_json(View, told["view"])
     assert view.name == "server room" and view.status.inputs[0].voltage_v == 230.4
     assert 0 <= told["view_age_s"] < 5 and told["now_s"] == pytest.approx(view.now_s + told["view_age_s"])
+
+
+NO_PART_OF_THE_VIEW = {model.Option, model.Event}
+
+
+def test_every_field_of_the_view_is_in_the_documentation_of_the_api():
+    text = (Path(__file__).resolve().parent.parent / "docs/api.md").read_text()
+    told = [
+        c for c in vars(model).values() if isinstance(c, type) and is_dataclass(c) and c not in NO_PART_OF_THE_VIEW
+    ]
+    names = {f"{c.__name__}.{f.name}" for c in told for f in fields(c)}
+    assert len(names) > 100 and {n for n in names if f"`{n.split('.')[1]}`" not in text} == set()
+
+
+def test_every_word_of_the_view_is_in_the_documentation_of_the_api():
+    text = (Path(__file__).resolve().parent.parent / "docs/api.md").read_text()
+    said = [*test_lang.PHASES, *test_lang.STATES, *test_lang.DELIVERIES, *test_lang.WAKES, *test_lang.BASES]
+    said += [*test_lang.MODES, *controls.DEEDS]
+    assert [w for w in said if f"`{w}`" not in text] == []
 
 
 def test_events_are_paged(public):
@@ -468,14 +641,7 @@ def test_without_the_core_the_page_counts_how_long():
 def test_servers_that_were_never_reached_are_counted_when_armed():
     view = on_line()
     view = replace(view, servers=(replace(view.servers[0], state="unknown"), view.servers[1]))
-    assert said(view)["line"] == "1 of 2 servers have not been reached yet" and page.state_of(view).tone == "warn"
-
-
-def test_when_the_mains_is_back_the_page_says_who_was_told():
-    view = on_line(outage="00112233445566ff", phase="hold")
-    assert said(view)["line"] == "mains is back, but not yet for long enough" and page.state_of(view).tone == "warn"
-    view = replace(view, servers=(replace(view.servers[0], delivery="accepted"), view.servers[1]))
-    assert said(view)["line"] == "mains is back; 1 of 2 servers have been told to shut down"
+    assert said(view)["line"] == "1 of 2 servers are not known to be reachable" and page.state_of(view).tone == "warn"
 
 
 def test_what_the_big_word_says_is_not_said_twice():
@@ -525,7 +691,7 @@ def test_every_condition_and_note_is_a_sentence(language):
 
 def test_an_event_of_a_newer_core_is_shown_as_it_was_said():
     why = event(1, "note", "stage-latched", data={"stage": "s", "why": "silence 61"})
-    assert "seit 61 s nichts" in words.event_text(why, WORDS["de"])
+    assert "seit 61\N{NARROW NO-BREAK SPACE}s nichts" in words.event_text(why, WORDS["de"])
     refused = event(1, "note", "not-told", data={"server": "nas", "detail": "Connection refused"})
     assert "Verbindung abgelehnt" in words.event_text(refused, WORDS["de"])
     assert (
@@ -542,7 +708,7 @@ class Counter(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes |= {name for name, _ in attrs}
-        if tag not in ("meta", "link", "input", "path", "rect"):
+        if tag not in ("meta", "link", "input", "path", "rect", "col"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -560,7 +726,8 @@ def whole(view, events, language="en", token="t"):
     reader = layout.Reader(
         words=WORDS[language], names={"en": "English", "de": "Deutsch"}, token=token, fingerprint="AB"
     )
-    return layout.status(page.pieces(view, events, reader.words, view.now_s), layout.simulated_mains(reader), reader)
+    pieces = page.pieces(view, events, reader.words, view.now_s) | controls.pieces(view, reader)
+    return layout.status(pieces | {"demo": layout.simulated_mains(reader)}, reader)
 
 
 def hostile(text):
@@ -573,7 +740,7 @@ def hostile(text):
         status=replace(view.status, ident=ident),
         stages=(replace(view.stages[0], name=text),),
         servers=(replace(view.servers[0], name=text, address=text, how=text, stage=text, state=text, delivery=text,
-                         detail=text),),
+                         detail=text, proof=text, wake=text, mac=text),),
     ), [Event(id=1, kind="note", name=text, text=text, data={"server": text}), Event(id=2, kind="began", name=text),
         Event(id=3, kind="note", name="told", data={"server": text, "detail": text})]  # fmt: skip
 

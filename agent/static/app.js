@@ -31,6 +31,10 @@
     }
   };
 
+  const same = (root, old) =>
+    [...root.querySelectorAll(old.tagName)].find((e) => e.name === old.name && e.value === old.value) ||
+    root.querySelector("button");
+
   // The pieces are HTML that the adapter made and escaped.
   const show = (pieces) => {
     for (const [name, piece] of Object.entries(pieces)) {
@@ -40,8 +44,10 @@
       else {
         const element = document.getElementById(name);
         if (!element || element.innerHTML === piece) continue;
+        const focus = element.contains(document.activeElement) ? document.activeElement : null;
         element.innerHTML = piece;
         localise(element);
+        if (focus) same(element, focus)?.focus(); // who steers by keyboard stays where he was
       }
     }
   };
@@ -108,8 +114,10 @@
     try {
       const answer = await fetch(form.action, { method: "POST", body: fields, headers: { Accept: "application/json" } });
       const told = await answer.json();
-      said.textContent = answer.ok ? "" : told.error;
+      said.textContent = answer.ok ? told.said || "" : told.error;
+      said.classList.toggle("well", answer.ok);
     } catch {
+      said.classList.remove("well");
       said.textContent = lost.dataset.text;
     }
     buttons.forEach((b) => (b.disabled = false));

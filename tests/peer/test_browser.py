@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent import page, words
-from agent.model import Active, Condition
+from agent.model import Active, Condition, Forecast
 from tests.faceserver import FaceServer
-from tests.fakecore import FakeCore, on_battery, on_line
+from tests.fakecore import FakeCore, committed, forecast, on_battery, on_line, planned, recovery
 from tests.webdriver import Browser, wait_for
 
 pytestmark = pytest.mark.peer
@@ -95,6 +95,16 @@ return poor;
 """
 
 
+#: how things are after an order
+AFTER = {
+    "hold": on_battery(held_s=300.0), "abort": on_battery(aborted=True), "release": on_battery(),
+    "drill": forecast(drill_left_s=1800.0), "drill-end": forecast(), "prove": forecast(), "shutdown": planned(),
+    "wake": recovery(0.0), "clear": forecast(),
+}  # fmt: skip
+TOO_LONG = forecast(forecast=Forecast(runtime_s=900.0, basis="learned", down_s=1500.0, margin_s=-600.0))
+HOLD = forecast(phase="hold", outage="00112233445566ff")
+
+
 # --- the tests --------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +113,10 @@ def core(tmp_path: Path) -> Iterator[FakeCore]:
     with FakeCore(tmp_path / "core.sock") as running:
 
         def obey(order: dict) -> None:
-            running.publish(on_line() if order["args"]["mains"] == "on" else on_battery(3.0))
+            if order["type"] == "protect":
+                running.publish(AFTER[order["do"]])
+            else:
+                running.publish(on_line() if order["args"]["mains"] == "on" else on_battery(3.0))
 
         running.react = obey
         yield running
@@ -138,6 +151,78 @@ def test_first_login_then_an_outage_and_its_end_are_seen_live(
         assert [o["args"]["mains"] for o in core.orders] == ["off", "on"]
 
 
+def ask(browser: Browser, do: str) -> None:
+    """Press a button that steers the protection."""
+    browser.click(f'form[action="/protect"] button[value={do}]')
+
+
+def offers(browser: Browser, *deeds: str) -> None:
+    """Wait until there are these buttons that steer the protection, and no others."""
+    script = "return [...document.querySelectorAll('button[name=do]')].map((b) => b.value)"
+    wait_for(lambda: browser.run(script) == list(deeds), 5, f"{deeds}, not {browser.run(script)}")
+
+
+def test_an_outage_is_put_off_stopped_and_let_go_on_without_a_reload(core: FakeCore, face: FaceServer) -> None:
+    with Browser() as browser:
+        log_in(browser, face.url, face.password, PASSWORD)
+        core.publish(on_battery())
+        offers(browser, "hold", "abort")
+        mark(browser)
+        ask(browser, "hold")
+        offers(browser, "hold", "abort", "release")
+        assert "put off by 5" in browser.text("#stage-0")
+        assert browser.run("return document.activeElement.value") == "hold"  # who steers by keyboard stays there
+        ask(browser, "abort")
+        offers(browser, "hold", "release")
+        wait_for(lambda: "stopped" in browser.text("#stage-0"), 3, "the rung says so")
+        ask(browser, "release")
+        offers(browser, "hold", "abort")
+        first = browser.text("#stage-0 .badge")
+        wait_for(lambda: browser.text("#stage-0 .badge") != first, 3, "the countdown goes on")
+        core.refuse = "every stage is latched already: there is no way back"
+        ask(browser, "abort")
+        wait_for(lambda: "no way back" in browser.text("#urgent .said"), 3, "why the core refused")
+        assert not_reloaded(browser) and [o["do"] for o in core.orders] == ["hold", "abort", "release"]
+        assert all("503" in line for line in browser.console())  # the refusal, and nothing else
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_a_drill_and_a_proof_can_be_asked_for(core: FakeCore, face: FaceServer, script: bool) -> None:
+    with Browser(script=script) as browser:
+        log_in(browser, face.url, face.password, PASSWORD)
+        core.publish(forecast())
+        wait_for(lambda: "41:0" in browser.text("#forecast"), 8, "the forecast")
+        ask(browser, "prove")
+        wait_for(lambda: "being asked" in browser.text("#routine .said"), 5, "that they are being asked")
+        ask(browser, "drill")
+        wait_for(lambda: "nobody is told" in browser.text("#drill"), 5, "the banner")
+        ask(browser, "drill-end")
+        wait_for(lambda: browser.text("#drill") == "", 5, "no banner")
+        assert [o["do"] for o in core.orders] == ["prove", "drill", "drill-end"]
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_a_planned_shutdown_is_chosen_confirmed_and_ended(core: FakeCore, face: FaceServer, script: bool) -> None:
+    with Browser(script=script) as browser:
+        log_in(browser, face.url, face.password, PASSWORD)
+        core.publish(forecast())
+        wait_for(lambda: "41:0" in browser.text("#forecast"), 8, "the forecast")
+        browser.click("#danger a")
+        wait_for(lambda: browser.address().endswith("/shutdown"), 5, "the choice")
+        browser.click("input[value=early]")
+        browser.click("form button.primary")
+        wait_for(lambda: "nas" in browser.text(".whom"), 5, "whom it takes along")
+        assert "vm-host" not in browser.text("main")
+        browser.click("form button.danger")  # the browser wants the box ticked first
+        assert core.orders == [] and browser.address().endswith("/shutdown?stage=early")
+        browser.click("input[name=sure]")
+        browser.click("form button.danger")
+        sees(browser, "Planned shutdown")
+        assert [(o["do"], o["stage"]) for o in core.orders] == [("shutdown", "early")]
+        ask(browser, "clear")
+        sees(browser, "On line", 8.0)
+
+
 def test_over_tls_the_session_works_as_well(core: FakeCore, tmp_path: Path) -> None:
     with FaceServer(core.path, tmp_path / "secure", tls=True) as face, Browser() as browser:
         log_in(browser, face.url, face.password, PASSWORD)
@@ -170,7 +255,11 @@ def test_a_phone_of_360_by_640_shows_the_state_and_never_scrolls_sideways(
             core.publish(view)
             sees(browser, word[language])
             assert fits(browser), word
-        for path in ("/login", "/password"):
+        for view in (TOO_LONG, on_battery(held_s=300.0), committed(), HOLD, recovery(), recovery(0.0), planned()):
+            core.publish(view)
+            sees(browser, words.load()[language](f"state.{page.state_of(view).name}"))
+            assert fits(browser), view.phase
+        for path in ("/login", "/password", "/shutdown", "/shutdown?stage=all"):
             browser.open(face.url + path)
             assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth"), path
 
@@ -210,13 +299,20 @@ def test_every_text_has_the_contrast_of_wcag_aa(core: FakeCore, face: FaceServer
         low = Active(condition=Condition.LOW_BATTERY, since_s=0.0, since_wall_s=0.0)
         fan = replace(low, condition=Condition.FAN_FAILURE)
         alarm = replace(on_battery(), conditions=(*on_battery().conditions, low, fan), config_errors=("bad",))
-        for view in (on_line(), on_line(mode="dry-run"), on_battery(), alarm):
+        views = (on_line(), on_line(mode="dry-run"), on_battery(), alarm, TOO_LONG, forecast(drill_left_s=900.0))
+        for view in (*views, on_battery(aborted=True), committed(), HOLD, recovery(), recovery(0.0), planned()):
             core.publish(view)
-            shown = page.pieces(view, (), words.load()["en"], view.now_s)["@app"]
+            made = page.pieces(view, (), words.load()["en"], view.now_s)
+            shown = made["@app"]
             wait_for(lambda shown=shown: browser.attribute("#app", "class") == shown, 5, shown)
-            assert browser.run(CONTRAST) == [], view.mode
-        browser.open(face.url + "/password")
-        assert browser.run(CONTRAST) == []
+            latched = made["stage-0"].count("latched")
+            count = "return document.getElementById('stage-0').innerHTML.split('latched').length - 1"
+            wait_for(lambda n=latched, count=count: browser.run(count) == n, 5, "the ladder")
+            assert browser.run(CONTRAST) == [], view.phase
+        core.publish(forecast())
+        for path in ("/password", "/shutdown", "/shutdown?stage=all"):
+            browser.open(face.url + path)
+            assert browser.run(CONTRAST) == []
         browser.run("document.querySelector('h2').style.color = getComputedStyle(document.body).backgroundColor")
         assert len(browser.run(CONTRAST)) == 1  # the measurement measures
 
