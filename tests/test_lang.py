@@ -43,7 +43,11 @@ def notes():
             if isinstance(node, ast.Call):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 first = node.args[0] if node.args else None
-                if called in ("_note", "Note") and isinstance(first, ast.Constant) and isinstance(first.value, str):
+                if (
+                    called in ("_note", "Note", "Notice")
+                    and isinstance(first, ast.Constant)
+                    and isinstance(first.value, str)
+                ):
                     found.add(first.value)
     return found | {
         "mains-back",
@@ -62,7 +66,7 @@ DETAILS = (
 
 
 def test_the_details_are_those_of_the_delivery():
-    text = (ROOT / "agent/reach/rccmd.py").read_text()
+    text = "".join((ROOT / f"agent/reach/{name}.py").read_text() for name in ("rccmd", "__init__"))
     assert [d for d in DETAILS[:-2] if f'"{d}"' not in text] == []
 
 
