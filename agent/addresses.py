@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import re
+import socket
+import struct
 
 from .model import ConfigError
+
+INTERFACES_LIMIT = 64
+SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
 def is_loopback(host: str) -> bool:
@@ -16,6 +22,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def own() -> frozenset[str]:
+    """The addresses of this machine's interfaces, loopback and link-local ones aside."""
+    found = set()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex()[:INTERFACES_LIMIT]:
+            try:
+                answer = fcntl.ioctl(sock, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:
+                continue  # no IPv4
+            found.add(socket.inet_ntoa(answer[20:24]))
+    try:
+        with open("/proc/net/if_inet6") as file:
+            found |= {str(ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))) for line in file}
+    except (OSError, ValueError, IndexError):
+        pass  # no IPv6
+    return frozenset(a for a in found if not is_loopback(a) and not ipaddress.ip_address(a).is_link_local)
 
 
 def split_address(listen: str) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from . import config, drivers, link
+from . import addresses, config, drivers, link, reach, reading
 from .config import Config
 from .model import ConfigError, Option
 
@@ -32,12 +32,12 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
     if len(data) > config.FILE_LIMIT_BYTES:
-        return config.broken("", f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
+        return reading.broken("", f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
     try:
         text = data.decode()
     except UnicodeDecodeError as e:
-        return config.broken(data.decode("utf-8", "replace"), f"not UTF-8 (byte {e.start})")
-    return config.parse(text, ups_options)
+        return reading.broken(data.decode("utf-8", "replace"), f"not UTF-8 (byte {e.start})")
+    return reading.parse(text, ups_options, reach.load, addresses.own)
 
 
 def notify(state: str) -> None:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import config, process
+from agent import config, process, reach
 from agent.addresses import split_address
-from agent.config import Config, Problem, Stage, parse
+from agent.config import Config, Problem, Stage
 from agent.model import ConfigError, Option
+from agent.reading import parse
 
 GOOD = """
 [agent]
@@ -61,7 +62,7 @@ def options(driver: str) -> tuple[Option, ...]:
 
 
 def read(text: str) -> tuple[Config, tuple[Problem, ...]]:
-    return parse(text, options)
+    return parse(text, options, reach.load)
 
 
 def problems(text: str) -> list[str]:
@@ -98,7 +99,7 @@ def test_a_server_without_a_stage_gets_the_default_one() -> None:
         (('stage = "early"\nneeds', 'stage = "erly"\nneeds'), "server", ["[[server]] web", 'did you mean "early"']),
         (("port = 6004", "port = 70000"), "server", ["[[server]] files port", "between 1 and 65535"]),
         (("needs_s = 60", "needs_s = true"), "server", ["needs_s = True", "a number"]),
-        (("needs_s = 60", 'how = "ssh"'), "server", ["[[server]] web", "not in this version"]),
+        (("needs_s = 60", 'how = "pigeon"'), "server", ["[[server]] web", "no way"]),
         (('name = "files"', 'name = "web"'), "server", ["two of that name"]),
         (('name = "late"', 'name = "la te"'), "stage", ["letters, digits"]),
         (('address = "192.0.2.10"', 'address = "192.0.2.300"'), "server", ["neither an IP address"]),

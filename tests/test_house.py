@@ -28,7 +28,7 @@ FLOORS = {
     "drivers": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2, "drill": 2,
     "crowd": 2, "kept": 2, "pretend": 2,
     "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2,
-    "config": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
+    "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
     "wire": 1, "addresses": 1, "errands": 2,
     "model": 0,
 }  # fmt: skip

@@ -1,0 +1,108 @@
+"""Bad plans are refused with place and remedy; 200 mutations of a good file are refused or safe."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agent import reach
+from agent.config import Config, Problem
+from agent.reading import parse
+from tests.test_config import GOOD, options
+
+OWN = frozenset({"192.0.2.7"})
+
+
+def read(text: str) -> tuple[Config, tuple[Problem, ...]]:
+    return parse(text, options, reach.load, lambda: OWN)
+
+
+PLAN = """
+[agent]
+mode = "armed"
+[ups]
+driver = "megatec"
+port = "/dev/ttyUSB0"
+[[stage]]
+name = "early"
+on_battery_s = 120
+[[stage]]
+name = "late"
+on_battery_s = 60
+[[server]]
+name = "web"
+address = "192.0.2.10"
+stage = "early"
+[[server]]
+name = "desk"
+address = "192.0.2.11"
+how = "wake"
+stage = "late"
+mac = "52-54-00-AB-cd-ef"
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('"192.0.2.11"\nhow = "wake"', '"192.0.2.10"'), ["desk", "same address and port as web", "remove"]),
+        (('"192.0.2.10"', '"192.0.2.7"'), ["web", "an address of this machine itself", 'how = "local"']),
+        (('port = "/dev/ttyUSB0"', 'port = "/dev/ttyUSB0"\nfull_load_minutes = 2'), ["web needs_s = 120", "battery"]),
+        (('stage = "late"', 'stage = "lat"'), ["desk", "no such [[stage]]", 'did you mean "late"']),
+        (('how = "wake"', 'how = "wake"\nport = 0'), ["desk port = 0", "between 1 and 65535"]),
+        (('"52-54-00-AB-cd-ef"', '"ff:ff:ff:ff:ff:ff"'), ["desk mac", "not the MAC of one machine"]),
+        (('"52-54-00-AB-cd-ef"', '"52:54:00"'), ["desk mac", "not the MAC of one machine"]),
+        (('how = "wake"', 'how = "wake"\nwake = false'), ["desk", "nothing would ever be done"]),
+        (('how = "wake"', 'how = "wake"\nhost_key = "x"'), ["desk host_key", "unknown option"]),
+    ],
+)
+def test_a_bad_plan_is_refused_with_place_and_remedy(change: tuple[str, str], words: list[str]) -> None:
+    assert change[0] in PLAN
+    found = read(PLAN.replace(*change))[1]
+    text = "\n".join(p.text for p in found)
+    assert found and all(word in text for word in words), text
+    assert any(p.section in ("server", "stage") for p in found)
+
+
+def test_armed_without_a_server_is_refused_and_in_dry_run_it_is_not() -> None:
+    text = PLAN[: PLAN.index("[[server]]")]
+    assert "no [[server]]" in read(text)[1][0].text
+    assert read(text.replace("armed", "dry-run"))[1] == ()
+
+
+def test_a_good_plan_has_its_macs_in_one_form_its_ways_ports_and_hints() -> None:
+    found, wrong = read(PLAN)
+    assert wrong == ()
+    web, desk = found.servers
+    assert (web.port, desk.port, desk.mac) == (6003, 9, "52:54:00:ab:cd:ef")
+    assert found.hints == ("[[stage]] late: due before early, which stands before it and is taken along then",)
+
+
+def test_two_hundred_mutations_of_a_good_file_are_refused_or_safe() -> None:
+    random.seed(26)
+    refused = 0
+    for _ in range(200):
+        lines = (PLAN + GOOD[GOOD.index("[web]") :]).splitlines()
+        for _ in range(random.randint(1, 3)):
+            place = random.randrange(len(lines))
+            kind = random.randrange(5)
+            if kind == 0:
+                del lines[place]
+            elif kind == 1:
+                lines.insert(place, random.choice(lines))
+            elif kind == 2:
+                lines[place] = lines[place].replace(random.choice('="[]._1a'), random.choice('="[]0-x\0'))
+            elif kind == 3:
+                lines[place] = lines[place][: random.randint(0, len(lines[place]))]
+            else:
+                other = random.randrange(len(lines))
+                lines[place], lines[other] = lines[other], lines[place]
+        found, wrong = read("\n".join(lines))
+        refused += bool(wrong)
+        assert all(p.text for p in wrong)
+        if not wrong:  # then it is a plan that can be carried out
+            assert found.servers or found.mode != "armed"
+            assert {s.stage for s in found.servers} <= {s.name for s in found.stages}
+            assert len({(s.address, s.port) for s in found.servers}) == len(found.servers)
+    assert refused > 100
