@@ -17,38 +17,41 @@ class Row:
     name: str  # told, not-told, back, proof-failed, proven-again
     server: str
     detail: str = ""
+    word: str = ""  # the outcome
 
 
 class Crowd:
     """Rows come in one by one; they go out alone while they are few, gathered by name when they are many."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[Row]] = {}
+        self._waiting: dict[tuple[str, str], list[Row]] = {}
         self._window_s, self._out = 0.0, 0
 
     def add(self, rows: Sequence[Row]) -> None:
         """These are to be written."""
         for row in rows:
-            self._waiting.setdefault(row.name, []).append(row)
+            self._waiting.setdefault((row.name, row.word), []).append(row)
 
     def take(self, now_s: float) -> list[list[Row]]:
         """What may go into the log now, each list as one row; the rest waits for the next second."""
         if now_s - self._window_s >= WINDOW_S:
             self._window_s, self._out = now_s, 0
         out: list[list[Row]] = []
-        for name in list(self._waiting):
-            while self._out < ROWS_PER_S and (rows := self._waiting.get(name)):
+        for kind in list(self._waiting):
+            while self._out < ROWS_PER_S and (rows := self._waiting.get(kind)):
                 size = NAMES_LIMIT if len(rows) > ROWS_PER_S else 1
                 out.append(rows[:size])
                 self._out += 1
-                self._waiting[name] = rows[size:]
-            if not self._waiting[name]:
-                del self._waiting[name]
+                self._waiting[kind] = rows[size:]
+            if not self._waiting[kind]:
+                del self._waiting[kind]
         return out
 
 
 def data(rows: Sequence[Row]) -> Mapping[str, str]:
     """The data of one log row for these rows of the same name."""
     if len(rows) == 1:
-        return {"server": rows[0].server, "detail": rows[0].detail}
-    return {"servers": ", ".join(row.server for row in rows), "count": str(len(rows))}
+        found = {"server": rows[0].server, "detail": rows[0].detail}
+    else:
+        found = {"server": ", ".join(row.server for row in rows), "count": str(len(rows))}
+    return {**found, "outcome": rows[0].word} if rows[0].word else found

@@ -80,7 +80,7 @@ class Telling:
             server = self._to_tell.get(report.server)
             if server is not None and server.stage in _woken(state) and server.wake and server.how != "local":
                 self.down.add(report.server)
-            rows.append(Row("told", report.server, report.detail))
+            rows.append(Row("told", report.server, report.detail, report.delivery))
         elif report.delivery == "not-delivered" and state.outage != self._resumed:
             # a restart in the outage cannot know whether the log has this already
             rows.append(Row("not-told", report.server, report.detail))

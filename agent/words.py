@@ -135,6 +135,8 @@ def event_text(event: Event, words: Words) -> str:
         subject = words(f"condition.{event.name}") if f"condition.{event.name}" in words else event.name
         return words(f"event.{event.kind}", condition=subject)
     data = {**event.data, "why": words.why(event.data.get("why", "")), "detail": _detail(event, words)}
+    if f"delivery.{event.data.get('outcome', '')}" in words:
+        data["outcome"] = words(f"delivery.{event.data['outcome']}")
     if "seconds" in event.data:
         data["seconds"] = _duration(event.data["seconds"], words)
     if event.name == "ups-off":
