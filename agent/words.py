@@ -139,6 +139,10 @@ def event_text(event: Event, words: Words) -> str:
         data["outcome"] = words(f"delivery.{event.data['outcome']}")
     if "seconds" in event.data:
         data["seconds"] = _duration(event.data["seconds"], words)
+    if event.name == "ups-off":
+        data["outcome"] = outcome(event.data.get("outcome", ""), words)
+    if event.name == "command":
+        data["command"] = _command(event.data.get("command", ""), words)
     said = words(f"note.{event.name}", **data) if f"note.{event.name}" in words else event.name
     return f"{said}: {event.text}" if event.text else said.rstrip(" :")
 
@@ -158,3 +162,9 @@ def _duration(text: str, words: Words) -> str:
         return words.duration(float(text))
     except ValueError:
         return text
+
+
+def _command(name: str, words: Words) -> str:
+    """An order as its button calls it; one without a button by its name."""
+    key = "shutdown.title" if name == "shutdown" else f"do.{name}"
+    return words("quote", text=words(key)) if key in words else name

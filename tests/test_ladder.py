@@ -268,6 +268,13 @@ def test_the_order_counts_for_the_stage_and_those_before_it():
     [
         ("ups-off-skipped", {"why": "unproven"}, "UPS is not switched off: not proven for this UPS"),
         ("ups-off", {"delay_s": "30", "outcome": ""}, "UPS told to switch off in 30 s and to return with the mains"),
+        ("ups-off", {"delay_s": "30", "outcome": "the UPS was unplugged"},
+         "UPS told to switch off in 30 s and to return with the mains: the UPS was unplugged"),
+        ("command", {"user": "admin", "command": "hold", "args": ""}, "admin ordered \u201c+5 minutes\u201d"),
+        ("command", {"user": "admin", "command": "shutdown", "args": "early"},
+         "admin ordered \u201cPlanned shutdown\u201d early"),
+        ("command", {"user": "admin", "command": "simulate", "args": "mains=off"},
+         "admin ordered simulate mains=off"),
         ("held", {"seconds": "600"}, "Shutdown put off by 10 min in all"),
         ("held", {"seconds": "inf"}, "Shutdown put off by inf in all"),
         ("recovered", {"why": ""}, "Recovery over"),

@@ -28,7 +28,10 @@ NOTES = (
     "drill-ended", "proof-failed", "proven-again", "state-lost",
 )  # fmt: skip
 #: why people had a stage latched, the UPS was left on, or something ended
-WHYS = ("ordered", "planned", "recovery", "unproven", "configured", "mains", "given-up", "played", "time", "outage")
+WHYS = (
+    "ordered", "planned", "recovery", "unproven", "configured", "not-armed", "mains", "given-up", "played", "time",
+    "outage", "asked",
+)  # fmt: skip
 STATE_WORDS = set(re.findall(r'State\(\s*"([a-z-]+)"', Path(page.__file__).read_text())) | {
     "low-battery",
     "on-battery",
@@ -44,29 +47,24 @@ def notes():
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 first = node.args[0] if node.args else None
                 if (
-                    called in ("_note", "Note", "Notice")
+                    called in ("_note", "Note", "Notice", "Row")
                     and isinstance(first, ast.Constant)
                     and isinstance(first.value, str)
                 ):
                     found.add(first.value)
-    return found | {
-        "mains-back",
-        "outage-closed",
-        "told",
-        "not-told",
-        *NOTES,
-    }  # names that come from protection and telling
+    return found | {"mains-back", "outage-closed", *NOTES}  # names that come from protection's effects
 
 
-#: what agent/reach/rccmd.py says of a server, and two frequent errors of the system
+#: what the ways in agent/reach say of a server, agent/guard.py of the UPS, and two frequent errors of the system
 DETAILS = (
+    "accepts connections", "answers", "only woken", "ordered",
     "closed without a word", "closed without reading", "no answer", "no connection in time",
     "the line was not taken whole", "Connection refused", "No route to host",
 )  # fmt: skip
 
 
-def test_the_details_are_those_of_the_delivery():
-    text = "".join((ROOT / f"agent/reach/{name}.py").read_text() for name in ("rccmd", "__init__"))
+def test_the_details_are_those_of_the_ways():
+    text = "".join(path.read_text() for path in [*(ROOT / "agent/reach").glob("*.py"), ROOT / "agent/guard.py"])
     assert [d for d in DETAILS[:-2] if f'"{d}"' not in text] == []
 
 
@@ -81,7 +79,11 @@ def families():
     keys |= {f"why.{w}" for w in outage.WHYS} | {f"detail.{d.lower().replace(' ', '-')}" for d in DETAILS}
     keys |= {f"why.{w}" for w in WHYS} | {f"wake.{w}" for w in WAKES} | {f"basis.{b}" for b in BASES}
     keys |= {f"do.{d}{h}" for d in controls.DEEDS if d != "shutdown" for h in ("", ".help")}
-    keys |= {f"ago.{a}" for a in ("now", "before", "days")} | {f"said.{d}" for d in controls.SAID}
+    keys |= (
+        {"quote", "shutdown.title"}
+        | {f"ago.{a}" for a in ("now", "before", "days")}
+        | {f"said.{d}" for d in controls.SAID}
+    )
     keys |= {f"forecast.{f}" for f in ("first", "down", "battery", "margin")}
     keys |= {f"flow.{b}" for b in ("mains", "ups", "load", "battery")}
     keys |= {f"error.{c}" for c in ("wrong", "wait", "busy", "too-short", "too-long", "common", "same")}
