@@ -147,7 +147,7 @@ class Book:
             found = json.loads(raw)
             addresses = {str(name): _addresses(rows) for name, rows in found["addresses"].items()}
             macs = {str(name): str(mac) for name, mac in found["macs"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             log.error("%s: damaged (%s): set aside, a new one is begun", self._path, e)
             try:
                 self._path.rename(self._path.with_name(self._path.name + ".damaged"))

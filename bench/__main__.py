@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 
-NAMES = ("day", "memory", "shutdown", "snmp")
+NAMES = ("day", "fanout", "memory", "shutdown", "snmp")
 
 
 def main(argv: list[str]) -> int:

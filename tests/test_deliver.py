@@ -16,6 +16,7 @@ from agent.book import Book
 from agent.config import Server
 from agent.deliver import Delivery, Places
 from agent.errands import Orders, Report
+from agent.reach import rccmd
 
 OUTAGE = "0123456789abcdef"
 
@@ -280,4 +281,97 @@ def test_a_name_that_cannot_be_encoded_ends_no_thread() -> None:
         delivery.order(armed(odd, peer.server("a")))
         until(reports, lambda r: r.server == "a" and r.delivery == "delivered-unconfirmed")
         assert "looked up" in until(reports, lambda r: r.server == "odd" and r.attempts == 2).detail
+    peer.close()
+
+
+def waking(*servers: Server) -> Orders:
+    return Orders(armed=True, wake=servers)
+
+
+def test_a_server_is_woken_until_it_answers_and_then_told_that_it_is_over() -> None:
+    port, packets = free_port(), list[str]()
+    server = Server(name="a", address="127.0.0.1", port=port, mac="02:00:00:00:00:01")
+    peer: list[Peer] = []
+
+    def wake(mac: str) -> str:
+        packets.append(mac)
+        peer.append(Peer("accept", port))  # it boots very fast
+        return ""
+
+    with delivering((server,), wake) as (delivery, reports):
+        delivery.order(waking(server))
+        assert until(reports, lambda r: r.wake == "waking").state == "unknown"
+        until(reports, lambda r: r.wake == "back")
+        end_s = time.monotonic() + 3
+        while not peer[0].received and time.monotonic() < end_s:
+            time.sleep(0.02)
+        delivery.order(Orders(armed=True))
+        until(reports, lambda r: r.wake == "none")
+    assert packets == ["02:00:00:00:00:01"]
+    assert peer[0].received == [b"CONNECT TO RCCMD (SEND) MSG_EXECUTE WAKEUP\n"]
+    peer[0].close()
+
+
+def test_without_a_mac_it_must_be_switched_on_by_hand_and_its_return_is_seen() -> None:
+    peer, packets = Peer("accept"), list[str]()
+    with delivering((peer.server("a"),), lambda mac: packets.append(mac) or "") as (delivery, reports):
+        delivery.order(waking(peer.server("a")))
+        until(reports, lambda r: r.wake == "by-hand")
+        until(reports, lambda r: r.wake == "back")
+    assert packets == []
+    peer.close()
+
+
+def test_unarmed_nobody_is_woken() -> None:
+    server, packets = Server(name="a", address="127.0.0.1", port=free_port(), mac="02:00:00:00:00:01"), list[str]()
+    with delivering((server,), lambda mac: packets.append(mac) or "") as (delivery, reports):
+        delivery.order(Orders(armed=False, wake=(server,)))
+        until(reports, lambda r: r.failing)
+        time.sleep(0.1)
+    assert packets == []
+
+
+def test_a_machine_that_is_only_woken_is_up_when_it_refuses_a_connection() -> None:
+    server = Server(name="desk", address="127.0.0.1", port=free_port(), how="wake", mac="02:00:00:00:00:02")
+    with delivering((server,)) as (delivery, reports):
+        delivery.order(waking(server))
+        assert until(reports, lambda r: r.wake == "back").state == "reachable"
+
+
+def test_a_proof_is_a_connection_and_a_failed_one_says_why() -> None:
+    peer, dead = Peer("accept"), Server(name="dead", address="127.0.0.1", port=free_port())
+    with delivering((peer.server("a"), dead)) as (delivery, reports):
+        delivery.order(Orders())
+        good = until(reports, lambda r: r.server == "a" and r.proof_s is not None)
+        assert (good.state, good.failing) == ("reachable", False)
+        bad = until(reports, lambda r: r.server == "dead" and r.failing)
+        assert bad.proof == "Connection refused" and bad.proof_s is None
+        peer.listener.shutdown(socket.SHUT_RDWR)
+        delivery.order(Orders(prove_again=1))
+        lost = until(reports, lambda r: r.server == "a" and r.failing)
+        assert lost.state == "reachable" and lost.proof_s == good.proof_s  # it holds for a day
+    peer.close()
+
+
+def test_a_way_with_few_slots_makes_the_others_wait_and_tells_all() -> None:
+    peers = [Peer("accept") for _ in range(6)]
+    servers = tuple(p.server(f"s{n}") for n, p in enumerate(peers))
+    rccmd.SLOTS = 2  # type: ignore[attr-defined]
+    try:
+        with delivering(servers) as (delivery, reports):
+            delivery.order(armed(*servers))
+            told = {until(reports, lambda r: r.delivery == "delivered-unconfirmed").server for _ in servers}
+    finally:
+        del rccmd.SLOTS  # type: ignore[attr-defined]
+    assert len(told) == 6
+    for peer in peers:
+        peer.close()
+
+
+def test_an_unknown_way_is_said_and_stops_nobody_else() -> None:
+    peer = Peer("accept")
+    odd = Server(name="odd", address="127.0.0.1", port=1, how="pigeon")
+    with delivering((odd, peer.server("a"))) as (delivery, reports):
+        delivery.order(armed(odd, peer.server("a")))
+        until(reports, lambda r: r.server == "a" and r.delivery == "delivered-unconfirmed")
     peer.close()
