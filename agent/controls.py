@@ -40,17 +40,16 @@ def _urgent(view: View) -> list[str]:
         return ["hold", *([] if view.aborted else ["abort"]), *begun]
     if view.phase == "recovery":
         waited = view.wake_in_s != 0 or any(s.wake in ("waiting", "waking") for s in view.servers)
-        return [*(["wake"] if waited else []), "clear"]
-    return ["wake", "clear"] if view.phase == "planned" else []
+        return ["wake", "clear"] if waited and view.mode == "armed" else ["clear"]
+    return ["clear"] if view.phase == "planned" else []
 
 
 def _routine(view: View) -> list[str]:
-    """What may be asked when nothing happens."""
+    """What may be asked when nothing happens. Wake: those that a planned shutdown has left down."""
     if view.phase != "idle":
         return []
-    if view.mode == "setup":
-        return ["prove"]
-    return ["prove", "drill-end" if view.drill_left_s is not None else "drill"]
+    drill = [] if view.mode == "setup" else ["drill" if view.drill_left_s is None else "drill-end"]
+    return ["prove", *drill, *(["wake"] if view.mode == "armed" else [])]
 
 
 def said(reader: Reader, do: str) -> str:

@@ -226,7 +226,8 @@ def _done(server: ServerView, view: View, words: Words) -> Html:
         '<span class="is-{delivery}">{word}</span><small>{detail} {tried}</small>', delivery=server.delivery,
         word=words(f"delivery.{server.delivery}"), detail=outcome(server.detail, words), tried=tried,
     )  # fmt: skip
-    if server.wake == "none" or view.phase not in ("recovery", "planned"):
+    shown = ("waiting", "waking", "back", "by-hand") if view.phase == "recovery" else ("waiting", "waking")
+    if server.wake not in shown:
         return delivery
     return html(
         '<span class="is-{wake}">{word}</span><small>{before}</small>', wake=server.wake,

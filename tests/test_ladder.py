@@ -146,7 +146,14 @@ def test_in_the_recovery_a_server_shows_how_far_it_is_back():
     assert text(pieces["servers-0"]).endswith("back delivered, unconfirmed")
     assert "being woken accepted" in text(pieces["servers-1"])
     assert text(pieces["servers-1"]).endswith("switch on by hand not delivered")
-    assert "waiting to be woken" in pieces["servers-0"] or "waiting to be woken" in said(recovery())["servers-0"]
+    assert "waiting to be woken" in said(recovery())["servers-0"]
+
+
+def test_who_is_woken_after_a_planned_shutdown_shows_it_and_who_was_back_long_ago_does_not():
+    nas, host, backup = recovery(0.0).servers
+    pieces = said(forecast(servers=(nas, replace(host, stage="early"), backup)))
+    assert "being woken" in pieces["servers-0"] and "back" not in text(pieces["servers-0"])
+    assert "by hand" not in pieces["servers-1"]
 
 
 @pytest.mark.parametrize(

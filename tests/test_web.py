@@ -284,8 +284,9 @@ def test_the_buttons_are_those_that_make_sense_now(world):
     held = on_battery(held_s=300.0)
     aborted = on_battery(aborted=True)
     for view, deeds in (
-        (forecast(), ["prove", "drill"]),
-        (forecast(drill_left_s=60.0), ["prove", "drill-end"]),
+        (forecast(), ["prove", "drill", "wake"]),
+        (forecast(drill_left_s=60.0), ["prove", "drill-end", "wake"]),
+        (forecast(mode="dry-run"), ["prove", "drill"]),
         (forecast(mode="setup"), ["prove"]),
         (on_battery(), ["hold", "abort"]),
         (held, ["hold", "abort", "release"]),
@@ -293,7 +294,8 @@ def test_the_buttons_are_those_that_make_sense_now(world):
         (committed(), []),
         (recovery(), ["wake", "clear"]),
         (recovery(0.0), ["wake", "clear"]),
-        (planned(), ["wake", "clear"]),
+        (recovery(mode="dry-run"), ["clear"]),
+        (planned(), ["clear"]),
         (on_line(servers=()), []),
     ):
         world.publish(view)
