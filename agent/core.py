@@ -7,6 +7,7 @@ of them ends the process; whoever started it starts it again, and it resumes whe
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import queue
@@ -21,9 +22,10 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import bus, busserver, config, drivers, link, vault
+from . import bus, busserver, config, curve, drivers, link, vault, wire
 from .book import Book
 from .config import Config
+from .curve import Curve
 from .deliver import Delivery, Places
 from .engine import TICK_S, Engine, Item, NewConfig, Note
 from .guard import Ordered
@@ -42,6 +44,7 @@ RELOAD_WITHIN_S = 5.0
 WATCHDOG_ENGINE_S, WATCHDOG_LOOPS_S = 3.0, 10.0
 HUNG_S = 25.0  # a thread that has not moved for so long never will
 BUS_AGAIN_S = 5.0
+CURVE, CURVE_LIMIT_BYTES = "discharge-curve.json", 4096
 EXIT_AGAIN = 75  # start me again
 TIMESYNC = Path("/run/systemd/timesync")
 BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
@@ -88,6 +91,7 @@ class Core:
         self._store = Store(self._folder / "history.sqlite")
         kept, damaged = self._keeper.read()
         memory = self._store.start()
+        self._curves: queue.SimpleQueue[Curve] = queue.SimpleQueue()
         self._book = Book(self._folder / "known.json")
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
         self._ups = Ups(self._open, self._take, self._config.poll_s)
@@ -103,6 +107,8 @@ class Core:
             order=self._delivery.order,
             power=self._power,
             hurry=self._ups.hurry,
+            curve=self._read_curve(),
+            learned=self._curves.put,
         )
         self._requests = Requests(self._engine, self._store, self._ups, self._inbox.put, self._reload_asked)
         self._delivery.plan(self._config.servers)
@@ -121,6 +127,32 @@ class Core:
         except ConfigError as e:
             log.error("%s", e)
             return {}
+
+    def _read_curve(self) -> Curve | None:
+        """What earlier outages have taught of the battery; None if nothing, or the file is damaged."""
+        path = self._folder / CURVE
+        try:
+            found: Curve = wire.from_json(Curve, json.loads(path.read_bytes()[:CURVE_LIMIT_BYTES]))
+            if not curve.sane(found):
+                raise ValueError("no discharge curve")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as e:
+            log.error("%s: %s: the battery is learned anew", path, e)
+            return None
+        return found
+
+    def _save_curve(self) -> None:
+        """Keep the newest curve; in the main thread, where a slow disk holds nobody."""
+        newest = None
+        while not self._curves.empty():
+            newest = self._curves.get()
+        if newest is None:
+            return
+        try:
+            vault.write_private(self._folder / CURVE, json.dumps(wire.to_json(newest)).encode())
+        except OSError as e:
+            log.error("%s: %s: what this outage taught is lost with a restart", self._folder / CURVE, e)
 
     def _lock_state(self) -> int | None:
         """One core at a time on a state folder. Without a writable disk the core protects all the same."""
@@ -195,6 +227,7 @@ class Core:
                 if again:
                     self._stop.set()
             self._watch()
+            self._save_curve()
         if self._server is not None:
             self._server.stop()
         self._ups.wake()
@@ -236,6 +269,7 @@ class Core:
 
     def _next_items(self) -> list[Item]:
         """What came in, at most one poll among it; [None] if nothing did within a tick."""
+        items: list[Item] = [None]
         try:
             items = [self._inbox.get(timeout=TICK_S)]
             while len(items) < ITEMS_AT_ONCE and not isinstance(items[-1], Polled):

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from . import portrait, rules, wire
+from . import forecast, portrait, rules, wire
 from .config import Config
+from .curve import Curve, Learner
 from .errands import Orders, Report
 from .guard import Guard, Keeps, Ordered
 from .model import Active, Command, Condition, Event, OrderError, Status, View
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 VIEW_S = 1.0  # the bus hears something at least so often
 VIEW_GAP_S = 0.2  # a thousand reports in a second are not a thousand views
+LEARN_EVERY_S = 60.0
 SILENT_TICKS = 10
 FLUSH_LINE_S, FLUSH_BATTERY_S = 900.0, 10.0
 CLOCK_STEP_S = 2.0  # a jump of the wall clock against the monotonic one that is worth a note
@@ -88,7 +90,7 @@ Item = Polled | Report | NewConfig | Note | Wish | Ordered | None
 
 class Engine:
     """See the module. `publish` gets a bus message without its version; `order`, `power` and `hurry` are the guard's
-    (agent/guard.py)."""
+    (agent/guard.py). `curve` was learned before; `learned` gets a newer one to keep."""
 
     def __init__(
         self,
@@ -103,12 +105,17 @@ class Engine:
         order: Callable[[Orders], None],
         power: Callable[[Command, Mapping[str, Any]], None],
         hurry: Callable[[float], None],
+        curve: Curve | None = None,
+        learned: Callable[[Curve], None] = lambda curve: None,
     ) -> None:
         self._boot, self._clock, self._history, self._publish = boot, clock, history, publish
         self._started_s = now_s = clock.mono_s()
         self._guard = Guard(
             boot=boot, now_s=now_s, keeper=keeper, remembered=remembered, order=order, power=power, hurry=hurry
         )
+        self._curve, self._keep_curve = curve, learned
+        self._learner: Learner | None = None
+        self._curve_kept_s = now_s
         self._silent_ticks = 0
         self._config, self._protecting_bad = Config(), True
         self._problems: tuple[str, ...] = ()
@@ -145,6 +152,7 @@ class Engine:
                 self._take(item, now_s, events)
         notices = self._guard.step(look, now_s, self._failed_polls())
         events += [self._note(notice.name, "", notice.data, now_s) for notice in notices]
+        self._learn(look, now_s)
         self._settle(look, now_s, events)
         self._watch_clock(now_s, events)
         self._record(events, now_s)
@@ -172,9 +180,10 @@ class Engine:
         self._poll_errors += polled.status is None
         self._polled = polled
         self._guard.can_switch_off(polled.off_return)
-        if polled.status is not None:
-            self._status = polled.status
-        return polled.status
+        if polled.status is None:
+            return None
+        self._status = forecast.filled(polled.status, self._curve, self._config.full_load_minutes)
+        return self._status
 
     def _take(self, item: Report | NewConfig | Note | Wish | Ordered, now_s: float, events: list[Event]) -> None:
         self._fresh = True
@@ -238,6 +247,33 @@ class Engine:
             self._battery_counted_s = now_s
         self._counters["input-bads"] = self._settled.input_bads
 
+    def _learn(self, look: Status | None, now_s: float) -> None:
+        """Watch the battery run down. What is learned is kept every minute, because the board may go with the UPS."""
+        state = self._guard.state
+        if not state.battery_now():
+            if self._learner is not None:
+                self._learner.pause()
+                if state.outage is None or state.phase is Phase.RECOVERY:
+                    self._curve, self._learner = self._taught(self._learner), None
+            return
+        if look is None or "charge_pct" in look.battery.estimated:
+            return
+        if self._learner is None:
+            self._learner, self._curve_kept_s = Learner(), now_s
+        self._learner.see(look.taken_s, look.battery.charge_pct, forecast.load_pct(look))
+        if now_s - self._curve_kept_s >= LEARN_EVERY_S:
+            self._curve_kept_s = now_s
+            self._taught(self._learner)
+
+    def _taught(self, learner: Learner) -> Curve | None:
+        """The curve with what this outage has taught, kept; the old one if that was too little."""
+        newer = learner.finish()
+        if newer is None:
+            return self._curve
+        curve = (self._curve or Curve()).merge(newer)
+        self._keep_curve(curve)
+        return curve
+
     def _watch_clock(self, now_s: float, events: list[Event]) -> None:
         """The wall clock is for people: when it is set, earlier rows of this boot get their real time."""
         offset_s = self._clock.wall_s() - now_s
@@ -298,6 +334,7 @@ class Engine:
                 state=self._guard.state,
                 plan=self._guard.plan,
                 seen=self._guard.telling.seen(self._guard.state, self._config.mode),
+                curve=self._curve,
                 drill_left_s=self._guard.drill.left_s(now_s) if self._guard.drill else None,
                 active=self._active,
                 servers=self._guard.telling.views(self._guard.state, now_s),

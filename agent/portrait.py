@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from . import protection
 from .afterwards import line_s
 from .config import Config, Stage
+from .curve import Curve
+from .forecast import Expectation, expect
 from .model import VERSION, Active, Condition, ServerView, StageView, Status, View
 from .outage import Phase, Plan, Seen, State, down_s
 from .ups import Polled
@@ -29,6 +31,7 @@ class Facts:
     state: State
     plan: Plan
     seen: Seen
+    curve: Curve | None
     drill_left_s: float | None
     active: Mapping[Condition, Active]
     servers: tuple[ServerView, ...]
@@ -42,6 +45,7 @@ def view(facts: Facts) -> View:
     """The View of these facts. After comm-lost there is no measurement any more."""
     config, state, now_s = facts.config, facts.state, facts.now_s
     lost = Condition.COMM_LOST in facts.active
+    expected = None if lost else expect(state, facts.plan, facts.status, facts.curve, now_s)
     on_battery_s = now_s - state.began_s if state.on_battery and state.began_s is not None else None
     return View(
         boot=facts.boot,
@@ -63,10 +67,12 @@ def view(facts: Facts) -> View:
         on_battery_s=on_battery_s,
         held_s=state.held_s,
         aborted=state.aborted,
+        wake_charge_pct=facts.plan.wake_charge_pct,
         off_in_s=_off_in_s(facts),
         wake_in_s=_wake_in_s(facts),
         drill_left_s=facts.drill_left_s,
-        stages=tuple(_stage(s, state, now_s) for s in config.stages),
+        forecast=expected.forecast if expected else None,
+        stages=tuple(_stage(s, state, expected, now_s) for s in config.stages),
         servers=facts.servers,
         commands=facts.polled.commands,
         config_errors=facts.problems,
@@ -79,7 +85,7 @@ def view(facts: Facts) -> View:
     )
 
 
-def _stage(stage: Stage, state: State, now_s: float) -> StageView:
+def _stage(stage: Stage, state: State, expected: Expectation | None, now_s: float) -> StageView:
     latch = next((latch for latch in state.latched if latch.stage == stage.name), None)
     due_s = protection.due_at_s(stage, state) if state.on_battery and latch is None else None
     return StageView(
@@ -89,6 +95,7 @@ def _stage(stage: Stage, state: State, now_s: float) -> StageView:
         charge_below_pct=stage.charge_below_pct,
         latched=latch is not None,
         why=latch.why if latch else "",
+        forecast_s=expected.stages.get(stage.name) if expected else None,
         due_in_s=None if due_s is None else max(0.0, due_s - now_s),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent import wire
 from agent.config import Config, Server, Stage
+from agent.curve import Curve
 from agent.engine import Engine, NewConfig, Wish
 from agent.errands import Orders, Report
 from agent.model import Active, Battery, Command, Condition, Event, Line, Rating, Source, Status, View
@@ -122,6 +123,7 @@ class Play:
         self.published: list[Mapping[str, Any]] = []
         self.orders: list[Orders] = []
         self.hurries: list[float] = []
+        self.learned: list[Curve] = []
         self.powered: list[tuple[Command, dict[str, Any]]] = []
         self.failed_polls = 0
         last_id = self.history.events[-1].id if self.history.events else 0
@@ -141,6 +143,8 @@ class Play:
             order=self.orders.append,
             power=lambda command, args: self.powered.append((command, dict(args))),
             hurry=self.hurries.append,
+            curve=after.learned[-1] if after and after.learned else None,
+            learned=self.learned.append,
         )
         self.config = Config(stages=stages, servers=servers, mode=mode, driver="megatec", **more)
         self.engine.turn(NewConfig(self.config, note=False))

@@ -85,7 +85,8 @@ def test_with_a_dead_name_server_the_address_of_the_last_run_is_used_at_once(tmp
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", '{"addresses": 1, "macs": {}}', '{"addresses": {"a": [[2, ["x"]]]}, "macs": {}}',
-     '{"addresses": {"a": [[99, ["192.0.2.1"]]]}, "macs": {}}', '{"addresses": {"a": ["no"]}, "macs": {}}', "\0" * 100],
+     '{"addresses": {"a": [[99, ["192.0.2.1"]]]}, "macs": {}}', '{"addresses": {"a": ["no"]}, "macs": {}}',
+     "\0" * 100],
 )  # fmt: skip
 def test_a_damaged_file_is_set_aside(tmp_path: Path, text: str) -> None:
     path = tmp_path / "known.json"

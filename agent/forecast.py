@@ -1,0 +1,139 @@
+"""What an outage would bring if it began now, or still brings: when each stage, when all are down. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from .config import Stage
+from .curve import Curve
+from .model import Forecast, Status
+from .outage import Latch, Plan, State, budget_s
+
+CONFIRM_S = 3.0  # no stage is latched before (agent/protection.py)
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """The forecast, and for each stage not yet latched the seconds until it would be; None: it would not."""
+
+    forecast: Forecast
+    stages: Mapping[str, float | None]
+
+
+def filled(look: Status, curve: Curve | None, full_load_minutes: float | None) -> Status:
+    """The frame with a runtime where the unit says none but a charge: from the learned curve, else from the
+    configured minutes (at full load, so the least it can be). Marked as estimated; else nothing is invented."""
+    battery = look.battery
+    if battery.runtime_s is not None or battery.charge_pct is None:
+        return look
+    runtime_s = curve.runtime_s(battery.charge_pct, load_pct(look)) if curve else None
+    if runtime_s is None and full_load_minutes is not None:
+        runtime_s = full_load_minutes * 60.0 * battery.charge_pct / 100.0
+    if runtime_s is None:
+        return look
+    return replace(look, battery=replace(battery, runtime_s=runtime_s, estimated=battery.estimated | {"runtime_s"}))
+
+
+def load_pct(look: Status) -> float | None:
+    """The load of the phase that carries most."""
+    return max((line.load_pct for line in look.outputs if line.load_pct is not None), default=None)
+
+
+def expect(state: State, plan: Plan, look: Status | None, curve: Curve | None, now_s: float) -> Expectation | None:
+    """What is to be expected; None if nobody knows how long the battery lasts. On mains: from an outage now."""
+    found = _runtime(look, curve)
+    if look is None or found is None:
+        return None
+    runtime_s, basis = found
+    on_battery = state.on_battery
+    if not on_battery:
+        state = State(began_s=now_s)
+    due_s = _due_s(state, plan, look, curve, runtime_s, now_s, 0.0 if on_battery else CONFIRM_S)
+    begins_s = {**{latch.stage: latch.at_s - now_s for latch in state.latched}, **due_s}
+    ends = [at + plan.needs_s[name] for name, at in begins_s.items() if at is not None and name in plan.needs_s]
+    down_s = max(0.0, max(ends)) + plan.local_needs_s if ends else None
+    margin_s = None if down_s is None else runtime_s - down_s
+    return Expectation(Forecast(runtime_s=runtime_s, basis=basis, down_s=down_s, margin_s=margin_s), due_s)
+
+
+def _runtime(look: Status | None, curve: Curve | None) -> tuple[float, str] | None:
+    """How long the battery lasts, and who says so. The smaller counts: a UPS that says an hour and lived twenty
+    minutes last time is not believed."""
+    if look is None:
+        return None
+    said = []
+    battery = look.battery
+    learned_s = curve.runtime_s(battery.charge_pct, load_pct(look)) if curve else None
+    if learned_s is not None:
+        said.append((learned_s, "learned"))
+    if battery.runtime_s is not None and "runtime_s" not in battery.estimated:
+        said.append((battery.runtime_s, "ups"))
+    elif battery.runtime_s is not None and learned_s is None:
+        said.append((battery.runtime_s, "configured"))
+    return min(said, default=None)
+
+
+def _due_s(
+    state: State, plan: Plan, look: Status, curve: Curve | None, runtime_s: float, now_s: float, earliest_s: float
+) -> dict[str, float | None]:
+    """When each stage would be latched. One after the other, because the budget shrinks with each that is."""
+    latched = {latch.stage for latch in state.latched}
+    waiting = [stage for stage in plan.stages if stage.name not in latched]
+    due: dict[str, float | None] = {}
+    while waiting:
+        own = [min(_own_s(stage, state, look, curve, runtime_s, now_s), default=math.inf) for stage in waiting]
+        first_s = max(earliest_s, min(own))
+        emergency_s = max(earliest_s, _emergency_s(state, plan, look, runtime_s))
+        at_s = min(first_s, emergency_s)
+        if at_s == math.inf:
+            return due | dict.fromkeys((stage.name for stage in waiting), None)
+        count = len(waiting)
+        if first_s < emergency_s:  # the last that is due takes those before it along
+            count = max(number for number, own_s in enumerate(own, start=1) if max(earliest_s, own_s) == first_s)
+        due |= {stage.name: at_s for stage in waiting[:count]}
+        gone = (Latch(stage=stage.name, at_s=now_s, why="") for stage in waiting[:count])
+        state, waiting = replace(state, latched=(*state.latched, *gone)), waiting[count:]
+    return due
+
+
+def _emergency_s(state: State, plan: Plan, look: Status, runtime_s: float) -> float:
+    """Until low battery, or a runtime within the budget, would latch all stages."""
+    times = [math.inf]
+    if needed_s := budget_s(state, plan):
+        times.append(runtime_s - needed_s)
+    if look.rating.low_battery_s is not None and not plan.ignore_low:
+        times.append(runtime_s - look.rating.low_battery_s)
+    return min(times)
+
+
+def _own_s(
+    stage: Stage, state: State, look: Status, curve: Curve | None, runtime_s: float, now_s: float
+) -> list[float]:
+    """Seconds until each of the stage's own triggers."""
+    if state.aborted:
+        return []
+    times = []
+    if stage.on_battery_s is not None and state.began_s is not None:
+        times.append(state.began_s + stage.on_battery_s + state.held_s - now_s)
+    quiet_s = state.quiet_until_s - now_s
+    if stage.runtime_below_s is not None:
+        times.append(max(quiet_s, runtime_s - stage.runtime_below_s))
+    charge_pct = look.battery.charge_pct
+    if stage.charge_below_pct is not None and charge_pct is not None:
+        times.append(max(quiet_s, _until_charge_s(charge_pct, stage.charge_below_pct, look, curve, runtime_s)))
+    return times
+
+
+def _until_charge_s(
+    charge_pct: float, below_pct: float, look: Status, curve: Curve | None, runtime_s: float
+) -> float:
+    """Until the charge has fallen so far: in the learned curve's shape, else evenly."""
+    if charge_pct <= below_pct:
+        return 0.0
+    load = load_pct(look)
+    whole_s, rest_s = (curve.runtime_s(pct, load) if curve else None for pct in (charge_pct, below_pct))
+    if whole_s and rest_s is not None:
+        return runtime_s * (1 - rest_s / whole_s)
+    return runtime_s * (1 - below_pct / charge_pct)
