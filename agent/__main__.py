@@ -38,7 +38,27 @@ def parser() -> argparse.ArgumentParser:
     history = verb("log", "show the last events")
     history.add_argument("--lines", type=int, default=20, metavar="N", help="how many (1..500)")
     history.add_argument("--json", action="store_true", help="one JSON object a line")
-    secret = verb("secret", "keep a secret for the configuration, such as an SNMP community")
+    for name, text in (
+        ("hold", "put off every stage that is not yet latched by 5 minutes"),
+        ("abort", "latch no further stage in this outage (an emergency still does)"),
+        ("release", "undo hold and abort"),
+        ("clear", "end a planned shutdown or a recovery"),
+        ("disarm", "set mode to dry-run: nobody is told anything"),
+        ("ssh-key", "show the key with which this box shuts servers down over ssh"),
+    ):
+        verb(name, text)
+    down = verb("shutdown", "shut the servers of a stage and all before it down now; they stay down until woken")
+    down.add_argument("stage", metavar="STAGE", help="name of the stage, or all")
+    down.add_argument("--yes", action="store_true", help="really; without it this only says what would be done")
+    wake = verb("wake", "wake the servers of a stage, until they answer")
+    wake.add_argument("stage", metavar="STAGE", help="name of the stage, or all")
+    drill = verb("drill", "play the plan through with a pretend outage: nobody is told, the protection goes on")
+    drill.add_argument("--end", action="store_true", help="end it")
+    rehearse = verb("rehearse", "prove every server and walk the plan: does it hold, does it fit the battery?")
+    rehearse.add_argument("--json", action="store_true", help="as JSON")
+    arm = verb("arm", "set mode to armed, after saying what should be mended before")
+    arm.add_argument("--yes", action="store_true", help="also with warnings")
+    secret = verb("secret", "keep a secret for the configuration, such as an SNMP community or a token")
     secret.add_argument("action", choices=("set", "remove", "list"), help="set reads the value from standard input")
     secret.add_argument("label", nargs="?", help="the secret's label in the configuration")
     password = verb("password", "access to the web page")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from . import bus, vault, wire
+from . import bus, rehearse, steer, vault, wire
 from .config import NAME, PROTECTING, Config
 from .faces import secrets_path
 from .model import ConfigError, Event, View
@@ -28,6 +28,13 @@ def main(args: argparse.Namespace) -> int:
         "log": _log,
         "secret": _secret,
         "password": _password,
+        **dict.fromkeys(("hold", "abort", "release", "clear", "drill"), steer.simple),
+        "wake": steer.wake,
+        "shutdown": lambda args, settings: steer.shutdown(args, settings, _ask_view(settings)),
+        "arm": lambda args, settings: steer.arm(args, settings, _ask_view(settings)),
+        "disarm": steer.disarm,
+        "rehearse": _rehearse,
+        "ssh-key": _ssh_key,
     }
     if args.verb == "check":
         return _check(args.config)
@@ -49,13 +56,17 @@ def _check(path: Path) -> int:
     labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
     for problem in problems:
         print(f"{path}: {problem.text}")
+    asked = {str(s.options["secret"]) for s in settings.servers if s.options.get("secret")}
     try:
         missing = sorted(labels - vault.read(secrets_path(settings)).keys())
+        missing += sorted(asked - vault.read(steer.core_secrets(settings)).keys())
     except ConfigError as e:
         missing = []
         print(f"{e}")
     for label in missing:
-        print(f"{path}: [[snmp.community]] {label}: no secret yet; set it with: ridethrough secret set {label}")
+        print(f"{path}: {label}: no secret yet; set it with: ridethrough secret set {label}")
+    for hint in settings.hints:
+        print(f"{path}: note: {hint}")
     if problems:
         protecting = sum(p.section in PROTECTING for p in problems)
         print(f"{len(problems)} mistakes, {protecting} of them in what protects (agent, ups, stage, server)")
@@ -65,12 +76,8 @@ def _check(path: Path) -> int:
     return 0
 
 
-def _socket(settings: Config) -> str:
-    return str(Path(settings.run_dir) / "core.sock")
-
-
 def _ask_view(settings: Config) -> View:
-    reply = bus.ask(_socket(settings), {"type": "query", "what": "status"})
+    reply = bus.ask(steer.socket_path(settings), {"type": "query", "what": "status"})
     try:
         return wire.from_json(View, reply.get("view"))
     except ValueError as e:
@@ -100,7 +107,7 @@ def _status(args: argparse.Namespace, settings: Config) -> int:
 
 def describe(view: View) -> list[str]:
     """The view for people, a fact a line."""
-    lines = [f"{view.name}: {_state_word(view)}   mode {view.mode}   phase {view.phase}"]
+    lines = [f"{view.name}: {_state_word(view)}   mode {view.mode}   phase {view.phase}", *_plan_lines(view)]
     lines.append(f"driver {view.driver}, link {view.link} {view.link_detail}".rstrip())
     status = view.status
     if status is not None:
@@ -128,12 +135,45 @@ def describe(view: View) -> list[str]:
         lines.append(f"  so since {view.now_s - active.since_s:.0f} s: {active.condition.value}")
     for stage in view.stages:
         due = "" if stage.due_in_s is None else f", due in {stage.due_in_s:.0f} s"
-        lines.append(f"stage {stage.name}: {'latched' if stage.latched else 'waiting'}{due}")
+        if stage.forecast_s is not None and not due and not stage.latched:
+            due = f", in an outage now after {stage.forecast_s:.0f} s"
+        lines.append(f"stage {stage.name}: {f'latched ({stage.why})' if stage.latched else 'waiting'}{due}")
         for server in view.servers:
             if server.stage == stage.name:
-                words = f"{server.state}, {server.delivery.replace('-', ' ')} {server.detail}".rstrip()
+                words = f"{server.state} ({server.proof}), " if server.proof else f"{server.state}, "
+                words += f"{server.delivery.replace('-', ' ')} {server.detail}".rstrip()
+                words += f", {WAKING[server.wake]}" if server.wake in WAKING else ""
                 lines.append(f"  server {server.name} ({server.address}:{server.port}): {words}")
     lines.extend(f"configuration: {error}" for error in view.config_errors)
+    return lines
+
+
+WAKING = {
+    "waiting": "will be woken",
+    "waking": "being woken",
+    "back": "is back",
+    "by-hand": "to be switched on by hand",
+}
+
+
+def _plan_lines(view: View) -> list[str]:
+    """How far it has come, what people asked for, and what is to be expected."""
+    facts = [
+        ("put off by {:.0f} s in all", view.held_s or None),
+        ("all servers had their time in {:.0f} s", view.off_in_s),
+        ("servers are woken in {:.0f} s at the latest", view.wake_in_s),
+        ("a drill runs for {:.0f} s more", view.drill_left_s),
+    ]
+    lines = [f"  {text.format(value)}" for text, value in facts if value is not None]
+    if view.aborted:
+        lines.append("  stages that had not begun were stopped by hand: only an emergency latches them")
+    forecast = view.forecast
+    if forecast is not None:
+        down = "nothing is latched before its end"
+        if forecast.down_s is not None and forecast.margin_s is not None:
+            down = f"everything down after {forecast.down_s:.0f} s, margin {forecast.margin_s:.0f} s"
+        when = "from now" if view.on_battery_s is not None else "in an outage now"
+        lines.append(f"  {when}: the battery lasts {forecast.runtime_s:.0f} s ({forecast.basis}), {down}")
     return lines
 
 
@@ -145,6 +185,21 @@ def _state_word(view: View) -> str:
     return "on line"
 
 
+def _rehearse(args: argparse.Namespace, settings: Config) -> int:
+    return rehearse.rehearse(lambda: _ask_view(settings), lambda: steer.ask(settings, "prove"), as_json=args.json)
+
+
+def _ssh_key(_args: argparse.Namespace, settings: Config) -> int:
+    from .reach import ssh
+
+    try:
+        key = ssh.ensure_key(Path(settings.state_dir) / "core")
+    except OSError as e:
+        raise ConfigError(f"no ssh key: {e}") from e
+    print(f"# a line for the server's authorized_keys; its command is all that this key may do\n{ssh.authorize(key)}")
+    return 0
+
+
 def _number(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.4g} {unit}"
 
@@ -152,7 +207,7 @@ def _number(value: float | None, unit: str) -> str:
 def _log(args: argparse.Namespace, settings: Config) -> int:
     if not 1 <= args.lines <= 500:
         raise ConfigError("--lines must be between 1 and 500")
-    reply = bus.ask(_socket(settings), {"type": "query", "what": "events", "limit": args.lines})
+    reply = bus.ask(steer.socket_path(settings), {"type": "query", "what": "events", "limit": args.lines})
     for row in reply.get("events", []):
         print(json.dumps(row) if args.json else event_line(wire.from_json(Event, row)))
     return 0
@@ -167,35 +222,41 @@ def event_line(event: Event) -> str:
 
 
 def _secret(args: argparse.Namespace, settings: Config) -> int:
-    path = secrets_path(settings)
-    secrets = vault.read(path)
+    core, faces = steer.core_secrets(settings), secrets_path(settings)
     if args.action == "list":
-        print("\n".join(sorted(secrets)) or "no secrets yet")
+        print("\n".join(sorted({*vault.read(core), *vault.read(faces)})) or "no secrets yet")
         return 0
     if not args.label:
         raise ConfigError(f"say which: ridethrough secret {args.action} LABEL")
     if args.action == "remove":
+        path = core if args.label in vault.read(core) else faces
+        secrets = vault.read(path)
         if secrets.pop(args.label, None) is None:
             raise ConfigError(f'there is no secret "{args.label}"')
     else:
-        interactive = sys.stdin.isatty()
-        if not NAME.fullmatch(args.label):
-            raise ConfigError("a label may hold letters, digits, dot, dash and underscore, at most 63")
-        value = getpass.getpass(f"{args.label}: ") if interactive else sys.stdin.readline().rstrip("\r\n")
-        if not 1 <= len(value) <= SECRET_LIMIT or not value.isprintable():
-            raise ConfigError(f"a secret is one line of 1 to {SECRET_LIMIT} printable characters on standard input")
-        secrets[args.label] = value
+        path = core if args.label in {s.options.get("secret") for s in settings.servers} else faces
+        secrets = {**vault.read(path), args.label: _given_secret(args.label)}
         labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
-        if args.label not in labels:
-            print(f"note: the configuration has no [[snmp.community]] {args.label}", file=sys.stderr)
+        if path == faces and args.label not in labels:
+            print(f"note: the configuration has no [[snmp.community]] or server {args.label}", file=sys.stderr)
     try:
         vault.write(path, secrets)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
-    print(
-        f"{args.label}: {'removed' if args.action == 'remove' else 'kept'} (takes effect when the faces start again)"
-    )
+    done = "removed" if args.action == "remove" else "kept"
+    when = "core reads its configuration (kill -HUP)" if path == core else "faces start"
+    print(f"{args.label}: {done} (takes effect when the {when} again)")
     return 0
+
+
+def _given_secret(label: str) -> str:
+    """A secret from the terminal or standard input."""
+    if not NAME.fullmatch(label):
+        raise ConfigError("a label may hold letters, digits, dot, dash and underscore, at most 63")
+    value = getpass.getpass(f"{label}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    if not 1 <= len(value) <= SECRET_LIMIT or not value.isprintable():
+        raise ConfigError(f"a secret is one line of 1 to {SECRET_LIMIT} printable characters on standard input")
+    return value
 
 
 def _password(_args: argparse.Namespace, settings: Config) -> int:

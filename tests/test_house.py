@@ -18,7 +18,7 @@ AGENT = ROOT / "agent"
 
 #: room -> floor; imports only go down or stay on the floor, and a face never imports another
 FLOORS = {
-    "__main__": 5, "run": 5, "core": 5, "faces": 5, "demo": 5, "verbs": 5, "process": 5,
+    "__main__": 5, "run": 5, "core": 5, "faces": 5, "demo": 5, "verbs": 5, "steer": 5, "rehearse": 5, "process": 5,
     "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "tls": 4, "page": 4,
     "saying": 4, "ladder": 4, "controls": 4, "assets": 4, "words": 4, "layout": 4, "history": 4,
     "snmp": 4, "netif": 4,

@@ -1,0 +1,174 @@
+"""The verbs that steer protection: shutdown, hold, abort, release, clear, wake, drill, arm, disarm."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from . import bus, vault
+from .config import Config
+from .model import ConfigError, View
+
+SAID = {
+    "hold": "every stage that is not yet latched is put off by 5 minutes (an emergency still latches it)",
+    "abort": "no further stage is latched in this outage (an emergency still does)",
+    "release": "hold and abort are undone: the plan goes on",
+    "clear": "ended",
+    "drill": "the drill runs, nobody is told; watch it with `ridethrough log`; it ends after 30 min at the latest",
+    "drill-end": "the drill is over",
+}
+
+
+def ask(settings: Config, do: str, stage: str = "") -> None:
+    """Ask protection for something. BusError says why not."""
+    message: bus.Message = {"type": "protect", "do": do, "stage": stage, "origin": origin()}
+    bus.ask(socket_path(settings), message)
+
+
+def socket_path(settings: Config) -> str:
+    """Where the core listens."""
+    return str(Path(settings.run_dir) / "core.sock")
+
+
+def origin() -> dict[str, str]:
+    """Who sits at this command line, for the audit row."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return {"user": user, "address": "command line"}
+
+
+def simple(args: argparse.Namespace, settings: Config) -> int:
+    """hold, abort, release, clear, drill."""
+    do = "drill-end" if args.verb == "drill" and args.end else args.verb
+    ask(settings, do)
+    print(SAID[do])
+    return 0
+
+
+def wake(args: argparse.Namespace, settings: Config) -> int:
+    """Wake the servers of a stage."""
+    ask(settings, "wake", args.stage)
+    print(f"the servers of {args.stage} are woken for 10 minutes, until they answer; see `ridethrough status`")
+    return 0
+
+
+def shutdown(args: argparse.Namespace, settings: Config, view: View) -> int:
+    """Latch a stage now; without --yes only say what that would do."""
+    names = [s.name for s in view.stages]
+    if args.stage != "all" and args.stage not in names:
+        raise ConfigError(f"no such stage: {args.stage}; there are: {', '.join(names)}")
+    last = len(names) - 1 if args.stage == "all" else names.index(args.stage)
+    for stage in view.stages[: last + 1]:
+        servers = [s.name for s in view.servers if s.stage == stage.name and s.how != "wake"]
+        print(
+            f"stage {stage.name}: {', '.join(servers) or 'no server'}{' (latched already)' if stage.latched else ''}"
+        )
+    if view.mode != "armed":
+        print(f"mode {view.mode}: this is a dry run, nobody is told")
+    if not args.yes:
+        print("nothing was done; add --yes to shut these servers down now. They stay down until you wake them.")
+        return 2
+    ask(settings, "shutdown", args.stage)
+    print("ordered; see `ridethrough status --watch`")
+    return 0
+
+
+# --- arm and disarm ---------------------------------------------------------------------------------------------
+
+
+def warnings(settings: Config, view: View, secrets: frozenset[str]) -> list[str]:
+    """What should be mended before the agent is armed. `secrets`: the labels that the core has."""
+    found = []
+    if not view.servers:
+        found.append("there is no server to protect")
+    for server in view.servers:
+        if server.state == "unknown" and server.how != "wake":
+            found.append(f"{server.name} is not proven: {server.proof or 'not yet tried'}")
+    if view.forecast is None:
+        found.append("nobody knows how long the battery lasts: the UPS says no runtime and none was learned")
+    elif view.forecast.margin_s is not None and view.forecast.margin_s < 0:
+        found.append(
+            f"the plan is longer than the battery: all down after {view.forecast.down_s:.0f} s, "
+            f"the battery lasts {view.forecast.runtime_s:.0f} s"
+        )
+    labels = {str(s.options["secret"]) for s in settings.servers if s.options.get("secret")}
+    found += [f"no secret {label} yet: ridethrough secret set {label}" for label in sorted(labels - secrets)]
+    return found + list(settings.hints)
+
+
+def arm(args: argparse.Namespace, settings: Config, view: View) -> int:
+    """Set mode = "armed", after saying what is not as it should be."""
+    if settings.mode == "armed":
+        print("armed already")
+        return 0
+    secrets = frozenset(vault.read(core_secrets(settings)))
+    found = warnings(settings, view, secrets)
+    for text in found:
+        print(f"warning: {text}")
+    if found and not args.yes:
+        print("nothing was changed; mend this, or add --yes")
+        return 1
+    return _set_mode(args.config, settings, "armed")
+
+
+def disarm(args: argparse.Namespace, settings: Config) -> int:
+    """Set mode = "dry-run": nobody is told anything any more."""
+    return _set_mode(args.config, settings, "dry-run")
+
+
+def core_secrets(settings: Config) -> Path:
+    """The core's own secrets, for the ways that need one."""
+    return Path(settings.state_dir) / "core" / "secrets.json"
+
+
+def _set_mode(path: Path, settings: Config, mode: str) -> int:
+    """Change the file, have the core read it, and say what is in force; the old file comes back if it is refused."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        old = path.read_bytes()
+        document: Any = tomlkit.parse(old.decode())
+        document.setdefault("agent", tomlkit.table())["mode"] = mode
+        _replace(path, tomlkit.dumps(document).encode())
+    except (OSError, UnicodeDecodeError, TOMLKitError) as e:
+        raise ConfigError(f"{path}: {e}") from e
+    try:
+        reply = bus.ask(socket_path(settings), {"type": "reload", "origin": origin()}, within_s=10.0)
+    except bus.BusError as e:
+        print(f"{path}: mode = {mode}, in force when the core runs ({e})", file=sys.stderr)
+        return 1
+    if reply.get("protecting_bad"):
+        _replace(path, old)
+        bus.ask(socket_path(settings), {"type": "reload", "origin": origin()}, within_s=10.0)
+        for problem in reply.get("problems", []):
+            print(problem)
+        print("refused; the old configuration stays")
+        return 1
+    print(f"mode {mode} is in force")
+    return 0
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Replace the file whole or not at all; owner and mode stay. OSError as the disk says."""
+    before = path.stat()
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), before.st_mode & 0o7777)
+            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+        raise
