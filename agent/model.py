@@ -302,7 +302,9 @@ class StageView:
     latched: bool = False  # its servers are being told, or have been
     why: str = ""  # it was latched: one of protection.WHYS, and a value behind a blank
     due_in_s: float | None = None  # by time on battery, holds included; None: not counting, or by other triggers only
-    forecast_s: float | None = None  # when it would be latched by any trigger: from now, or on mains from an outage now
+    forecast_s: float | None = (
+        None  # when it would be latched by any trigger: from now, or on mains from an outage now
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +362,9 @@ class View:
     servers: tuple[ServerView, ...] = ()
     held_s: float = 0.0  # by so much people have put off the stages of this outage
     aborted: bool = False  # people stopped the stages that are not latched: only an emergency latches them
-    off_in_s: float | None = None  # until the last server has had its time (committed), when the UPS may be switched off
+    off_in_s: float | None = (
+        None  # until the last server has had its time (committed), when the UPS may be switched off
+    )
     wake_in_s: float | None = None  # recovery: servers are woken after so many seconds at the latest; 0: now
     drill_left_s: float | None = None  # a drill runs: a dry run beside the armed one
     forecast: Forecast | None = None

@@ -1,4 +1,4 @@
-"""Plays the steps of ways as the delivery does, in one thread with real time-outs, and measures how long it is held."""
+"""Plays the steps of ways as the delivery does, in one thread with real time-outs; measures how long it is held."""
 
 from __future__ import annotations
 
@@ -64,10 +64,13 @@ def children() -> list[str]:
     """The states of this process's children as the kernel tells them: "Z" is a zombie."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
+        try:
+            pids = (task / "children").read_text().split()
+        except FileNotFoundError:
+            continue  # a thread that has just ended
+        for pid in pids:
             try:
-                stat = Path(f"/proc/{pid}/stat").read_text()
+                found.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
             except FileNotFoundError:
                 continue
-            found.append(stat.rpartition(")")[2].split()[0])
     return found

@@ -22,9 +22,10 @@ FLOORS = {
     "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "tls": 4, "page": 4,
     "words": 4, "layout": 4, "history": 4, "snmp": 4, "netif": 4,
     "engine": 3, "portrait": 3, "telling": 3, "deliver": 3, "reach": 3, "bus": 3, "busserver": 3, "ups": 3,
+    "program": 3, "webrequest": 2,
     "drivers": 2, "rules": 2, "protection": 2, "kept": 2, "pretend": 2,
     "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2,
-    "config": 1, "store": 1, "slots": 1, "link": 1, "vault": 1, "wire": 1, "addresses": 1,
+    "config": 1, "store": 1, "slots": 1, "link": 1, "vault": 1, "wire": 1, "addresses": 1, "commands": 1,
     "model": 0,
 }  # fmt: skip
 #: the rooms that make up one face
