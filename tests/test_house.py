@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import __main__ as command_line
-from agent import config, drivers, link
+from agent import config, drivers, link, reach
 
 ROOT = Path(__file__).resolve().parent.parent
 AGENT = ROOT / "agent"
@@ -176,6 +176,8 @@ def test_every_option_of_the_configuration_is_documented() -> None:
     options += link.OPTIONS
     for name in drivers.available():
         options += drivers.load(name).OPTIONS
+    for name in reach.available():
+        options += reach.load(name).OPTIONS
     text = documentation()
     missing = sorted({o.name for o in options if f"`{o.name}`" not in text})
     assert not missing, missing

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Server
-from agent.reach import ACCEPTED, NOT_DELIVERED, PROVEN, UNCONFIRMED, UNKNOWN, Job, ssh
+from agent.reach import ACCEPTED, NOT_DELIVERED, PROVEN, REACHABLE, UNCONFIRMED, UNKNOWN, Job, http, ssh
 from tests import steps
 from tests.peer.world import free_port, until
 
@@ -219,3 +219,46 @@ def test_64_servers_at_once_are_all_told(sshd: Sshd) -> None:
     # this machine is the 64 servers, too
     assert longest_s < 10 * LOOP_LIMIT_S, figure
     no_child(sshd)
+
+
+# --- http -------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_to_the_server_of_openssl_pinned_as_the_documentation_says(tmp_path: Path) -> None:
+    key, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=nas", "-days", "1"]
+    subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    server = subprocess.Popen(
+        ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-cert", certificate, "-key", key],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        command = f"openssl s_client -connect 127.0.0.1:{port} </dev/null 2>/dev/null"
+        command += " | openssl x509 -noout -fingerprint -sha256"
+
+        def shown() -> str:
+            return subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout.strip()
+
+        pinned = until(shown, 10, "the server's fingerprint").partition("=")[2]
+        options = {"url": "/api/off", "fingerprint": pinned}
+        job = Job(
+            server=Server(name="nas", address="127.0.0.1", port=port, how="http", options=options),
+            address=(socket.AF_INET, ("127.0.0.1",)),
+            outage="0123456789abcdef",
+            connect_s=2.0,
+            folder=tmp_path,
+            commands_dir=tmp_path,
+            secret=lambda label: None,
+        )
+        assert http.wrong(job.server) == ""
+        assert steps.run(http.prove(job)) == http.Outcome(REACHABLE, "the certificate is the right one")
+        server.stdin.write(b"HTTP/1.1 202 Accepted\r\n\r\nbye\n")
+        server.stdin.flush()
+        assert steps.run(http.send(job)) == http.Outcome(ACCEPTED, "202 Accepted: bye")
+        assert server.stdout.readline() == b"POST /api/off HTTP/1.1\r\n"
+    finally:
+        server.kill()
+        server.wait()
