@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import __main__ as command_line
-from agent import config, drivers, link
+from agent import config, drivers, link, reach
 
 ROOT = Path(__file__).resolve().parent.parent
 AGENT = ROOT / "agent"
@@ -23,14 +23,14 @@ FLOORS = {
     "saying": 4, "ladder": 4, "controls": 4, "assets": 4, "words": 4, "layout": 4, "history": 4,
     "snmp": 4, "netif": 4,
     "engine": 3, "portrait": 3, "telling": 3, "guard": 3, "deliver": 3, "reach": 3,
-    "attempt": 3, "book": 3, "requests": 3,
+    "attempt": 3, "book": 3, "requests": 3, "program": 3,
     "bus": 3, "busserver": 3, "ups": 3,
     "drivers": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
     "drill": 2, "curve": 2, "forecast": 2,
     "crowd": 2, "kept": 2, "pretend": 2,
-    "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2,
+    "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2, "webrequest": 2,
     "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
-    "wire": 1, "addresses": 1, "errands": 2,
+    "wire": 1, "addresses": 1, "commands": 1, "errands": 2,
     "model": 0,
 }  # fmt: skip
 #: the rooms that make up one face
@@ -184,6 +184,8 @@ def test_every_option_of_the_configuration_is_documented() -> None:
     options += link.OPTIONS
     for name in drivers.available():
         options += drivers.load(name).OPTIONS
+    for name in reach.available():
+        options += reach.load(name).OPTIONS
     text = documentation()
     missing = sorted({o.name for o in options if f"`{o.name}`" not in text})
     assert not missing, missing
