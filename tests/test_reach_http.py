@@ -287,6 +287,24 @@ def test_when_the_outage_ends_the_thread_ends_too_and_its_descriptor_is_given_ba
     assert str(wait.fd) in before or str(wait.fd) not in os.listdir("/proc/self/fd")
 
 
+def test_nothing_is_kept_open_however_it_ends(peer: Peer) -> None:
+    steps.run(http.send(job(server(peer.port))))
+    before = steps.descriptors()
+    for _ in range(5):
+        steps.run(http.send(job(server(peer.port))))
+        steps.run(http.prove(job(server(peer.port))))
+        steps.run(http.send(job(server(peer.port, fingerprint="00" * 32))))
+        way = http.send(job(server(peer.port)))
+        next(way)
+        way.close()
+        http.send(job(server(peer.port))).close()
+    threads_end()
+    end_s = time.monotonic() + 1  # the peer is this process, too
+    while steps.descriptors() > before and time.monotonic() < end_s:
+        time.sleep(0.005)
+    assert steps.descriptors() <= before
+
+
 def threads_end(within_s: float = 1.0) -> None:
     end_s = time.monotonic() + within_s
     while any(t.name == "http" for t in threading.enumerate()) and time.monotonic() < end_s:

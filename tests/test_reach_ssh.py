@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import shutil
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,18 @@ from tests import steps
 BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(range(32))
 KEY = "ssh-ed25519 " + base64.b64encode(BLOB).decode()
 LOGGED_IN = "echo 'Authenticated to 192.0.2.7 ([192.0.2.7]:22) using \"publickey\".' >&2"
+
+OTHERS: dict[int, str] = {}  # children of this process before the test
+
+
+@pytest.fixture(autouse=True)
+def children_before() -> None:
+    OTHERS.clear()
+    OTHERS.update(steps.children())
+
+
+def gone(within_s: float = 5.0) -> bool:
+    return steps.gone(OTHERS, within_s)
 
 
 def server(**options: object) -> Server:
@@ -57,13 +68,6 @@ def client(folder: Path, text: str) -> str:
     path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{folder}/argv\n{text}\n')
     path.chmod(0o755)
     return str(path)
-
-
-def gone(within_s: float = 5.0) -> bool:
-    end_s = time.monotonic() + within_s
-    while steps.children() and time.monotonic() < end_s:
-        time.sleep(0.005)
-    return not steps.children()
 
 
 def test_the_client_asks_nobody_and_reads_no_file_of_this_host(tmp_path: Path) -> None:
