@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .model import ConfigError
 from .reach import NOT_DELIVERED, Late, Outcome, Steps
 
 ATTEMPT_S = 30.0  # for all of one attempt, whatever its waits
+#: one server's way may fail in these, and nobody else's must: also by what a server says
+MISTAKES = (OSError, Late, ConfigError, ValueError, LookupError)
 
 Owner = TypeVar("Owner")
 
@@ -21,6 +24,7 @@ class Attempt(Generic[Owner]):
     owner: Owner
     way: str
     steps: Steps
+    began_s: float
     end_s: float
     fd: int = -1  # that it waits for
     due_s: float = 0.0
@@ -35,54 +39,54 @@ class Attempts(Generic[Owner]):
         self._came = came
         self.selector = selectors.DefaultSelector()
         self._running: dict[str, int] = {}
+        self._wanted: set[str] = set()  # ways for which somebody waits
         self.due_s = 0.0  # of the attempt that is late first, or before
-        self.freed = False  # one has ended since the owner set this to False: its slot is free
+        self.freed = False  # a slot that somebody waits for is free since the owner set this to False
 
     def has_slot(self, way: str, slots: int | None) -> bool:
-        """May another attempt of this way begin?"""
-        return slots is None or self._running.get(way, 0) < slots
+        """May another attempt of this way begin? If not, `freed` tells when to ask again."""
+        if slots is None or self._running.get(way, 0) < slots:
+            return True
+        self._wanted.add(way)
+        return False
 
     def begin(self, owner: Owner, way: str, steps: Steps, now_s: float) -> Attempt[Owner]:
         """A new attempt, which runs when `go_on` is called."""
-        attempt = Attempt(owner, way, steps, now_s + ATTEMPT_S, due_s=now_s)
+        attempt = Attempt(owner, way, steps, now_s, now_s + ATTEMPT_S, due_s=now_s)
         self._running[way] = self._running.get(way, 0) + 1
         return attempt
 
     def go_on(self, attempt: Attempt[Owner], now_s: float, late: str = "") -> None:
-        """Run the generator to its next wait, or to its end. `late`: why it is thrown a Late."""
+        """Run the generator to its next wait, or to its end. `late`: a Late with this text is thrown into it."""
+        self._unregister(attempt)  # the generator may close what it waited for, and open another of the same number
         try:
-            if late and now_s >= attempt.end_s:
-                raise Late(late)  # it had its time, whatever it makes of it
             wait = attempt.steps.throw(Late(late)) if late else next(attempt.steps)
+            if late and now_s >= attempt.end_s:
+                raise Late(late)  # it had its time, whatever it waits for now
+            self.selector.register(wait.fd, selectors.EVENT_WRITE if wait.write else selectors.EVENT_READ, attempt)
         except StopIteration as end:
             outcome: Outcome = end.value
-        except (OSError, Late, ValueError) as e:
+        except MISTAKES as e:
             detail = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-            outcome = Outcome(NOT_DELIVERED, detail)
+            outcome = Outcome(NOT_DELIVERED, detail or type(e).__name__)
         else:
-            attempt.due_s, attempt.why = min(now_s + wait.within_s, attempt.end_s), wait.why
+            attempt.fd, attempt.why = wait.fd, wait.why
+            attempt.due_s = min(now_s + wait.within_s, attempt.end_s)
             self.due_s = min(self.due_s, attempt.due_s)
-            self._wait(attempt, wait.fd, selectors.EVENT_WRITE if wait.write else selectors.EVENT_READ)
             return
         self.end(attempt)
         self._came(attempt, outcome, now_s)
 
-    def _wait(self, attempt: Attempt[Owner], fd: int, events: int) -> None:
-        if attempt.fd == fd and fd in self.selector.get_map():
-            self.selector.modify(fd, events, attempt)
-            return
-        self._unregister(attempt)
-        attempt.fd = fd
-        self.selector.register(fd, events, attempt)
-
     def _unregister(self, attempt: Attempt[Owner]) -> None:
-        if attempt.fd >= 0 and attempt.fd in self.selector.get_map():
+        if attempt.fd >= 0:
             self.selector.unregister(attempt.fd)
-        attempt.fd = -1
+            attempt.fd = -1
 
     def end(self, attempt: Attempt[Owner]) -> None:
         """Stop it; what it holds is given back."""
         self._unregister(attempt)
         attempt.steps.close()
         self._running[attempt.way] -= 1
-        self.freed = True
+        if attempt.way in self._wanted:
+            self._wanted.discard(attempt.way)
+            self.freed = True

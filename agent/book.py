@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import neighbours
+from . import magic, neighbours
 from .reach import Address
 from .vault import write_private
 
 log = logging.getLogger(__name__)
 
 RESOLVE_S = 3600.0  # a name is looked up so often
-RESOLVE_AGAIN_S = 15.0  # a name that has no address yet
+RESOLVE_AGAIN_S = 15.0  # a name that could not be looked up
+ASKING_S = 1.0  # of names in one turn: a dead name server must not keep us from learning and saving
 SAVE_S = 10.0  # at most so often
 ADDRESSES_LIMIT = 8  # of one name
 ENTRIES_LIMIT = 2000
@@ -30,7 +31,8 @@ FILE_LIMIT_BYTES = 1024 * 1024
 
 
 class Book:
-    """Reading is for every thread; `run` is the book's own. It calls `changed` when a name has new addresses."""
+    """Reading is for every thread; `run` is the book's own. It calls `changed` with a host that has new addresses,
+    and with a server whose MAC was learned."""
 
     def __init__(
         self,
@@ -43,13 +45,12 @@ class Book:
     ) -> None:
         self._path, self.changed = path, changed
         self._look_up, self._table, self._now = look_up or look_up_name, table, now
-        self._names: frozenset[str] = frozenset()  # host names of the plan
-        self._servers: frozenset[str] = frozenset()
+        self._plan: Mapping[str, str] = {}  # server -> host; nothing is forgotten before there is one
         self._addresses: dict[str, tuple[Address, ...]] = {}
         self._macs: dict[str, str] = {}  # by the server's name
         self._met: queue.Queue[tuple[str, str]] = queue.Queue(maxsize=ENTRIES_LIMIT)
         self._next_s: dict[str, float] = {}
-        self._saved_s, self._unsaved = 0.0, False
+        self._saved_s, self._unsaved, self._failed = -SAVE_S, False, ""
         self._read()
 
     def addresses(self, host: str) -> tuple[Address, ...]:
@@ -62,8 +63,7 @@ class Book:
 
     def plan(self, hosts: Mapping[str, str]) -> None:
         """These servers there are now (name -> host); what others had is forgotten."""
-        self._names = frozenset(host for host in hosts.values() if host and not literal(host))
-        self._servers = frozenset(hosts)
+        self._plan = dict(hosts)
 
     def met(self, server: str, address: str) -> None:
         """The server has just answered at this address: the kernel knows its MAC now, if it is in the LAN."""
@@ -80,15 +80,18 @@ class Book:
 
     def turn(self) -> None:
         """Look up what is due, learn from whom was met, and save what is new."""
-        now_s = self._now()
-        names, servers = self._names, self._servers
+        now_s, plan = self._now(), self._plan
+        names = {host for host in plan.values() if host and not literal(host)}
         self._next_s = {name: self._next_s.get(name, 0.0) for name in names}
-        for name in sorted(n for n, due_s in self._next_s.items() if now_s >= due_s):
+        due = sorted((name in self._addresses, due_s, name) for name, due_s in self._next_s.items() if now_s >= due_s)
+        for _, _, name in due:
             self._next_s[name] = self._now() + (RESOLVE_S if self._ask(name) else RESOLVE_AGAIN_S)
+            if self._now() - now_s >= ASKING_S:
+                break
         self._learn()
-        if self._addresses.keys() - names or self._macs.keys() - servers:
+        if plan and (self._addresses.keys() - names or self._macs.keys() - plan.keys()):
             self._addresses = {name: found for name, found in self._addresses.items() if name in names}
-            self._macs = {name: mac for name, mac in self._macs.items() if name in servers}
+            self._macs = {name: mac for name, mac in self._macs.items() if name in plan}
             self._unsaved = True
         if self._unsaved and now_s - self._saved_s >= SAVE_S:
             self._saved_s = now_s
@@ -101,7 +104,7 @@ class Book:
             kept = ", the last known address stays" if name in self._addresses else ""
             log.warning("cannot look up %s: %s%s", name, e, kept)
             return False
-        if found and found != self._addresses.get(name):
+        if found and set(found) != set(self._addresses.get(name, ())):  # the order may change each time
             log.info("%s is %s", name, found[0][1][0])
             self._addresses = {**self._addresses, name: found}
             self._unsaved = True
@@ -123,12 +126,15 @@ class Book:
         except OSError as e:
             log.debug("no neighbour table: %s", e)
             return
-        found = {server: table[address] for server, address in met.items() if address in table}
+        plain = {server: address.partition("%")[0] for server, address in met.items()}
+        found = {server: table[address] for server, address in plain.items() if address in table}
         news = {server: mac for server, mac in found.items() if self._macs.get(server) != mac}
         if news:
             log.info("learned the MAC of %s", ", ".join(sorted(news)[:20]))
             self._macs = {**self._macs, **news}
             self._unsaved = True
+            for server in news:
+                self.changed(server)
 
     # -- the file
 
@@ -146,7 +152,7 @@ class Book:
                 raise ValueError("too long")
             found = json.loads(raw)
             addresses = {str(name): _addresses(rows) for name, rows in found["addresses"].items()}
-            macs = {str(name): str(mac) for name, mac in found["macs"].items()}
+            macs = {str(name): _mac(mac) for name, mac in found["macs"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             log.error("%s: damaged (%s): set aside, a new one is begun", self._path, e)
             try:
@@ -163,9 +169,12 @@ class Book:
         rows = {"addresses": self._addresses, "macs": self._macs}
         try:
             write_private(self._path, json.dumps(rows).encode())
-        except OSError as e:
-            log.error("%s: %s: addresses stay in memory only", self._path, e.strerror or e)
-        self._unsaved = False
+        except OSError as e:  # again in a while
+            if not self._failed:
+                log.error("%s: %s: addresses stay in memory only", self._path, e.strerror or e)
+            self._failed = str(e)
+            return
+        self._unsaved, self._failed = False, ""
 
 
 def _addresses(rows: object) -> tuple[Address, ...]:
@@ -175,11 +184,19 @@ def _addresses(rows: object) -> tuple[Address, ...]:
     found = []
     for family, place in rows:
         host, *rest = place
-        if family not in (socket.AF_INET, socket.AF_INET6) or not all(isinstance(n, int) for n in rest):
+        numbers = {socket.AF_INET: 0, socket.AF_INET6: 2}.get(family)  # flow and scope
+        if len(rest) != numbers or not all(type(n) is int and 0 <= n < 2**20 for n in rest):
             raise ValueError("not an address")
         socket.inet_pton(family, str(host).partition("%")[0])
         found.append((int(family), (str(host), *rest)))
     return tuple(found)
+
+
+def _mac(text: object) -> str:
+    """A MAC from the file. ValueError if it is something else."""
+    if not isinstance(text, str) or not magic.MAC.fullmatch(text):
+        raise ValueError("not a MAC address")
+    return text
 
 
 def look_up_name(name: str, flags: int = 0) -> tuple[Address, ...]:

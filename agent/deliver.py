@@ -14,6 +14,7 @@ import selectors
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from .config import Server
 from .errands import Orders, Report
 from .model import ConfigError
 from .reach import Outcome
+from .target import PROOF_HOLDS_S, Target, Try
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +36,12 @@ CONNECT_S = 5.0  # and later
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 PROOF_S, PROOF_SPREAD_S = 6 * 3600.0, 3600.0  # between two good ones; and so much less, different for each server
 PROOF_AGAIN_S = (60.0, 900.0)  # after the first one that was not good, and after the others
-PROOF_HOLDS_S = 24 * 3600.0  # for so long a server stays what it was proven to be
 STAGGER_S, AGAIN_STAGGER_S = 0.05, 2.0  # between two first proofs; over all, when everybody is proven again
 WAKE_S, WAKE_SOON, WAKE_LATER_S = 10.0, 12, 60.0  # the first 12 packets, and the others
 BY_HAND_S = 15.0  # between two looks at a server that we cannot wake
+NAME_WAIT_S = 5.0  # the first proof of a server waits so long for its name to be looked up
+CROWDED_S = 12.0  # an attempt may keep a slot so long while others wait for their first one
+STARTS_AT_ONCE = 8  # of the ways with few slots: a new process takes its time
 DETAIL_LIMIT = 120
 IDLE_S = 0.5
 
@@ -47,35 +51,6 @@ TOLD = (reach.ACCEPTED, reach.UNCONFIRMED)
 @dataclass(frozen=True, slots=True)
 class _Plan:
     servers: tuple[Server, ...]
-
-
-@dataclass(slots=True)
-class _Try:
-    """What an attempt is for."""
-
-    target: _Target
-    purpose: str  # tell | prove | release
-    host: str  # where
-
-
-@dataclass(eq=False, slots=True)
-class _Target:
-    """The machine of one server."""
-
-    server: Server
-    report: Report
-    attempt: Attempt[_Try] | None = None
-    tell_s: float = 0.0  # of the next attempt to tell
-    prove_s: float = 0.0  # of the next proof
-    failures: int = 0  # of proofs, in a row
-    wake_s: float = 0.0  # of the next magic packet
-    packets: int = 0
-
-    def must_tell(self) -> bool:
-        return self.report.delivery in ("sending", "not-delivered")
-
-    def must_wake(self) -> bool:
-        return self.report.wake in ("waking", "by-hand")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +72,15 @@ class Delivery:
         book: Book,
         places: Places,
         wake: Callable[[str], str] = magic.send,
+        load: Callable[[str], ModuleType] = reach.load,
     ) -> None:
-        self._report, self._book, self._wake = report, book, wake
+        self._report, self._book, self._wake, self._load = report, book, wake, load
         self.places = places  # may be replaced from another thread
-        self._attempts: Attempts[_Try] = Attempts(self._came)
+        self._attempts: Attempts[Try] = Attempts(self._came)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._attempts.selector.register(self._wake_r, selectors.EVENT_READ, None)
         self._news: queue.Queue[Orders | _Plan | str] = queue.Queue(maxsize=5000)
-        self._targets: dict[str, _Target] = {}
+        self._targets: dict[str, Target] = {}
         self._ways: dict[str, ModuleType] = {}
         self._plan: tuple[Server, ...] = ()
         self._orders = Orders()
@@ -165,9 +141,17 @@ class Delivery:
                 self._aim(now_s)
                 self._follow(now_s)
             else:
-                for target in self._targets.values():
-                    if target.server.address == item:
-                        target.tell_s = now_s
+                self._take_known(item, now_s)
+
+    def _take_known(self, name: str, now_s: float) -> None:
+        """The book knows more of this server, or of this host."""
+        for target in self._targets.values():
+            if target.server.name == name:
+                self._say(target, mac=self._book.mac(name))
+            if target.server.address == name:
+                target.tell_s = now_s
+                if target.report.proof_s is None:
+                    target.prove_s = min(target.prove_s, now_s)
 
     def _aim(self, now_s: float) -> None:
         """One target for each server of the plan, and for each that must be told or woken though it is not in it.
@@ -181,19 +165,28 @@ class Delivery:
             if target is None or _place(target.server) != _place(server):
                 if target is not None:
                     self._end(target)
-                target = _Target(server, Report(server=name, mac=self._book.mac(name)))
+                target = Target(server, Report(server=name))
                 target.prove_s = now_s + STAGGER_S * number
+                if server.address and not self._book.addresses(server.address):
+                    target.prove_s += NAME_WAIT_S
+                self._say(target, mac=self._book.mac(name))
             target.server = server
             self._targets[name] = target
         for target in old.values():
             self._end(target)
+        for how in {server.how for server in wanted.values()}:
+            try:
+                self._way(how)  # not only in the outage
+            except ConfigError as e:
+                log.error("%s", e)
         self._book.plan({name: server.address for name, server in wanted.items()})
 
     def _take_orders(self, orders: Orders, now_s: float) -> None:
         before, self._orders = self._orders, orders
         if (orders.outage, orders.armed) != (before.outage, before.armed):
             for target in self._targets.values():
-                if target.attempt is not None and target.attempt.owner.purpose == "tell":
+                purpose = target.attempt.owner.purpose if target.attempt is not None else ""
+                if purpose == "tell" or (purpose == "prove" and orders.outage and not target.must_wake()):
                     self._end(target)
                 target.tell_s = now_s
                 self._say(target, delivery="none", attempts=0, detail="", outage=orders.outage)
@@ -209,7 +202,7 @@ class Delivery:
         """Begin to tell whom we must, and to wake whom we must, and have not yet begun with."""
         for server in self._orders.tell:
             target = self._targets[server.name]
-            if target.report.delivery != "none":
+            if target.report.delivery != "none" or server.how == "wake":
                 continue
             if server.name in self._orders.told:
                 self._say(target, delivery=reach.UNCONFIRMED, outage=self._orders.outage)
@@ -228,51 +221,63 @@ class Delivery:
                 target.wake_s, target.packets = now_s, 0
                 self._say(target, wake="waking" if self._mac(target) or target.server.outlet else "by-hand")
 
-    def _mac(self, target: _Target) -> str:
+    def _mac(self, target: Target) -> str:
         return target.server.mac or self._book.mac(target.server.name)
 
     # -- what is due
 
     def _scan(self, now_s: float) -> None:
-        """Begin what is due, end what took too long; those that failed their last proof come last."""
+        """Begin what is due, end what took too long."""
         self._scan_s = self._attempts.due_s = now_s + IDLE_S
         self._attempts.freed = False
-        for failing in (False, True):
-            for target in self._targets.values():
-                if target.report.failing is failing:
-                    self._turn(target, now_s)
-                    self._scan_s = min(self._scan_s, self._due_s(target))
-        self._scan_s = max(self._scan_s, now_s)
-
-    def _due_s(self, target: _Target) -> float:
-        if target.attempt is not None:
-            return target.attempt.due_s
-        if target.must_tell():
-            return target.tell_s if self._has_slot(target.server.how) else self._scan_s
-        if target.must_wake():
-            return min(target.wake_s, target.prove_s)
-        return target.prove_s if self._may_prove() else self._scan_s
+        for target in self._targets.values():
+            attempt = target.attempt
+            if attempt is not None and now_s >= attempt.due_s:
+                self._attempts.go_on(attempt, now_s, attempt.why)
+        due = [t for t in self._targets.values() if t.attempt is None and now_s >= t.due_s(self._may_prove())]
+        starts, untried = 0, Counter[str]()
+        for target in sorted(due, key=lambda t: t.rank(self._slots(t.server.how) is not None)):
+            slots = self._slots(target.server.how)
+            if slots is not None and starts >= STARTS_AT_ONCE:
+                self._scan_s = now_s  # the others first have their turn
+                break
+            self._turn(target, now_s)
+            if slots is not None and target.attempt is not None:
+                starts += 1
+            elif slots is not None and target.must_tell() and not target.report.attempts:
+                untried[target.server.how] += 1
+        for how, wanted in untried.items():
+            self._make_room(how, wanted, now_s)
+        for target in self._targets.values():
+            due_s = target.due_s(self._may_prove()) if target.attempt is None else target.attempt.due_s
+            if due_s > now_s:  # else it waits for a slot
+                self._scan_s = min(self._scan_s, due_s)
 
     def _may_prove(self) -> bool:
-        return self._orders.prove and not self._orders.tell
+        return self._orders.prove and self._orders.outage is None
 
-    def _turn(self, target: _Target, now_s: float) -> None:
-        attempt = target.attempt
-        if attempt is not None:
-            if now_s >= attempt.due_s:
-                self._attempts.go_on(attempt, now_s, attempt.why)
-        elif target.must_tell():
-            if now_s >= target.tell_s:
-                self._begin(target, "tell", now_s)
-        elif target.must_wake() and now_s >= target.wake_s:
+    def _turn(self, target: Target, now_s: float) -> None:
+        """Do what is due for a server for which nothing is under way."""
+        if target.must_tell():
+            self._begin(target, "tell", now_s)
+            return
+        if target.report.state != "unknown" and now_s >= target.good_s + PROOF_HOLDS_S:
+            self._say(target, state="unknown")
+        if target.must_wake() and now_s >= target.wake_s:
             self._send_packet(target, now_s)
             self._begin(target, "prove", now_s)
         elif now_s >= target.prove_s and (target.must_wake() or self._may_prove()):
             self._begin(target, "prove", now_s)
-        elif target.report.state != "unknown" and now_s - (target.report.proof_s or 0.0) > PROOF_HOLDS_S:
-            self._say(target, state="unknown")
 
-    def _send_packet(self, target: _Target, now_s: float) -> None:
+    def _make_room(self, how: str, wanted: int, now_s: float) -> None:
+        """So many wait for their first attempt: those that have kept a slot for long give it up, oldest first."""
+        running = [t.attempt for t in self._targets.values() if t.attempt is not None]
+        slow = [a for a in running if a.way == how and now_s - a.began_s >= CROWDED_S]
+        for attempt in sorted(slow, key=lambda a: a.began_s)[:wanted]:
+            attempt.end_s = now_s
+            self._attempts.go_on(attempt, now_s, attempt.why)
+
+    def _send_packet(self, target: Target, now_s: float) -> None:
         target.packets += 1
         target.wake_s = now_s + (WAKE_S if target.packets < WAKE_SOON else WAKE_LATER_S)
         mac = self._mac(target)
@@ -287,20 +292,20 @@ class Delivery:
 
     def _way(self, how: str) -> ModuleType:
         if how not in self._ways:
-            self._ways[how] = reach.load(how)
+            self._ways[how] = self._load(how)
         return self._ways[how]
 
-    def _has_slot(self, how: str) -> bool:
-        return self._attempts.has_slot(how, getattr(self._ways.get(how), "SLOTS", None))
+    def _slots(self, how: str) -> int | None:
+        return getattr(self._ways.get(how), "SLOTS", None)
 
-    def _begin(self, target: _Target, purpose: str, now_s: float) -> None:
+    def _begin(self, target: Target, purpose: str, now_s: float) -> None:
         server = target.server
         try:
             way = self._way(server.how)
         except ConfigError as e:
-            self._came_of(_Try(target, purpose, ""), Outcome(reach.NOT_DELIVERED, str(e)), now_s)
+            self._came_of(Try(target, purpose, ""), Outcome(reach.NOT_DELIVERED, str(e)), now_s)
             return
-        if not self._has_slot(server.how):
+        if not self._attempts.has_slot(server.how, self._slots(server.how)):
             return  # as soon as one is free
         if purpose == "tell":
             self._say(target, attempts=target.report.attempts + 1)
@@ -318,10 +323,10 @@ class Delivery:
         )
         make = {"tell": way.send, "prove": way.prove, "release": getattr(way, "release", None)}[purpose]
         host = str(address[1][0]) if address else ""
-        target.attempt = self._attempts.begin(_Try(target, purpose, host), server.how, make(job), now_s)
+        target.attempt = self._attempts.begin(Try(target, purpose, host), server.how, make(job), now_s)
         self._attempts.go_on(target.attempt, now_s)
 
-    def _end(self, target: _Target) -> None:
+    def _end(self, target: Target) -> None:
         """Stop the attempt that runs, if one does."""
         attempt, target.attempt = target.attempt, None
         if attempt is not None:
@@ -329,11 +334,11 @@ class Delivery:
 
     # -- outcomes
 
-    def _came(self, attempt: Attempt[_Try], outcome: Outcome, now_s: float) -> None:
+    def _came(self, attempt: Attempt[Try], outcome: Outcome, now_s: float) -> None:
         attempt.owner.target.attempt = None
         self._came_of(attempt.owner, outcome, now_s)
 
-    def _came_of(self, tried: _Try, outcome: Outcome, now_s: float) -> None:
+    def _came_of(self, tried: Try, outcome: Outcome, now_s: float) -> None:
         target, detail = tried.target, outcome.detail[:DETAIL_LIMIT]
         if tried.purpose == "tell":
             self._told(target, outcome.word, detail, now_s)
@@ -342,11 +347,12 @@ class Delivery:
         else:
             log.info("%s: told that the outage is over (%s)", target.server.name, detail)
 
-    def _told(self, target: _Target, word: str, detail: str, now_s: float) -> None:
+    def _told(self, target: Target, word: str, detail: str, now_s: float) -> None:
         report = target.report
         if word in TOLD:
             log.info("%s: %s (%s)", target.server.name, word.replace("delivered-", "delivered, "), detail)
             state = report.state if report.state == "proven" else "reachable"
+            target.good_s = now_s
             self._say(target, delivery=word, state=state, detail=detail)
             return
         if report.detail != detail:
@@ -354,28 +360,28 @@ class Delivery:
         target.tell_s = now_s + BACK_OFF_S[min(report.attempts, len(BACK_OFF_S)) - 1]
         self._say(target, delivery=reach.NOT_DELIVERED, detail=detail)
 
-    def _proven(self, target: _Target, word: str, detail: str, host: str, now_s: float) -> None:
+    def _proven(self, target: Target, word: str, detail: str, host: str, now_s: float) -> None:
         name, report = target.server.name, target.report
         if word not in (reach.PROVEN, reach.REACHABLE):
             target.failures += 1
             target.prove_s = now_s + PROOF_AGAIN_S[0 if target.failures == 1 else 1]
             if report.proof != detail and not target.must_wake():
                 log.warning("%s: %s", name, detail)
-            self._say(target, proof=detail, failing=True)
+            self._say(target, proof=detail, failing=report.failing or not target.must_wake())
             return
         if report.failing or report.proof_s is None:
             log.info("%s: %s (%s)", name, word, detail)
-        target.failures = 0
+        target.failures, target.good_s = 0, now_s
         target.prove_s = now_s + PROOF_S - zlib.crc32(name.encode()) % int(PROOF_SPREAD_S)
         if host:
             self._book.met(name, host)
         back = target.must_wake()
-        mac, wake = self._book.mac(name), "back" if back else report.wake
-        self._say(target, state=word, proof=detail, proof_s=now_s, failing=False, mac=mac, wake=wake)
+        wake = "back" if back else report.wake
+        self._say(target, state=word, proof=detail, proof_s=now_s, failing=False, wake=wake)
         if back and hasattr(self._way(target.server.how), "release"):
             self._begin(target, "release", now_s)
 
-    def _say(self, target: _Target, **news: object) -> None:
+    def _say(self, target: Target, **news: object) -> None:
         report = replace(target.report, **news)  # type: ignore[arg-type]  # names and types are Report's
         if report != target.report:
             target.report = report

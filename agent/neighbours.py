@@ -69,11 +69,6 @@ def _row(body: bytes) -> tuple[str, str] | None:
         values[kind] = body[place + ATTRIBUTE.size : place + length]
         place += (length + 3) & ~3
     address, mac = values.get(NDA_DST, b""), values.get(NDA_LLADDR, b"")
-    if (
-        len(mac) != 6
-        or not any(mac)
-        or mac[0] & 1
-        or len(address) != {socket.AF_INET: 4, socket.AF_INET6: 16}.get(family)
-    ):
+    if len(mac) != 6 or not any(mac) or mac[0] & 1 or len(address) != ADDRESS_BYTES.get(family):
         return None
     return socket.inet_ntop(family, address), mac.hex(":")

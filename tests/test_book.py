@@ -86,6 +86,8 @@ def test_with_a_dead_name_server_the_address_of_the_last_run_is_used_at_once(tmp
     "text",
     ["", "{", "[]", '{"addresses": 1, "macs": {}}', '{"addresses": {"a": [[2, ["x"]]]}, "macs": {}}',
      '{"addresses": {"a": [[99, ["192.0.2.1"]]]}, "macs": {}}', '{"addresses": {"a": ["no"]}, "macs": {}}',
+     '{"addresses": {"a": [[2, ["192.0.2.1", 5]]]}, "macs": {}}', '{"addresses": {}, "macs": {"a": "no MAC"}}',
+     '{"addresses": {"a": [[10, ["::1", 0, 99999999999]]]}, "macs": {}}', '{"addresses": {}, "macs": {"a": 1}}',
      "\0" * 100],
 )  # fmt: skip
 def test_a_damaged_file_is_set_aside(tmp_path: Path, text: str) -> None:
@@ -105,6 +107,69 @@ def test_what_is_no_longer_in_the_plan_is_forgotten(tmp_path: Path) -> None:
     clock.now_s += 20
     found.turn()
     assert json.loads((tmp_path / "known.json").read_text()) == {"addresses": {}, "macs": {}}
+
+
+def test_nothing_is_forgotten_before_there_is_a_plan_or_when_it_is_empty(tmp_path: Path) -> None:
+    first = book(tmp_path / "known.json", Names(), Clock())
+    first.met("nas", "192.0.2.20")
+    first.turn()
+    again = Book(tmp_path / "known.json")
+    again.turn()
+    assert again.addresses("nas.example") == NAS
+    again.plan({})
+    again.turn()
+    assert again.addresses("nas.example") == NAS and again.mac("nas")
+
+
+def test_a_dead_name_server_keeps_nobody_from_learning_and_those_without_an_address_come_first(
+    tmp_path: Path,
+) -> None:
+    names, clock, asked = Names(), Clock(), list[str]()
+    found = book(tmp_path / "known.json", names, clock)
+    found.turn()
+
+    def dead(name: str) -> tuple[Address, ...]:
+        clock.now_s += 10
+        asked.append(name)
+        raise OSError("Temporary failure in name resolution")
+
+    slow = Book(tmp_path / "known.json", look_up=dead, now=clock, table=lambda: {"192.0.2.20": "52:54:00:12:34:56"})
+    slow.plan({"nas": "nas.example", **{f"s{n}": f"s{n}.example" for n in range(1000)}})
+    slow.met("nas", "192.0.2.20")
+    slow.turn()
+    assert slow.mac("nas") and len(asked) == 1 and asked != ["nas.example"]
+
+
+def test_addresses_in_another_order_are_no_news(tmp_path: Path) -> None:
+    clock, changed = Clock(), list[str]()
+    rows: list[Address] = [(socket.AF_INET, ("192.0.2.1",)), (socket.AF_INET, ("192.0.2.2",))]
+    found = Book(tmp_path / "known.json", changed.append, look_up=lambda name: tuple(rows), now=clock)
+    found.plan({"nas": "nas.example"})
+    found.turn()
+    rows.reverse()
+    clock.now_s += 3601
+    found.turn()
+    assert changed == ["nas.example"]
+
+
+def test_a_disk_that_comes_back_is_written_again(tmp_path: Path) -> None:
+    clock, folder = Clock(), tmp_path / "core"
+    folder.write_text("in the way")
+    found = book(folder / "known.json", Names(), clock)
+    found.turn()
+    folder.unlink()
+    clock.now_s += 11
+    found.turn()
+    assert json.loads((folder / "known.json").read_text())["addresses"]["nas.example"]
+
+
+def test_the_scope_of_a_link_local_address_is_not_looked_for_in_the_table(tmp_path: Path) -> None:
+    changed: list[str] = []
+    found = Book(tmp_path / "known.json", changed.append, table=lambda: {"fe80::1": "52:54:00:12:34:56"})
+    found.plan({"nas": "fe80::1%lo"})
+    found.met("nas", "fe80::1%lo")
+    found.turn()
+    assert found.mac("nas") == "52:54:00:12:34:56" and changed == ["nas"]
 
 
 def test_a_disk_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
@@ -147,3 +212,4 @@ def test_the_magic_packet_is_six_ff_and_sixteen_times_the_mac() -> None:
     for wrong in ("", "52:54:00:12:34", "52:54:00:12:34:5g", "525400123456"):
         with pytest.raises(ValueError, match="not a MAC"):
             magic.packet(wrong)
+        assert "not a MAC" in magic.send(wrong)

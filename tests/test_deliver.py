@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from agent import deliver
+import pytest
+
+from agent import deliver, reach
 from agent.book import Book
 from agent.config import Server
 from agent.deliver import Delivery, Places
 from agent.errands import Orders, Report
-from agent.reach import rccmd
+from agent.reach import ACCEPTED, PROVEN, Job, Outcome, Steps, Wait
 
 OUTAGE = "0123456789abcdef"
 
@@ -62,11 +67,15 @@ class Peer:
 
 @contextmanager
 def delivering(
-    servers: tuple[Server, ...], wake: Callable[[str], str] = lambda mac: ""
+    servers: tuple[Server, ...],
+    wake: Callable[[str], str] = lambda mac: "",
+    *,
+    load: Callable[[str], Any] = reach.load,
+    **book_of: Any,
 ) -> Iterator[tuple[Delivery, queue.Queue[Report]]]:
     reports: queue.Queue[Report] = queue.Queue()
-    book, stop = Book(Path("/nonexistent/known.json")), threading.Event()
-    delivery = Delivery(reports.put, book, Places(), wake)
+    book, stop = Book(Path("/proc/nowhere/known.json"), **book_of), threading.Event()
+    delivery = Delivery(reports.put, book, Places(), wake, load)
     threads = [threading.Thread(target=t, args=(stop,)) for t in (delivery.run, book.run)]
     delivery.plan(servers)
     for thread in threads:
@@ -353,19 +362,170 @@ def test_a_proof_is_a_connection_and_a_failed_one_says_why() -> None:
     peer.close()
 
 
+class FewSlots:
+    """A way with few slots: the server's name says how it does. `running` and `most` at once are counted."""
+
+    def __init__(self, slots: int) -> None:
+        self.running, self.most, self.order = 0, 0, list[str]()
+        self.module = SimpleNamespace(SLOTS=slots, send=self.send, prove=self.prove)
+
+    def load(self, how: str) -> Any:
+        return self.module if how == "slow" else reach.load(how)
+
+    def prove(self, job: Job) -> Steps:
+        yield from self._hold(job, 20.0 if job.server.name.startswith("hang") else 0.02)
+        return Outcome(PROVEN, "well")
+
+    def send(self, job: Job) -> Steps:
+        self.order.append(job.server.name)
+        yield from self._hold(job, 20.0 if job.server.name.startswith("hang") else 0.02)
+        return Outcome(ACCEPTED, "goes down")
+
+    def _hold(self, job: Job, hold_s: float) -> Generator[Wait, None, None]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        ends = os.pipe()
+        try:
+            yield Wait(ends[0], False, hold_s, "no answer")
+        except reach.Late:
+            if hold_s > 1:
+                raise
+        finally:
+            self.running -= 1
+            for fd in ends:
+                os.close(fd)
+
+
+def slow(name: str) -> Server:
+    return Server(name=name, address="127.0.0.1", how="slow")
+
+
+def told(reports: queue.Queue[Report], count: int, within_s: float = 5.0) -> set[str]:
+    words = ("accepted", "delivered-unconfirmed")
+    return {until(reports, lambda r: r.delivery in words, within_s).server for _ in range(count)}
+
+
 def test_a_way_with_few_slots_makes_the_others_wait_and_tells_all() -> None:
-    peers = [Peer("accept") for _ in range(6)]
-    servers = tuple(p.server(f"s{n}") for n, p in enumerate(peers))
-    rccmd.SLOTS = 2  # type: ignore[attr-defined]
-    try:
-        with delivering(servers) as (delivery, reports):
-            delivery.order(armed(*servers))
-            told = {until(reports, lambda r: r.delivery == "delivered-unconfirmed").server for _ in servers}
-    finally:
-        del rccmd.SLOTS  # type: ignore[attr-defined]
-    assert len(told) == 6
+    way = FewSlots(3)
+    servers = tuple(slow(f"s{n}") for n in range(12))
+    with delivering(servers, load=way.load) as (delivery, reports):
+        delivery.order(armed(*servers))
+        assert len(told(reports, 12)) == 12
+    assert way.most == 3
+
+
+def test_those_that_hang_give_their_slots_up_while_others_were_not_tried_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliver, "CROWDED_S", 0.2)
+    way = FewSlots(4)
+    servers = tuple(slow(f"hang{n}") for n in range(8)) + tuple(slow(f"s{n}") for n in range(8))
+    with delivering(servers, load=way.load) as (delivery, reports):
+        delivery.order(armed(*servers))
+        assert told(reports, 8) == {f"s{n}" for n in range(8)}
+    assert len(set(way.order[:16])) == 16, "somebody was tried again before all were tried"
+
+
+def test_ways_with_few_slots_do_not_hold_those_that_need_none() -> None:
+    way, peers = FewSlots(2), [Peer("accept") for _ in range(3)]
+    servers = tuple(slow(f"hang{n}") for n in range(9)) + tuple(p.server(f"s{n}") for n, p in enumerate(peers))
+    with delivering(servers, load=way.load) as (delivery, reports):
+        begin_s = time.monotonic()
+        delivery.order(armed(*servers))
+        assert told(reports, 3) == {"s0", "s1", "s2"} and time.monotonic() - begin_s < 1.0
     for peer in peers:
         peer.close()
+
+
+def test_the_known_dead_are_tried_last() -> None:
+    way, dead = FewSlots(1), set[str]()
+
+    def prove(job: Job) -> Steps:
+        yield from ()
+        dead.add(job.server.name)
+        return Outcome(reach.UNKNOWN if job.server.name == "s0" else PROVEN, "a proof")
+
+    way.module.prove = prove
+    servers = tuple(slow(f"s{n}") for n in range(4))
+    with delivering(servers, load=way.load) as (delivery, reports):
+        for _ in servers:
+            until(reports, lambda r: bool(r.proof))
+        delivery.order(armed(*servers))
+        told(reports, 4)
+    assert way.order == ["s1", "s2", "s3", "s0"]
+
+
+def test_an_outage_ends_the_proofs_that_run_so_that_their_slots_are_free() -> None:
+    way = FewSlots(2)
+    servers = (slow("hang1"), slow("hang2"), slow("s"))
+    with delivering(servers, load=way.load) as (delivery, reports):
+        end_s = time.monotonic() + 3
+        while way.running < 2 and time.monotonic() < end_s:
+            time.sleep(0.02)
+        assert way.running == 2
+        delivery.order(armed(slow("s")))
+        assert told(reports, 1, 1.0) == {"s"}
+        time.sleep(0.1)
+        assert way.running == 0
+
+
+def test_servers_that_wait_for_a_slot_cost_no_time() -> None:
+    way = FewSlots(1)
+    servers = tuple(slow(f"hang{n}") for n in range(20))
+    with delivering(servers, load=way.load) as (delivery, _):
+        delivery.order(Orders(prove_again=1))
+        time.sleep(0.1)
+        begin_s = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - begin_s < 0.1
+        assert way.running == 1
+
+
+def test_a_server_that_is_only_woken_is_never_told() -> None:
+    desk = Server(name="desk", address="127.0.0.1", port=free_port(), how="wake")
+    peer = Peer("accept")
+    with delivering((desk, peer.server("a"))) as (delivery, reports):
+        delivery.order(armed(desk, peer.server("a")))
+        until(reports, lambda r: r.server == "a" and r.delivery == "delivered-unconfirmed")
+        seen = [reports.get_nowait() for _ in range(reports.qsize())]
+        assert all(r.delivery == "none" for r in seen if r.server == "desk")
+    peer.close()
+
+
+def test_a_look_whether_a_woken_server_is_back_is_no_failed_proof() -> None:
+    server = Server(name="a", address="127.0.0.1", port=free_port(), mac="02:00:00:00:00:01")
+    with delivering(()) as (delivery, reports):
+        delivery.order(Orders(prove=False, armed=True, wake=(server,)))
+        assert not until(reports, lambda r: r.proof == "Connection refused").failing
+
+
+def test_an_error_on_the_way_of_a_magic_packet_ends_nothing() -> None:
+    peer = Peer("accept")
+    server = Server(name="a", address="127.0.0.1", port=peer.port, mac="02:00:00:00:00:01")
+    with delivering((server,), lambda mac: "network is down") as (delivery, reports):
+        delivery.order(waking(server))
+        until(reports, lambda r: r.wake == "back")
+    peer.close()
+
+
+def test_a_name_is_proven_when_it_is_found_and_not_failed_before_that() -> None:
+    peer, found = Peer("accept"), threading.Event()
+
+    def look_up(name: str) -> tuple[reach.Address, ...]:
+        found.wait(0.3)
+        return ((socket.AF_INET, ("127.0.0.1",)),)
+
+    server = Server(name="a", address="a.example", port=peer.port)
+    with delivering((server,), look_up=look_up) as (_, reports):
+        first = until(reports, lambda r: bool(r.proof))
+        assert first.state == "reachable" and not first.failing
+    peer.close()
+
+
+def test_a_mac_is_said_as_soon_as_it_is_learned() -> None:
+    peer = Peer("accept")
+    table = {"127.0.0.1": "52:54:00:12:34:56"}
+    with delivering((peer.server("a"),), table=lambda: table) as (_, reports):
+        assert until(reports, lambda r: bool(r.mac), 2.0).mac == "52:54:00:12:34:56"
+    peer.close()
 
 
 def test_an_unknown_way_is_said_and_stops_nobody_else() -> None:

@@ -23,7 +23,7 @@ FLOORS = {
     "saying": 4, "ladder": 4, "controls": 4, "assets": 4, "words": 4, "layout": 4, "history": 4,
     "snmp": 4, "netif": 4,
     "engine": 3, "portrait": 3, "telling": 3, "guard": 3, "deliver": 3, "reach": 3,
-    "attempt": 3, "book": 3, "requests": 3, "program": 3,
+    "attempt": 3, "target": 3, "book": 3, "requests": 3, "program": 3,
     "bus": 3, "busserver": 3, "ups": 3,
     "drivers": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
     "drill": 2, "curve": 2, "forecast": 2,

@@ -11,7 +11,7 @@ A way is a module with
     release(job)  optional: tell it that the outage is over; ends with any word
     SLOTS         optional: so many of this way at once (processes, TLS handshakes); without it any number
 
-    SLOTS         optional: so many of this way at once (processes, TLS handshakes); without it any number
+`send` and `prove` are generators: they never block, but yield a Wait whenever they must wait for a descriptor, and
 return an Outcome. The delivery runs a thousand of them in one thread. When a Wait takes too long, Late is thrown in
 at its `yield`; when the outage ends, the generator is closed: whatever it holds is given back in a `finally`.
 OSError and Late that are not caught count as NOT_DELIVERED or UNKNOWN with the error's text.
