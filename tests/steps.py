@@ -66,12 +66,12 @@ def children() -> dict[int, str]:
     for task in Path("/proc/self/task").iterdir():
         try:
             pids = (task / "children").read_text().split()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # a thread that has just ended
         for pid in pids:
             try:
                 found[int(pid)] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
     return found
 
