@@ -24,7 +24,8 @@ STAGES = "".join(
 def server(name: str, how: str, port: int, stage: str, needs_s: float, more: str = "") -> str:
     port_line = f"port = {port}\n" if port else ""
     address = 'address = "127.0.0.1"\n' if port else ""
-    return f'[[server]]\nname = "{name}"\nhow = "{how}"\n{address}{port_line}stage = "{stage}"\nneeds_s = {needs_s}\n{more}'
+    head = f'[[server]]\nname = "{name}"\nhow = "{how}"\n{address}{port_line}'
+    return f'{head}stage = "{stage}"\nneeds_s = {needs_s}\n{more}'
 
 
 def deliveries(world: World) -> dict[str, str]:
