@@ -52,7 +52,7 @@ def go_on(state: State, now_s: float, plan: Plan, seen: Seen, effects: list[Effe
     if state.phase is Phase.COMMITTED and not state.unproven and now_s >= down_s(state, plan, seen):
         state = replace(state, phase=Phase.OFF_ARMED)
     if state.phase is Phase.OFF_ARMED and not state.unproven:
-        state = _switch_off(state, now_s, plan, effects)
+        state = _switch_off(state, now_s, plan, seen, effects)
     if state.phase is Phase.OFF_ARMED:
         return _mains_for_good(state, now_s, plan, effects)
     if state.phase is Phase.RECOVERY:
@@ -65,11 +65,13 @@ def go_on(state: State, now_s: float, plan: Plan, seen: Seen, effects: list[Effe
     return state
 
 
-def _switch_off(state: State, now_s: float, plan: Plan, effects: list[Effect]) -> State:
+def _switch_off(state: State, now_s: float, plan: Plan, seen: Seen, effects: list[Effect]) -> State:
     """Order the UPS off, once, and again when it did not obey. Or leave it out, and say so."""
     delay_s = plan.off_delay_s()
     if plan.ups_off == "no":
         return _left_out(state, plan.no_off_why, effects)
+    if now_s < down_s(state, plan, seen):
+        return state  # somebody was told only now, and has his time as well
     if state.off_sent_s is None:
         if state.runs_on_battery() or (plan.ups_off == "always" and not state.on_battery):
             effects.append(Effect(kind="ups-off", delay_s=delay_s))

@@ -1,4 +1,4 @@
-"""Seeded faults: `python -m tests.mutants [--short]` puts each into a copy of the tree and looks whether the tests see it.
+"""Seeded faults: `python -m tests.mutants [--short]` puts each into a copy of the tree; do the tests see it?
 
 Each is one replacement in one file; it must apply exactly once. A fault that no test sees is a rule that nothing keeps.
 `--short`: every fourth one. EQUIVALENT names those that change nothing anybody could see, with the reason.
