@@ -71,12 +71,12 @@ def _switch_off(state: State, now_s: float, plan: Plan, effects: list[Effect]) -
     if plan.ups_off == "no":
         return _left_out(state, plan.no_off_why, effects)
     if state.off_sent_s is None:
-        if state.battery_now() or (plan.ups_off == "always" and not state.on_battery):
+        if state.runs_on_battery() or (plan.ups_off == "always" and not state.on_battery):
             effects.append(Effect(kind="ups-off", delay_s=delay_s))
             return replace(state, off_sent_s=now_s)
         return state if state.on_battery else _left_out(state, "mains", effects)
     ignored_s = state.off_sent_s + delay_s + OFF_PATIENCE_S
-    if state.battery_now() and state.last_frame_s is not None and state.last_frame_s >= ignored_s:
+    if state.runs_on_battery() and state.last_frame_s is not None and state.last_frame_s >= ignored_s:
         effects.append(Effect(kind="ups-off-ignored"))
         effects.append(Effect(kind="ups-off", delay_s=delay_s))
         return replace(state, off_sent_s=now_s)

@@ -160,11 +160,18 @@ class Engine:
             self._sample(look, now_s)
         self._fresh = self._fresh or bool(events)
         quiet_s = now_s - self._viewed_s
-        polled = any(isinstance(item, Polled) for item in items)
-        if polled or quiet_s >= (VIEW_GAP_S if self._fresh else VIEW_S):
+        wishes = [item for item in items if isinstance(item, Wish)]
+        if (
+            look is not None
+            or wishes
+            or isinstance(items[-1], Polled)
+            or quiet_s >= (VIEW_GAP_S if self._fresh else VIEW_S)
+        ):
             self._fresh, self._viewed_s = False, now_s
             self.view = self._look_around(now_s)
             self._publish({"type": "status", "view": wire.to_json(self.view)})
+        for wish in wishes:
+            wish.done.set()  # whoever asked sees what came of it
 
     def greeting(self) -> list[Mapping[str, object]]:
         """What a new subscriber hears first: the view, and once more what is so."""
@@ -199,7 +206,7 @@ class Engine:
             self._take_wish(item, now_s, events)
 
     def _take_wish(self, wish: Wish, now_s: float, events: list[Event]) -> None:
-        """Do it, leave an audit row, and let whoever asked go on."""
+        """Do it, and leave an audit row."""
         try:
             notices = self._guard.wish(wish.do, wish.stage, now_s)
         except OrderError as e:
@@ -207,7 +214,6 @@ class Engine:
         outcome = "refused" if wish.error else "done"
         events.append(self._note("command", wish.error, {**wish.data, "outcome": outcome}, now_s))
         events += [self._note(notice.name, "", notice.data, now_s) for notice in notices]
-        wish.done.set()
 
     def _take_config(self, new: NewConfig, now_s: float, events: list[Event]) -> None:
         self._config, self._problems, self._protecting_bad = new.config, new.problems, new.protecting_bad

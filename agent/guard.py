@@ -25,7 +25,7 @@ KEEP_WAIT_S = 0.2  # a latch waits so long for the disk, then it is sent anyway
 KEEP_EVERY_S = 10.0  # on battery, so that a restart knows when the UPS was last heard
 KEEP_AT_ONCE = 50  # servers; for more of them a thousand told in a second are not a thousand writes:
 KEEP_GAP_S = 0.2
-RETURN_DELAY_S = 180.0  # the UPS stays off at least so long: servers see that their power went
+RETURN_DELAY_S = 60.0  # the UPS stays off at least so long: the servers must lose their power; a unit may need more
 OUTLET_AGAIN_S = 60.0
 
 

@@ -95,6 +95,10 @@ class State:
         last = self.phase is Phase.OFF_ARMED and not self.unproven
         return last and (self.off_sent_s is not None or self.battery_now())
 
+    def runs_on_battery(self) -> bool:
+        """The last frame itself says battery, in a confirmed outage: an output that is off is not that."""
+        return self.on_battery and self.battery_from_s is not None
+
     def battery_now(self) -> bool:
         """On battery by confirmation and by the last frame that said either."""
         return self.on_battery and self.seen_battery

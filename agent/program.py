@@ -49,12 +49,12 @@ class Program:
             start_new_session=True,
         )
         try:
+            self._ready = select.epoll()
             self._end = os.pidfd_open(self._child.pid)
-        except OSError:
+        except OSError:  # no descriptor left
             self._child.kill()
             self._child.wait()
             raise
-        self._ready = select.epoll()
         self._ready.register(self._end, select.EPOLLIN)
         self._pipe = self._child.stdout
         if self._pipe is not None:
@@ -81,14 +81,20 @@ class Program:
         if self._look():
             return
         os.killpg(self._child.pid, signal.SIGKILL)
-        threading.Thread(target=self._follow, name="reaper", daemon=True).start()
+        self._reap_later()
 
     def leave(self) -> None:
         """Let it run on by itself; what it says is taken and thrown away, so that it never hangs on its output."""
         if self._look():
             return
         _left.add(self._child.pid)
-        threading.Thread(target=self._follow, name="reaper", daemon=True).start()
+        self._reap_later()
+
+    def _reap_later(self) -> None:
+        try:
+            threading.Thread(target=self._follow, name="reaper", daemon=True).start()
+        except RuntimeError:  # no thread to be had: subprocess reaps it before it starts the next program
+            _left.discard(self._child.pid)
 
     def _follow(self) -> None:
         while not self._look():

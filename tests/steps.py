@@ -60,17 +60,30 @@ def run_all(ways: list[Steps], within_s: float = 60.0) -> tuple[list[Any], float
     return outcomes, longest_s
 
 
-def children() -> list[str]:
-    """The states of this process's children as the kernel tells them: "Z" is a zombie."""
-    found = []
+def children() -> dict[int, str]:
+    """This process's children and their states as the kernel tells them: "Z" is a zombie."""
+    found = {}
     for task in Path("/proc/self/task").iterdir():
         try:
             pids = (task / "children").read_text().split()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # a thread that has just ended
         for pid in pids:
             try:
-                found.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
-            except FileNotFoundError:
+                found[int(pid)] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            except (FileNotFoundError, ProcessLookupError):
                 continue
     return found
+
+
+def gone(others: dict[int, str], within_s: float = 5.0) -> bool:
+    """No child of ours but the `others` is left, not even as a zombie."""
+    end_s = time.monotonic() + within_s
+    while (left := children().keys() - others.keys()) and time.monotonic() < end_s:
+        time.sleep(0.005)
+    return not left
+
+
+def descriptors() -> int:
+    """How many file descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -138,12 +138,12 @@ name = "x"
 name = "a"
 address = "192.0.2.1"
 port = 0
-how = "ssh"
+how = "pigeon"
 stage = "x"
 [[server]]
 name = "b"
 address = "999.1.1.1"
-how = "http"
+how = "gull"
 stage = "nope"
 [snmp]
 listen = "x"
@@ -153,8 +153,8 @@ access = "write"
 from = ["10.0.0.1/8"]
 """
     wrong = "\n".join(problems(text))
-    for word in ("on_battery_s", "two of that name", "port = 0", '"ssh"', "999.1.1.1", '"http"', '"nope"', "listen",
-                 "access", "has host bits set"):  # fmt: skip
+    for word in ("on_battery_s", "two of that name", "port = 0", '"pigeon"', "999.1.1.1", '"gull"', '"nope"',
+                 "listen", "access", "has host bits set"):  # fmt: skip
         assert word in wrong, (word, wrong)
     assert 'a stage = "x"' not in wrong
 

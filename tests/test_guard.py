@@ -36,7 +36,7 @@ def test_the_ups_is_switched_off_late_and_only_after_the_last_servers_time() -> 
     assert play.powered == [] and play.view.phase == "committed" and play.view.off_in_s is not None
     assert 0 < play.view.off_in_s < 20
     play.battery(20, low=True)
-    assert play.powered == [(Command.SHUTDOWN_RETURN, {"delay_s": 30.0, "return_delay_s": 180.0})]
+    assert play.powered == [(Command.SHUTDOWN_RETURN, {"delay_s": 30.0, "return_delay_s": 60.0})]
     assert play.view.phase == "off-armed"
     kept = json.loads(play.keeper.kept or b"{}")
     assert kept["state"]["off_sent_s"] is not None  # on the disk before the order
@@ -79,6 +79,16 @@ def test_a_ups_that_ignores_the_order_is_told_again_and_the_log_says_so() -> Non
     assert len(play.powered) == 1
     play.battery(15, low=True)  # 30 s of delay and 60 s more
     assert len(play.powered) == 2 and "ups-off-ignored" in play.names()
+
+
+def test_an_output_that_is_off_has_obeyed_and_is_not_ordered_off_again() -> None:
+    play = committed(off_return="battery")
+    play.battery(130, low=True)
+    for _ in range(300):
+        play.second(look(Source.NONE))
+    assert len(play.powered) == 1 and "ups-off-ignored" not in play.names()
+    play.mains(75)
+    assert play.view.phase == "recovery"
 
 
 def test_those_that_were_told_are_woken_in_reverse_order_once_the_battery_can_carry_an_outage() -> None:

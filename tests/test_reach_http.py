@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import socket
 import ssl
 import subprocess
@@ -272,19 +273,39 @@ def test_a_huge_answer_is_read_only_as_far_as_it_matters(peer: Peer) -> None:
     assert steps.run(http.send(job(server(peer.port)))).word == NOT_DELIVERED
 
 
-def test_when_the_outage_ends_the_thread_ends_too_and_its_descriptor_is_given_back(peer: Peer) -> None:
+def test_when_the_outage_ends_the_thread_ends_too_and_leaves_its_descriptor_alone(peer: Peer) -> None:
     let_go = threading.Event()
     peer.manner = lambda sock, request: let_go.wait(5) and None
-    before = set(os.listdir("/proc/self/fd"))
     way = http.send(job(server(peer.port)))
     wait = next(way)
-    assert str(wait.fd) in os.listdir("/proc/self/fd")
     while not peer.requests:
         time.sleep(0.005)
     way.close()
+    others = os.eventfd(0, os.EFD_NONBLOCK)
+    assert others == wait.fd  # the number has been given to somebody else
     threads_end()  # long before its deadline
     let_go.set()
-    assert str(wait.fd) in before or str(wait.fd) not in os.listdir("/proc/self/fd")
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(others)
+    os.close(others)
+
+
+def test_nothing_is_kept_open_however_it_ends(peer: Peer) -> None:
+    steps.run(http.send(job(server(peer.port))))
+    before = steps.descriptors()
+    for _ in range(5):
+        steps.run(http.send(job(server(peer.port))))
+        steps.run(http.prove(job(server(peer.port))))
+        steps.run(http.send(job(server(peer.port, fingerprint="00" * 32))))
+        way = http.send(job(server(peer.port)))
+        next(way)
+        way.close()
+        http.send(job(server(peer.port))).close()
+    threads_end()
+    end_s = time.monotonic() + 1  # the peer is this process, too
+    while steps.descriptors() > before and time.monotonic() < end_s:
+        time.sleep(0.005)
+    assert steps.descriptors() <= before
 
 
 def threads_end(within_s: float = 1.0) -> None:
@@ -307,11 +328,27 @@ def test_64_silent_servers_at_once_do_not_hold_the_delivery() -> None:
 def test_the_number_of_threads_has_a_limit() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=256) as silent:
         made = server(silent.getsockname()[1])
-        ways = [http.send(job(made), total_s=0.2) for _ in range(http.THREADS_LIMIT + 3)]
-        outcomes, _ = steps.run_all(ways)
-    assert sum("under way already" in o.detail for o in outcomes) == 3
-    threads_end()
-    assert steps.run(http.prove(job(made), total_s=0.1)).detail != outcomes[-1].detail
+        ways = [http.send(job(made)) for _ in range(http.THREADS_LIMIT)]
+        for way in ways:
+            next(way)
+        assert steps.run(http.send(job(made))).detail == "128 requests are under way already"
+        for way in ways:
+            way.close()
+        threads_end()
+        assert steps.run(http.prove(job(made), total_s=0.1)).detail == "no answer in time"
+
+
+def test_requests_that_cannot_begin_take_no_place() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        made = server(gone.getsockname()[1])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        failed = [steps.run_all([http.send(job(made))])[0][0] for _ in range(http.THREADS_LIMIT + 1)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(isinstance(e, OSError) for e in failed)
+    assert steps.run(http.send(job(made))).detail == "Connection refused"
 
 
 def test_plain_http_needs_to_be_called_insecure(tmp_path: Path) -> None:

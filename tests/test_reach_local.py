@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,18 @@ from agent.reach import ACCEPTED, NOT_DELIVERED, PROVEN, UNKNOWN, Job, local
 from tests import steps
 
 OUTAGE = "0123456789abcdef"
+
+OTHERS: dict[int, str] = {}  # children of this process before the test
+
+
+@pytest.fixture(autouse=True)
+def children_before() -> None:
+    OTHERS.clear()
+    OTHERS.update(steps.children())
+
+
+def gone(within_s: float = 5.0) -> bool:
+    return steps.gone(OTHERS, within_s)
 
 
 def job(folder: Path, command: str = "down") -> Job:
@@ -40,14 +53,6 @@ def script(folder: Path, text: str, name: str = "down", mode: int = 0o755) -> Pa
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(mode)
     return path
-
-
-def gone(within_s: float = 5.0) -> bool:
-    """No child of ours is left, not even as a zombie."""
-    end_s = time.monotonic() + within_s
-    while steps.children() and time.monotonic() < end_s:
-        time.sleep(0.005)
-    return not steps.children()
 
 
 def test_a_program_that_ends_with_0_is_accepted_and_knows_what_it_is_about(tmp_path: Path) -> None:
@@ -78,9 +83,18 @@ def test_a_program_that_still_runs_is_accepted_left_alone_and_reaped_when_it_end
     )
     outcome = steps.run(local.send(job(tmp_path), run_s=0.05))
     assert (outcome.word, outcome.detail) == (ACCEPTED, "down still runs after 0.05 s")
-    assert program.left() == 1 and steps.children() and not done.exists()
+    assert program.left() == 1 and not gone(0) and not done.exists()
     go.write_text("")
-    assert gone() and done.read_text() == "ok\n" and program.left() == 0
+    assert gone() and done.read_text() == "ok\n"
+    none_left()
+
+
+def none_left(within_s: float = 1.0) -> None:
+    """The threads of those that were left to themselves have ended: a little after the child is gone."""
+    end_s = time.monotonic() + within_s
+    while any(t.name == "reaper" for t in threading.enumerate()) and time.monotonic() < end_s:
+        time.sleep(0.005)
+    assert program.left() == 0
 
 
 def test_when_the_outage_ends_a_program_that_was_begun_is_not_torn_off(tmp_path: Path) -> None:
@@ -210,3 +224,21 @@ def test_comments_around_the_line_are_left_out(tmp_path: Path) -> None:
 def test_wrong_never_raises(command: str) -> None:
     said = local.wrong(Server(name="a", address="127.0.0.1", options={"command": command}))
     assert bool(said) != bool(commands.NAME.fullmatch(command))
+
+
+def test_nothing_is_kept_open_however_it_ends(tmp_path: Path) -> None:
+    def play() -> None:
+        for text, run_s in (("exit 0", 5.0), ("exec >&-; exit 1", 5.0), ("sleep 0.05", 0.01)):
+            script(tmp_path, text)
+            steps.run(local.send(job(tmp_path), run_s=run_s))
+        way = local.send(job(tmp_path))
+        next(way)
+        way.close()
+        assert gone()
+
+    play()
+    before = steps.descriptors()
+    for _ in range(5):
+        play()
+    none_left()
+    assert steps.descriptors() == before

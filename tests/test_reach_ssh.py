@@ -21,6 +21,18 @@ BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(range(32))
 KEY = "ssh-ed25519 " + base64.b64encode(BLOB).decode()
 LOGGED_IN = "echo 'Authenticated to 192.0.2.7 ([192.0.2.7]:22) using \"publickey\".' >&2"
 
+OTHERS: dict[int, str] = {}  # children of this process before the test
+
+
+@pytest.fixture(autouse=True)
+def children_before() -> None:
+    OTHERS.clear()
+    OTHERS.update(steps.children())
+
+
+def gone(within_s: float = 5.0) -> bool:
+    return steps.gone(OTHERS, within_s)
+
 
 def server(**options: object) -> Server:
     return Server(
@@ -57,13 +69,6 @@ def client(folder: Path, text: str) -> str:
     path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{folder}/argv\n{text}\n')
     path.chmod(0o755)
     return str(path)
-
-
-def gone(within_s: float = 5.0) -> bool:
-    end_s = time.monotonic() + within_s
-    while steps.children() and time.monotonic() < end_s:
-        time.sleep(0.005)
-    return not steps.children()
 
 
 def test_the_client_asks_nobody_and_reads_no_file_of_this_host(tmp_path: Path) -> None:
@@ -104,7 +109,7 @@ def test_the_proof_asks_for_no_session_and_ends_the_client(tmp_path: Path) -> No
     assert outcome == Outcome(PROVEN, "host key and login as ups are right")
     argv = (tmp_path / "argv").read_text().splitlines()
     assert argv[0] == "-N" and argv[-2:] == ["--", "192.0.2.7"] and "poweroff" not in " ".join(argv)
-    assert gone(1.0)
+    assert gone()
 
 
 @pytest.mark.parametrize(
@@ -160,14 +165,34 @@ def test_the_login_is_seen_behind_a_long_banner_and_in_pieces(tmp_path: Path) ->
 def test_the_passing_of_time_confirms_nothing_and_leaves_nothing_running(tmp_path: Path) -> None:
     outcome = steps.run(ssh.send(job(tmp_path), client(tmp_path, f"{LOGGED_IN}; sleep 20 & wait"), command_s=0.1))
     assert outcome == Outcome(NOT_DELIVERED, "the command did not end within 0.1 s")
-    assert gone(1.0)
+    assert gone()
 
 
 def test_when_the_outage_ends_the_client_and_its_children_are_killed(tmp_path: Path) -> None:
-    way = ssh.send(job(tmp_path), client(tmp_path, "sleep 20 & wait"))
+    way = ssh.send(job(tmp_path), client(tmp_path, f"sleep 20 & echo $! >{tmp_path}/pid; wait"))
     next(way)
+    end_s = time.monotonic() + 5
+    while not ((pid := tmp_path / "pid").exists() and pid.read_text()) and time.monotonic() < end_s:
+        time.sleep(0.005)
     way.close()
-    assert gone(1.0)
+    assert gone()
+    stat = Path(f"/proc/{pid.read_text().strip()}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < end_s:
+        time.sleep(0.005)
+    assert time.monotonic() < end_s
+
+
+@pytest.mark.parametrize(
+    ("does", "detail"),
+    [
+        ("echo 'Host key verification failed.'; exit 255", "the server has another host key than host_key says"),
+        ("exit 0", "ssh ended with exit code 0"),
+        ("echo 'u@h: Permission denied (publickey).'; exit 255", "permission denied: the server"),
+    ],
+)
+def test_a_client_that_ends_before_the_login_has_proven_nothing(tmp_path: Path, does: str, detail: str) -> None:
+    outcome = steps.run(ssh.prove(job(tmp_path), client(tmp_path, does)))
+    assert outcome.word == UNKNOWN and outcome.detail.startswith(detail)
 
 
 def test_what_is_missing_is_said_with_its_remedy(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -52,6 +53,10 @@ class Sshd:
         self._process = subprocess.Popen([SSHD, "-D", "-f", config, "-E", self.log])
         until(self._listens, 10, "sshd listens")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def _listens(self) -> bool:
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", self.port)) == 0
@@ -91,7 +96,7 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
 
 
 def no_child(of: Sshd) -> None:
-    until(lambda: len(steps.children()) == 1 and "Z" not in steps.children(), 5, "only sshd is left of our children")
+    assert steps.gone({of.pid: ""}), f"left: {steps.children()}"
 
 
 def test_a_forced_command_runs_whatever_is_asked(sshd: Sshd) -> None:
@@ -165,7 +170,7 @@ def test_a_command_that_does_not_end_is_not_taken_for_delivered(sshd: Sshd) -> N
 
 def test_a_server_without_sessions_did_not_get_it(sshd: Sshd) -> None:
     (sshd.folder / "sshd_config").write_text((sshd.folder / "sshd_config").read_text() + "MaxSessions 0\n")
-    sshd._process.send_signal(1)
+    os.kill(sshd.pid, signal.SIGHUP)
     until(lambda: "Received SIGHUP" in sshd.log.read_text() and sshd._listens(), 5, "sshd took its configuration")
     outcome = steps.run(ssh.send(sshd.job()))
     assert outcome.word == NOT_DELIVERED and "open failed" in outcome.detail, outcome

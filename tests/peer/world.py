@@ -49,7 +49,13 @@ class World:
         stages: str = '[[stage]]\nname = "all"\non_battery_s = 600\n',
         confirm_servers: int = 1,
         poll_s: float = 1.0,
+        servers: str | None = None,
+        agent: str = "",
+        ups: str = "",
     ) -> None:
+        """`servers`: the [[server]] tables instead of one for each listener; `agent`: more lines of [agent]; `ups`:
+        the lines of [ups] instead of the UPS on the pty."""
+        self._servers_toml, self._agent_toml, self._ups_toml = servers, agent, ups
         self.folder, self.mode, self.stages, self.poll_s = folder, mode, stages, poll_s
         self.web_port, self.snmp_port = free_port(), free_port(socket.SOCK_DGRAM)
         self.server_ports = [free_port() for _ in range(confirm_servers)]
@@ -62,7 +68,7 @@ class World:
         self.ups.__enter__()
         self._configure()
         for number, port in enumerate(self.server_ports):
-            self._start_server(number, port)
+            self.start_server(number, port)
         self.start_agent()
         return self
 
@@ -85,18 +91,18 @@ class World:
             f'[[server]]\nname = "server-{n}"\naddress = "127.0.0.1"\nport = {p}\nneeds_s = 10\nstage = "all"\n'
             for n, p in enumerate(self.server_ports)
         )
+        ups = self._ups_toml or f'driver = "megatec"\nport = "{self.folder}/ups"\npoll_s = {self.poll_s}\n'
         self.config.write_text(
             f'[agent]\nname = "peer-ups"\nstate_dir = "{self.folder}/state"\nrun_dir = "{self.folder}/run"\n'
-            f'mode = "{self.mode}"\n'
-            f'[ups]\ndriver = "megatec"\nport = "{self.folder}/ups"\npoll_s = {self.poll_s}\n'
-            f"{self.stages}{servers}"
+            f'mode = "{self.mode}"\n{self._agent_toml}[ups]\n{ups}'
+            f"{self.stages}{servers if self._servers_toml is None else self._servers_toml}"
             f'[web]\nlisten = "127.0.0.1:{self.web_port}"\npublic_status = true\n'
             f'[snmp]\nlisten = "127.0.0.1:{self.snmp_port}"\n'
             '[[snmp.community]]\nlabel = "peer"\nfrom = ["127.0.0.0/8"]\n'
         )
         self.ridethrough("secret", "set", "peer", given=COMMUNITY + "\n")
 
-    def _start_server(self, number: int, port: int) -> None:
+    def start_server(self, number: int, port: int) -> None:
         """A server whose shutdown command writes the time into `told-N`."""
         script = self.folder / f"shutdown-{number}"
         script.write_text(f"#!/bin/sh\ndate +%s.%N >> '{self.folder}/told-{number}'\n")

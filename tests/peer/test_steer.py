@@ -1,0 +1,80 @@
+"""The verbs that steer protection, with a real agent: rehearse, arm, drill, hold, shut down now, wake, disarm."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.peer.world import ROOT, World, until
+
+pytestmark = pytest.mark.peer
+
+STAGES = '[[stage]]\nname = "all"\non_battery_s = 60\n# a word of the administrator\n'
+
+
+def run(world: World, *args: str) -> tuple[int, str]:
+    argv = [sys.executable, "-m", "agent", *args, "--config", str(world.config)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def notes(world: World) -> list[str]:
+    return [e.name for e in world.events() if e.kind == "note"]
+
+
+def test_rehearse_arm_and_disarm(tmp_path: Path) -> None:
+    with World(tmp_path, mode="dry-run", stages=STAGES) as world:
+        code, text = run(world, "rehearse")
+        assert code == 1 and "server-0: reachable" in text and "nobody knows how long the battery lasts" in text
+        code, text = run(world, "arm")
+        assert code == 1 and "nothing was changed" in text
+        code, text = run(world, "arm", "--yes")
+        assert code == 0 and "mode armed is in force" in text
+        until(lambda: world.view().mode == "armed", 3, "armed")
+        assert "a word of the administrator" in world.config.read_text()
+        code, text = run(world, "disarm")
+        assert code == 0
+        until(lambda: world.view().mode == "dry-run", 3, "dry-run")
+        assert world.told() == []
+
+
+def test_a_broken_file_is_not_armed_and_comes_back(tmp_path: Path) -> None:
+    with World(tmp_path, mode="dry-run", stages=STAGES) as world:
+        broken = world.config.read_text().replace('stage = "all"', 'stage = "nobody"')
+        world.config.write_text(broken)
+        code, text = run(world, "arm", "--yes")
+        assert code != 0 and "no such [[stage]]" in text
+        assert world.config.read_text() == broken and world.view().mode == "dry-run"
+
+
+def test_a_drill_a_planned_shutdown_and_an_outage_that_people_hold(tmp_path: Path) -> None:
+    with World(tmp_path, stages=STAGES) as world:
+        assert run(world, "hold")[0] == 1
+        assert run(world, "drill")[0] == 0 and world.view().drill_left_s is not None
+        world.ups.set("mains", "off")
+        until(lambda: world.view().phase == "countdown", 8, "an outage")
+        assert world.view().drill_left_s is None and "drill-ended" in notes(world)
+        assert run(world, "hold")[0] == 0
+        due_s = world.view().stages[0].due_in_s
+        assert due_s is not None and due_s > 300 and world.view().held_s == 300
+        assert run(world, "abort")[0] == 0 and world.view().aborted
+        assert run(world, "release")[0] == 0 and not world.view().aborted
+        world.ups.set("mains", "on")
+        until(lambda: world.view().phase == "hold", 20, "mains is back")
+        code, text = run(world, "shutdown", "all")
+        assert code == 2 and "stage all: server-0" in text and world.told() == []
+        assert run(world, "shutdown", "al", "--yes")[0] == 2
+        assert run(world, "shutdown", "all", "--yes")[0] == 0
+        until(world.told, 5, "the server's shutdown command ran")
+        rows = [e.data for e in world.events() if e.name == "command"]
+        assert [r["command"] for r in rows if r["outcome"] == "done"] == [
+            "drill",
+            "hold",
+            "abort",
+            "release",
+            "shutdown",
+        ]
+        assert all(r["user"] for r in rows)

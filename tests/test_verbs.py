@@ -1,0 +1,83 @@
+"""What rehearse, arm and status say of a view."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent.config import Config, Server
+from agent.model import Forecast, ServerView, StageView, View
+from agent.rehearse import rehearse, walk
+from agent.steer import warnings
+from agent.verbs import describe
+from tests.fakecore import committed, on_battery, on_line, recovery
+
+GOOD = replace(
+    on_line(),
+    mode="armed",
+    stages=(StageView(name="all", on_battery_s=300.0, forecast_s=300.0),),
+    servers=(
+        ServerView(name="nas", address="192.0.2.1", port=22, how="ssh", stage="all", needs_s=120.0, state="proven",
+                   proof="host key and login are right", proof_age_s=1.0, mac="52:54:00:12:34:56"),
+        ServerView(name="web", address="192.0.2.2", port=6003, how="rccmd", stage="all", needs_s=60.0,
+                   state="reachable", proof="accepts connections", proof_age_s=1.0),
+    ),
+    forecast=Forecast(runtime_s=1440.0, basis="learned", down_s=420.0, margin_s=1020.0),
+)  # fmt: skip
+
+
+def lines(view: View, *, bad: bool) -> list[str]:
+    return [f.text for f in walk(view) if f.bad is bad]
+
+
+def test_a_plan_that_holds_is_walked_stage_by_stage() -> None:
+    assert lines(GOOD, bad=True) == []
+    text = "\n".join(lines(GOOD, bad=False))
+    for part in ("stage all: in an outage now at 5:00", "nas: proven (host key and login are right)", "down at 7:00",
+                 "woken by its MAC 52:54:00:12:34:56", "web: reachable", "by hand", "margin 17:00"):  # fmt: skip
+        assert part in text, text
+
+
+def test_what_does_not_hold_is_marked() -> None:
+    nas, web = GOOD.servers
+    unknown = replace(GOOD, servers=(replace(nas, state="unknown", proof="permission denied"), web))
+    assert any("permission denied" in text for text in lines(unknown, bad=True))
+    longer = replace(GOOD, forecast=Forecast(runtime_s=300.0, basis="ups", down_s=420.0, margin_s=-120.0))
+    assert any("margin -2:00" in text for text in lines(longer, bad=True))
+    assert any("nobody knows" in text for text in lines(replace(GOOD, forecast=None), bad=True))
+    assert any("no server" in text for text in lines(replace(GOOD, servers=()), bad=True))
+    never = replace(GOOD, forecast=Forecast(runtime_s=300.0, basis="ups"))
+    assert any("before its end" in text for text in lines(never, bad=True))
+
+
+def test_rehearse_asks_for_proofs_and_waits_for_them(capsys) -> None:
+    asked: list[int] = []
+    old = replace(GOOD, servers=tuple(replace(s, proof_age_s=9.0) for s in GOOD.servers))
+    looks = iter([old, replace(old, now_s=old.now_s + 1), replace(GOOD, now_s=old.now_s + 2)])
+    assert rehearse(lambda: next(looks), lambda: asked.append(1), as_json=False) == 0
+    assert asked == [1] and "nobody was told" in capsys.readouterr().out
+
+
+def test_arm_warns_of_what_should_be_mended() -> None:
+    nas, web = GOOD.servers
+    settings = Config(servers=(Server(name="pve", address="192.0.2.9", how="http", options={"secret": "token"}),))
+    view = replace(
+        GOOD,
+        servers=(replace(nas, state="unknown", proof="no answer"), web),
+        forecast=Forecast(runtime_s=300.0, basis="ups", down_s=420.0, margin_s=-120.0),
+    )
+    found = "\n".join(warnings(settings, view, frozenset()))
+    for part in ("nas is not proven: no answer", "longer than the battery", "secret set token"):
+        assert part in found
+    assert warnings(Config(), GOOD, frozenset()) == []
+    assert "no server" in warnings(Config(), replace(GOOD, servers=()), frozenset())[0]
+
+
+def test_the_status_says_how_far_it_has_come() -> None:
+    for view, parts in (
+        (GOOD, ["the battery lasts 1440 s (learned)", "margin 1020 s", "in an outage now after 300 s"]),
+        (on_battery(held_s=300.0, aborted=True), ["put off by 300 s", "stopped by hand"]),
+        (committed(), ["all servers had their time in 200 s", "latched (on-battery 600)"]),
+        (recovery(), ["woken in 270 s at the latest", "will be woken"]),
+    ):
+        text = "\n".join(describe(view))
+        assert all(part in text for part in parts), text
