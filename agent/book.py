@@ -45,12 +45,14 @@ class Book:
     ) -> None:
         self._path, self.changed = path, changed
         self._look_up, self._table, self._now = look_up or look_up_name, table, now
-        self._plan: Mapping[str, str] = {}  # server -> host; nothing is forgotten before there is one
+        #: servers, and the names to look up; nothing is forgotten before there is a plan
+        self._plan: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
         self._addresses: dict[str, tuple[Address, ...]] = {}
         self._macs: dict[str, str] = {}  # by the server's name
         self._met: queue.Queue[tuple[str, str]] = queue.Queue(maxsize=ENTRIES_LIMIT)
         self._next_s: dict[str, float] = {}
-        self._saved_s, self._unsaved, self._failed = -SAVE_S, False, ""
+        self._unknown: set[str] = set()  # names that could not be looked up the last time
+        self._saved_s, self._unsaved, self._failed, self._blind = -SAVE_S, False, "", False
         self._read()
 
     def addresses(self, host: str) -> tuple[Address, ...]:
@@ -63,7 +65,8 @@ class Book:
 
     def plan(self, hosts: Mapping[str, str]) -> None:
         """These servers there are now (name -> host); what others had is forgotten."""
-        self._plan = dict(hosts)
+        names = frozenset(host for host in hosts.values() if host and not literal(host))
+        self._plan = frozenset(hosts), names
 
     def met(self, server: str, address: str) -> None:
         """The server has just answered at this address: the kernel knows its MAC now, if it is in the LAN."""
@@ -80,18 +83,18 @@ class Book:
 
     def turn(self) -> None:
         """Look up what is due, learn from whom was met, and save what is new."""
-        now_s, plan = self._now(), self._plan
-        names = {host for host in plan.values() if host and not literal(host)}
+        now_s, (servers, names) = self._now(), self._plan
         self._next_s = {name: self._next_s.get(name, 0.0) for name in names}
+        self._unknown &= names
         due = sorted((name in self._addresses, due_s, name) for name, due_s in self._next_s.items() if now_s >= due_s)
         for _, _, name in due:
             self._next_s[name] = self._now() + (RESOLVE_S if self._ask(name) else RESOLVE_AGAIN_S)
             if self._now() - now_s >= ASKING_S:
                 break
         self._learn()
-        if plan and (self._addresses.keys() - names or self._macs.keys() - plan.keys()):
+        if servers and (self._addresses.keys() - names or self._macs.keys() - servers):
             self._addresses = {name: found for name, found in self._addresses.items() if name in names}
-            self._macs = {name: mac for name, mac in self._macs.items() if name in plan}
+            self._macs = {name: mac for name, mac in self._macs.items() if name in servers}
             self._unsaved = True
         if self._unsaved and now_s - self._saved_s >= SAVE_S:
             self._saved_s = now_s
@@ -102,8 +105,11 @@ class Book:
             found = self._look_up(name)
         except (OSError, UnicodeError) as e:
             kept = ", the last known address stays" if name in self._addresses else ""
-            log.warning("cannot look up %s: %s%s", name, e, kept)
+            if name not in self._unknown:
+                log.warning("cannot look up %s: %s%s", name, e, kept)
+            self._unknown |= {name}
             return False
+        self._unknown -= {name}
         if found and set(found) != set(self._addresses.get(name, ())):  # the order may change each time
             log.info("%s is %s", name, found[0][1][0])
             self._addresses = {**self._addresses, name: found}
@@ -124,7 +130,9 @@ class Book:
         try:
             table = self._table()
         except OSError as e:
-            log.debug("no neighbour table: %s", e)
+            if not self._blind:
+                log.warning("the kernel's neighbour table cannot be read (%s): no MAC is learned", e)
+            self._blind = True
             return
         plain = {server: address.partition("%")[0] for server, address in met.items()}
         found = {server: table[address] for server, address in plain.items() if address in table}

@@ -213,3 +213,21 @@ def test_the_magic_packet_is_six_ff_and_sixteen_times_the_mac() -> None:
         with pytest.raises(ValueError, match="not a MAC"):
             magic.packet(wrong)
         assert "not a MAC" in magic.send(wrong)
+
+
+def test_a_neighbour_table_that_cannot_be_read_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def table() -> dict[str, str]:
+        raise OSError("Address family not supported by protocol")
+
+    found = Book(tmp_path / "known.json", table=table)
+    found.plan({"nas": "192.0.2.20"})
+    for _ in range(3):
+        found.met("nas", "192.0.2.20")
+        found.turn()
+    assert found.mac("nas") == "" and caplog.text.count("no MAC is learned") == 1
+
+
+def test_the_services_sandbox_lets_the_neighbour_table_be_read() -> None:
+    unit = (Path(__file__).parent.parent / "systemd" / "ridethrough.service").read_text()
+    allowed = next(line for line in unit.splitlines() if line.startswith("RestrictAddressFamilies="))
+    assert "AF_NETLINK" in allowed
