@@ -218,6 +218,14 @@ def test_i13_low_and_empty_without_battery_is_nothing(source: Source, flags: fro
     assert drive.effects == []
 
 
+@pytest.mark.parametrize("source", [MAINS, Source.BYPASS, Source.NONE, Source.UNKNOWN])
+def test_i13_while_the_mains_is_back_low_and_empty_latch_nothing_more(source: Source) -> None:
+    drive = Drive().frames(10)
+    drive.frames(1, MAINS)
+    drive.frames(60, source, low=True, charge_pct=0.0, runtime_s=0.0)
+    assert drive.latched == ()
+
+
 def test_i16_a_stage_that_is_deleted_in_the_outage_stays_latched() -> None:
     drive = Drive().frames(61)
     drive.plan = replace(PLAN, stages=PLAN.stages[1:])
