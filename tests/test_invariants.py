@@ -499,6 +499,13 @@ def test_this_host_is_told_only_when_all_others_had_their_time_and_its_power_goe
         assert not spared.state.tells_local()
 
 
+def test_this_host_stays_up_when_the_mains_came_back_just_before_its_turn() -> None:
+    drive = committed(OFF)
+    drive.frames(105)
+    drive.frames(25, MAINS)
+    assert drive.state.phase is Phase.OFF_ARMED and not drive.state.tells_local()
+
+
 # --- the race for the power -------------------------------------------------------------------------------------
 
 RACE = replace(OFF, stages=(Stage(name="a", on_battery_s=20.0), Stage(name="b", on_battery_s=40.0)), needs_s={"a": 30.0, "b": 40.0})  # fmt: skip  # noqa: E501

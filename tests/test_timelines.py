@@ -35,7 +35,7 @@ def test_the_story_ends_as_it_must(path: Path) -> None:
     expected = expectations(text)
     assert "told" in expected, "the timeline must say what is expected"
     end_s = float(re.findall(r"^([\d.]+) ", text, re.M)[-1])
-    options = {name: True for name in re.findall(r"^# with ([a-z_]+): true$", text, re.M)}
+    options = dict.fromkeys(re.findall(r"^# with ([a-z_]+): true$", text, re.M), True)
     play = Play(stages=STAGES, servers=SERVERS, **options)  # type: ignore[arg-type]
     start_s = play.clock.now_s
     section = {"timeline": str(path), "runtime_s": 3600.0}
