@@ -16,6 +16,10 @@ from agent.guard import Ordered
 from agent.kept import unpack
 from agent.model import Command, Condition, Source
 from agent.outage import Phase, Plan, State
+from agent.rccmd.codec import Command as Command_
+from agent.rccmd.journal import Journal
+from agent.rccmd.orders import Orders
+from agent.rccmd.settings import load
 from tests.kit import BATTERY, MAINS, TWO_SERVERS, Play, look
 from tests.test_protection import Walk
 
@@ -160,6 +164,32 @@ def test_f14_every_torn_slot_leaves_the_other_and_both_torn_begin_anew(tmp_path:
         path.write_bytes(good[:cut])
         slots.Slots(path).read()
     assert unpack(b"\xff{}", "boot", 1.0).state == State()
+
+
+def test_f15_an_hour_on_mains_is_at_most_six_writes() -> None:
+    play = Play()
+    play.mains(5)
+    writes: list[str] = []
+    play.history.record = lambda *_: writes.append("events")  # type: ignore[method-assign]
+    play.history.record_samples = lambda rows: writes.append("samples") if rows else None  # type: ignore[method-assign]
+    play.keeper.keep = lambda *_, **__: writes.append("slots") or True  # type: ignore[method-assign,func-returns-value]
+    play.mains(3600)
+    assert len(writes) <= 6, f"{writes} in an hour"
+
+
+def test_f19_a_repeated_and_a_reordered_shutdown_runs_once() -> None:
+    class Job:
+        pid = 1
+
+        def poll(self) -> int | None:
+            return 0
+
+    runs: list[object] = []
+    settings = load({"allow": "192.0.2.10", "on_shutdown": "true"})
+    orders = Orders(settings, Journal(), lambda *call: runs.append(call) or Job())  # type: ignore[func-returns-value]
+    for now_s in (10.0, 10.1, 40.0, 200.0, 480.0):
+        assert orders.take(Command_("SHUTDOWN"), "192.0.2.10", now_s)
+    assert len(runs) == 1, "1 run"
 
 
 def test_f25_a_bouncing_contact_and_a_broken_wire_send_nothing() -> None:
