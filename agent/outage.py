@@ -144,9 +144,12 @@ class Effect:
 
 
 def budget_s(state: State, plan: Plan) -> float:
-    """Seconds that the stages not yet latched still need, with the margin; 0 if none of them has a server."""
+    """Seconds that the stages not yet latched still need, with the margin; 0 if all are latched.
+
+    One without a server needs none, but is waited for: this host, or nobody, goes down with it.
+    """
     latched = {latch.stage for latch in state.latched}
-    needs = [plan.needs_s[s.name] for s in plan.stages if s.name not in latched and s.name in plan.needs_s]
+    needs = [plan.needs_s.get(s.name, 0.0) for s in plan.stages if s.name not in latched]
     return max(needs) + plan.local_needs_s + MARGIN_S if needs else 0.0
 
 

@@ -260,6 +260,19 @@ def test_the_budget_is_the_slowest_server_this_host_and_the_margin() -> None:
     assert plan.off_delay_s() == 50.0 and PLAN.off_delay_s() == 30.0
 
 
+def test_the_budget_counts_a_last_stage_in_which_this_host_is_alone() -> None:
+    stages = (Stage(name="a", on_battery_s=20.0), Stage(name="this-host"))
+    plan = Plan(stages=stages, needs_s={"a": 60.0}, local_needs_s=40.0, ups_off="battery", ignore_low=True)
+    drive = Drive(plan).frames(30)
+    assert drive.latched == ("a",)
+    drive.frames(1, runtime_s=71.0)
+    assert drive.latched == ("a",)
+    drive.frames(1, runtime_s=70.0)
+    assert drive.latched == ("a", "this-host") and drive.state.phase is Phase.COMMITTED
+    drive.frames(60, runtime_s=0.0)
+    assert drive.state.tells_local() and len(drive.offs) == 1
+
+
 def test_a_unit_that_says_low_far_too_early_may_be_ignored_and_runtime_decides() -> None:
     drive = Drive(replace(PLAN, ignore_low=True)).frames(30, low=True, runtime_s=1000.0)
     assert drive.latched == ()
