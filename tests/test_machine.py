@@ -170,8 +170,8 @@ class Machine(RuleBasedStateMachine):
             assert (self.state.runtime_s or 0.0) * (0.8 if age_s > 15 else 1) < (stage.runtime_below_s or 0.0) + age_s
         elif why == "budget":
             assert (self.state.runtime_s or 0.0) * 0.8 <= max(NEEDS.values()) + self.plan.local_needs_s + 30.0 + age_s
-        else:  # before: one behind it is latched in the same step
-            assert value in {x.stage for x in self.state.latched if x.at_s == latch.at_s}
+        else:  # before: one behind it is latched
+            assert value in {x.stage for x in self.state.latched}
 
     def by_people(self) -> set[str]:
         return {x.stage for x in self.state.latched if x.why in ("planned", "ordered")}
