@@ -118,6 +118,9 @@ class Outage:
 
     def is_clear(self) -> bool:
         """Whether the forecast is no matter of two seconds more or less."""
+        later, _ = step(self.state, None, self.now_s + 5, plan=self.plan, failed_polls=0, fresh_id="x")
+        if self.state.phase is Phase.PLANNED and later.phase is not Phase.PLANNED:
+            return False  # it ends while the outage is being confirmed
         here = self.forecast().stages
         for other in (self.forecast(-2.0).stages, self.forecast(2.0).stages):
             for name, due_s in here.items():
