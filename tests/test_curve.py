@@ -147,6 +147,13 @@ def test_a_load_that_is_not_said_is_taken_for_half_when_learning_and_when_asked(
 
 def test_a_load_below_a_tenth_counts_as_a_tenth() -> None:
     assert FLAT.runtime_s(100.0, 0.0) == FLAT.runtime_s(100.0, 10.0) == 6000.0
+    idle = discharge(even(0, 1100), 0.0)
+    assert idle is not None and idle == discharge(even(0, 1100), 10.0)
+
+
+def test_a_charge_that_cannot_be_is_not_taken() -> None:
+    frames = [(t, 255.0 if t < 300 else pct) for t, pct in even(0, 1100)]
+    assert discharge(frames) == discharge(even(0, 1100)[300:])
 
 
 def test_a_day_of_flapping_needs_no_more_memory_than_a_minute() -> None:

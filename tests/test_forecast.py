@@ -118,6 +118,9 @@ class Outage:
 
     def is_clear(self) -> bool:
         """Whether the forecast is no matter of two seconds more or less."""
+        later, _ = step(self.state, None, self.now_s + 5, plan=self.plan, failed_polls=0, fresh_id="x")
+        if self.state.phase is Phase.PLANNED and later.phase is not Phase.PLANNED:
+            return False  # it ends while the outage is being confirmed
         here = self.forecast().stages
         for other in (self.forecast(-2.0).stages, self.forecast(2.0).stages):
             for name, due_s in here.items():
@@ -139,7 +142,9 @@ def plan_of(rows: list[tuple[int | None, ...]], local_needs_s: float, ignore_low
 def played(play: Outage) -> dict[str, float]:
     """Battery until its end: the seconds from now at which each stage was latched."""
     began_s = play.now_s
-    while play.spent_s <= play.battery.lasts_s() + 4 and len(play.state.latched) < len(play.plan.stages):
+    while play.spent_s <= play.battery.lasts_s() + 4:
+        if play.state.phase is not Phase.RECOVERY and len(play.state.latched) == len(play.plan.stages):
+            break
         play.second(mains=False)
     return {latch.stage: latch.at_s - began_s for latch in play.state.latched}
 
@@ -202,6 +207,16 @@ def test_an_outage_that_is_not_yet_confirmed_began_with_its_first_frame() -> Non
     assert due(State(battery_from_s=-2.0, battery_frames=2), look(BATTERY)) == {"a": 58.0, "b": 598.0}
     low = due(State(battery_from_s=-2.0, battery_frames=2), look(BATTERY, low=True))
     assert low == {"a": 1.0, "b": 1.0}
+
+
+def test_a_confirmed_outage_waits_no_more_but_after_a_reboot_for_its_confirmation() -> None:
+    state = State(phase=Phase.COUNTDOWN, on_battery=True, began_s=-70.0, battery_from_s=-2.0, battery_frames=3)
+    assert due(state, look(BATTERY)) == {"a": 0.0, "b": 530.0}
+    assert due(replace(state, unproven=True), look(BATTERY)) == {"a": 1.0, "b": 530.0}
+
+
+def test_an_empty_battery_latches_all_as_soon_as_the_outage_is_confirmed() -> None:
+    assert due(State(), look(MAINS, runtime_s=0.0, charge_pct=0.0)) == {"a": 3.0, "b": 3.0}
 
 
 @pytest.mark.parametrize("more", [{"low": True}, {"flags": frozenset({Condition.LOW_BATTERY})}])
