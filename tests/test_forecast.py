@@ -235,13 +235,14 @@ def test_a_runtime_that_jumps_up_in_an_outage_is_no_more_believed_than_by_protec
     assert due(state, look(BATTERY, runtime_s=3000.0), plan) == {"a": 300.0}
 
 
-def test_a_stage_that_would_come_after_the_batterys_end_does_not_come() -> None:
+def test_a_stage_that_its_own_trigger_would_reach_after_the_batterys_end_comes_with_the_budget() -> None:
     late = (Stage(name="a", on_battery_s=10), Stage(name="b", on_battery_s=5000))
     found = expect(State(), Plan(stages=late, needs_s={"a": 60}), look(MAINS), None, 0.0)
-    assert found is not None and found.stages == {"a": 10.0, "b": None}
+    assert found is not None and found.stages == {"a": 10.0, "b": 1770.0}
     assert found.forecast.down_s == 70.0  # nobody waits for a stage without a server
     found = expect(State(), Plan(stages=late, needs_s={"a": 60}, local_needs_s=60), look(MAINS), None, 0.0)
-    assert found is not None and found.forecast.down_s is None  # but this host does
+    assert found is not None and found.stages == {"a": 10.0, "b": 1710.0}
+    assert found.forecast.down_s == 1770.0  # but this host does
 
 
 def test_the_smaller_of_what_the_ups_says_and_what_was_learned_counts() -> None:
