@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent import tls, webrequest
@@ -386,8 +386,9 @@ def test_tls_is_loaded_only_by_the_first_request() -> None:
 # --- the request ------------------------------------------------------------------------------------------------
 
 
-@given(st.text(), st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126)))
-def test_no_value_can_add_a_header_a_parameter_or_a_field(secret: str, name: str) -> None:
+@given(st.text() | st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126)))
+@example('../a/b?c=d&e#f%2F+"}\\')
+def test_no_value_can_add_a_header_a_parameter_or_a_field(secret: str) -> None:
     def build(**options: object) -> webrequest.Request:
         return webrequest.build(server(**options), outage=OUTAGE, secret=lambda label: secret)
 
