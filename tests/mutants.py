@@ -225,8 +225,8 @@ def tried(fault: Fault | None, tests: tuple[str, ...] = TESTS) -> tuple[str, flo
         if fault is not None:
             path = folder / fault.file
             path.write_text(path.read_text().replace(fault.old, fault.new))
-        env = {**os.environ, "RIDETHROUGH_FUZZ_RUNS": RUNS, "PYTHONDONTWRITEBYTECODE": "1"}
-        argv = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]
+        env = {**os.environ, "RIDETHROUGH_FUZZ_RUNS": RUNS, "RIDETHROUGH_FUZZ_NO_SHRINK": "1"}
+        argv = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]
         try:
             done = subprocess.run(
                 argv, cwd=folder, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False

@@ -1,0 +1,270 @@
+"""Protection worked out a second time, from its specification: what must be told, ordered and woken, and when.
+
+It shares nothing with agent/protection.py but the words: one streak of like frames instead of two runs, flags instead
+of phases. tests/test_machine.py feeds both the same, and wants the same from both at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.model import Condition, Source, Status
+from agent.outage import Plan, Seen
+from tests.kit import BATTERY
+
+LINES = (Source.MAINS, Source.BYPASS, Source.BOOST, Source.BUCK)
+DAY_S = 86400.0
+
+
+class Streak:
+    """Frames of one kind in a row, without a gap of more than 15 s."""
+
+    def __init__(self, kind: str, now_s: float) -> None:
+        self.kind, self.from_s, self.to_s, self.count = kind, now_s, now_s, 1
+
+    def length_s(self, kind: str) -> float:
+        return self.to_s - self.from_s if self.kind == kind else 0.0
+
+
+NO_STREAK = Streak("nothing", 0.0)
+
+
+def is_low(look: Status) -> bool:
+    return look.battery.low is True or Condition.LOW_BATTERY in look.flags
+
+
+class Oracle:
+    """What the specification says of everything that came so far."""
+
+    def __init__(self) -> None:
+        self.streak, self.test_from_s, self.word = NO_STREAK, None, "nothing"
+        self.at_s: float | None = None  # of the last frame
+        self.runtime_s: float | None = None
+        self.charge_pct: float | None = None
+        self.low = False
+        self.forget()
+
+    def forget(self) -> None:
+        """No outage, no order, no recovery."""
+        self.where = "idle"  # idle | outage | planned | recovery
+        self.on_battery = False
+        self.committed = self.all_had_their_time = False
+        self.began_s = 0.0
+        self.latched: dict[str, float] = {}
+        self.held_s = self.quiet_until_s = 0.0
+        self.aborted = self.doubt = self.cycled = False
+        self.off_s: float | None = None
+        self.off_left_out = self.woken = False
+        self.recovery_from_s = 0.0
+
+    # -- what happens
+
+    def step(self, look: Status | None, now_s: float, plan: Plan, failed: int, seen: Seen) -> list[str]:
+        """One step; the kinds of effects that must come of it."""
+        kinds: list[str] = []
+        if look is not None:
+            self.take(look, kinds)
+        kinds += ["latched"] * self.latch(self.due(now_s, plan, failed), now_s, plan)
+        if self.on_battery and self.may_latch(now_s, failed):
+            self.commit(plan, kinds)
+        self.afterwards(now_s, plan, seen, kinds)
+        return kinds
+
+    def restart(self, now_s: float, *, same_boot: bool) -> None:
+        self.streak, self.test_from_s = NO_STREAK, None
+        if same_boot or self.where == "idle":
+            return
+        self.began_s = self.at_s = now_s  # another clock
+        self.runtime_s, self.quiet_until_s = None, 0.0
+        self.latched = dict.fromkeys(self.latched, now_s)
+        if self.where == "recovery":
+            self.recovery_from_s, self.woken = now_s, False
+        elif self.where == "outage":
+            self.doubt, self.cycled, self.off_s = True, self.cycled or self.off_s is not None, None
+
+    def hold(self, now_s: float) -> None:
+        self.held_s += 300.0
+        self.quiet_until_s = max(self.quiet_until_s, now_s) + 300.0
+
+    def order(self, wanted: Iterable[str], now_s: float, plan: Plan) -> None:
+        if self.where == "idle":
+            self.where, self.began_s = "planned", now_s
+        self.latched.update({name: now_s for name in wanted if name not in self.latched})
+        if self.on_battery:
+            self.commit(plan, [])
+
+    # -- what must be true now
+
+    def open(self, plan: Plan) -> bool:
+        """May people hold, abort?"""
+        return self.where == "outage" and not self.committed and not self.everybody(plan)
+
+    def told(self) -> set[str]:
+        return set() if self.doubt or self.where in ("idle", "recovery") else set(self.latched)
+
+    def host_is_told(self) -> bool:
+        powerless = self.off_s is not None or (self.on_battery and self.word == "battery")
+        return self.where == "outage" and self.all_had_their_time and not self.doubt and powerless
+
+    def everybody(self, plan: Plan) -> bool:
+        return all(stage.name in self.latched for stage in plan.stages)
+
+    def down_s(self, plan: Plan, seen: Seen) -> float:
+        ends = [at_s + plan.needs_s.get(name, 0.0) for name, at_s in self.latched.items()]
+        return max(ends + [seen.down_by_s]) + (5.0 if not seen.all_told else 0.0)
+
+    # -- how
+
+    def take(self, look: Status, kinds: list[str]) -> None:
+        now_s = look.taken_s
+        since_s = 0.0 if self.at_s is None else now_s - self.at_s
+        if since_s > 15.0:
+            self.streak, self.test_from_s = NO_STREAK, None
+        if Condition.TEST_RUNNING not in look.flags:
+            self.test_from_s = None
+        elif self.test_from_s is None:
+            self.test_from_s = now_s
+        kind = "line" if look.source in LINES else "neither"
+        if look.source is BATTERY and not self.is_test(look):
+            kind = "battery"
+        if kind == self.streak.kind:
+            self.streak.to_s, self.streak.count = now_s, self.streak.count + 1
+        else:
+            self.streak = Streak(kind, now_s)
+        self.word = self.word if kind == "neither" else kind
+        runtime_s = look.battery.runtime_s
+        if runtime_s is not None and self.runtime_s is not None and self.on_battery:
+            runtime_s = min(runtime_s, self.runtime_s * (1 + since_s * 0.10 / 60))
+        self.runtime_s, self.charge_pct, self.low = runtime_s, look.battery.charge_pct, is_low(look)
+        self.at_s = now_s
+        if self.streak.count >= 2 and self.streak.length_s("battery") >= 3.0 and (self.doubt or not self.on_battery):
+            self.confirmed(kinds)
+        if self.streak.length_s("line") >= 10.0 and self.on_battery:
+            self.on_battery = False
+            kinds.append("mains-back")
+        undecided = not self.committed or (self.doubt and not self.all_had_their_time)
+        if self.streak.length_s("line") >= 70.0 and self.where == "outage" and undecided:
+            self.close(now_s, kinds)
+
+    def is_test(self, look: Status) -> bool:
+        if self.test_from_s is None:
+            return False
+        volts = [line.voltage_v for line in look.inputs if line.voltage_v is not None]
+        if volts and all(v > 60.0 for v in volts):
+            return True
+        return not is_low(look) and look.taken_s - self.test_from_s < 60.0
+
+    def confirmed(self, kinds: list[str]) -> None:
+        if self.where in ("idle", "recovery"):
+            self.forget()
+            self.began_s = self.streak.from_s
+            kinds.append("outage-began")
+        else:
+            if self.where == "planned":
+                self.began_s = self.streak.from_s
+            if self.doubt:  # the servers are told once more, and have their time once more
+                self.off_left_out = self.off_left_out and not self.all_had_their_time
+                self.all_had_their_time = False
+            kinds.append("battery-again")
+        self.where, self.on_battery, self.doubt, self.cycled = "outage", True, False, False
+
+    def close(self, now_s: float, kinds: list[str]) -> None:
+        kinds.append("outage-closed")
+        latched, cycled, off_s, began_s = self.latched, self.cycled, self.off_s, self.began_s
+        self.forget()
+        if latched:
+            kinds.append("recovery-began")
+            self.where, self.latched, self.recovery_from_s = "recovery", latched, now_s
+            self.cycled, self.off_s, self.began_s = cycled, off_s, began_s
+
+    def may_latch(self, now_s: float, failed: int) -> bool:
+        """On battery, and it was asked lately; a board that has just booted must have seen that, or been blind."""
+        if not self.on_battery or self.word != "battery" or self.cycled or self.at_s is None:
+            return False
+        age_s = now_s - self.at_s
+        return (age_s <= 15.0 or failed >= 3) and (not self.doubt or age_s >= 60.0)
+
+    def due(self, now_s: float, plan: Plan, failed: int) -> set[str]:
+        """The stages that have a reason of their own."""
+        if not self.may_latch(now_s, failed) or self.at_s is None:
+            return set()
+        age_s = now_s - self.at_s
+        left_s = 1e9 if self.runtime_s is None else self.runtime_s
+        if age_s > 15.0:
+            left_s = left_s * 0.8 - age_s
+        needs = [plan.needs_s.get(s.name, 0.0) for s in plan.stages if s.name not in self.latched]
+        tight = bool(needs) and left_s <= max(needs) + plan.local_needs_s + 30.0 and self.runtime_s is not None
+        if age_s >= 60.0 or (self.low and not plan.ignore_low) or tight:
+            self.doubt = False
+            return {s.name for s in plan.stages}
+        due = set()
+        for stage in plan.stages:
+            if self.aborted:
+                continue
+            if stage.on_battery_s is not None and now_s - self.began_s >= stage.on_battery_s + self.held_s:
+                due.add(stage.name)
+            if now_s < self.quiet_until_s:
+                continue
+            if stage.runtime_below_s is not None and self.runtime_s is not None and left_s < stage.runtime_below_s:
+                due.add(stage.name)
+            if stage.charge_below_pct is not None and (self.charge_pct or 0.0) < stage.charge_below_pct:
+                if self.charge_pct is not None:
+                    due.add(stage.name)
+        return due
+
+    def latch(self, due: set[str], now_s: float, plan: Plan) -> int:
+        """With each stage all before it; how many are new."""
+        names = [stage.name for stage in plan.stages]
+        while names and names[-1] not in due:
+            names.pop()
+        new = [name for name in names if name not in self.latched]
+        self.latched.update(dict.fromkeys(new, now_s))
+        return len(new)
+
+    def commit(self, plan: Plan, kinds: list[str]) -> None:
+        if self.where == "outage" and plan.stages and self.everybody(plan) and not self.committed:
+            self.committed = True
+            kinds.append("committed")
+
+    def afterwards(self, now_s: float, plan: Plan, seen: Seen, kinds: list[str]) -> None:
+        down = now_s >= self.down_s(plan, seen)
+        if self.where == "outage" and self.committed:
+            if not self.doubt:
+                self.all_had_their_time = self.all_had_their_time or down
+                if self.all_had_their_time:
+                    self.switch_off(now_s, plan, down, kinds)
+            gone = self.off_s is None or now_s >= self.off_s + self.delay_s(plan) + 60.0
+            if self.all_had_their_time and self.streak.length_s("line") >= 70.0 and gone:
+                self.close(now_s, kinds)
+        elif self.where == "recovery":
+            over = now_s - self.recovery_from_s >= DAY_S
+            charged = self.charge_pct is not None and self.charge_pct >= plan.wake_charge_pct
+            ready = self.streak.kind == "line" and (charged or self.streak.length_s("line") >= plan.wake_after_s)
+            if over or (self.woken and seen.all_back):
+                kinds.append("recovered")
+                self.forget()
+            elif ready and (down or self.cycled) and not self.woken:
+                kinds.append("waking")
+                self.woken = True
+        elif self.where == "planned" and now_s >= self.down_s(plan, seen) + (0.0 if seen.all_told else 900.0):
+            kinds.append("planned-ended")
+            self.forget()
+
+    def delay_s(self, plan: Plan) -> float:
+        return max(30.0, plan.local_needs_s + 30.0)
+
+    def switch_off(self, now_s: float, plan: Plan, down: bool, kinds: list[str]) -> None:
+        on_battery = self.on_battery and self.streak.kind == "battery"
+        if plan.ups_off == "no" or (down and self.off_s is None and not self.on_battery and plan.ups_off != "always"):
+            if not self.off_left_out:
+                kinds.append("ups-off-skipped")
+            self.off_left_out = True
+        elif not down:
+            return
+        elif self.off_s is None:
+            if on_battery or not self.on_battery:
+                kinds.append("ups-off")
+                self.off_s = now_s
+        elif on_battery and self.at_s is not None and self.at_s >= self.off_s + self.delay_s(plan) + 60.0:
+            kinds += ["ups-off-ignored", "ups-off"]
+            self.off_s = now_s
