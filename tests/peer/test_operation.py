@@ -217,5 +217,5 @@ def test_a_server_that_refuses_us_is_not_told_and_named(tmp_path: Path) -> None:
         until(lambda: world.told(1), 8, "the other server is told")
         until(lambda: world.view().servers[0].delivery == "not-delivered", 5, "the first is not")
         assert "refused" in world.view().servers[0].detail.lower()
-        world._start_server(0, world.server_ports[0])
+        world.start_server(0, world.server_ports[0])
         until(lambda: world.told(0), 20, "it is told when it is back")
