@@ -16,9 +16,9 @@ from typing import Callable, Optional, Protocol
 from .codec import EXECUTE, MSG_TEXT, SHUTDOWN, WAKEUP, Command, printable
 from .journal import Journal
 from .settings import Settings
+from .votes import Votes
 
 REPEAT_S = 300.0
-VOTE_S = 3600.0  # where several senders are needed, one's word counts for so long
 SENDERS_LIMIT = 256  # remembered for the duplicate rule; the one not heard for longest is forgotten first
 MESSAGES_LIMIT = 4  # on-message commands at the same time
 EXECUTES_LIMIT = 8  # [execute] commands at the same time
@@ -61,8 +61,8 @@ class Orders:
     def __init__(self, settings: Settings, journal: Journal, start: Start = start_program) -> None:
         self._settings, self._journal, self._start = settings, journal, start
         self._heard_s: dict[str, float] = {}  # sender -> its last SHUTDOWN; oldest first
-        self._votes: dict[str, float] = {}  # sender -> when it asked, while too few have; oldest first
-        self._asking: set[str] = set()  # whose SHUTDOWN the grace delay runs for
+        self._votes = Votes(settings)  # of those that ask, while they are too few
+        self._asking: set[str] = set()  # whose SHUTDOWN the grace delay, or the command, runs for
         self._starts_s: float | None = None  # when the grace delay is over
         self._shutdown: Job | None = None
         self._messages: list[Job] = []
@@ -83,7 +83,7 @@ class Orders:
         """Start what has waited long enough; notice what has ended."""
         if self._starts_s is not None and now_s >= self._starts_s:
             self._starts_s = None
-            self._run_shutdown(",".join(sorted(self._asking)))
+            self._run_shutdown(now_s)
         self._reap(now_s)
 
     def due_s(self, now_s: float) -> float | None:
@@ -121,48 +121,56 @@ class Orders:
             return True
         if not self._suffices(sender, now_s):
             return True
-        self._asking = {*self._votes} or {sender}
-        self._votes.clear()
         if self._settings.grace_s > 0:
             self._starts_s = now_s + self._settings.grace_s
             self._journal.line(sender, SHUTDOWN, f"accepted, the command starts in {self._settings.grace_s:g} s")
             return True
-        return self._run_shutdown(",".join(sorted(self._asking)))
+        return self._run_shutdown(now_s)
 
     def _suffices(self, sender: str, now_s: float) -> bool:
-        """Have as many senders asked as are needed? One that asks is counted until its WAKEUP, or for an hour."""
+        """Have as many senders asked as are needed? Then they are `_asking`."""
         need = self._settings.need
         if need <= 1:
+            self._asking = {sender}
             return True
-        self._votes.pop(sender, None)
-        self._votes = {who: at_s for who, at_s in self._votes.items() if now_s - at_s < VOTE_S}
-        self._votes[sender] = now_s
-        if len(self._votes) > SENDERS_LIMIT:
-            del self._votes[next(iter(self._votes))]
-        if len(self._votes) >= need:
+        self._votes.add(sender, now_s)
+        asking = self._votes.of(now_s)
+        if len(asking) >= need:
+            self._asking = set(asking)
+            self._votes.clear(now_s)
             return True
         del self._heard_s[sender]  # when it asks again, that is no duplicate of a command that ran
-        outcome = f"accepted, {len(self._votes)} of {need} senders that are needed"
+        outcome = f"accepted, {len(asking)} of {need} senders that are needed"
+        if self._votes.failed:
+            outcome += f"; a restart would forget it: {self._votes.failed}"
         self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
         return False
 
-    def _run_shutdown(self, sender: str) -> bool:
-        job = self._begin(self._settings.on_shutdown, SHUTDOWN, sender)
-        if job is None:
-            self._heard_s.clear()
-        self._shutdown = job
-        return job is not None
+    def _run_shutdown(self, now_s: float) -> bool:
+        self._shutdown = self._begin(self._settings.on_shutdown, SHUTDOWN, ",".join(sorted(self._asking)))
+        if self._shutdown is None:
+            self._failed(now_s)
+        return self._shutdown is not None
+
+    def _failed(self, now_s: float) -> None:
+        """The next SHUTDOWN of anybody runs it again."""
+        self._heard_s.clear()
+        if self._settings.need > 1:
+            self._votes.restore(self._asking, now_s)
 
     def _take_wakeup(self, sender: str, now_s: float) -> bool:
         known = self._heard_s.pop(sender, None) is not None
-        if self._votes.pop(sender, None) is not None:
-            self._journal.line(sender, WAKEUP, "accepted, its vote is withdrawn")
+        if self._votes.withdraw(sender, now_s):
+            self._journal.line(sender, WAKEUP, "accepted, its SHUTDOWN counts no more")
             return True
         self._asking.discard(sender)
         if self._shutdown is not None:
             self._journal.limited("repeats", sender, WAKEUP, "accepted, but the shutdown command runs already", now_s)
-        elif self._starts_s is not None and not self._asking:
+        elif self._starts_s is not None and len(self._asking) < self._settings.need:
             self._starts_s = None
+            for other in self._asking:  # its word counts on, until it is one of enough again
+                self._heard_s.pop(other, None)
+            self._votes.restore(self._asking, now_s)
             self._journal.line(sender, WAKEUP, "accepted, the waiting shutdown is cancelled")
         elif self._starts_s is not None:
             others = ",".join(sorted(self._asking))
@@ -227,7 +235,7 @@ class Orders:
             self._shutdown = None
             outcome = f"the command ended, {_exit(code)}"
             if code != 0:
-                self._heard_s.clear()
+                self._failed(now_s)
                 outcome += "; the next SHUTDOWN runs it again"
             self._journal.line("-", SHUTDOWN, outcome)
         for job in self._messages:

@@ -16,12 +16,15 @@ from .codec import PORT
 
 FILE_LIMIT_BYTES = 64 * 1024
 GRACE_LIMIT_S = 3600.0
+VOTE_S, VOTE_LEAST_S, VOTE_LIMIT_S = 3600.0, 60.0, 86400.0
 _OPTIONS = {  # key in rccmd.ini -> option of the command line
     "bind": "--bind",
     "allow": "--allow",
     "udp": "--udp",
     "grace_s": "--grace",
     "need": "--need",
+    "vote_s": "--vote",
+    "state": "--state",
     "on_shutdown": "--on-shutdown",
     "on_message": "--on-message",
     "log": "--log",
@@ -46,6 +49,8 @@ class Settings:
     udp: bool = False
     grace_s: float = 0.0
     need: int = 1  # so many senders must ask before the shutdown runs
+    vote_s: float = VOTE_S  # the word of one counts for so long
+    state: str | None = None  # a file that keeps their words over a restart
     on_shutdown: tuple[str, ...] = ()
     on_message: tuple[str, ...] = ()
     execute: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -82,8 +87,10 @@ def load(options: Mapping[str, str], file: str | None = None) -> Settings:
         host=host,
         port=port,
         udp=_yes(*text("udp", "no"), problems),
-        grace_s=_seconds(*text("grace_s", "0"), problems),
+        grace_s=_seconds(*text("grace_s", "0"), problems, GRACE_LIMIT_S),
         need=_count(*text("need", "1"), problems),
+        vote_s=_seconds(*text("vote_s", f"{VOTE_S:.0f}"), problems, VOTE_LIMIT_S, VOTE_LEAST_S),
+        state=text("state")[1] or None,
         on_shutdown=_command(*text("on_shutdown"), problems) if "on_shutdown" in values else (),
         on_message=_command(*text("on_message"), problems) if "on_message" in values else (),
         execute=execute,
@@ -91,6 +98,10 @@ def load(options: Mapping[str, str], file: str | None = None) -> Settings:
     )
     if not (problems or settings.on_shutdown or settings.on_message or settings.execute):
         problems.append("nothing to do: name a command with --on-shutdown CMD (or on_shutdown in rccmd.ini)")
+    if not problems and settings.need > sum(network.num_addresses for network in settings.allow):
+        problems.append(
+            f"{text('need')[0]} = {settings.need}: the list allows fewer senders, so nothing would ever run"
+        )
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
@@ -175,13 +186,13 @@ def _yes(where: str, text: str, problems: list[str]) -> bool:
     return text == "yes"
 
 
-def _seconds(where: str, text: str, problems: list[str]) -> float:
+def _seconds(where: str, text: str, problems: list[str], limit_s: float, least_s: float = 0.0) -> float:
     try:
         value_s = float(text)
     except ValueError:
         value_s = math.nan
-    if not 0 <= value_s <= GRACE_LIMIT_S:
-        problems.append(f"{where}: {text!r} is not a number of seconds from 0 to {GRACE_LIMIT_S:.0f}")
+    if not least_s <= value_s <= limit_s:
+        problems.append(f"{where}: {text!r} is not a number of seconds from {least_s:.0f} to {limit_s:.0f}")
         return 0.0
     return value_s
 
