@@ -75,6 +75,7 @@ class State:
     runtime_s: float | None = None  # as last believed
     charge_pct: float | None = None
     low: bool = False
+    unheard: bool = False  # of the UPS, since the program started: it must look before it latches
 
     def durable(self) -> tuple[object, ...]:
         """What must not be lost: the slots are written when this changes."""

@@ -63,10 +63,11 @@ def step(
 def resume(state: State, now_s: float, *, same_boot: bool) -> State:
     """The state after a restart of the program: in the same boot all clocks go on; after a reboot they begin anew.
 
+    Nothing more is latched before a frame came, or three polls failed: the mains may be back since.
     After a reboot nobody is told before this boot has seen the outage, or has been blind for 60 s. An order to shut
     down that an administrator gave goes on: it needs no evidence.
     """
-    state = replace(state, battery_from_s=None, battery_frames=0, line_from_s=None, test_from_s=None)
+    state = replace(state, battery_from_s=None, battery_frames=0, line_from_s=None, test_from_s=None, unheard=True)
     if same_boot or state.phase is Phase.IDLE:
         return state
     state = replace(
@@ -125,6 +126,7 @@ def _take(state: State, look: Status) -> State:
         runtime_s=runtime_s,
         charge_pct=look.battery.charge_pct,
         low=_is_low(look),
+        unheard=False,
     )
 
 
@@ -181,7 +183,7 @@ def _latch(state: State, now_s: float, plan: Plan, failed_polls: int, effects: l
     if state.last_frame_s is None or state.began_s is None:
         return state
     age_s = now_s - state.last_frame_s
-    if age_s > STALE_S and failed_polls < LOST_POLLS:
+    if (age_s > STALE_S or state.unheard) and failed_polls < LOST_POLLS:
         return state  # nobody has asked: a process that was stopped must look before it acts
     if state.unproven and age_s < BLIND_S:
         return state

@@ -41,7 +41,7 @@ class Oracle:
         self.at_s: float | None = None  # of the last frame
         self.runtime_s: float | None = None
         self.charge_pct: float | None = None
-        self.low = False
+        self.low = self.deaf = False  # deaf: since the start nothing came
         self.forget()
 
     def forget(self) -> None:
@@ -71,7 +71,7 @@ class Oracle:
         return kinds
 
     def restart(self, now_s: float, *, same_boot: bool) -> None:
-        self.streak, self.test_from_s = NO_STREAK, None
+        self.streak, self.test_from_s, self.deaf = NO_STREAK, None, True
         if same_boot or self.where == "idle":
             return
         self.began_s = self.at_s = now_s  # another clock
@@ -136,7 +136,7 @@ class Oracle:
         if runtime_s is not None and self.runtime_s is not None and self.on_battery:
             runtime_s = min(runtime_s, self.runtime_s * (1 + since_s * 0.10 / 60))
         self.runtime_s, self.charge_pct, self.low = runtime_s, look.battery.charge_pct, is_low(look)
-        self.at_s = now_s
+        self.at_s, self.deaf = now_s, False
         if self.streak.count >= 2 and self.streak.length_s("battery") >= 3.0 and (self.doubt or not self.on_battery):
             self.confirmed(kinds)
         if self.streak.length_s("line") >= 10.0 and self.on_battery:
@@ -182,7 +182,8 @@ class Oracle:
         if not self.on_battery or self.word != "battery" or self.cycled or self.at_s is None:
             return False
         age_s = now_s - self.at_s
-        return (age_s <= 15.0 or failed >= 3) and (not self.doubt or age_s >= 60.0)
+        lately = age_s <= 15.0 and not self.deaf
+        return (lately or failed >= 3) and (not self.doubt or age_s >= 60.0)
 
     def due(self, now_s: float, plan: Plan, failed: int) -> set[str]:
         """The stages that have a reason of their own."""

@@ -236,6 +236,27 @@ def test_a_restart_in_the_same_boot_goes_on_as_if_nothing_had_happened() -> None
     assert walk.latched == ("a",) and walk.state.outage == "0000000000000004"
 
 
+@pytest.mark.parametrize(("source", "told"), [(MAINS, ()), (BATTERY, ("a",))])
+def test_after_a_restart_nothing_is_latched_before_it_has_looked(source: Source, told: tuple[str, ...]) -> None:
+    walk = Walk().frames(58)
+    walk.now_s += 4.0  # the stage became due while nobody was there
+    walk.state = protection.resume(walk.state, walk.now_s, same_boot=True)
+    walk.frame(None, tick=True)
+    assert walk.latched == ()
+    walk.frames(5, source)
+    assert walk.latched == told
+
+
+def test_after_a_restart_three_failed_polls_are_a_look() -> None:
+    walk = Walk().frames(58)
+    walk.now_s += 4.0
+    walk.state, walk.failed = protection.resume(walk.state, walk.now_s, same_boot=True), 0
+    walk.silence(2)
+    assert walk.latched == ()
+    walk.silence(1)
+    assert walk.latched == ("a",)
+
+
 def test_after_a_reboot_nobody_is_told_before_the_outage_was_seen_again() -> None:
     walk = Walk().frames(61)
     before = walk.state
