@@ -1,8 +1,8 @@
-"""Seeded faults: `python -m tests.mutants [--short] [--machine]` puts each into a copy of the tree; do the tests see it?
+"""Seeded faults: `python -m tests.mutants [--short] [--machine] [WORD...]` puts each into a copy of the tree; do the tests see it?
 
 Each is one replacement in one file; it must apply exactly once. A fault that no test sees is a rule that nothing keeps.
 First the tree as it is must pass. `--short`: every third one. `--machine`: by the state machine alone, to see how
-blind random search is. EQUIVALENT names those that change nothing anybody could see, with the reason.
+blind random search is. WORD: of a name. EQUIVALENT names those that change nothing anybody could see, with the reason.
 """
 
 from __future__ import annotations
@@ -252,6 +252,8 @@ def main(options: list[str]) -> int:
     print(f"   no fault  {took_s:5.1f} s  every test passes", flush=True)
     faults = [f for f in FAULTS if f.name not in EQUIVALENT]
     faults = faults[::3] if "--short" in options else faults
+    words = [option for option in options if not option.startswith("-")]
+    faults = [f for f in faults if not words or any(word in f.name for word in words)]
     survivors = []
     begin_s = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
