@@ -1,8 +1,9 @@
 """The discharge curve of this battery, learned in real outages: how long each percent of charge really lasts. Pure.
 
-Ten bands of charge; for each the seconds that one percent lasts at 100 % load. At another load it is scaled linearly:
-batteries give less at higher loads than that (Peukert), so a forecast for more load than was learned is a little too
-good; the margin of protection is there for it.
+Ten bands of charge; for each the seconds that one percent lasts at 100 % load. At another load it is scaled linearly.
+Real batteries give less than that at higher loads (Peukert, an exponent of about 1.15 for lead), but nobody knows the
+exponent of a unit, and what the UPS itself consumes works against it. So a forecast for less load than was learned is
+cautious, one for twice the load some 10 % too good, until an outage at that load has taught better.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 BANDS, WIDTH_PCT = 10, 10.0
 GAP_S = 15.0  # between two frames; what is longer counts as not seen
 LEARN_FROM_S, LEARN_FROM_PCT = 60.0, 5.0  # a shorter or flatter discharge teaches nothing
+FALL_PCT = 1.0  # the charge has fallen to a new low; less is noise
 BELIEVED_S = (0.05, 3600.0)  # for one percent at full load
 NEWER_WEIGHS = 0.5
 LOAD_FLOOR_PCT, LOAD_UNKNOWN_PCT = 10.0, 50.0
@@ -57,45 +59,73 @@ def sane(curve: Curve) -> bool:
 
 
 class Learner:
-    """Watches one discharge. Many UPSes count in coarse steps, so only the moments count at which the charge has
-    fallen to a new low: what lies between two of them is shared out evenly."""
+    """Watches one discharge; it remembers sums, not frames.
+
+    Many UPSes count in coarse steps, so only the moments count at which the charge has fallen to a new low: what lies
+    between two of them is shared out evenly. Two frames must say so, one alone may be garbage. A load that the UPS
+    does not say is taken for 50 %, here and in `Curve.runtime_s`.
+    """
 
     def __init__(self) -> None:
-        self._lows: list[tuple[float, float]] = []  # charge, and seconds x load/100 until then
-        self._spent, self._seconds, self._last_s = 0.0, 0.0, None  # type: float, float, float | None
+        self._spent, self._fallen = [0.0] * BANDS, [0.0] * BANDS  # seconds x load/100, and percent, in each band
+        self._seconds = 0.0
+        self._low_pct: float | None = None  # the newest low
+        self._since_low = 0.0  # seconds x load/100
+        self._last_s: float | None = None
+        self._last_pct: float | None = None
+        self._paused = False
 
     def see(self, at_s: float, charge_pct: float | None, load_pct: float | None) -> None:
         """One frame on battery."""
-        if self._last_s is not None and 0 < at_s - self._last_s <= GAP_S:
-            self._seconds += at_s - self._last_s
-            load = LOAD_UNKNOWN_PCT if load_pct is None else max(LOAD_FLOOR_PCT, load_pct)
-            self._spent += (at_s - self._last_s) * load / 100.0
+        if self._last_s is not None:
+            self._pass(at_s - self._last_s, load_pct)
         self._last_s = at_s
         if charge_pct is None or not 0 <= charge_pct <= 100:
             return
-        if not self._lows or charge_pct <= self._lows[-1][0] - 1.0:
-            self._lows.append((charge_pct, self._spent))
+        before_pct, self._last_pct = self._last_pct, charge_pct
+        if before_pct is not None:
+            self._sure(max(before_pct, charge_pct))
 
     def pause(self) -> None:
         """The mains is back for the moment."""
-        self._last_s = None
+        self._last_s = self._last_pct = None
+        self._paused = True
+
+    def _pass(self, seconds: float, load_pct: float | None) -> None:
+        """Time between two frames. What happened in a gap nobody knows: the next frame begins anew."""
+        if not 0 <= seconds <= GAP_S:
+            self._low_pct = self._last_pct = None
+            return
+        load = LOAD_UNKNOWN_PCT if load_pct is None else max(LOAD_FLOOR_PCT, load_pct)
+        self._seconds += seconds
+        self._since_low += seconds * load / 100.0
+
+    def _sure(self, charge_pct: float) -> None:
+        """The charge as two frames say it. One that has risen while the mains was there begins anew."""
+        low_pct = self._low_pct
+        if low_pct is None or (self._paused and charge_pct > low_pct):
+            self._low_pct, self._since_low = charge_pct, 0.0
+        elif charge_pct <= low_pct - FALL_PCT:
+            self._share(low_pct, charge_pct, self._since_low / (low_pct - charge_pct))
+            self._low_pct, self._since_low = charge_pct, 0.0
+        self._paused = False
+
+    def _share(self, high_pct: float, low_pct: float, spent_per_pct: float) -> None:
+        for band in range(BANDS):
+            part = min(high_pct, (band + 1) * WIDTH_PCT) - max(low_pct, band * WIDTH_PCT)
+            if part > 0:
+                self._spent[band] += part * spent_per_pct
+                self._fallen[band] += part
 
     def finish(self) -> Curve | None:
         """What was learned so far; None if it was too little."""
-        if self._seconds < LEARN_FROM_S or not self._lows or self._lows[0][0] - self._lows[-1][0] < LEARN_FROM_PCT:
+        if self._seconds < LEARN_FROM_S or sum(self._fallen) < LEARN_FROM_PCT:
             return None
-        spent, fallen = [0.0] * BANDS, [0.0] * BANDS
-        for (high, before), (low, after) in zip(self._lows, self._lows[1:], strict=False):
-            per_pct = (after - before) / (high - low)
-            for band in range(BANDS):
-                part = min(high, (band + 1) * WIDTH_PCT) - max(low, band * WIDTH_PCT)
-                if part > 0:
-                    spent[band] += part * per_pct
-                    fallen[band] += part
         low_s, high_s = BELIEVED_S
         return Curve(
             s_per_pct=tuple(
-                min(high_s, max(low_s, s / pct)) if pct >= 1.0 else None for s, pct in zip(spent, fallen, strict=True)
+                min(high_s, max(low_s, spent / fallen)) if fallen >= FALL_PCT else None
+                for spent, fallen in zip(self._spent, self._fallen, strict=True)
             ),
             outages=1,
         )

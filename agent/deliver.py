@@ -283,10 +283,10 @@ class Delivery:
         mac = self._mac(target)
         if not mac:
             target.wake_s = now_s + BY_HAND_S
-        elif error := self._wake(mac):
-            log.warning("%s: no wake-on-LAN: %s", target.server.name, error)
-        elif target.packets == 1:
-            log.info("%s: wake-on-LAN to %s", target.server.name, mac)
+            return
+        error = self._wake(mac)
+        if target.packets in (1, WAKE_SOON):
+            log.info("%s: wake-on-LAN to %s%s", target.server.name, mac, f" failed: {error}" if error else "")
 
     # -- attempts
 

@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from . import protection
 from .config import Stage
 from .curve import Curve
-from .model import Forecast, Status
-from .outage import Latch, Plan, State, budget_s
-
-CONFIRM_S = 3.0  # no stage is latched before (agent/protection.py)
+from .model import Condition, Forecast, Status
+from .outage import Latch, Phase, Plan, State, budget_s
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """The forecast, and for each stage not yet latched the seconds until it would be; None: it would not."""
+    """The forecast, and for each stage not yet latched the seconds until it would be; None: not before the battery's
+    end."""
 
     forecast: Forecast
     stages: Mapping[str, float | None]
@@ -47,15 +47,46 @@ def expect(state: State, plan: Plan, look: Status | None, curve: Curve | None, n
     if look is None or found is None:
         return None
     runtime_s, basis = found
-    on_battery = state.on_battery
-    if not on_battery:
-        state = State(began_s=now_s)
-    due_s = _due_s(state, plan, look, curve, runtime_s, now_s, 0.0 if on_battery else CONFIRM_S)
-    begins_s = {**{latch.stage: latch.at_s - now_s for latch in state.latched}, **due_s}
-    ends = [at + plan.needs_s[name] for name, at in begins_s.items() if at is not None and name in plan.needs_s]
-    down_s = max(0.0, max(ends)) + plan.local_needs_s if ends else None
+    if state.on_battery and state.runtime_s is not None:  # protection does not believe one that jumps up
+        runtime_s = min(runtime_s, state.runtime_s)
+    earliest_s = _earliest_s(state, now_s)
+    state = _in_outage(state, now_s)
+    due_s = _due_s(state, plan, look, curve, runtime_s, now_s, earliest_s)
+    down_s = _down_s({**{latch.stage: latch.at_s - now_s for latch in state.latched}, **due_s}, plan)
     margin_s = None if down_s is None else runtime_s - down_s
     return Expectation(Forecast(runtime_s=runtime_s, basis=basis, down_s=down_s, margin_s=margin_s), due_s)
+
+
+def _earliest_s(state: State, now_s: float) -> float:
+    """Until the outage is confirmed: no stage is latched before."""
+    if state.on_battery and not state.unproven:
+        return 0.0
+    confirmed_s = protection.confirms_at_s(state)
+    return protection.CONFIRM_S if confirmed_s is None else max(0.0, confirmed_s - now_s)
+
+
+def _in_outage(state: State, now_s: float) -> State:
+    """The state as it is, or would be if the battery had to carry the load now: an outage that is not closed goes on,
+    with its stages, its beginning and what people asked for."""
+    if state.on_battery:
+        return state
+    from_s = now_s if state.battery_from_s is None else state.battery_from_s
+    if state.phase in (Phase.IDLE, Phase.RECOVERY):
+        return State(began_s=from_s)
+    return replace(state, began_s=from_s) if state.phase is Phase.PLANNED else state
+
+
+def _down_s(begins_s: Mapping[str, float | None], plan: Plan) -> float | None:
+    """When every server has had its time; None if one of them is not told before the battery's end, or there is none.
+    This host waits for all stages, also for those that have no server."""
+    counts = [stage.name for stage in plan.stages if stage.name in plan.needs_s or plan.local_needs_s]
+    ends_s = []
+    for name in counts:
+        begins = begins_s.get(name)
+        if begins is None:
+            return None
+        ends_s.append(begins + plan.needs_s.get(name, 0.0))
+    return max(0.0, *ends_s) + plan.local_needs_s if ends_s else None
 
 
 def _runtime(look: Status | None, curve: Curve | None) -> tuple[float, str] | None:
@@ -87,7 +118,7 @@ def _due_s(
         first_s = max(earliest_s, min(own))
         emergency_s = max(earliest_s, _emergency_s(state, plan, look, runtime_s))
         at_s = min(first_s, emergency_s)
-        if at_s == math.inf:
+        if at_s > max(earliest_s, runtime_s):
             return due | dict.fromkeys((stage.name for stage in waiting), None)
         count = len(waiting)
         if first_s < emergency_s:  # the last that is due takes those before it along
@@ -103,8 +134,11 @@ def _emergency_s(state: State, plan: Plan, look: Status, runtime_s: float) -> fl
     times = [math.inf]
     if needed_s := budget_s(state, plan):
         times.append(runtime_s - needed_s)
-    if look.rating.low_battery_s is not None and not plan.ignore_low:
-        times.append(runtime_s - look.rating.low_battery_s)
+    if not plan.ignore_low:
+        if look.battery.low is True or Condition.LOW_BATTERY in look.flags:
+            return 0.0
+        if look.rating.low_battery_s is not None:
+            times.append(runtime_s - look.rating.low_battery_s)
     return min(times)
 
 
@@ -115,8 +149,9 @@ def _own_s(
     if state.aborted:
         return []
     times = []
-    if stage.on_battery_s is not None and state.began_s is not None:
-        times.append(state.began_s + stage.on_battery_s + state.held_s - now_s)
+    due_at_s = protection.due_at_s(stage, state)
+    if due_at_s is not None:
+        times.append(due_at_s - now_s)
     quiet_s = state.quiet_until_s - now_s
     if stage.runtime_below_s is not None:
         times.append(max(quiet_s, runtime_s - stage.runtime_below_s))

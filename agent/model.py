@@ -337,7 +337,9 @@ class Forecast:
 
     runtime_s: float  # the battery lasts so long
     basis: str  # ups | learned | configured: who says so
-    down_s: float | None = None  # every server has had its time; None: the battery ends before a stage is due
+    down_s: float | None = (
+        None  # every server has had its time; None: it ends before a stage is due, or nobody is told
+    )
     margin_s: float | None = None  # runtime_s - down_s
 
 

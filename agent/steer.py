@@ -93,6 +93,8 @@ def warnings(settings: Config, view: View, secrets: frozenset[str]) -> list[str]
             found.append(f"{server.name} is not proven: {server.proof or 'not yet tried'}")
     if view.forecast is None:
         found.append("nobody knows how long the battery lasts: the UPS says no runtime and none was learned")
+    elif view.forecast.down_s is None and view.servers:
+        found.append("the battery ends before every stage is due: see `ridethrough rehearse`")
     elif view.forecast.margin_s is not None and view.forecast.margin_s < 0:
         found.append(
             f"the plan is longer than the battery: all down after {view.forecast.down_s:.0f} s, "

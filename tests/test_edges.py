@@ -8,11 +8,11 @@ import pytest
 
 from agent import byhand, protection
 from agent.config import Stage
-from agent.model import Line, OrderError, Source
+from agent.model import OrderError, Source
 from agent.outage import Phase, Plan, Seen
 from tests.kit import BATTERY, MAINS, look
 from tests.test_invariants import OFF, Drive, committed
-from tests.test_protection import PLAN, TEST
+from tests.test_protection import PLAN
 
 UNHURT = replace(PLAN, stages=tuple(Stage(name=name) for name in "abc"))  # only an emergency latches
 
@@ -32,25 +32,6 @@ def test_a_frame_that_says_neither_interrupts_a_run_of_battery() -> None:
     drive = Drive().frames(3).frames(1, Source.UNKNOWN).frames(3)
     assert not drive.state.on_battery
     assert drive.frames(1).state.on_battery
-
-
-def test_a_self_test_is_excused_only_while_every_phase_of_the_input_is_live() -> None:
-    for dead, excused in ((0, True), (1, False)):
-        volts = (230.0,) * (3 - dead) + (0.0,) * dead
-        drive = Drive()
-        for _ in range(70):
-            status = look(BATTERY, flags=TEST)
-            drive.frame(replace(status, inputs=tuple(Line(voltage_v=v) for v in volts)))
-        assert drive.state.on_battery is not excused
-
-
-def test_a_runtime_may_rise_by_a_tenth_in_a_minute() -> None:
-    drive = Drive(UNHURT).frames(5, runtime_s=1000.0)
-    drive.now_s += 14.0
-    drive.frames(1, runtime_s=9000.0)
-    assert drive.state.runtime_s == pytest.approx(1000.0 + 100.0 * 15 / 60)
-    drive.frames(1, runtime_s=900.0)
-    assert drive.state.runtime_s == 900.0
 
 
 def test_the_virtual_battery_begins_when_the_last_frame_is_stale() -> None:
@@ -80,11 +61,6 @@ def test_the_budget_does_not_count_who_is_latched_already() -> None:
 
 
 # --- the mains comes and goes -----------------------------------------------------------------------------------
-
-
-def test_battery_again_does_not_undo_the_commitment() -> None:
-    drive = committed(OFF).frames(15, MAINS).frames(5)
-    assert drive.state.phase is Phase.COMMITTED and drive.kinds().count("committed") == 1
 
 
 def test_an_order_for_all_while_the_mains_is_back_commits_nothing_until_it_fails_again() -> None:

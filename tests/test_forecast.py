@@ -1,19 +1,19 @@
-"""The forecast against protection itself on an ideal battery, and the curve that outages teach."""
+"""The forecast against protection itself on an ideal battery: through holds, aborts, orders and mains in between."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from agent import wire
+from agent import byhand
 from agent.config import Stage
-from agent.curve import Curve, Learner, sane
-from agent.forecast import expect, filled
-from agent.model import Battery, Rating, Status
-from agent.outage import Plan, State
+from agent.curve import Curve
+from agent.forecast import Expectation, expect, filled
+from agent.model import Battery, Condition, OrderError, Rating, Status
+from agent.outage import Latch, Phase, Plan, State
 from agent.protection import step
 from tests.kit import BATTERY, MAINS, Play, look
 
@@ -24,50 +24,225 @@ def plain(status: Status, **battery: object) -> Status:
     return replace(status, rating=Rating(), battery=Battery(**battery))  # type: ignore[arg-type]
 
 
-def near(a: float | None, b: float | None) -> bool:
-    return a == b or (a is not None and b is not None and abs(a - b) <= 4.0)
+@dataclass(frozen=True)
+class Ideal:
+    """A battery that lasts exactly as long as its UPS says, or, where that says nothing, as its curve."""
+
+    runtime_s: float
+    charge_pct: float
+    curve: Curve | None
+    low_s: float | None
+
+    def lasts_s(self) -> float:
+        learned_s = self.curve.runtime_s(self.charge_pct, 30.0) if self.curve else None
+        return self.runtime_s if learned_s is None else learned_s
+
+    def frame(self, spent_s: float, now_s: float, *, mains: bool) -> Status:
+        """After so many seconds of battery."""
+        rest_s = max(0.0, self.lasts_s() - spent_s)
+        low = self.low_s is not None and rest_s <= self.low_s
+        status = replace(look(MAINS if mains else BATTERY, at_s=now_s), rating=Rating(low_battery_s=self.low_s))
+        if self.curve is None:
+            charge_pct = self.charge_pct * rest_s / self.runtime_s
+            return replace(status, battery=Battery(charge_pct=charge_pct, runtime_s=rest_s, low=low))
+        charge_pct, full_load_s = 0.0, rest_s * 0.3
+        for per_pct in self.curve.s_per_pct:
+            charge_pct += min(10.0, full_load_s / (per_pct or 1.0))
+            full_load_s = max(0.0, full_load_s - 10.0 * (per_pct or 1.0))
+        return filled(replace(status, battery=Battery(charge_pct=charge_pct, low=low)), self.curve, None)
 
 
-STAGES = st.lists(
+ROWS = st.lists(
     st.tuples(
-        st.one_of(st.none(), st.integers(5, 2000)),
-        st.one_of(st.none(), st.integers(1, 2000)),
-        st.one_of(st.none(), st.integers(1, 99)),
-        st.one_of(st.none(), st.integers(1, 600)),
+        st.one_of(st.none(), st.integers(5, 2000)),  # on battery
+        st.one_of(st.none(), st.integers(1, 1500)),  # runtime below
+        st.one_of(st.none(), st.integers(1, 99)),  # charge below
+        st.one_of(st.none(), st.integers(1, 600)),  # its slowest server
     ),
     min_size=1,
     max_size=4,
 )
+CURVES = st.lists(st.floats(1.0, 12.0), min_size=10, max_size=10).map(lambda rows: Curve(s_per_pct=tuple(rows)))
+BATTERIES = st.builds(
+    Ideal,
+    runtime_s=st.integers(60, 2000).map(float),
+    charge_pct=st.integers(20, 100).map(float),
+    curve=st.one_of(st.none(), CURVES),
+    low_s=st.one_of(st.none(), st.integers(10, 300).map(float)),
+)
+#: what happened before the forecast: seconds on battery or mains, or an administrator's order
+PAST = st.lists(
+    st.one_of(
+        st.tuples(st.just("battery"), st.integers(1, 300)),
+        st.tuples(st.just("mains"), st.integers(1, 75)),
+        st.tuples(st.sampled_from(["hold", "abort", "release", "shutdown"]), st.just(0)),
+    ),
+    max_size=5,
+)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
-@given(STAGES, st.integers(60, 3000), st.integers(20, 100))
-def test_the_forecast_is_what_protection_does_on_an_ideal_battery(
-    rows: list[tuple[int | None, ...]], runtime_s: int, charge_pct: int
-) -> None:
+class Outage:
+    """Protection on that battery, a frame a second."""
+
+    def __init__(self, plan: Plan, battery: Ideal) -> None:
+        self.plan, self.battery = plan, battery
+        self.state, self.now_s, self.spent_s = State(), 1000.0, 0.0
+        self.status = battery.frame(0.0, self.now_s, mains=True)
+
+    def second(self, *, mains: bool) -> None:
+        self.status = self.battery.frame(self.spent_s, self.now_s, mains=mains)
+        self.state, _ = step(self.state, self.status, self.now_s, plan=self.plan, failed_polls=0, fresh_id="x")
+        self.now_s += 1.0
+        self.spent_s += 0.0 if mains else 1.0
+
+    def order(self, do: str) -> None:
+        try:
+            if do == "hold":
+                self.state, _ = byhand.hold(self.state, self.now_s, self.plan)
+            elif do == "abort":
+                self.state, _ = byhand.abort(self.state, self.plan)
+            elif do == "release":
+                self.state, _ = byhand.release(self.state)
+            else:
+                self.state, _ = byhand.shutdown(self.state, self.plan.stages[0].name, self.now_s, self.plan, "x")
+        except OrderError:
+            pass
+
+    def forecast(self, other_s: float = 0.0) -> Expectation:
+        """From now; `other_s`: of a battery that is so many seconds further."""
+        state = replace(self.state, runtime_s=None) if other_s else self.state
+        frame = self.battery.frame(self.spent_s + other_s, self.now_s, mains=not self.state.seen_battery)
+        found = expect(state, self.plan, frame, self.battery.curve, self.now_s)
+        assert found is not None
+        return found
+
+    def is_clear(self) -> bool:
+        """Whether the forecast is no matter of two seconds more or less."""
+        later, _ = step(self.state, None, self.now_s + 5, plan=self.plan, failed_polls=0, fresh_id="x")
+        if self.state.phase is Phase.PLANNED and later.phase is not Phase.PLANNED:
+            return False  # it ends while the outage is being confirmed
+        here = self.forecast().stages
+        for other in (self.forecast(-2.0).stages, self.forecast(2.0).stages):
+            for name, due_s in here.items():
+                else_s = other[name]
+                if (due_s is None) != (else_s is None) or abs((due_s or 0.0) - (else_s or 0.0)) > 4.0:
+                    return False
+        return True
+
+
+def plan_of(rows: list[tuple[int | None, ...]], local_needs_s: float, ignore_low: bool) -> Plan:
     stages = tuple(
         Stage(name=f"s{n}", on_battery_s=a, runtime_below_s=b, charge_below_pct=c)
         for n, (a, b, c, _) in enumerate(rows)
     )
-    plan = Plan(stages=stages, needs_s={f"s{n}": float(row[3]) for n, row in enumerate(rows) if row[3]})
-    mains = plain(look(MAINS), charge_pct=float(charge_pct), runtime_s=float(runtime_s))
-    expected = expect(State(), plan, mains, None, 0.0)
-    for more_s in (-2.0, 2.0):  # where two seconds decide, the forecast may be wrong
-        other = expect(State(), plan, plain(mains, charge_pct=charge_pct, runtime_s=runtime_s + more_s), None, 0.0)
-        assume(expected and other and all(near(s, other.stages[n]) for n, s in expected.stages.items()))
-    assert expected is not None and expected.forecast.basis == "ups"
-    state, at, now_s = State(), dict[str, float](), 0.0
-    while now_s <= runtime_s and len(at) < len(stages):
-        left = 1 - now_s / runtime_s
-        frame = plain(look(BATTERY, at_s=now_s), charge_pct=charge_pct * left, runtime_s=runtime_s * left)
-        state, effects = step(state, frame, now_s, plan=plan, failed_polls=0, fresh_id="x")
-        at |= {e.stage: now_s for e in effects if e.kind == "latched"}
-        now_s += 1.0
+    needs_s = {f"s{n}": float(row[3]) for n, row in enumerate(rows) if row[3]}
+    return Plan(stages=stages, needs_s=needs_s, local_needs_s=local_needs_s, ignore_low=ignore_low)
+
+
+def played(play: Outage) -> dict[str, float]:
+    """Battery until its end: the seconds from now at which each stage was latched."""
+    began_s = play.now_s
+    while play.spent_s <= play.battery.lasts_s() + 4:
+        if play.state.phase is not Phase.RECOVERY and len(play.state.latched) == len(play.plan.stages):
+            break
+        play.second(mains=False)
+    return {latch.stage: latch.at_s - began_s for latch in play.state.latched}
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(ROWS, BATTERIES, PAST, st.sampled_from([0.0, 0.0, 60.0]), st.booleans())
+def test_the_forecast_is_what_protection_does_on_an_ideal_battery(
+    rows: list[tuple[int | None, ...]],
+    battery: Ideal,
+    past: list[tuple[str, int]],
+    local_needs_s: float,
+    ignore_low: bool,
+) -> None:
+    play = Outage(plan_of(rows, local_needs_s, ignore_low), battery)
+    play.second(mains=True)
+    for do, seconds in past:
+        if not seconds:
+            play.order(do)
+        for _ in range(seconds):
+            play.second(mains=do == "mains")
+    assume(play.spent_s + 10 < battery.lasts_s() and play.is_clear())
+    expected, plan = play.forecast(), play.plan
+    rest_s = battery.lasts_s() - play.spent_s
+    assert expected.forecast.runtime_s == pytest.approx(rest_s, abs=2.0)
+    at = played(play)
     for name, due_s in expected.stages.items():
-        if due_s is None or due_s > runtime_s:
-            assert name not in at or at[name] >= runtime_s - 2
+        if due_s is None:
+            assert name not in at or at[name] >= rest_s - 2
         else:
             assert at[name] == pytest.approx(due_s, abs=2.0)
+    counts = [s.name for s in plan.stages if s.name in plan.needs_s or local_needs_s]
+    if not counts or any(expected.stages.get(name, 0.0) is None for name in counts):
+        assert expected.forecast.down_s is None and expected.forecast.margin_s is None
+        return
+    down_s = max(0.0, *(at[name] + plan.needs_s.get(name, 0.0) for name in counts)) + local_needs_s
+    assert expected.forecast.down_s == pytest.approx(down_s, abs=2.0)
+    assert expected.forecast.margin_s == pytest.approx(rest_s - down_s, abs=4.0)
+
+
+TWO = (Stage(name="a", on_battery_s=60), Stage(name="b", on_battery_s=600))
+OPEN = State(phase=Phase.HOLD, outage="x", began_s=-500.0, latched=(Latch(stage="a", at_s=-440.0, why=""),))
+
+
+def due(state: State, status: Status, plan: Plan = Plan(stages=TWO, needs_s={"a": 60, "b": 60})) -> dict[str, float]:
+    found = expect(state, plan, status, None, 0.0)
+    assert found is not None
+    return dict(found.stages)  # type: ignore[arg-type]
+
+
+def test_an_outage_that_is_not_closed_goes_on_from_its_beginning() -> None:
+    assert due(OPEN, look(MAINS)) == {"b": 100.0}
+    assert due(replace(OPEN, held_s=300.0), look(MAINS)) == {"b": 400.0}
+    assert due(replace(OPEN, aborted=True), look(MAINS)) == {"b": 1710.0}  # the budget alone
+    assert due(replace(OPEN, began_s=-5000.0), look(MAINS)) == {"b": 3.0}  # confirmed first
+    assert due(replace(OPEN, phase=Phase.PLANNED), look(MAINS)) == {"b": 600.0}
+    assert due(replace(OPEN, phase=Phase.RECOVERY), look(MAINS)) == {"a": 60.0, "b": 600.0}
+
+
+def test_an_outage_that_is_not_yet_confirmed_began_with_its_first_frame() -> None:
+    assert due(State(battery_from_s=-2.0, battery_frames=2), look(BATTERY)) == {"a": 58.0, "b": 598.0}
+    low = due(State(battery_from_s=-2.0, battery_frames=2), look(BATTERY, low=True))
+    assert low == {"a": 1.0, "b": 1.0}
+
+
+def test_a_confirmed_outage_waits_no_more_but_after_a_reboot_for_its_confirmation() -> None:
+    state = State(phase=Phase.COUNTDOWN, on_battery=True, began_s=-70.0, battery_from_s=-2.0, battery_frames=3)
+    assert due(state, look(BATTERY)) == {"a": 0.0, "b": 530.0}
+    assert due(replace(state, unproven=True), look(BATTERY)) == {"a": 1.0, "b": 530.0}
+
+
+def test_an_empty_battery_latches_all_as_soon_as_the_outage_is_confirmed() -> None:
+    assert due(State(), look(MAINS, runtime_s=0.0, charge_pct=0.0)) == {"a": 3.0, "b": 3.0}
+
+
+@pytest.mark.parametrize("more", [{"low": True}, {"flags": frozenset({Condition.LOW_BATTERY})}])
+def test_a_battery_that_is_low_already_latches_all_as_soon_as_the_outage_is_confirmed(
+    more: dict[str, object],
+) -> None:
+    status = look(MAINS, **more)  # type: ignore[arg-type]
+    assert due(State(), status) == {"a": 3.0, "b": 3.0}
+    ignoring = Plan(stages=TWO, needs_s={"a": 60, "b": 60}, ignore_low=True)
+    assert due(State(), status, ignoring) == {"a": 60.0, "b": 600.0}
+
+
+def test_a_runtime_that_jumps_up_in_an_outage_is_no_more_believed_than_by_protection() -> None:
+    state = State(phase=Phase.COUNTDOWN, on_battery=True, began_s=-20.0, runtime_s=600.0)
+    plan = Plan(stages=(Stage(name="a", runtime_below_s=300),))
+    assert due(state, look(BATTERY, runtime_s=3000.0), plan) == {"a": 300.0}
+
+
+def test_a_stage_that_its_own_trigger_would_reach_after_the_batterys_end_comes_with_the_budget() -> None:
+    late = (Stage(name="a", on_battery_s=10), Stage(name="b", on_battery_s=5000))
+    found = expect(State(), Plan(stages=late, needs_s={"a": 60}), look(MAINS), None, 0.0)
+    assert found is not None and found.stages == {"a": 10.0, "b": 1770.0}
+    assert found.forecast.down_s == 70.0  # nobody waits for a stage without a server
+    found = expect(State(), Plan(stages=late, needs_s={"a": 60}, local_needs_s=60), look(MAINS), None, 0.0)
+    assert found is not None and found.stages == {"a": 10.0, "b": 1710.0}
+    assert found.forecast.down_s == 1770.0  # but this host does
 
 
 def test_the_smaller_of_what_the_ups_says_and_what_was_learned_counts() -> None:
@@ -92,57 +267,6 @@ def test_where_the_unit_says_no_runtime_it_is_learned_or_configured_and_marked_o
     assert filled(said, FLAT, 10.0) is said
     nothing = plain(look(MAINS))
     assert filled(nothing, FLAT, 10.0) is nothing
-
-
-def discharge(points: list[tuple[float, float]], load_pct: float | None = 50.0) -> Curve | None:
-    learner = Learner()
-    for at_s, charge_pct in points:
-        learner.see(at_s, charge_pct, load_pct)
-    return learner.finish()
-
-
-def test_a_discharge_is_learned_also_from_coarse_steps() -> None:
-    even = discharge([(float(t), 100.0 - t / 12) for t in range(1100)])
-    coarse = discharge([(float(t), [100.0, 83.0, 66.0, 50.0, 33.0, 16.0][t // 200]) for t in range(1100)])
-    for curve in (even, coarse):
-        assert curve is not None and sane(curve)
-        assert curve.runtime_s(100.0, 50.0) == pytest.approx(1200.0, rel=0.05)
-        assert curve.runtime_s(100.0, 25.0) == pytest.approx(2400.0, rel=0.05)
-        assert wire.from_json(Curve, wire.to_json(curve)) == curve
-
-
-@pytest.mark.parametrize(
-    "points",
-    [
-        [(float(t), 100.0) for t in range(600)],  # it never moved
-        [(float(t), 100.0 - t) for t in range(50)],  # too short
-        [(t * 100.0, 100.0 - t) for t in range(60)],  # never two frames in a row
-        [],
-    ],
-)
-def test_what_teaches_nothing_is_not_learned(points: list[tuple[float, float]]) -> None:
-    assert discharge(points) is None
-
-
-@given(
-    st.lists(st.tuples(st.floats(0, 20), st.one_of(st.none(), st.floats(-5, 105)), st.floats(0, 120)), max_size=200),
-    st.floats(0, 100), st.floats(0, 100), st.floats(0, 150), st.floats(0, 150),
-)  # fmt: skip
-def test_more_charge_is_never_less_runtime_and_more_load_never_more(
-    frames: list[tuple[float, float | None, float]], a: float, b: float, load_a: float, load_b: float
-) -> None:
-    learner, now_s = Learner(), 0.0
-    for gap_s, charge_pct, load_pct in frames:
-        now_s += gap_s
-        learner.see(now_s, charge_pct, load_pct)
-    curve = learner.finish()
-    if curve is None:
-        return
-    assert sane(curve) and sane(FLAT.merge(curve))
-    low, high = curve.runtime_s(min(a, b), load_a), curve.runtime_s(max(a, b), load_a)
-    light, heavy = curve.runtime_s(a, min(load_a, load_b)), curve.runtime_s(a, max(load_a, load_b))
-    assert low is not None and high is not None and light is not None and heavy is not None
-    assert low <= high + 1e-6 and heavy <= light + 1e-6
 
 
 def test_the_engine_learns_in_an_outage_and_forecasts_from_it() -> None:

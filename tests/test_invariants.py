@@ -15,7 +15,7 @@ from agent import afterwards, byhand, protection
 from agent.config import Stage
 from agent.model import Condition, OrderError, Source, Status
 from agent.outage import Phase, Plan, Seen, State, budget_s
-from tests.kit import MAINS, look
+from tests.kit import BATTERY, MAINS, look
 from tests.test_protection import PLAN, TEST, Walk
 
 OFF = replace(PLAN, ups_off="battery")
@@ -436,6 +436,56 @@ def test_an_order_in_an_outage_is_ordered_and_commits_when_all_are_latched() -> 
     assert drive.state.phase is Phase.COMMITTED and {x.why for x in drive.state.latched} == {"ordered"}
 
 
+def test_battery_again_does_not_undo_the_commitment() -> None:
+    drive = committed(OFF)
+    drive.frames(12, MAINS)
+    assert not drive.state.on_battery
+    drive.frames(4)
+    assert drive.state.on_battery and drive.state.phase is Phase.COMMITTED
+
+
+# --- silence, gaps, and numbers that change ---------------------------------------------------------------------
+
+
+def test_after_fifteen_seconds_of_silence_only_a_third_failed_poll_lets_a_stage_be_due() -> None:
+    drive = Drive().frames(50, runtime_s=None)
+    drive.now_s += 20.0
+    for failed in (1, 2):
+        drive.frame(None, gap_s=0.5)
+        assert drive.failed == failed and drive.latched == ()
+    drive.frame(None)
+    assert drive.latched == ("a",)
+
+
+def test_two_battery_frames_ten_seconds_apart_confirm() -> None:
+    drive = Drive()
+    drive.frame(look(BATTERY), gap_s=10.0)
+    drive.frame(look(BATTERY), gap_s=10.0)
+    assert drive.state.on_battery
+
+
+def test_the_virtual_battery_begins_with_the_silence_and_not_between_two_frames() -> None:
+    drive = Drive(Plan(stages=(Stage(name="x", runtime_below_s=150.0),)))
+    for _ in range(20):
+        drive.frame(look(BATTERY, runtime_s=180.0), gap_s=7.0)
+        drive.frame(None, tick=True, gap_s=7.0)
+    assert drive.latched == ()
+
+
+def test_a_runtime_may_rise_by_a_tenth_in_a_minute() -> None:
+    drive = Drive().frames(5, runtime_s=1000.0)
+    drive.frames(60, runtime_s=5000.0)
+    assert drive.state.runtime_s == pytest.approx(1100.0, rel=0.02)
+
+
+def test_one_live_phase_of_three_excuses_no_self_test_for_long() -> None:
+    drive = Drive()
+    lines = tuple(replace(look(BATTERY).inputs[0], voltage_v=v) for v in (230.0, 0.0, 0.0))
+    for _ in range(70):
+        drive.frame(replace(look(BATTERY, flags=TEST), inputs=lines))
+    assert drive.state.on_battery
+
+
 # --- reboots ----------------------------------------------------------------------------------------------------
 
 
@@ -510,6 +560,13 @@ def test_this_host_is_told_only_when_all_others_had_their_time_and_its_power_goe
     for _ in range(200):
         spared.frame(look(MAINS))
         assert not spared.state.tells_local()
+
+
+def test_this_host_stays_up_when_the_mains_came_back_just_before_its_turn() -> None:
+    drive = committed(OFF)
+    drive.frames(105)
+    drive.frames(25, MAINS)
+    assert drive.state.phase is Phase.OFF_ARMED and not drive.state.tells_local()
 
 
 # --- the race for the power -------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_a_good_plan_has_its_macs_in_one_form_its_ways_ports_and_hints() -> None
     assert found.hints == ("[[stage]] late: due before early, which stands before it and is taken along then",)
 
 
-def test_two_hundred_mutations_of_a_good_file_are_refused_or_safe() -> None:
+def test_f26_two_hundred_mutations_of_a_good_file_are_refused_or_safe() -> None:
     random.seed(26)
     refused = 0
     for _ in range(200):

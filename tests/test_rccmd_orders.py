@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from agent.rccmd.codec import Command
 from agent.rccmd.journal import Journal
 from agent.rccmd.orders import EXECUTES_LIMIT, MESSAGES_LIMIT, REPEAT_S, SENDERS_LIMIT, Orders
-from agent.rccmd.settings import Settings, load
+from agent.rccmd.settings import Settings, SettingsError, load
 
 A, B = "192.0.2.10", "192.0.2.11"
 SHUTDOWN, WAKEUP = Command("SHUTDOWN"), Command("WAKEUP")
@@ -282,6 +282,45 @@ class OtherVerbs(Case):
             orders.take(Command("MSG_TEXT", "flood"), A, 1000.0)
         orders.take(SHUTDOWN, A, 1000.0)
         self.assertIn(f"{A} SHUTDOWN: started /halt", self.text())
+
+
+class Votes(Case):
+    """F35: two adapters, one on each power feed; the server goes down only when both say so."""
+
+    def test_one_of_two_senders_is_not_enough_and_both_are(self) -> None:
+        orders = self.orders(need=2)
+        for _ in range(5):
+            self.assertTrue(orders.take(SHUTDOWN, A, 10.0))
+        self.assertEqual(self.starts.calls, [])
+        self.assertTrue(orders.take(SHUTDOWN, B, 20.0))
+        self.assertEqual(len(self.starts.calls), 1)
+        self.assertEqual(self.starts.calls[0][1]["RCCMD_SENDER"], f"{A},{B}")
+
+    def test_a_vote_is_withdrawn_by_its_wakeup_and_by_an_hour(self) -> None:
+        orders = self.orders(need=2)
+        orders.take(SHUTDOWN, A, 10.0)
+        orders.take(WAKEUP, A, 20.0)
+        orders.take(SHUTDOWN, B, 30.0)
+        self.assertEqual(self.starts.calls, [])
+        orders.take(SHUTDOWN, A, 30.0 + 3601.0)
+        self.assertEqual(self.starts.calls, [])
+        orders.take(SHUTDOWN, B, 30.0 + 3602.0)
+        self.assertEqual(len(self.starts.calls), 1)
+
+    def test_a_command_that_runs_is_not_withdrawn_and_a_repeat_is_a_duplicate(self) -> None:
+        orders = self.orders(need=2)
+        for sender in (A, B):
+            orders.take(SHUTDOWN, sender, 10.0)
+        orders.take(WAKEUP, A, 11.0)
+        orders.take(SHUTDOWN, B, 12.0)
+        self.assertEqual(len(self.starts.calls), 1)
+
+
+class Needs(unittest.TestCase):
+    def test_a_wrong_number_of_senders_is_named(self) -> None:
+        for text in ("0", "-1", "two", "17"):
+            with self.assertRaisesRegex(SettingsError, "--need"):
+                load({"allow": A, "on_shutdown": "true", "need": text})
 
 
 if __name__ == "__main__":

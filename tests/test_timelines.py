@@ -1,7 +1,8 @@
 """War stories as timelines (tests/cases/*.seq), played by the simulator driver through the real engine.
 
 A comment of a timeline says what must come of it: `expect told: NAMES | nobody`, `expect told by: SECOND`,
-`expect not told before: SECOND`, `expect log: began NAME, ended NAME, ... | nothing` (conditions, in this order).
+`expect not told before: SECOND`, `expect log: began NAME, ended NAME, ... | nothing` (conditions, in this order),
+`expect phase: PHASE` (at the end), `expect outages: NUMBER`. `with OPTION: true` sets an option of the configuration.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def test_the_story_ends_as_it_must(path: Path) -> None:
     expected = expectations(text)
     assert "told" in expected, "the timeline must say what is expected"
     end_s = float(re.findall(r"^([\d.]+) ", text, re.M)[-1])
-    play = Play(stages=STAGES, servers=SERVERS)
+    options = dict.fromkeys(re.findall(r"^# with ([a-z_]+): true$", text, re.M), True)
+    play = Play(stages=STAGES, servers=SERVERS, **options)  # type: ignore[arg-type]
     start_s = play.clock.now_s
     section = {"timeline": str(path), "runtime_s": 3600.0}
     driver = simulator.connect(section, None, play.clock.mono_s)
@@ -48,6 +50,15 @@ def test_the_story_ends_as_it_must(path: Path) -> None:
         play.second(status)
         for name in play.tell:
             told.setdefault(name, play.clock.now_s - start_s - 1.0)
+        for name in play.tell:
+            if play.view.servers[[s.name for s in SERVERS].index(name)].delivery == "none":
+                play.report(name, "delivered-unconfirmed")
+        for server in play.orders[-1].wake if play.orders else ():
+            play.report(server.name, "none", wake="back")
+    if "phase" in expected:
+        assert play.view.phase == expected["phase"]
+    if "outages" in expected:
+        assert play.names("began").count("on-battery") == int(expected["outages"])
     names = [] if expected["told"] == "nobody" else expected["told"].split()
     assert sorted(told) == sorted(names)
     if "told by" in expected:

@@ -69,6 +69,8 @@ def test_arm_warns_of_what_should_be_mended() -> None:
     for part in ("nas is not proven: no answer", "longer than the battery", "secret set token"):
         assert part in found
     assert warnings(Config(), GOOD, frozenset()) == []
+    never = replace(GOOD, forecast=Forecast(runtime_s=300.0, basis="ups"))
+    assert "ends before every stage is due" in warnings(Config(), never, frozenset())[0]
     assert "no server" in warnings(Config(), replace(GOOD, servers=()), frozenset())[0]
 
 

@@ -67,6 +67,7 @@ def _listen_options(parser: argparse.ArgumentParser) -> None:
     add("--allow", metavar="IP[,IP...]", help="who may command: addresses or networks such as 192.0.2.0/28; needed")
     add("--on-shutdown", metavar="CMD", help="program and arguments for SHUTDOWN; no shell is involved")
     add("--on-message", metavar="CMD", help="program for MSG_TEXT, which gets the text on its standard input")
+    add("--need", metavar="N", help="run the shutdown only when N of the allowed senders have asked (default 1)")
     add("--grace", metavar="SECONDS", help="wait so long before the shutdown; WAKEUP cancels it (default 0)")
     add("--udp", action="store_true", help="listen on UDP too (broadcasts); such senders are easily forged")
     add("--config", metavar="FILE", help="read rccmd.ini: the same settings, and the names for EXECUTE")
@@ -93,7 +94,7 @@ def _send_options(parser: argparse.ArgumentParser) -> None:
 
 def _listen(options: argparse.Namespace) -> int:
     given = {"bind": options.bind, "allow": options.allow, "udp": "yes" if options.udp else None}
-    given.update({"grace_s": options.grace, "log": options.log})
+    given.update({"grace_s": options.grace, "need": options.need, "log": options.log})
     given.update({"on_shutdown": options.on_shutdown, "on_message": options.on_message})
     try:
         what = settings.load({key: text for key, text in given.items() if text is not None}, options.config)

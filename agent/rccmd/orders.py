@@ -18,6 +18,7 @@ from .journal import Journal
 from .settings import Settings
 
 REPEAT_S = 300.0
+VOTE_S = 3600.0  # where several senders are needed, one's word counts for so long
 SENDERS_LIMIT = 256  # remembered for the duplicate rule; the one not heard for longest is forgotten first
 MESSAGES_LIMIT = 4  # on-message commands at the same time
 EXECUTES_LIMIT = 8  # [execute] commands at the same time
@@ -60,6 +61,7 @@ class Orders:
     def __init__(self, settings: Settings, journal: Journal, start: Start = start_program) -> None:
         self._settings, self._journal, self._start = settings, journal, start
         self._heard_s: dict[str, float] = {}  # sender -> its last SHUTDOWN; oldest first
+        self._votes: dict[str, float] = {}  # sender -> when it asked, while too few have; oldest first
         self._asking: set[str] = set()  # whose SHUTDOWN the grace delay runs for
         self._starts_s: float | None = None  # when the grace delay is over
         self._shutdown: Job | None = None
@@ -117,12 +119,32 @@ class Orders:
             outcome = f"duplicate of {now_s - last_s:.0f} s ago, the command has run"
             self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
             return True
-        self._asking = {sender}
+        if not self._suffices(sender, now_s):
+            return True
+        self._asking = {*self._votes} or {sender}
+        self._votes.clear()
         if self._settings.grace_s > 0:
             self._starts_s = now_s + self._settings.grace_s
             self._journal.line(sender, SHUTDOWN, f"accepted, the command starts in {self._settings.grace_s:g} s")
             return True
-        return self._run_shutdown(sender)
+        return self._run_shutdown(",".join(sorted(self._asking)))
+
+    def _suffices(self, sender: str, now_s: float) -> bool:
+        """Have as many senders asked as are needed? One that asks is counted until its WAKEUP, or for an hour."""
+        need = self._settings.need
+        if need <= 1:
+            return True
+        self._votes.pop(sender, None)
+        self._votes = {who: at_s for who, at_s in self._votes.items() if now_s - at_s < VOTE_S}
+        self._votes[sender] = now_s
+        if len(self._votes) > SENDERS_LIMIT:
+            del self._votes[next(iter(self._votes))]
+        if len(self._votes) >= need:
+            return True
+        del self._heard_s[sender]  # when it asks again, that is no duplicate of a command that ran
+        outcome = f"accepted, {len(self._votes)} of {need} senders that are needed"
+        self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
+        return False
 
     def _run_shutdown(self, sender: str) -> bool:
         job = self._begin(self._settings.on_shutdown, SHUTDOWN, sender)
@@ -133,6 +155,9 @@ class Orders:
 
     def _take_wakeup(self, sender: str, now_s: float) -> bool:
         known = self._heard_s.pop(sender, None) is not None
+        if self._votes.pop(sender, None) is not None:
+            self._journal.line(sender, WAKEUP, "accepted, its vote is withdrawn")
+            return True
         self._asking.discard(sender)
         if self._shutdown is not None:
             self._journal.limited("repeats", sender, WAKEUP, "accepted, but the shutdown command runs already", now_s)

@@ -21,6 +21,7 @@ _OPTIONS = {  # key in rccmd.ini -> option of the command line
     "allow": "--allow",
     "udp": "--udp",
     "grace_s": "--grace",
+    "need": "--need",
     "on_shutdown": "--on-shutdown",
     "on_message": "--on-message",
     "log": "--log",
@@ -44,6 +45,7 @@ class Settings:
     port: int = PORT
     udp: bool = False
     grace_s: float = 0.0
+    need: int = 1  # so many senders must ask before the shutdown runs
     on_shutdown: tuple[str, ...] = ()
     on_message: tuple[str, ...] = ()
     execute: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -81,6 +83,7 @@ def load(options: Mapping[str, str], file: str | None = None) -> Settings:
         port=port,
         udp=_yes(*text("udp", "no"), problems),
         grace_s=_seconds(*text("grace_s", "0"), problems),
+        need=_count(*text("need", "1"), problems),
         on_shutdown=_command(*text("on_shutdown"), problems) if "on_shutdown" in values else (),
         on_message=_command(*text("on_message"), problems) if "on_message" in values else (),
         execute=execute,
@@ -91,6 +94,14 @@ def load(options: Mapping[str, str], file: str | None = None) -> Settings:
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _count(where: str, text: str, problems: list[str]) -> int:
+    """A number of senders."""
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 16:
+        return int(text)
+    problems.append(f"{where} = {text}: so many senders must ask, 1 to 16")
+    return 1
 
 
 def _read(
