@@ -548,6 +548,68 @@ def test_a_restart_starts_every_run_of_frames_anew() -> None:
     assert drive.state.on_battery
 
 
+def test_after_a_reboot_a_hold_does_not_wait_by_the_old_boots_clock() -> None:
+    drive = Drive().frames(30)
+    drive.now_s += 10.0
+    drive.state, _ = byhand.hold(drive.state, drive.now_s, PLAN)
+    drive.reboot(5.0)
+    drive.frames(6, runtime_s=290.0)
+    assert drive.latched == ("a", "b")  # by the runtime, which is no longer kept quiet
+
+
+def test_after_a_reboot_the_day_of_the_recovery_begins_anew() -> None:
+    drive = Drive().frames(61)
+    drive.seen = Seen(all_back=False)
+    drive.frames(100, MAINS)
+    drive.reboot(5.0)
+    assert drive.state.recovery_from_s == 5.0
+    drive.now_s = 5.0 + afterwards.RECOVERY_LIMIT_S
+    drive.frames(1, MAINS)
+    assert drive.state.phase is Phase.IDLE
+
+
+def test_a_cycled_board_that_sees_an_outage_again_counts_silence_again() -> None:
+    drive = committed(OFF)
+    drive.frames(130, low=True)
+    drive.reboot()
+    drive.frames(5)
+    assert drive.state.phase is Phase.COMMITTED and not drive.state.cycled
+    drive = committed(replace(OFF, stages=PLAN.stages[:2]))
+    drive.frames(130, low=True)
+    drive.reboot()
+    drive.plan = OFF
+    drive.frames(5, runtime_s=None)
+    drive.silence(61)
+    assert "c" in {x.stage for x in drive.state.latched}
+
+
+def test_what_was_left_out_on_mains_is_done_when_the_battery_is_back() -> None:
+    drive = committed(OFF)
+    drive.frames(105, low=True)
+    drive.frames(25, MAINS)
+    assert drive.state.off_skipped and drive.state.phase is Phase.OFF_ARMED
+    drive.frames(5, low=True)
+    assert len(drive.offs) == 1
+
+
+def test_a_second_hold_keeps_runtime_and_charge_quiet_for_five_minutes_more() -> None:
+    drive = Drive().frames(30)
+    for _ in range(2):
+        drive.state, _ = byhand.hold(drive.state, drive.now_s, PLAN)
+    drive.frames(590, runtime_s=290.0)
+    assert drive.latched == ()
+    drive.frames(15, runtime_s=290.0)
+    assert drive.latched == ("a", "b")
+
+
+def test_nobody_is_ordered_down_while_servers_are_brought_back() -> None:
+    drive = Drive().frames(61)
+    drive.seen = Seen(all_back=False)
+    drive.frames(100, MAINS)
+    with pytest.raises(OrderError, match="brought back"):
+        byhand.shutdown(drive.state, "all", drive.now_s, PLAN, "x" * 16)
+
+
 # --- this host --------------------------------------------------------------------------------------------------
 
 
