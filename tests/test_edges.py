@@ -96,12 +96,6 @@ def test_a_single_battery_frame_after_the_mains_is_back_does_not_switch_the_ups_
     assert drive.offs == []
 
 
-def test_what_was_left_out_on_mains_is_made_up_for_on_battery() -> None:
-    drive = committed(OFF).frames(100).frames(30, MAINS).frames(4)
-    assert [delay_s for _, delay_s in drive.offs] == [30.0]
-    assert drive.kinds().count("ups-off-skipped") == 1
-
-
 def test_this_host_is_not_told_once_the_mains_is_seen() -> None:
     drive = committed(OFF).frames(100)
     for _ in range(60):
@@ -174,16 +168,6 @@ def test_after_a_reboot_the_runtime_of_the_boot_before_is_not_believed() -> None
     assert drive.state.runtime_s == 2000.0
 
 
-def test_after_a_reboot_a_hold_of_the_boot_before_does_not_last_for_ever() -> None:
-    drive = Drive()
-    drive.now_s = 1e6
-    drive.frames(10)
-    drive.state, _ = byhand.hold(drive.state, drive.now_s, PLAN)
-    drive.reboot()
-    drive.frames(5, runtime_s=290.0)
-    assert drive.latched == ("a", "b")
-
-
 def test_after_a_reboot_a_frame_that_says_neither_is_no_evidence() -> None:
     for seconds in (10, 130):  # committed, and off-armed
         drive = committed(replace(OFF, ups_off="always")).frames(seconds, low=True)
@@ -202,16 +186,6 @@ def test_after_a_reboot_what_is_left_out_is_said_again() -> None:
     assert drive.kinds().count("ups-off-skipped") == 2
 
 
-def test_after_a_reboot_and_battery_again_everything_counts_again() -> None:
-    drive = committed(OFF).frames(130, low=True)
-    drive.reboot()
-    drive.plan = replace(OFF, stages=(*OFF.stages, Stage(name="new")))
-    drive.frames(3, low=True)
-    assert drive.latched == ()
-    drive.frames(2, low=True)
-    assert drive.latched == ("a", "b", "c", "new")
-
-
 def test_no_order_is_taken_before_this_boot_has_seen_the_outage() -> None:
     drive = Drive().frames(10)
     drive.reboot()
@@ -228,24 +202,6 @@ def test_a_restart_in_the_same_boot_needs_no_evidence() -> None:
 
 
 # --- people -----------------------------------------------------------------------------------------------------
-
-
-def test_nobody_is_ordered_down_while_he_is_brought_back() -> None:
-    drive = Drive().frames(61)
-    drive.seen = Seen(all_back=False)
-    drive.frames(80, MAINS, charge_pct=10.0)
-    with pytest.raises(OrderError):
-        byhand.shutdown(drive.state, "all", drive.now_s, PLAN, "x" * 16)
-
-
-def test_a_second_hold_adds_five_minutes_to_the_first() -> None:
-    drive = Drive().frames(30)
-    for _ in range(2):
-        drive.state, _ = byhand.hold(drive.state, drive.now_s, PLAN)
-    drive.frames(600, runtime_s=290.0)
-    assert drive.latched == ()
-    drive.frames(1, runtime_s=290.0)
-    assert drive.latched == ("a", "b")
 
 
 def test_an_outage_is_held_for_a_day_at_the_most() -> None:
