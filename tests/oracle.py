@@ -290,7 +290,8 @@ class Oracle:
         elif not down:
             return
         elif self.off_s is None:
-            if on_battery or not self.on_battery:
+            stale = self.at_s is None or now_s - self.at_s > 15.0
+            if (on_battery and not stale) or not self.on_battery:
                 kinds.append("ups-off")
                 self.off_s = now_s
         elif on_battery and self.at_s is not None and self.at_s >= self.off_s + self.delay_s(plan) + 60.0:

@@ -96,6 +96,22 @@ def test_a_single_battery_frame_after_the_mains_is_back_does_not_switch_the_ups_
     assert drive.offs == []
 
 
+def test_the_ups_is_not_switched_off_on_the_word_of_a_stale_frame() -> None:
+    """The mains may be back unseen: a link is often lost when the power changes."""
+    drives = []
+    for _ in range(2):
+        drive = committed(OFF).frames(60).silence(100)
+        assert isinstance(drive, Drive) and drive.state.phase is Phase.OFF_ARMED and drive.offs == []
+        drives.append(drive)
+    back, again = drives
+    back.frames(100, MAINS)
+    assert back.offs == [] and "ups-off-skipped" in back.kinds() and "recovery-began" in back.kinds()
+    again.frames(1)
+    assert len(again.offs) == 1  # seen again, and everybody has had his time
+    recent = committed(OFF).frames(108).silence(12)
+    assert isinstance(recent, Drive) and len(recent.offs) == 1
+
+
 def test_this_host_is_not_told_once_the_mains_is_seen() -> None:
     drive = committed(OFF).frames(100)
     for _ in range(60):
