@@ -11,7 +11,7 @@ from agent.config import Stage
 from agent.model import OrderError, Source
 from agent.outage import Phase, Plan, Seen
 from tests.kit import BATTERY, MAINS, look
-from tests.test_invariants import OFF, Drive, committed
+from tests.test_invariants import OFF, RACE, Drive, committed
 from tests.test_protection import PLAN
 
 UNHURT = replace(PLAN, stages=tuple(Stage(name=name) for name in "abc"))  # only an emergency latches
@@ -237,3 +237,33 @@ def test_an_outage_in_a_planned_shutdown_tells_nobody_new_and_counts_from_its_ow
     assert drive.latched == ("a",) and drive.state.phase is Phase.COUNTDOWN and drive.state.outage == "p" * 16
     drive.frames(1)
     assert drive.latched == ("a", "b")
+
+
+# --- the board loses its power at each second of a plan ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["mains", "battery", "silence"])
+@pytest.mark.parametrize("at_s", range(1, 100, 3))
+def test_whenever_the_board_reboots_nobody_is_forgotten_and_nobody_told_without_evidence(
+    at_s: int, then: str
+) -> None:
+    drive = Drive(RACE).frames(at_s)
+    before = {latch.stage for latch in drive.state.latched}
+    open_outage, cycled = drive.state.phase is not Phase.IDLE, bool(drive.offs)
+    drive.reboot()
+    drive.all.clear()
+    told: set[str] = set()
+    for second in range(125):
+        drive.frame(look(MAINS) if then == "mains" else None if then == "silence" else look(BATTERY))
+        told |= set(drive.latched)
+        if second < 3 or then == "mains":
+            assert told == set()
+        if then == "silence" and second < 59:
+            assert told == set()
+    if then == "battery":
+        assert told == {"a", "b"} and len(drive.offs) == 1 + cycled
+    elif then == "silence":
+        assert told == ({"a", "b"} if open_outage and not cycled else set())
+    drive.frames(400, MAINS)
+    assert drive.state.phase is Phase.IDLE
+    assert ("waking" in drive.kinds()) == bool(before | told)

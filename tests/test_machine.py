@@ -16,10 +16,10 @@ from hypothesis.stateful import initialize, rule
 
 from agent import protection
 from agent.model import Condition, Source
-from agent.outage import Phase, Plan, Seen, State
+from agent.outage import Phase, Plan, Seen
 from tests.kit import BATTERY, MAINS, look
 from tests.machine_kit import SHIFT_S, Judged
-from tests.oracle import ALL_PLANS, LINES, Oracle
+from tests.oracle import ALL_PLANS, LINES
 
 RUNS = int(os.environ.get("RIDETHROUGH_FUZZ_RUNS", "300"))
 SEED = os.environ.get("RIDETHROUGH_FUZZ_SEED")
@@ -210,8 +210,6 @@ class Machine(Judged):
         self.state = protection.resume(before, up_s, same_boot=False)
         self.twin = protection.resume(self.twin, up_s + SHIFT_S, same_boot=False)
         self.oracle.restart(up_s, same_boot=False)
-        if before.phase is Phase.IDLE:  # nothing of it is worth keeping
-            self.state, self.twin, self.oracle = State(), State(), Oracle()
         assert [x.stage for x in self.state.latched] == [x.stage for x in before.latched]  # I5
         assert self.state.outage == before.outage
         if before.phase is not Phase.PLANNED:
