@@ -1,6 +1,7 @@
 """Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
 
-Each run is up to 40 steps of tests/test_machine.py. The seed is printed, so that what was found is found again.
+Each run is up to 40 steps of tests/test_machine.py. They are made in batches, because what hypothesis remembers of
+its runs grows; each batch has the next seed. The seeds are printed, so that what was found is found again.
 """
 
 from __future__ import annotations
@@ -10,41 +11,46 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 20_000
-CORES_LIMIT = 8
+BATCH = 500
 ARGV = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_machine.py"]
+
+
+def batch(seed: int, runs: int) -> str:
+    """What a batch says if an invariant broke, else ""."""
+    env = {**os.environ, "RIDETHROUGH_FUZZ_RUNS": str(runs), "RIDETHROUGH_FUZZ_SEED": str(seed)}
+    done = subprocess.run(ARGV, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return f"seed {seed}, {runs} runs:\n{done.stdout}{done.stderr}" if done.returncode else ""
 
 
 def main(options: list[str]) -> int:
     """Run them; 1 if an invariant broke."""
-    first_seed = random.randrange(2**31)
+    seed = random.randrange(2**31)
     if "--seed" in options:
         place = options.index("--seed")
-        first_seed = int(options[place + 1])
+        seed = int(options[place + 1])
         options = options[:place] + options[place + 2 :]
     runs = int(options[0]) if options else RUNS
-    cores = min(CORES_LIMIT, len(os.sched_getaffinity(0)), max(1, runs // 100))
+    shares = [min(BATCH, runs - done) for done in range(0, runs, BATCH)]
+    cores = len(os.sched_getaffinity(0))
     begin_s = time.monotonic()
-    print(f"   {runs} runs in {cores} processes, seed {first_seed}", flush=True)
-    started = []
-    for number in range(cores):
-        share = runs // cores + (number < runs % cores)
-        env = {"RIDETHROUGH_FUZZ_RUNS": str(share), "RIDETHROUGH_FUZZ_SEED": str(first_seed + number)}
-        started.append(
-            subprocess.Popen(
-                ARGV, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        )
-    failed = False
-    for process in started:  # each says little before its end, so no pipe fills
-        said, _ = process.communicate()
-        if process.returncode:
-            failed = True
-            print(said)
-    print(f"{runs} runs, {'FAILED' if failed else 'no invariant broke'}, {time.monotonic() - begin_s:.0f} s")
+    print(f"   {runs} runs on {cores} cores, seeds {seed} to {seed + len(shares) - 1}", flush=True)
+    done, failed = 0, 0
+    with ThreadPoolExecutor(cores) as pool:
+        for share, said in zip(shares, pool.map(batch, range(seed, seed + len(shares)), shares), strict=True):
+            done, failed = done + share, failed + bool(said)
+            if said:
+                print(said, flush=True)
+            if done % 5000 == 0:
+                print(f"   {done} runs, {time.monotonic() - begin_s:.0f} s", flush=True)
+    print(
+        f"{done} runs, {f'{failed} batches FAILED' if failed else 'no invariant broke'}, "
+        f"{time.monotonic() - begin_s:.0f} s"
+    )
     return 1 if failed else 0
 
 
