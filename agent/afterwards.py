@@ -16,6 +16,7 @@ from .outage import Effect, Phase, Plan, Seen, State, down_s
 
 ON_LINE_S = 10.0  # mains frames for so long: on line
 CLOSE_S = 60.0  # on line for so long: the outage is over
+FRESH_S = 15.0  # an older frame is no reason to switch off on battery: the mains may be back unseen
 OFF_PATIENCE_S = 60.0  # after the delay: a UPS that still runs has ignored the order
 RECOVERY_LIMIT_S = 24 * 3600.0
 PLANNED_LIMIT_S = 900.0  # a planned shutdown goes on trying for so long after the last server's time
@@ -73,7 +74,8 @@ def _switch_off(state: State, now_s: float, plan: Plan, seen: Seen, effects: lis
     if now_s < down_s(state, plan, seen):
         return state  # somebody was told only now, and has his time as well
     if state.off_sent_s is None:
-        if state.runs_on_battery() or (plan.ups_off == "always" and not state.on_battery):
+        fresh = state.last_frame_s is not None and now_s - state.last_frame_s <= FRESH_S
+        if (state.runs_on_battery() and fresh) or (plan.ups_off == "always" and not state.on_battery):
             effects.append(Effect(kind="ups-off", delay_s=delay_s))
             return replace(state, off_sent_s=now_s)
         return state if state.on_battery else _left_out(state, "mains", effects)

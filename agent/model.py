@@ -1,8 +1,7 @@
 """The words of the house: one look at a UPS, the facts about it, and what may be asked of it.
 
-Everything here is plain, immutable data of the standard library; no clock, no I/O.
-SI units with the unit in the name. ``None`` always means "this UPS does not say"; 0 means it says zero.
-Names of Enum values are API (bus, JSON, configuration, log): lowercase-with-hyphens, stable for ever.
+Plain, immutable data; no clock, no I/O. SI units with the unit in the name. ``None`` always means "this UPS does not
+say"; 0 means it says zero. Names of Enum values are API (bus, JSON, configuration, log): lowercase, for ever.
 """
 
 from __future__ import annotations
@@ -271,8 +270,7 @@ class Driver(Protocol):
 
     @property
     def off_return(self) -> str:
-        """Whether SHUTDOWN_RETURN is proven on units of this kind to switch off and come back: "no", "battery" (while
-        on battery) or "always" (on mains, too: it cycles)."""
+        """What SHUTDOWN_RETURN is proven to do: nothing ("no"), off and on again on "battery", or "always"."""
         ...
 
     @property

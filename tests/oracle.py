@@ -8,12 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.config import Stage
 from agent.model import Condition, Source, Status
 from agent.outage import Plan, Seen
 from tests.kit import BATTERY
 
 LINES = (Source.MAINS, Source.BYPASS, Source.BOOST, Source.BUCK)
 DAY_S = 86400.0
+ALL_PLANS = (
+    Plan(
+        stages=(
+            Stage(name="a", on_battery_s=60.0),
+            Stage(name="b", runtime_below_s=300.0),
+            Stage(name="c", charge_below_pct=20.0),
+        ),
+        needs_s={"a": 60.0, "b": 90.0, "c": 120.0},
+    ),
+    Plan(  # the first is the slowest
+        stages=(
+            Stage(name="a", on_battery_s=20.0),
+            Stage(name="b", on_battery_s=60.0),
+            Stage(name="c", on_battery_s=120.0),
+        ),
+        needs_s={"a": 150.0, "b": 60.0, "c": 30.0},
+    ),
+    Plan(  # several triggers at once; a stage without servers; one that goes in an emergency alone
+        stages=(
+            Stage(name="a", on_battery_s=40.0, charge_below_pct=60.0),
+            Stage(name="b", on_battery_s=90.0, runtime_below_s=400.0, charge_below_pct=30.0),
+            Stage(name="c"),
+        ),
+        needs_s={"a": 45.0, "b": 5.0},
+    ),
+    Plan(stages=(Stage(name="a", on_battery_s=30.0),), needs_s={"a": 10.0}),
+)
 
 
 class Streak:
@@ -263,7 +291,8 @@ class Oracle:
         elif not down:
             return
         elif self.off_s is None:
-            if on_battery or not self.on_battery:
+            stale = self.at_s is None or now_s - self.at_s > 15.0
+            if (on_battery and not stale) or not self.on_battery:
                 kinds.append("ups-off")
                 self.off_s = now_s
         elif on_battery and self.at_s is not None and self.at_s >= self.off_s + self.delay_s(plan) + 60.0:

@@ -255,7 +255,7 @@ def test_the_budget_is_the_slowest_server_this_host_and_the_margin() -> None:
     assert budget_s(State(), plan) == 120.0 + 20.0 + 30.0
     drive = Drive(plan)
     drive.frames(10, runtime_s=171.0)
-    assert drive.latched != ("a", "b", "c") or True
+    assert drive.latched == ("a", "b")  # a second more than the last stage needs
     assert Drive(plan).frames(5, runtime_s=170.0).latched == ("a", "b", "c")
     assert plan.off_delay_s() == 50.0 and PLAN.off_delay_s() == 30.0
 
@@ -407,7 +407,7 @@ def test_after_the_order_the_recovery_waits_for_the_ups_to_come_back() -> None:
 def test_a_planned_shutdown_tells_waits_and_ends_and_a_quarter_hour_later_at_the_latest() -> None:
     drive = Drive().frames(3, MAINS)
     drive.state, effects = byhand.shutdown(drive.state, "b", drive.now_s, PLAN, "p" * 16)
-    assert [e.why for e in effects] == ["before b", "planned"] or [e.why for e in effects] == ["planned", "planned"]
+    assert [(e.stage, e.why) for e in effects] == [("a", "planned"), ("b", "planned")]
     assert drive.latched == ("a", "b") and drive.state.phase is Phase.PLANNED
     drive.frames(85, MAINS)
     assert drive.state.phase is Phase.PLANNED
@@ -442,14 +442,6 @@ def test_battery_again_does_not_undo_the_commitment() -> None:
     assert not drive.state.on_battery
     drive.frames(4)
     assert drive.state.on_battery and drive.state.phase is Phase.COMMITTED
-
-
-def test_an_order_for_all_while_the_mains_is_back_commits_nothing() -> None:
-    drive = Drive().frames(10)
-    drive.frames(12, MAINS)
-    drive.state, _ = byhand.shutdown(drive.state, "all", drive.now_s, PLAN, "x" * 16)
-    drive.frames(3, MAINS)
-    assert drive.state.phase is Phase.HOLD and drive.latched == ("a", "b", "c")
 
 
 # --- silence, gaps, and numbers that change ---------------------------------------------------------------------

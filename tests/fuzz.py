@@ -1,0 +1,58 @@
+"""Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
+
+Each run is up to 40 steps of tests/test_machine.py. They are made in batches, because what hypothesis remembers of
+its runs grows; each batch has the next seed. The seeds are printed, so that what was found is found again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = 20_000
+BATCH = 500
+ARGV = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_machine.py"]
+
+
+def batch(seed: int, runs: int) -> str:
+    """What a batch says if an invariant broke, else ""."""
+    env = {**os.environ, "RIDETHROUGH_FUZZ_RUNS": str(runs), "RIDETHROUGH_FUZZ_SEED": str(seed)}
+    done = subprocess.run(ARGV, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return f"seed {seed}, {runs} runs:\n{done.stdout}{done.stderr}" if done.returncode else ""
+
+
+def main(options: list[str]) -> int:
+    """Run them; 1 if an invariant broke."""
+    seed = random.randrange(2**31)
+    if "--seed" in options:
+        place = options.index("--seed")
+        seed = int(options[place + 1])
+        options = options[:place] + options[place + 2 :]
+    runs = int(options[0]) if options else RUNS
+    shares = [min(BATCH, runs - done) for done in range(0, runs, BATCH)]
+    cores = len(os.sched_getaffinity(0))
+    begin_s = time.monotonic()
+    print(f"   {runs} runs on {cores} cores, seeds {seed} to {seed + len(shares) - 1}", flush=True)
+    done, failed = 0, 0
+    with ThreadPoolExecutor(cores) as pool:
+        for share, said in zip(shares, pool.map(batch, range(seed, seed + len(shares)), shares), strict=True):
+            done, failed = done + share, failed + bool(said)
+            if said:
+                print(said, flush=True)
+            if done % 5000 == 0:
+                print(f"   {done} runs, {time.monotonic() - begin_s:.0f} s", flush=True)
+    print(
+        f"{done} runs, {f'{failed} batches FAILED' if failed else 'no invariant broke'}, "
+        f"{time.monotonic() - begin_s:.0f} s"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
