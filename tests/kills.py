@@ -1,9 +1,9 @@
-"""`python -m tests.kills [ROUNDS] [--short] [--seed N]`: the core is killed at random moments of outages, and of none.
+"""`python -m tests.kills [ROUNDS] [--short] [--seed N]`: the core is killed at random moments of outages.
 
-Each round is a whole installation of real processes: `ridethrough run`, a UPS on a pty, and three servers in two stages
-with `rccmd listen`. In every other round the mains fails and the battery gets low; the core is killed (-9) once or twice
-in the phase that the round is about, and its supervisor starts it again. Everybody must be told, and the command of
-nobody may run twice. The other rounds are no outage, or one that is over before the first stage: nobody may be told.
+Each round is a whole installation of real processes: `ridethrough run`, a UPS on a pty, and three servers in two
+stages with `rccmd listen`. In every other round the mains fails and the battery gets low; the core is killed (-9) once
+or twice in the phase that the round is about, and its supervisor starts it again. Everybody must be told, and nobody's
+command may run twice. The other rounds are no outage, or are over before the first stage: nobody may be told.
 """
 
 from __future__ import annotations
@@ -310,8 +310,8 @@ def main(arguments: list[str]) -> int:
     missed, false, twice = (sum(getattr(r, name) for r in results) for name in ("missed", "false", "twice"))
     again, broken = sum(r.again for r in results), sum(bool(r.error) for r in results)
     print(
-        f"{rounds} rounds, {outages} of them outages, {kills} kills: {missed} missed, {false} false, {twice} shut down "
-        f"twice, {again} of {3 * outages} told again in the same outage, {broken} not played; "
+        f"{rounds} rounds, {outages} of them outages, {kills} kills: {missed} missed, {false} false, {twice} shut "
+        f"down twice, {again} of {3 * outages} told again in the same outage, {broken} not played; "
         f"{time.monotonic() - begin_s:.0f} s"
     )
     return 1 if missed or false or twice or broken else 0

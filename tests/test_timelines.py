@@ -1,8 +1,17 @@
 """War stories as timelines (tests/cases/*.seq), played by the simulator driver through the real engine.
 
-A comment of a timeline says what must come of it: `expect told: NAMES | nobody`, `expect told by: SECOND`,
-`expect not told before: SECOND`, `expect log: began NAME, ended NAME, ... | nothing` (conditions, in this order),
-`expect phase: PHASE` (at the end), `expect outages: NUMBER`. `with OPTION: true` sets an option of the configuration.
+A comment of a timeline says where the story is from, and what must come of it:
+
+    expect told: NAMES | nobody          expect told by: SECOND          expect not told before: SECOND
+    expect times told: NUMBER            every server in so many outages
+    expect log: began NAME, ended NAME, ... | nothing      conditions, in this order
+    expect phase: PHASE                  at the end
+    expect outages: NUMBER               expect woken: NAMES | nobody
+    expect ups off: NUMBER               so many orders to switch off
+
+    with OPTION: true                    an option of the configuration
+    with off_return: battery | always    what the driver is proven to do
+    with stages: NAME TRIGGER VALUE; ...
 """
 
 from __future__ import annotations
@@ -14,7 +23,7 @@ import pytest
 
 from agent.config import Server, Stage
 from agent.drivers import simulator
-from agent.model import LinkError, Status
+from agent.model import Command, LinkError, Status
 from tests.kit import Play
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.seq"))
@@ -25,22 +34,42 @@ SERVERS = (
 )
 
 
-def expectations(text: str) -> dict[str, str]:
-    return dict(re.findall(r"^# expect ([a-z ]+): (.*)$", text, re.M))
+def lines(word: str, text: str) -> dict[str, str]:
+    """The comments `# WORD KEY: VALUE`."""
+    return dict(re.findall(rf"^# {word} ([a-z_ ]+): (.*)$", text, re.M))
+
+
+def names(text: str) -> list[str]:
+    return [] if text == "nobody" else text.split()
+
+
+def a_play(text: str) -> Play:
+    """The engine as the timeline wants it."""
+    options = lines("with", text)
+    stages = STAGES
+    if "stages" in options:
+        rows = [row.split() for row in options.pop("stages").split(";")]
+        stages = tuple(Stage(name=name, **{trigger: float(value)}) for name, trigger, value in rows)  # type: ignore[arg-type]
+    off_return = options.pop("off_return", "no")
+    return Play(
+        stages=stages,
+        servers=SERVERS,
+        off_return=off_return,
+        **{key: value == "true" for key, value in options.items()},
+    )
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
 def test_the_story_ends_as_it_must(path: Path) -> None:
     text = path.read_text()
-    expected = expectations(text)
+    expected = lines("expect", text)
     assert "told" in expected, "the timeline must say what is expected"
     end_s = float(re.findall(r"^([\d.]+) ", text, re.M)[-1])
-    options = dict.fromkeys(re.findall(r"^# with ([a-z_]+): true$", text, re.M), True)
-    play = Play(stages=STAGES, servers=SERVERS, **options)  # type: ignore[arg-type]
+    play = a_play(text)
     start_s = play.clock.now_s
-    section = {"timeline": str(path), "runtime_s": 3600.0}
-    driver = simulator.connect(section, None, play.clock.mono_s)
+    driver = simulator.connect({"timeline": str(path), "runtime_s": 3600.0}, None, play.clock.mono_s)
     told: dict[str, float] = {}
+    times, woken = set[tuple[str, str | None]](), set[str]()
     while play.clock.now_s - start_s < end_s:
         status: Status | None
         try:
@@ -50,17 +79,23 @@ def test_the_story_ends_as_it_must(path: Path) -> None:
         play.second(status)
         for name in play.tell:
             told.setdefault(name, play.clock.now_s - start_s - 1.0)
-        for name in play.tell:
-            if play.view.servers[[s.name for s in SERVERS].index(name)].delivery == "none":
+            if (name, play.view.outage) not in times:
+                times.add((name, play.view.outage))
                 play.report(name, "delivered-unconfirmed")
         for server in play.orders[-1].wake if play.orders else ():
+            woken.add(server.name)
             play.report(server.name, "none", wake="back")
-    if "phase" in expected:
-        assert play.view.phase == expected["phase"]
-    if "outages" in expected:
-        assert play.names("began").count("on-battery") == int(expected["outages"])
-    names = [] if expected["told"] == "nobody" else expected["told"].split()
-    assert sorted(told) == sorted(names)
+    assert sorted(told) == sorted(names(expected["told"]))
+    offs = sum(command is Command.SHUTDOWN_RETURN for command, _ in play.powered)
+    found = {
+        "phase": play.view.phase,
+        "outages": str(play.names("began").count("on-battery")),
+        "ups off": str(offs),
+        "times told": str(len(times) / len(SERVERS)).removesuffix(".0"),
+    }
+    assert {key: found[key] for key in found if key in expected} == {k: v for k, v in expected.items() if k in found}
+    if "woken" in expected:
+        assert sorted(woken) == sorted(names(expected["woken"]))
     if "told by" in expected:
         assert max(told.values()) <= float(expected["told by"]), told
     if "not told before" in expected:
