@@ -1,9 +1,9 @@
 """`python -m tests.kills [ROUNDS] [--short] [--seed N]`: the core is killed at random moments of outages.
 
 Each round is a whole installation of real processes: `ridethrough run`, a UPS on a pty, and three servers in two
-stages with `rccmd listen`. In every other round the mains fails and the battery gets low; the core is killed (-9) once
-or twice in the phase that the round is about, and its supervisor starts it again. Everybody must be told, and nobody's
-command may run twice. The other rounds are no outage, or are over before the first stage: nobody may be told.
+stages with `rccmd listen`. In every other round the mains fails and the battery gets low; the core is killed (-9)
+once or twice in the phase that the round is about, and its supervisor starts it again. Everybody must be told, and
+nobody's command may run twice. The other rounds are no outage, or are over before the first stage: nobody is told.
 """
 
 from __future__ import annotations

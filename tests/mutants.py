@@ -198,10 +198,15 @@ FAULTS = (
     Fault("holds without end", B, "if state.held_s + HOLD_S > HELD_LIMIT_S:", "if False:"),
     Fault("servers are ordered down while they are brought back", B, "    if state.phase is Phase.RECOVERY:", "    if False:"),
     Fault("orders are taken before the outage was seen again", B, "    if state.unproven:", "    if False:"),
+    Fault("one battery frame is enough for a run of three seconds", P, "and state.battery_frames >= 2", "and state.battery_frames >= 1"),
+    Fault("a countdown commits though not on battery", P, "if everything and state.phase is Phase.COUNTDOWN and state.on_battery:", "if everything and state.phase is Phase.COUNTDOWN:"),
     Fault("a planned shutdown takes the later stages along", B, "if number <= last else", "if number >= last else"),
 )  # fmt: skip
 # Faults that change nothing anybody could see: name -> why.
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT = {
+    "one battery frame is enough for a run of three seconds": "a run that spans 3 s has two frames",
+    "a countdown commits though not on battery": "a countdown is on battery, else it is a hold",
+}
 
 
 def problems() -> list[str]:

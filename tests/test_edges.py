@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent import byhand, protection
+from agent import afterwards, byhand, protection
 from agent.config import Stage
 from agent.model import OrderError, Source
 from agent.outage import Phase, Plan, Seen
@@ -267,3 +267,13 @@ def test_whenever_the_board_reboots_nobody_is_forgotten_and_nobody_told_without_
     drive.frames(400, MAINS)
     assert drive.state.phase is Phase.IDLE
     assert ("waking" in drive.kinds()) == bool(before | told)
+
+
+def test_what_the_last_frame_said_outlives_the_outage() -> None:
+    state = committed().state
+    left = afterwards.fresh(state)
+    assert left.phase is Phase.IDLE and not left.latched
+    assert (left.charge_pct, left.runtime_s, left.last_frame_s) == (
+        state.charge_pct, state.runtime_s, state.last_frame_s,
+    )  # fmt: skip
+    assert left.charge_pct is not None and left.runtime_s is not None

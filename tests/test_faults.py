@@ -147,7 +147,7 @@ ALL_AT_60 = (Stage(name="first", on_battery_s=30.0), Stage(name="last", on_batte
 
 @pytest.mark.parametrize("off_return", ["battery", "always"])
 def test_f08_the_mains_a_second_before_the_commit_tells_nobody_more_and_a_second_after_all(off_return: str) -> None:
-    """Exact: before, the last stage is not told; after, it is, and the UPS is cycled if it can be, else all are woken."""
+    """Exact: before, the last stage is not told; after, it is; the UPS is cycled if it can be, else all are woken."""
     before = Play(stages=ALL_AT_60, off_return=off_return)
     before.battery(59)
     before.mains(100)
@@ -161,18 +161,18 @@ def test_f08_the_mains_a_second_before_the_commit_tells_nobody_more_and_a_second
         after.mains(1)
         assert server.name in after.tell
         after.report(server.name, "accepted")
-    after.mains(300)
+    after.mains(600)
     offs = [args for command, args in after.powered if command is Command.SHUTDOWN_RETURN]
     assert len(offs) == (off_return == "always")
-    assert set(TWO_SERVERS) <= {s for order in after.orders for s in order.wake}
+    assert {s.name for order in after.orders for s in order.wake} == {"web", "files"}
 
 
-LIFE_S = 420
+LIFE_S = 600
 
 
 def life_at(second: int) -> Status:
     """Countdown, commit, UPS off, mains, recovery; the figures are those of `lived`."""
-    if second < 5 or second >= 300:
+    if second < 5 or second >= 350:
         return look(MAINS, charge_pct=40.0)
     return look(BATTERY, low=second >= 80)
 
@@ -181,14 +181,16 @@ def lived(*killed_at_s: int, down_s: int = 2) -> tuple[set[tuple[str, str]], int
     """Who was told in which outage (by its number), how often the UPS was ordered off, and the phases seen."""
     play = Play(stages=ALL_AT_60, off_return="battery")
     told, offs, phases, second = set[tuple[str, str | None]](), 0, list[str](), 0
+    off_s = LIFE_S  # the UPS obeys
     while second < LIFE_S:
         if second in killed_at_s:
             offs += sum(command is Command.SHUTDOWN_RETURN for command, _ in play.powered)
             play.clock.now_s += down_s
             second += down_s
             play = Play(after=play, stages=ALL_AT_60, off_return="battery")
-        play.second(life_at(second))
+        play.second(None if off_s + 30 <= second < 350 else life_at(second))
         second += 1
+        off_s = second if play.powered and off_s == LIFE_S else off_s
         for name in play.tell:
             if (name, play.view.outage) not in told:
                 told.add((name, play.view.outage))
@@ -208,7 +210,7 @@ def test_f09_a_life_without_a_kill_goes_through_all_its_phases() -> None:
     assert lived() == ({("web", "0"), ("files", "0")}, 1, LIFE)
 
 
-@pytest.mark.parametrize("kill_s", [*range(2, 100), *range(100, LIFE_S - 40, 7)])
+@pytest.mark.parametrize("kill_s", [*range(2, 100), *range(100, LIFE_S - 120, 7)])
 def test_f09_killed_at_every_second_of_an_outage_the_same_are_told(kill_s: int) -> None:
     """0 missed, nobody in another outage, the UPS is ordered off once."""
     assert lived(kill_s) == lived()
@@ -324,7 +326,7 @@ def two_states(path: Path) -> tuple[bytes, bytes, bytes]:
 
 
 def test_f14_a_flipped_byte_or_a_torn_slot_leaves_the_other(tmp_path: Path) -> None:
-    """Every byte of both headers, every 7th of the data, flipped; torn there: 0 exceptions, the other slot is used."""
+    """Every byte of both headers, every 7th of the data, flipped or torn: 0 exceptions, the other slot is used."""
     path = tmp_path / "slots"
     good, old, new = two_states(path)
     size, cases = slots.SLOT_BYTES, 0
@@ -346,7 +348,7 @@ def test_f14_a_flipped_byte_or_a_torn_slot_leaves_the_other(tmp_path: Path) -> N
                 assert found == other and not damaged, f"slot {slot}, byte {place}"
                 assert unpack(found, "boot-a", 2000.0).state.outage
                 cases += 1
-    assert cases > 1000
+    assert cases > 500
 
 
 def test_f14_with_both_slots_torn_or_a_short_file_it_begins_anew_and_says_so(tmp_path: Path) -> None:

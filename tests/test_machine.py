@@ -19,7 +19,7 @@ from agent.model import Condition, Source
 from agent.outage import Phase, Plan, Seen
 from tests.kit import BATTERY, MAINS, look
 from tests.machine_kit import SHIFT_S, Judged
-from tests.oracle import ALL_PLANS, LINES
+from tests.oracle import ALL_PLANS, DAY_S, LINES
 
 RUNS = int(os.environ.get("RIDETHROUGH_FUZZ_RUNS", "300"))
 SEED = os.environ.get("RIDETHROUGH_FUZZ_SEED")
@@ -160,11 +160,13 @@ class Machine(Judged):
 
     @rule(charge_pct=st.sampled_from([10.0, 90.0]))
     def it_is_over(self, charge_pct: float) -> None:
-        """Mains until everybody is back; then another outage may come."""
-        self.seen = Seen(all_back=True)
-        for _ in range(100):
-            self.feed(look(MAINS, charge_pct=charge_pct), 5.0)
-        assert self.state.phase is Phase.IDLE or not self.state.cycled
+        """Mains for good: whoever was told in an outage is woken, and nothing of it is left."""
+        before, self.seen = self.state, Seen(all_back=True)
+        kinds = [kind for _ in range(100) for kind in self.feed(look(MAINS, charge_pct=charge_pct), 5.0)]
+        assert self.state.phase is Phase.IDLE
+        given_up = before.recovery_from_s is not None and self.now_s - before.recovery_from_s >= DAY_S
+        if before.latched and not before.waking and before.phase is not Phase.PLANNED and not given_up:
+            assert "waking" in kinds
 
     @rule(
         do=st.lists(st.sampled_from(["hold", "hold", "abort", "release"]), min_size=1, max_size=3),
