@@ -7,7 +7,7 @@ import ipaddress
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -237,14 +237,15 @@ class _Reader:
         """One server, with what its way says of it."""
         way = self._ways(values["how"])
         common = {o.name for o in SERVER}
+        options = {k: v for k, v in values.items() if k not in common}
         if not values["address"] and way.PORT:
             self.bad("server", f"{here}: address is missing (IP address or name)")
         server = Server(
             **{k: v for k, v in values.items() if k in common - {"address", "port", "mac"}},
             address=values["address"] or "",
-            port=way.PORT if values["port"] is None else values["port"],
+            port=_default_port(way, options) if values["port"] is None else values["port"],
             mac=_plain_mac(values["mac"]),
-            options={k: v for k, v in values.items() if k not in common},
+            options=options,
         )
         if problem := way.wrong(server):
             self.bad("server", f"{here}: {problem}")
@@ -288,6 +289,11 @@ class _Reader:
             split_address(value)
         except ConfigError as e:
             self.bad(section, f"[{section}] listen: {e}")
+
+
+def _default_port(way: Way, options: Mapping[str, Any]) -> int:
+    by_options = getattr(way, "port", None)
+    return way.PORT if by_options is None else int(by_options(options))
 
 
 def _plain_mac(text: str) -> str:

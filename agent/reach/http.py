@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Server
 from ..model import ConfigError, Option
-from ..webrequest import METHODS, PRESETS, Request, build, mistake
+from ..webrequest import DEFAULT_PORT, METHODS, PRESETS, Request, build, mistake, port
 from . import ACCEPTED, NOT_DELIVERED, PROVEN, REACHABLE, UNKNOWN, Job, Outcome, Steps, Wait
 
 if TYPE_CHECKING:
     import ssl
 
-NAME, TITLE, PORT, SLOTS = "http", "HTTP: one request", 443, 64
+NAME, TITLE, PORT, SLOTS = "http", "HTTP: one request", DEFAULT_PORT, 64
 OPTIONS = (
     Option(name="method", kind=str, choices=METHODS, help="of the request; POST unless written"),
     Option(name="url", kind=str, help="a path on the server, or a whole https:// address"),
