@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Server
 from ..model import ConfigError, Option
-from ..webrequest import DEFAULT_PORT, METHODS, PRESETS, Request, build, mistake, port
+from ..webrequest import DEFAULT_PORT, METHODS, PRESETS, Request, build, mistake
 from . import ACCEPTED, NOT_DELIVERED, PROVEN, REACHABLE, UNKNOWN, Job, Outcome, Steps, Wait
 
 if TYPE_CHECKING:
