@@ -12,11 +12,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import addresses, bus, config, snmp, vault
 from .config import Config
 from .model import ConfigError
 from .process import end_with_thread, follow_parent, last_good, load, notify, stop_on_signals
+
+if TYPE_CHECKING:
+    from . import v3
 
 log = logging.getLogger(__name__)
 
@@ -83,16 +87,42 @@ def main(path: Path) -> int:
 def _is_on(settings: Config, name: str) -> bool:
     if name == WEB_FACE:
         return settings.web is not None
-    return settings.snmp is not None and bool(settings.snmp.communities)
+    return settings.snmp is not None and bool(settings.snmp.communities or settings.snmp.users)
 
 
 def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
     """The SNMP agent in its thread. ConfigError if it cannot listen."""
     secrets = vault.read(secrets_path(settings))
-    agent = snmp.Agent(settings.snmp or config.Snmp(), secrets, client.view, time.monotonic())
+    wanted, now_s = settings.snmp or config.Snmp(), time.monotonic()
+    responder = _responder(wanted, Path(settings.state_dir) / "faces" / "snmp", now_s) if wanted.users else None
+    agent = snmp.Agent(wanted, secrets, client.view, now_s, responder=responder)
     agent.bind()
     log.info("snmp listens on %s port %d", *agent.address)
     return _started(lambda: agent.run(stop), SNMP_FACE)
+
+
+def _responder(wanted: config.Snmp, folder: Path, now_s: float) -> v3.Responder | None:
+    """Version 3 for the users that have keys; None, and a line in the log, if it cannot be had: the rest works."""
+    from . import engineid, v3  # late: most have no user
+
+    try:
+        rows = engineid.keys(folder)
+        found, boots = engineid.started(folder)
+    except ConfigError as e:
+        log.error("snmp: version 3 is off: %s", e)
+        return None
+    users = {}
+    for user in wanted.users:
+        if user.name not in rows:
+            log.warning("snmp: user %s has no keys yet: ridethrough snmp-user %s", user.name, user.name)
+            continue
+        try:
+            users[user.name] = engineid.user(
+                user.name, user.level, user.access == "read-write", rows[user.name], found, wanted.allow_weak
+            )
+        except ConfigError as e:
+            log.error("snmp: %s", e)
+    return v3.Responder(v3.Engine(found, boots, now_s), users) if users else None
 
 
 def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:

@@ -29,6 +29,15 @@ class Alarm(NamedTuple):
     ticks: int
 
 
+class EngineFacts(NamedTuple):
+    """What version 3 says of itself."""
+
+    id: bytes
+    boots: int
+    time_s: int
+    counts: Mapping[str, int]  # of what was refused, by name
+
+
 NOTHING = Status(taken_s=0.0, source=Source.UNKNOWN)
 
 
@@ -43,6 +52,7 @@ class Look(NamedTuple):
     alarms: Mapping[int, Alarm] = MappingProxyType({})  # by upsAlarmId
     interfaces: Mapping[int, Sequence[Any]] = MappingProxyType({})  # by ifIndex: the columns of ifTable
     counts: Sequence[int] = (0,) * 33  # of the snmp group, by the last arc of their name
+    engine: EngineFacts | None = None  # of version 3
 
     @property
     def ticks(self) -> int:

@@ -29,6 +29,8 @@ from .config import (
     STAGE,
     STAGES_LIMIT,
     UPS,
+    USER,
+    USERS_LIMIT,
     WEB,
     Community,
     Config,
@@ -36,6 +38,7 @@ from .config import (
     Server,
     Snmp,
     Stage,
+    User,
     Web,
 )  # fmt: skip
 from .model import ConfigError, Option
@@ -263,14 +266,24 @@ class _Reader:
         if raw is None:
             return None
         before = len(self.problems)
-        rest = {k: v for k, v in raw.items() if k != "community"} if isinstance(raw, dict) else raw
+        rest = {k: v for k, v in raw.items() if k not in ("community", "user")} if isinstance(raw, dict) else raw
         values = self.table(rest, "snmp", "[snmp]", SNMP)
         self.listen("snmp", values["listen"])
-        rows = raw.get("community", []) if isinstance(raw, dict) else []
-        communities = []
-        for row, good in self.tables(rows, "snmp", "[[snmp.community]]", COMMUNITY, COMMUNITIES_LIMIT):
+        tables = raw if isinstance(raw, dict) else {}
+        rows = self.tables(tables.get("community", []), "snmp", "[[snmp.community]]", COMMUNITY, COMMUNITIES_LIMIT)
+        communities = [Community(**row) for row in self._with_sources(rows, "[[snmp.community]]")]
+        rows = self.tables(tables.get("user", []), "snmp", "[[snmp.user]]", USER, USERS_LIMIT)
+        users = [User(**row) for row in self._with_sources(rows, "[[snmp.user]]")]
+        if len(self.problems) > before:
+            return None
+        return Snmp(**values, communities=tuple(communities), users=tuple(users))
+
+    def _with_sources(self, rows: Iterable[tuple[dict[str, Any], bool]], table: str) -> list[dict[str, Any]]:
+        """The good ones, whose `from` must be networks."""
+        found = []
+        for row, good in rows:
             sources = row.pop("from")
-            here = f"[[snmp.community]] {row['label']}"
+            here = f"{table} {row.get('label') or row.get('name')}"
             if sources == []:
                 self.bad("snmp", f"{here} from: name at least one network")
             for source in sources or ():
@@ -279,10 +292,8 @@ class _Reader:
                 except ValueError as e:
                     self.bad("snmp", f"{here} from: {e}")
             if good:
-                communities.append(Community(**row, sources=tuple(sources)))
-        if len(self.problems) > before:
-            return None
-        return Snmp(listen=values["listen"], communities=tuple(communities))
+                found.append({**row, "sources": tuple(sources)})
+        return found
 
     def listen(self, section: str, value: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Answers SNMP managers (versions 1 and 2c, read-only) with what the UPS says: the socket, who may ask, how often.
+"""Answers SNMP managers (versions 1, 2c and 3, read-only) with what the UPS says: the socket, who may ask, how often.
 
 One thread, one UDP socket. A datagram is looked at in this order, and dropped without a word at the first that fails:
 size, source network, rate, form of the header, version, community, form of the request.
@@ -13,10 +13,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
-from . import addresses, ber, config, mib2, pdu, upsmib
+from . import addresses, ber, config, enginemib, mib2, pdu, upsmib, usm, v3
 from .mib import NOTHING, Look, Table, ticks
 from .model import ConfigError, View
 from .netif import Interfaces
@@ -73,6 +73,7 @@ class _Sender:
     """What is remembered of one source address."""
 
     communities: tuple[_Community, ...]
+    users: frozenset[str]  # of version 3
     bucket: _Bucket
 
 
@@ -85,8 +86,11 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 class Gate:
     """Decides for each datagram, before its decoding, whether the sender may ask now."""
 
-    def __init__(self, settings: config.Snmp, secrets: Mapping[str, str], now_s: float) -> None:
-        """A community without a secret is off; one log line says so. ConfigError: a source that is no network."""
+    def __init__(
+        self, settings: config.Snmp, secrets: Mapping[str, str], now_s: float, keys: Container[str] = ()
+    ) -> None:
+        """`keys`: the users that have some. A community without a secret is off; one log line says so. ConfigError:
+        a source that is no network."""
         self._communities: list[_Community] = []
         for community in settings.communities:
             if not secrets.get(community.label):
@@ -100,16 +104,19 @@ class Gate:
             except ValueError as e:
                 raise ConfigError(f"[[snmp.community]] {community.label} from: {e}") from e
             self._communities.append(_Community(secrets[community.label].encode(), networks))
+        self._users = {
+            u.name: tuple(ipaddress.ip_network(s) for s in u.sources) for u in settings.users if u.name in keys
+        }
         self._senders: dict[str, _Sender] = {}
         self._all = _Bucket(TOTAL_RATE_PER_S, TOTAL_BURST, TOTAL_BURST, now_s)
 
     def __bool__(self) -> bool:
-        return bool(self._communities)
+        return bool(self._communities or self._users)
 
     def refusal(self, host: str, now_s: float) -> str | None:
         """Why nothing of this source is looked at now; None: it may ask."""
         sender = self._senders.get(host) or self._meet(host, now_s)
-        if not sender.communities:
+        if not sender.communities and not sender.users:
             return "foreign source"
         if not sender.bucket.take(now_s) or not self._all.take(now_s):
             return "too many requests"
@@ -122,13 +129,18 @@ class Gate:
             found |= hmac.compare_digest(allowed.secret, community)
         return found
 
+    def admits(self, host: str, user: str) -> bool:
+        """Whether this user of version 3 may ask from a source."""
+        return user in self._senders[host].users
+
     def _meet(self, host: str, now_s: float) -> _Sender:
         if len(self._senders) >= SOURCES_LIMIT:
             self._senders.clear()  # of spoofed addresses, most likely; the bucket of all still holds
         address = _address(host)
         allowed = tuple(c for c in self._communities if any(address in n for n in c.networks))
+        users = frozenset(name for name, networks in self._users.items() if any(address in n for n in networks))
         bucket = _Bucket(SOURCE_RATE_PER_S, SOURCE_BURST, SOURCE_BURST, now_s)
-        sender = self._senders[host] = _Sender(allowed, bucket)
+        sender = self._senders[host] = _Sender(allowed, users, bucket)
         return sender
 
 
@@ -158,6 +170,7 @@ class Agent:
         started_s: float,
         *,
         host: str = "",
+        responder: v3.Responder | None = None,
         interfaces: Interfaces | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -165,7 +178,8 @@ class Agent:
         monotonic second from which sysUpTime counts; `host` is sysName as long as
         the view has no name (default: the machine's)."""
         self.settings = settings
-        self.gate = Gate(settings, secrets, clock())
+        self.responder = responder
+        self.gate = Gate(settings, secrets, clock(), responder.users if responder else ())
         self.counts = mib2.new_counts()
         self.refused: dict[str, int] = {}  # why -> how many, since the start
         self._view, self._clock, self._started_s = view, clock, started_s
@@ -189,7 +203,7 @@ class Agent:
     def bind(self) -> None:
         """Take the address. ConfigError if that cannot be, or if no community could ask anyway."""
         if not self.gate:
-            raise ConfigError("[snmp]: no [[snmp.community]] has a secret, so nobody could ask and nothing listens")
+            raise ConfigError("[snmp]: no [[snmp.community]] or [[snmp.user]] has a secret, so nothing listens")
         where = f'[snmp] listen = "{self.settings.listen}"'
         host, port = addresses.split_address(self.settings.listen)
         try:
@@ -290,6 +304,8 @@ class Agent:
         if why := self.gate.refusal(host, now_s):
             raise _RefusedError(why)
         header = ber.read_header(data)
+        if header.version == ber.V3 and self.responder is not None:
+            return self._sent(self._answer_v3(self.responder, data, host, now_s))
         if header.version not in (ber.V1, ber.V2C):
             counts[mib2.IN_BAD_VERSIONS] += 1
             raise _RefusedError("other version")
@@ -301,9 +317,22 @@ class Agent:
         reply = pdu.answer(header, request, self._table, look, counts, self._budget_bytes)
         if reply is None:
             raise _RefusedError("no request")
-        counts[mib2.OUT_PKTS] += 1
-        counts[mib2.OUT_RESPONSES] += 1
+        return self._sent(reply)
+
+    def _sent(self, reply: bytes) -> bytes:
+        self.counts[mib2.OUT_PKTS] += 1
+        self.counts[mib2.OUT_RESPONSES] += 1
         return reply
+
+    def _answer_v3(self, responder: v3.Responder, data: bytes, host: str, now_s: float) -> bytes:
+        def make(header: ber.Header, request: ber.Pdu, room: int, _: usm.User) -> bytes | None:
+            look = self.look(now_s)  # which may change the table
+            return pdu.answer(header, request, self._table, look, self.counts, room)
+
+        try:
+            return responder.answer(data, now_s, lambda user: self.gate.admits(host, user), self._budget_bytes, make)
+        except v3.Dropped as e:
+            raise _RefusedError(e.args[0]) from None
 
     def look(self, now_s: float) -> Look:
         """What an answer of this moment is made from; brings the table up to date with it."""
@@ -319,9 +348,13 @@ class Agent:
         look = Look(
             view=view, status=view.status or NOTHING, now_s=now_s, started_s=self._started_s, host=self._host,
             alarms=self._alarms.rows, interfaces=self._ports, counts=self.counts,
+            engine=self.responder.facts(now_s) if self.responder else None,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
-            self._table = Table(upsmib.rows(look) + mib2.rows(look), upsmib.OBJECTS + mib2.OBJECTS)
+            self._table = Table(
+                upsmib.rows(look) + mib2.rows(look) + enginemib.rows(look),
+                upsmib.OBJECTS + mib2.OBJECTS + enginemib.OBJECTS,
+            )
             self._shape = shape
         return look
 
