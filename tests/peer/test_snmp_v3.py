@@ -75,7 +75,7 @@ def test_a_walk_a_bulkwalk_and_version_2c_see_the_same(net: Path, tmp_path: Path
         bulk = ask("bulkwalk", port, UPS)[1]
         plain = run("snmpwalk", "-v2c", "-c", "a-community-of-tests", "-On", f"127.0.0.1:{port}", UPS)[1]
     rows = [row for row in walk.splitlines() if ".33.1.2.2.0" not in row]
-    assert code == 0 and walk == bulk and len(rows) > 60
+    assert code == 0 and walk == bulk and len(rows) > 50
     assert rows == [row for row in plain.splitlines() if ".33.1.2.2.0" not in row]
 
 
@@ -88,8 +88,8 @@ def test_a_walk_a_bulkwalk_and_version_2c_see_the_same(net: Path, tmp_path: Path
         ({"level": "authNoPriv"}, "authorizationError|authorization error"),
         ({"level": "noAuthNoPriv"}, "authorizationError|authorization error"),
         ({"auth": "sha512"}, "Authentication failure"),
-        ({"more": ("-n", "vlan-1")}, "Unknown context|unknown context|Timeout"),
-        ({"more": ("-Z", "1,99999")}, ""),
+        ({"more": ("-n", "vlan-1")}, "Bad context"),
+        ({"more": ("-Z", "1,99999")}, "Timeout|time window"),
     ],
 )
 def test_who_is_not_allowed_is_told_why_and_gets_no_value(
@@ -97,9 +97,6 @@ def test_who_is_not_allowed_is_told_why_and_gets_no_value(
 ) -> None:
     with agent(net, tmp_path, "sha256", "aes128") as port:
         code, text = ask("get", port, SYS_NAME, **how)  # type: ignore[arg-type]
-    if "more" in how and said == "":  # it finds out our time and asks again
-        assert code == 0 and "rack-3" in text
-        return
     assert code != 0 and "rack-3" not in text
     assert any(part in text for part in said.split("|")), text
 
@@ -118,6 +115,6 @@ def test_nut_reads_it_over_version_3(net: Path, tmp_path: Path) -> None:
         "mibs = ietf", "snmp_version = v3", "secLevel = authPriv", "secName = ops", "authProtocol = SHA",
         f"authPassword = {SIGN}", "privProtocol = AES", f"privPassword = {CRYPT}",
     )  # fmt: skip
-    with agent(net, tmp_path / "state", "sha1", "aes128") as port, nut(tmp_path, port, *settings) as upsd:
+    with agent(net, tmp_path / "engine", "sha1", "aes128") as port, nut(tmp_path, port, *settings) as upsd:
         values = upsc(upsd, "OL")
     assert values["battery.charge"] == "98" and values["ups.model"] == "EP 1000"
