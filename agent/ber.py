@@ -197,6 +197,17 @@ def read_pdu(data: bytes, at: int) -> Pdu:
     return Pdu(tag, request_id, first, second, names, data[list_start:end])
 
 
+def values(bindings: bytes) -> list[tuple[bytes, int, bytes]]:
+    """Name, tag and body of the value of each of `Pdu.bindings`."""
+    found, at, end = [], 0, len(bindings)
+    while at < end:
+        start, at = body(bindings, at, end, SEQUENCE)
+        name_start, name_stop = body(bindings, start, at, OBJECT_ID)
+        tag, value_start, value_stop = head(bindings, name_stop, at)
+        found.append((bindings[name_start:name_stop], tag, bindings[value_start:value_stop]))
+    return found
+
+
 def arcs(name: bytes) -> Oid:
     """The arcs of an OBJECT IDENTIFIER body. Malformed: empty, cut off, padded, too many or too large arcs."""
     if not 0 < len(name) <= OID_LIMIT_BYTES or name[-1] > 127:

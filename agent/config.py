@@ -72,6 +72,7 @@ class Snmp:
     communities: tuple[Community, ...] = ()
     users: tuple[User, ...] = ()
     allow_weak: bool = False
+    allow_shutdown: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ FILE_LIMIT_BYTES = 256 * 1024
 LINE_LIMIT = 4096  # characters; tomllib needs minutes for a long line of dots
 PROBLEM_LIMIT, PROBLEMS_LIMIT = 200, 50  # characters of one, and how many are told
 SERVERS_LIMIT, STAGES_LIMIT, COMMUNITIES_LIMIT, USERS_LIMIT = 1000, 50, 32, 32
+ACCESSES = ("read-only", "read-write")
 MODES = ("setup", "dry-run", "armed")
 DEFAULT_STAGE = "default"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -169,13 +171,19 @@ WEB = (
 )
 SNMP = (
     Option(name="listen", kind=str, default="127.0.0.1:1161", help="HOST:PORT or [IPv6]:PORT of the agent"),
+    Option(
+        name="allow_shutdown",
+        kind=bool,
+        default=False,
+        help="who may write may also switch the UPS's output off",
+    ),
     Option(name="allow_weak", kind=bool, default=False, help="MD5 and DES of version 3, for old managers"),
 )
 COMMUNITY = (
     Option(
         name="label", kind=str, required=True, help="name of the secret (set it with: ridethrough secret set LABEL)"
     ),
-    Option(name="access", kind=str, default="read-only", choices=("read-only",), help="what it may do"),
+    Option(name="access", kind=str, default="read-only", choices=ACCESSES, help="what it may do"),
     Option(name="from", kind=list, required=True, help="networks that may use it, such as 192.0.2.0/24"),
 )
 USER = (
@@ -183,7 +191,7 @@ USER = (
     Option(
         name="level", kind=str, default="auth-priv", choices=("auth-priv", "auth"), help="the least that he must use"
     ),
-    Option(name="access", kind=str, default="read-only", choices=("read-only",), help="what he may do"),
+    Option(name="access", kind=str, default="read-only", choices=ACCESSES, help="what he may do"),
     Option(name="from", kind=list, required=True, help="networks that he may ask from, such as 192.0.2.0/24"),
 )
 SERVER = (

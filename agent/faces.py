@@ -10,13 +10,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import addresses, bus, config, snmp, vault
+from . import addresses, bus, config, settexts, snmp, upsset, vault
 from .config import Config
-from .model import ConfigError
+from .model import Command, ConfigError
 from .process import end_with_thread, follow_parent, last_good, load, notify, stop_on_signals
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SNMP_FACE, WEB_FACE = "snmp", "web"
+ORDER_S = 2.0  # that a manager who sets something waits for the core
 AGAIN_S = 5.0  # until a face that could not listen is tried again
 
 
@@ -95,10 +96,34 @@ def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> 
     secrets = vault.read(secrets_path(settings))
     wanted, now_s = settings.snmp or config.Snmp(), time.monotonic()
     responder = _responder(wanted, Path(settings.state_dir) / "faces" / "snmp", now_s) if wanted.users else None
-    agent = snmp.Agent(wanted, secrets, client.view, now_s, responder=responder)
+    writer = _writer(wanted, Path(settings.state_dir) / "faces" / "snmp", client)
+    agent = snmp.Agent(wanted, secrets, client.view, now_s, responder=responder, writer=writer)
     agent.bind()
     log.info("snmp listens on %s port %d", *agent.address)
     return _started(lambda: agent.run(stop), SNMP_FACE)
+
+
+def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Writer:
+    """Does what managers set: orders go over the bus, texts to a file."""
+
+    def order(command: Command, args: Mapping[str, object], who: str, host: str) -> None:
+        origin = {"user": f"snmp {who}", "address": host}
+        try:
+            client.ask({"type": "command", "command": command.value, "args": dict(args), "origin": origin}, ORDER_S)
+        except bus.BusError as e:
+            log.warning("snmp: %s for %s: %s", command.value, who, e)
+            raise upsset.Refused(str(e)) from e
+
+    def audit(what: str, who: str, host: str) -> None:
+        try:
+            client.ask({"type": "audit", "what": what, "origin": {"user": f"snmp {who}", "address": host}}, ORDER_S)
+        except bus.BusError as e:
+            log.warning("snmp: %s has set %s; the core does not keep that: %s", who, what, e)
+
+    return upsset.Writer(
+        settexts.read(folder), lambda texts: settexts.write(folder, texts), order, audit,
+        allow_shutdown=wanted.allow_shutdown,
+    )  # fmt: skip
 
 
 def _responder(wanted: config.Snmp, folder: Path, now_s: float) -> v3.Responder | None:

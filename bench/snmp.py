@@ -22,13 +22,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from agent import ber, config, engineid, mib, snmp, upsmib, usm, v3
+from agent import ber, config, engineid, gate, mib, snmp, upsmib, usm, v3
 from agent.model import Active, Battery, Condition, Ident, Line, Rating, Source, Status, View
 
 COMMUNITY = "bench-community"
 ROUNDS = 7
 REQUESTS = 400  # of each kind in a round: all kinds of one round fit the burst that the rate limit lets through
-PAUSE_S = 5 * REQUESTS / snmp.SOURCE_RATE_PER_S  # between rounds, until the burst is there again
+PAUSE_S = 5 * REQUESTS / gate.SOURCE_RATE_PER_S  # between rounds, until the burst is there again
 RATIO_LIMIT = 1.0
 V3_LIMIT = 1.5
 V3_GET = "v3 GET"
@@ -283,8 +283,8 @@ def measure(ours: Server, theirs: Server) -> int:
                 costs[name].append((found[ours.name], found[theirs.name]))
     print(
         f"SNMP, {len(rows())} rows of the UPS-MIB, {ROUNDS} rounds of {REQUESTS} requests of each kind, one at a"
-        f" time over loopback; a new view each second; defaults in force (rate limit {snmp.SOURCE_RATE_PER_S:.0f}/s,"
-        f" burst {snmp.SOURCE_BURST:.0f}); Python {sys.version.split()[0]}, {os.cpu_count()} CPUs"
+        f" time over loopback; a new view each second; defaults in force (rate limit {gate.SOURCE_RATE_PER_S:.0f}/s,"
+        f" burst {gate.SOURCE_BURST:.0f}); Python {sys.version.split()[0]}, {os.cpu_count()} CPUs"
     )
     print(f"{'CPU per request':16}{'ridethrough us':>16}{'snmpd us':>10}{'ratio':>8}")
     failed = []

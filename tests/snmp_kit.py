@@ -90,13 +90,14 @@ class Stage:
     """An agent whose view and clock a test holds in its hands."""
 
     def __init__(
-        self, shown: View, net: Path, listen: str = "127.0.0.1:0", users: tuple[config.User, ...] = (), **more: Any
-    ) -> None:
+        self, shown: View, net: Path, listen: str = "127.0.0.1:0", users: tuple[config.User, ...] = (),
+        access: str = "read-only", **more: Any,
+    ) -> None:  # fmt: skip
         self.view = shown
         self.now_s = 100.0
         settings = config.Snmp(
             listen=listen,
-            communities=(config.Community(label="tests", sources=("127.0.0.0/8", "::1/128")),),
+            communities=(config.Community(label="tests", access=access, sources=("127.0.0.0/8", "::1/128")),),
             users=users,
         )
         more = {"host": "adapter.example", "interfaces": Interfaces(str(net)), **more}
