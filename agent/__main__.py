@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     user.add_argument("name", nargs="?", metavar="NAME", help="of the [[snmp.user]]; without it all are listed")
     user.add_argument("--auth", default="sha256", metavar="WAY", help="how he signs: sha256, sha384, sha512, sha1 ..")
     user.add_argument("--priv", default="aes128", metavar="WAY", help="how he encrypts: aes128, aes256 or none")
+    user.add_argument("--informs", action="store_true", help="keep them in a form that serves informs to others, too")
     user.add_argument("--remove", action="store_true", help="take his keys away")
     password = verb("password", "access to the web page")
     password.add_argument("action", choices=("reset",), help="end all sessions and print a new one-time password")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,41 @@ def write_keys(folder: Path, values: Mapping[str, Mapping[str, Any]]) -> None:
     vault.write_private(folder / "users.json", json.dumps(values, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def made(engine: bytes, auth: str, auth_phrase: str, priv: str = "", priv_phrase: str = "") -> dict[str, Any]:
-    """The keys of one user for this engine. ConfigError: an unknown way, or a pass phrase that is too short."""
+def made(
+    engine: bytes, auth: str, auth_phrase: str, priv: str = "", priv_phrase: str = "", *, informs: bool = False
+) -> dict[str, Any]:
+    """The keys of one user for this engine; with `informs` also those from which keys for any engine are made.
+    ConfigError: an unknown way, or a pass phrase that is too short."""
     if auth not in usm.AUTHS or (priv and priv not in usm.PRIVS):
         raise ConfigError(f"there are {', '.join(usm.AUTHS)} to sign and {', '.join(usm.PRIVS)} to encrypt")
     row = {"engine_id": engine.hex(), "auth": auth, "auth_key": usm.key(auth_phrase, auth, engine).hex()}
     if priv:
         row |= {"priv": priv, "priv_key": usm.key(priv_phrase, auth, engine, usm.PRIVS[priv].key_bytes).hex()}
+    if informs:
+        row["auth_common"] = usm.common_key(auth_phrase, auth).hex()
+        row["priv_common"] = usm.common_key(priv_phrase, auth).hex() if priv else ""
     return row
+
+
+Maker = Callable[[bytes], usm.User]
+
+
+def for_engine(user: usm.User, row: Mapping[str, Any]) -> Maker:
+    """Makes the user with keys for another engine, which confirms informs. ConfigError: his keys are not kept so."""
+    try:
+        auth_key, priv_key = bytes.fromhex(row["auth_common"]), bytes.fromhex(row["priv_common"])
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(
+            f"user {user.name}: informs need his keys in another form; give them with: ridethrough snmp-user "
+            f"{user.name} --informs"
+        ) from None
+
+    def made_for(engine: bytes) -> usm.User:
+        size = usm.PRIVS[user.priv].key_bytes if user.priv else 0
+        priv = usm.localised(priv_key, user.auth, engine, size) if user.priv else b""
+        return replace(user, auth_key=usm.localised(auth_key, user.auth, engine), priv_key=priv)
+
+    return made_for
 
 
 def user(name: str, level: str, writes: bool, row: Mapping[str, Any], engine: bytes, weak: bool) -> usm.User:

@@ -10,22 +10,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from . import addresses, bus, config, settexts, snmp, upsset, vault
+from . import addresses, bus, config, snmpface, vault
 from .config import Config
-from .model import Command, ConfigError
+from .model import ConfigError
 from .process import end_with_thread, follow_parent, last_good, load, notify, stop_on_signals
-
-if TYPE_CHECKING:
-    from . import v3
 
 log = logging.getLogger(__name__)
 
 SNMP_FACE, WEB_FACE = "snmp", "web"
-ORDER_S = 2.0  # that a manager who sets something waits for the core
 AGAIN_S = 5.0  # until a face that could not listen is tried again
 
 
@@ -92,62 +87,12 @@ def _is_on(settings: Config, name: str) -> bool:
 
 
 def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
-    """The SNMP agent in its thread. ConfigError if it cannot listen."""
-    secrets = vault.read(secrets_path(settings))
-    wanted, now_s = settings.snmp or config.Snmp(), time.monotonic()
-    responder = _responder(wanted, Path(settings.state_dir) / "faces" / "snmp", now_s) if wanted.users else None
-    writer = _writer(wanted, Path(settings.state_dir) / "faces" / "snmp", client)
-    agent = snmp.Agent(wanted, secrets, client.view, now_s, responder=responder, writer=writer)
-    agent.bind()
-    log.info("snmp listens on %s port %d", *agent.address)
-    return _started(lambda: agent.run(stop), SNMP_FACE)
-
-
-def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Writer:
-    """Does what managers set: orders go over the bus, texts to a file."""
-
-    def order(command: Command, args: Mapping[str, object], who: str, host: str) -> None:
-        origin = {"user": f"snmp {who}", "address": host}
-        try:
-            client.ask({"type": "command", "command": command.value, "args": dict(args), "origin": origin}, ORDER_S)
-        except bus.BusError as e:
-            log.warning("snmp: %s for %s: %s", command.value, who, e)
-            raise upsset.Refused(str(e)) from e
-
-    def audit(what: str, who: str, host: str) -> None:
-        try:
-            client.ask({"type": "audit", "what": what, "origin": {"user": f"snmp {who}", "address": host}}, ORDER_S)
-        except bus.BusError as e:
-            log.warning("snmp: %s has set %s; the core does not keep that: %s", who, what, e)
-
-    return upsset.Writer(
-        settexts.read(folder), lambda texts: settexts.write(folder, texts), order, audit,
-        allow_shutdown=wanted.allow_shutdown,
-    )  # fmt: skip
-
-
-def _responder(wanted: config.Snmp, folder: Path, now_s: float) -> v3.Responder | None:
-    """Version 3 for the users that have keys; None, and a line in the log, if it cannot be had: the rest works."""
-    from . import engineid, v3  # late: most have no user
-
-    try:
-        rows = engineid.keys(folder)
-        found, boots = engineid.started(folder)
-    except ConfigError as e:
-        log.error("snmp: version 3 is off: %s", e)
-        return None
-    users = {}
-    for user in wanted.users:
-        if user.name not in rows:
-            log.warning("snmp: user %s has no keys yet: ridethrough snmp-user %s", user.name, user.name)
-            continue
-        try:
-            users[user.name] = engineid.user(
-                user.name, user.level, user.access == "read-write", rows[user.name], found, wanted.allow_weak
-            )
-        except ConfigError as e:
-            log.error("snmp: %s", e)
-    return v3.Responder(v3.Engine(found, boots, now_s), users) if users else None
+    """The SNMP agent in its thread, and what tells its receivers in another. ConfigError if it cannot listen."""
+    face = snmpface.start(settings, vault.read(secrets_path(settings)), client)
+    if face.notifier is not None:
+        told = face.notifier
+        _started(lambda: told.run(client, stop, time.monotonic), "notify")
+    return _started(lambda: face.agent.run(stop), SNMP_FACE)
 
 
 def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:

@@ -71,6 +71,7 @@ class Look(NamedTuple):
     counts: Sequence[int] = (0,) * 33  # of the snmp group, by the last arc of their name
     engine: EngineFacts | None = None  # of version 3
     written: Written | None = None
+    auth_traps: bool = False
 
     @property
     def ticks(self) -> int:

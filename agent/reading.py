@@ -7,7 +7,7 @@ import ipaddress
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,6 +23,8 @@ from .config import (
     PROBLEM_LIMIT,
     PROBLEMS_LIMIT,
     PROTECTING,
+    RECEIVER,
+    RECEIVERS_LIMIT,
     SERVER,
     SERVERS_LIMIT,
     SNMP,
@@ -38,12 +40,14 @@ from .config import (
     Server,
     Snmp,
     Stage,
+    TrapReceiver,
     User,
     Web,
 )  # fmt: skip
 from .model import ConfigError, Option
 
 NO_MAC = "00:00:00:00:00:00"
+SNMP_TABLES = ("community", "user", "receiver")
 SECTIONS = ("agent", "ups", "web", "snmp", "server", "stage")
 
 
@@ -266,7 +270,7 @@ class _Reader:
         if raw is None:
             return None
         before = len(self.problems)
-        rest = {k: v for k, v in raw.items() if k not in ("community", "user")} if isinstance(raw, dict) else raw
+        rest = {k: v for k, v in raw.items() if k not in SNMP_TABLES} if isinstance(raw, dict) else raw
         values = self.table(rest, "snmp", "[snmp]", SNMP)
         self.listen("snmp", values["listen"])
         tables = raw if isinstance(raw, dict) else {}
@@ -274,9 +278,17 @@ class _Reader:
         communities = [Community(**row) for row in self._with_sources(rows, "[[snmp.community]]")]
         rows = self.tables(tables.get("user", []), "snmp", "[[snmp.user]]", USER, USERS_LIMIT)
         users = [User(**row) for row in self._with_sources(rows, "[[snmp.user]]")]
+        names = {user.name for user in users}
+        receivers = []
+        rows = self.tables(tables.get("receiver", []), "snmp", "[[snmp.receiver]]", RECEIVER, RECEIVERS_LIMIT)
+        for row, good in rows:
+            if good and not (problem := _wrong_receiver(row, names)):
+                receivers.append(TrapReceiver(**row))
+            elif good:
+                self.bad("snmp", f"[[snmp.receiver]] {row['name']}: {problem}")
         if len(self.problems) > before:
             return None
-        return Snmp(**values, communities=tuple(communities), users=tuple(users))
+        return Snmp(**values, communities=tuple(communities), users=tuple(users), receivers=tuple(receivers))
 
     def _with_sources(self, rows: Iterable[tuple[dict[str, Any], bool]], table: str) -> list[dict[str, Any]]:
         """The good ones, whose `from` must be networks."""
@@ -300,6 +312,19 @@ class _Reader:
             split_address(value)
         except ConfigError as e:
             self.bad(section, f"[{section}] listen: {e}")
+
+
+def _wrong_receiver(row: Mapping[str, Any], users: Container[str]) -> str:
+    """What is wrong with a receiver of notifications, or ""."""
+    try:
+        ipaddress.ip_address(row["address"])
+    except ValueError:
+        return f'address = "{row["address"]}" is not an IP address'
+    if row["version"] == "3":
+        return "" if row["user"] in users else f'user = "{row["user"]}": there is no such [[snmp.user]]'
+    if row["inform"] and row["version"] == "1":
+        return 'inform: version 1 has none; write version = "2c"'
+    return "" if row["label"] else "label is missing: the name of the community's secret"
 
 
 def _default_port(way: Way, options: Mapping[str, Any]) -> int:

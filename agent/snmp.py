@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from . import addresses, ber, config, enginemib, mib2, pdu, upsmib, usm, v3
 from .gate import Gate
@@ -60,22 +60,25 @@ class Agent:
         *,
         host: str = "",
         responder: v3.Responder | None = None,
+        keys: Container[str] = (),
         writer: Writer | None = None,
         interfaces: Interfaces | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         """`secrets` gives the community strings by label; `view` the newest View, never waiting; `started_s` is the
-        monotonic second from which sysUpTime counts; `host` is sysName as long as
-        the view has no name (default: the machine's)."""
+        monotonic second from which sysUpTime counts; `host` is sysName as long as the view has no name (default: the
+        machine's); `keys`: the users of version 3, whose `responder` may be set later; `writer` does what is set."""
         self.settings = settings
         self.responder, self.writer = responder, writer or Writer()
-        self.gate = Gate(settings, secrets, clock(), responder.users if responder else ())
+        self.gate = Gate(settings, secrets, clock(), responder.users if responder else keys)
         self.counts = mib2.new_counts()
+        self.on_refused: Callable[[], None] = lambda: None  # a wrong community or key
         self.refused: dict[str, int] = {}  # why -> how many, since the start
         self._view, self._clock, self._started_s = view, clock, started_s
         self._host = host or socket.gethostname()
         self._interfaces = interfaces or Interfaces()
         self._alarms = upsmib.Alarms()
+        self._looking = threading.Lock()
         self._seen: View | None = None
         self._ports: dict[int, tuple[object, ...]] = {}
         self._ports_due_s = clock()
@@ -202,6 +205,7 @@ class Agent:
         community = self.gate.community(host, header.community)
         if community is None:
             counts[mib2.IN_BAD_COMMUNITY_NAMES] += 1
+            self.on_refused()
             raise _RefusedError("wrong community")
         request = ber.read_pdu(data, header.pdu_at)
         look = self.look(now_s)
@@ -230,8 +234,21 @@ class Agent:
     def _writing(self, who: str, host: str) -> pdu.Write:
         return lambda pairs, look: self.writer.write(pairs, look, who, host)
 
+    def sent_notice(self) -> None:
+        """A notification has left: counted in the snmp group."""
+        self.counts[mib2.OUT_PKTS] += 1
+        self.counts[mib2.OUT_TRAPS] += 1
+
+    def last_row(self) -> int:
+        """The greatest upsAlarmId so far."""
+        return self._alarms.last
+
     def look(self, now_s: float) -> Look:
-        """What an answer of this moment is made from; brings the table up to date with it."""
+        """What an answer of this moment is made from; brings the table up to date with it. From any thread."""
+        with self._looking:
+            return self._look(now_s)
+
+    def _look(self, now_s: float) -> Look:
         view = self._view()
         news = view is not self._seen
         if news:
@@ -245,6 +262,7 @@ class Agent:
             view=view, status=view.status or NOTHING, now_s=now_s, started_s=self._started_s, host=self._host,
             alarms=self._alarms.rows, interfaces=self._ports, counts=self.counts,
             engine=self.responder.facts(now_s) if self.responder else None, written=self.writer,
+            auth_traps=self.settings.auth_traps,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
             self._table = Table(

@@ -36,7 +36,9 @@ def main(args: argparse.Namespace, settings: Config) -> int:
         priv_phrase = _phrase("pass phrase to encrypt: ") if priv else ""
         if priv and priv_phrase == auth_phrase:
             print("note: both pass phrases are the same; two are safer", file=sys.stderr)
-        rows[args.name] = engineid.made(engineid.engine_id(folder), args.auth, auth_phrase, priv, priv_phrase)
+        rows[args.name] = engineid.made(
+            engineid.engine_id(folder), args.auth, auth_phrase, priv, priv_phrase, informs=args.informs
+        )
         if args.name not in wanted:
             print(f"note: the configuration has no [[snmp.user]] {args.name}", file=sys.stderr)
     try:

@@ -29,7 +29,7 @@ class Alarms:
     def __init__(self) -> None:
         self.rows: dict[int, Alarm] = {}
         self._ids: dict[tuple[int, float], int] = {}  # (number, since_s) -> upsAlarmId
-        self._last = 0
+        self.last = 0  # the upsAlarmId that was given last
 
     def update(self, conditions: Iterable[Active], now_s: float, started_s: float) -> None:
         """Replace the rows by those of these conditions. upsAlarmTime is 0 for what began before the agent."""
@@ -52,12 +52,12 @@ class Alarms:
         rows = {key: old_rows[key] for key in self._ids.values()}
         for key in wanted.items():
             if key not in self._ids:
-                self._ids[key] = self._last = self._free(rows)
-                rows[self._last] = Alarm(key[0], ticks(min(key[1], now_s), started_s))
+                self._ids[key] = self.last = self._free(rows)
+                rows[self.last] = Alarm(key[0], ticks(min(key[1], now_s), started_s))
         self.rows = rows
 
     def _free(self, rows: Mapping[int, Alarm]) -> int:
-        row = self._last + 1
+        row = self.last + 1
         while row > INT_MAX or row in rows:
             row = 1 if row >= INT_MAX else row + 1
         return row

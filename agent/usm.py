@@ -60,13 +60,23 @@ class Unreadable(Exception):
 # --- keys -------------------------------------------------------------------------------------------------------
 
 
-def key(passphrase: str, auth: str, engine_id: bytes, size: int = 0) -> bytes:
-    """The key of a pass phrase for one engine; `size` 0: as long as the hash. ConfigError if it is too short."""
-    digest, octets = AUTHS[auth].digest, passphrase.encode()
+def common_key(passphrase: str, auth: str) -> bytes:
+    """The key of a pass phrase before it is mixed with an engine. ConfigError if it is too short."""
+    octets = passphrase.encode()
     if not PASSPHRASE_LEAST <= len(octets) <= PASSPHRASE_LIMIT:
         raise ConfigError(f"a pass phrase has {PASSPHRASE_LEAST} to {PASSPHRASE_LIMIT} characters")
     stream = (octets * (HASHED_OCTETS // len(octets) + 1))[:HASHED_OCTETS]
-    common = hashlib.new(digest, stream).digest()
+    return hashlib.new(AUTHS[auth].digest, stream).digest()
+
+
+def key(passphrase: str, auth: str, engine_id: bytes, size: int = 0) -> bytes:
+    """The key of a pass phrase for one engine; `size` 0: as long as the hash. ConfigError if it is too short."""
+    return localised(common_key(passphrase, auth), auth, engine_id, size)
+
+
+def localised(common: bytes, auth: str, engine_id: bytes, size: int = 0) -> bytes:
+    """A common key for one engine; `size` 0: as long as the hash."""
+    digest = AUTHS[auth].digest
     found = hashlib.new(digest, common + engine_id + common).digest()
     while len(found) < size:
         found += hashlib.new(digest, found).digest()

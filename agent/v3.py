@@ -165,14 +165,36 @@ def seal(
     return message[:at] + user.sign(message) + message[at + len(blank) :]
 
 
+def is_signed(data: bytes, message: Message, user: User) -> bool:
+    """Is the signature that of this user?"""
+    at, signature = message.signature_at, message.signature
+    blank = data[:at] + bytes(len(signature)) + data[at + len(signature) :]
+    right = len(signature) == usm.AUTHS[user.auth].mac_bytes
+    return hmac.compare_digest(user.sign(blank), signature) and right
+
+
+def opened(data: bytes, message: Message, user: User) -> bytes:
+    """The scoped PDU of an answer to us, on any level that is signed. Unreadable."""
+    if message.level not in (AUTH, AUTH_PRIV) or not is_signed(data, message, user):
+        raise usm.Unreadable("not signed with our key")
+    if message.level == AUTH:
+        return message.scoped
+    return usm.decrypt(user, message.boots, message.time_s, message.privacy, message.scoped)
+
+
 class Responder:
     """Answers the messages of our users."""
 
     def __init__(self, engine: Engine, users: Mapping[str, User], salts: usm.Salts | None = None) -> None:
         self.engine = engine
         self.counts = dict.fromkeys(REPORTS, 0)
+        self.on_refused: Callable[[], None] = lambda: None  # a wrong key
         self._users = {name.encode(): user for name, user in users.items()}
         self._salts = salts or usm.Salts()
+
+    def user(self, name: str) -> User | None:
+        """A user of this name."""
+        return self._users.get(name.encode())
 
     @property
     def users(self) -> frozenset[str]:
@@ -217,10 +239,7 @@ class Responder:
             raise _Report("usmStatsUnsupportedSecLevels")
         if message.level == NO_AUTH:
             return user
-        size = usm.AUTHS[user.auth].mac_bytes
-        at = message.signature_at
-        blank = data[:at] + bytes(len(message.signature)) + data[at + len(message.signature) :]
-        if len(message.signature) != size or not hmac.compare_digest(user.sign(blank), message.signature):
+        if not is_signed(data, message, user):
             raise _Report("usmStatsWrongDigests")
         fresh = abs(message.time_s - self.time_s(now_s)) <= TIME_WINDOW_S
         if message.boots != self.engine.boots or not fresh or self.engine.boots >= BOOTS_LIMIT:
@@ -270,6 +289,8 @@ class Responder:
     def _report(self, message: Message, why: _Report, now_s: float) -> bytes:
         name = why.args[0]
         self.counts[name] += 1
+        if name == "usmStatsWrongDigests":
+            self.on_refused()
         if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not self._wants_report(message):
             raise Dropped(name)
         body = ber.binding(ber.oid((*REPORTS[name], 0)), ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))

@@ -21,7 +21,8 @@ FLOORS = {
     "__main__": 5, "run": 5, "core": 5, "faces": 5, "demo": 5, "verbs": 5, "steer": 5, "rehearse": 5, "process": 5,
     "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "tls": 4, "page": 4,
     "saying": 4, "ladder": 4, "controls": 4, "assets": 4, "words": 4, "layout": 4, "history": 4,
-    "snmp": 4, "gate": 4, "settexts": 4, "netif": 4, "engineid": 4, "snmpuser": 5,
+    "snmp": 4, "gate": 4, "settexts": 4, "netif": 4, "engineid": 4, "snmpuser": 5, "snmpface": 5,
+    "notify": 4, "receiver": 4, "notices": 2,
     "engine": 3, "portrait": 3, "telling": 3, "guard": 3, "deliver": 3, "reach": 3,
     "attempt": 3, "target": 3, "book": 3, "requests": 3, "program": 3,
     "bus": 3, "busserver": 3, "ups": 3,
@@ -40,7 +41,7 @@ WEB, SNMP = (
         "web", "httpd", "httphead", "httpanswer", "login", "tls", "page", "saying", "ladder", "controls", "assets",
         "words", "layout", "history",
     },
-    {"snmp", "gate", "netif", "engineid", "settexts"},
+    {"snmp", "gate", "netif", "engineid", "settexts", "notify", "receiver"},
 )  # fmt: skip
 MODULES = sorted(
     str(p.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__") for p in AGENT.rglob("*.py")
