@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from .attempt import Attempt
 from .config import Server
-from .errands import Report
+from .errands import Errand, Report
 
 PROOF_HOLDS_S = 24 * 3600.0  # for so long a server stays what it was proven to be
+ERRANDS_LIMIT = 8  # that wait for one server
 
 
 @dataclass(slots=True)
@@ -17,8 +19,9 @@ class Try:
     """What an attempt is for."""
 
     target: Target
-    purpose: str  # tell | prove | release
+    purpose: str  # tell | prove | release | say
     host: str  # where
+    errand: Errand | None = None  # what is said
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +37,8 @@ class Target:
     failures: int = 0  # of proofs, in a row
     wake_s: float = 0.0  # of the next magic packet
     packets: int = 0
+    eager_s: float = 0.0  # until then it is proven again and again, because it was just enrolled
+    errands: deque[Errand] = field(default_factory=deque)  # at most ERRANDS_LIMIT
 
     def must_tell(self) -> bool:
         return self.report.delivery in ("sending", "not-delivered")
@@ -45,6 +50,8 @@ class Target:
         """When there is something to do, if nothing is under way."""
         if self.must_tell():
             return self.tell_s
+        if self.errands:
+            return 0.0
         due_s = math.inf if self.report.state == "unknown" else self.good_s + PROOF_HOLDS_S
         if self.must_wake():
             return min(due_s, self.wake_s, self.prove_s)
@@ -55,3 +62,8 @@ class Target:
         tell = self.must_tell()
         first = tell and not self.report.attempts
         return not tell, few_slots, not first, first and self.report.failing, self.due_s(may_prove=True)
+
+
+def place(server: Server) -> tuple[object, ...]:
+    """Another one of these makes another target."""
+    return server.address, server.port, server.how, server.options

@@ -85,6 +85,7 @@ def families():
         | {f"said.{d}" for d in controls.SAID}
     )
     keys |= {f"forecast.{f}" for f in ("first", "down", "battery", "margin")}
+    keys |= {f"trust.{t}" for t in ("secure", "classic", "not-enrolled")}  # agent/reach/rccmd.py
     keys |= {f"flow.{b}" for b in ("mains", "ups", "load", "battery")}
     keys |= {f"error.{c}" for c in ("wrong", "wait", "busy", "too-short", "too-long", "common", "same")}
     return keys

@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 
 from agent.book import Book
 from agent.config import Server
-from agent.deliver import Delivery, Places
-from agent.errands import Orders, Report
+from agent.deliver import Delivery
+from agent.errands import Orders, Report, Said
+from agent.places import Places
 from tests.peer.world import ROOT
 
 LIVE, HANGING, NOBODY = 6003, 6004, 6005  # ports of the other machine
@@ -168,7 +169,7 @@ def main(folder: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     assert re.search(r"CapEff:\s+0+\n", Path("/proc/self/status").read_text()), "without any privilege"
 
-    def report(found: Report) -> None:
+    def report(found: Report | Said) -> None:
         print(json.dumps([time.time(), asdict(found)]), flush=True)
 
     book, stop = Book(folder / "known.json"), threading.Event()
