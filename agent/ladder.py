@@ -196,7 +196,8 @@ def _server(server: ServerView, view: View, words: Words) -> Html:
     return html(
         '<tr><td><b>{name}</b><small>{place} \N{MIDDLE DOT} {needs}</small></td><td>{proof}</td><td>{done}</td></tr>',
         name=server.name, place=_place(server, words),
-        needs=words("plan.needs", value=words.duration(server.needs_s)), proof=_proof(server, words), done=_done(server, view, words),
+        needs=words("plan.needs", value=words.duration(server.needs_s)), proof=_proof(server, words),
+        done=_done(server, view, words),
     )  # fmt: skip
 
 

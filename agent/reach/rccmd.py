@@ -23,6 +23,7 @@ import struct
 import termios
 import time
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 from .. import secureline, senderkey, tlssteps
 from ..config import Server
@@ -42,6 +43,9 @@ from . import (
     Wait,
     connect,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 NAME, TITLE, PORT, SLOTS = "rccmd", "RCCMD", codec.PORT, 64  # SLOTS: of handshakes; classic ones need none
 OPTIONS = (
@@ -141,21 +145,25 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
     line = secureline.encode_request(verb, outage or os.urandom(8).hex(), argument)
     context = _identity.context(job.folder / senderkey.NAME)
     sock = yield from connect(job)
+    ended = "closed in the handshake"
     try:
         secured = yield from tlssteps.secure(sock, context, job.connect_s)
         try:
             tlssteps.check(secured, bytes.fromhex(job.pin))
+            ended = "closed after the handshake: does it still know this adapter's key?"
             answer = yield from tlssteps.ask(secured, line, secureline.REPLY_LIMIT_BYTES, ANSWER_S)
         finally:
             secured.close()
+    except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError) as e:
+        raise OSError(ended) from e
     except ssl.SSLError as e:
         raise OSError(_why(e)) from e
     return secureline.decode_reply(answer)
 
 
-def _why(error: OSError) -> str:
+def _why(error: ssl.SSLError) -> str:
     """What an error of the TLS library means here."""
-    reason = (getattr(error, "reason", None) or "").replace("_", " ").lower()
+    reason = (error.reason or "").replace("_", " ").lower()
     if "alert" in reason:
         return f"refuses this adapter's key ({reason}): enrol it anew"
     if reason in ("wrong version number", "unexpected message", "record layer failure"):
