@@ -24,6 +24,7 @@ class Enrolments:
 
     def __init__(self, folder: Path, note: Callable[[Note], None], prove: Callable[[Enrolled], None]) -> None:
         self._folder, self._note, self._prove = folder, note, prove
+        self._checking, self._missing = threading.Lock(), False
         self._pins = pins.Pins(folder / pins.FILE)
         if self._pins.damaged:
             note(Note("pins-lost", f"{self._pins.damaged}; {ANEW}"))
@@ -37,25 +38,27 @@ class Enrolments:
         may = [s for s in servers if s.how == "rccmd" and s.options.get("secure") is not False]
         if not may:
             return
-        enrolled = any(self._pins.get(s.name) for s in may)
-        wrong = senderkey.damaged(self._folder) if enrolled or any(s.options.get("secure") for s in may) else ""
-        path = self._folder / senderkey.NAME
-        if wrong:
-            self._lost(f"{wrong}; set aside")
-            try:
-                senderkey.set_aside(self._folder)
-            except OSError as e:
-                log.error("%s: %s", path, e)
-                return
-        elif path.exists():
-            return
-        elif enrolled:
-            self._lost(f"{path} is gone")
-        threading.Thread(target=self._make, name="sender-key", daemon=True).start()
+        if len(self._pins) or any(s.options.get("secure") for s in may):
+            self._check()
+        if not (self._folder / senderkey.NAME).exists():
+            threading.Thread(target=self._make, name="sender-key", daemon=True).start()
 
-    def _lost(self, why: str) -> None:
-        log.error("the key with which servers are told is lost: %s; %s", why, ANEW)
-        self._note(Note("sender-key-lost", f"{why}; {ANEW}"))
+    def _check(self) -> None:
+        """Set a damaged key aside. A key that is lost is said, if servers trusted it."""
+        with self._checking:
+            path, wrong = self._folder / senderkey.NAME, senderkey.damaged(self._folder)
+            if not wrong and (path.exists() or self._missing or not len(self._pins)):
+                return
+            if wrong:
+                try:
+                    senderkey.set_aside(self._folder)
+                except OSError as e:
+                    log.error("%s: %s", path, e)
+                    return
+            self._missing = True  # until the next start: said once
+            why = f"{wrong}, set aside" if wrong else f"{path} is gone"
+            log.error("the key with which servers are told is lost: %s; %s", why, ANEW)
+            self._note(Note("sender-key-lost", f"{why}; {ANEW}"))
 
     def _make(self) -> None:
         try:
@@ -73,6 +76,7 @@ class Enrolments:
             raise ConfigError(
                 f"[[server]] {name}: secure = false or udp = true: it is told by classic RCCMD; remove that"
             )
+        self._check()
         certificate = senderkey.ensure(self._folder)
         try:
             self._pins.add(name, sha256, time.time())

@@ -44,33 +44,42 @@ def certificate(folder: Path) -> str:
     """The certificate as PEM. ConfigError if there is none, or the file is damaged."""
     path = folder / NAME
     try:
-        with path.open("rb") as file:
-            text = file.read(LIMIT_BYTES + 1).decode("ascii")
+        return _certificate(_read(path))
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
     except ValueError as e:
         raise ConfigError(f"{path}: damaged ({e})") from e
-    found = _CERTIFICATE.findall(text)
-    if len(found) != 1 or "PRIVATE KEY-----" not in text or len(text) > LIMIT_BYTES:
-        raise ConfigError(f"{path}: damaged: not a key and its certificate")
-    return str(found[0])
 
 
 def damaged(folder: Path) -> str:
-    """What is wrong with the file, or ''; an absent file is not damaged. Loads `ssl`."""
+    """What is wrong with the file, or ''. A file that is absent, or that cannot be read now, is not damaged. Loads
+    `ssl`."""
     import ssl
 
     path = folder / NAME
     try:
-        if not path.exists():
-            return ""
-        certificate(folder)
+        _certificate(_read(path))
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(path)
-    except PermissionError:
-        return ""  # not ours to judge; every delivery will say it
-    except (OSError, ConfigError) as e:
-        return str(e)
+    except (ValueError, ssl.SSLError) as e:
+        return f"{path}: damaged ({e})"
+    except OSError as e:
+        if path.exists():
+            log.error("%s: %s", path, e.strerror)
     return ""
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LIMIT_BYTES + 1)
+
+
+def _certificate(data: bytes) -> str:
+    """The one certificate in a file that holds a key, too. ValueError if it is something else."""
+    text = data.decode("ascii")
+    found = _CERTIFICATE.findall(text)
+    if len(found) != 1 or "PRIVATE KEY-----" not in text or len(data) > LIMIT_BYTES:
+        raise ValueError("not a key and its certificate")
+    return str(found[0])
 
 
 def set_aside(folder: Path) -> None:

@@ -193,6 +193,19 @@ def test_an_enrolled_server_is_pinned_and_then_proven_and_gets_our_certificate(t
     assert made.enrolments.pin("nas") == PIN and made.proven == [Enrolled("nas")]
 
 
+def test_a_damaged_key_that_nobody_trusted_yet_does_not_stop_the_first_enrolment(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    (tmp_path / "sender.pem").write_bytes(b"x")
+    made.enrolments.prepare((server("nas"),))  # looks at nothing: TLS is not needed
+    assert made.enrolments.enrol("nas", PIN, (server("nas"),)) == senderkey.certificate(tmp_path)
+    assert made.names() == ["sender-key-lost"] and (tmp_path / "sender.pem.damaged").exists()
+
+
+def test_a_key_that_cannot_be_read_now_is_not_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "sender.pem").mkdir()  # what root cannot read either
+    assert senderkey.damaged(tmp_path) == ""
+
+
 @pytest.mark.parametrize(
     "name, sha256, why",
     [
