@@ -39,4 +39,8 @@ def decode_reply(line: bytes) -> Reply:
     found = _REPLY.fullmatch(line.decode("ascii", "replace"))
     if found is None or found[1] not in WORDS:
         raise ValueError(f"not an answer: {line[:60]!r}")
-    return Reply(found[1], dict(pair.split("=", 1) for pair in found[2].split()))
+    pairs = found[2].split()
+    facts = dict(pair.split("=", 1) for pair in pairs)
+    if len(facts) != len(pairs):
+        raise ValueError(f"a fact twice: {line[:60]!r}")
+    return Reply(found[1], facts)

@@ -59,7 +59,8 @@ def notes():
 DETAILS = (
     "accepts connections", "answers", "only woken", "ordered",
     "closed without a word", "closed without reading", "no answer", "no connection in time",
-    "the line was not taken whole", "Connection refused", "No route to host",
+    "the line was not taken whole", "was told before", "is going down", "self test failed",
+    "Connection refused", "No route to host",
 )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent import secureline, senderkey
 from agent.config import Server
@@ -259,6 +261,17 @@ def test_a_key_that_is_gone_stays_in_force_and_a_new_one_is_taken(tmp_path: Path
 def test_what_no_server_would_understand_is_not_sent(verb: str, ident: str, argument: str) -> None:
     with pytest.raises(ValueError):
         secureline.encode_request(verb, ident, argument)
+
+
+@given(st.binary(max_size=600) | st.from_regex(rb"RT1 [a-z-]{1,12}( [a-z]{1,5}=[ -~]{0,8}){0,3}", fullmatch=True))
+def test_no_reply_is_taken_for_more_than_it_says(line: bytes) -> None:
+    try:
+        reply = secureline.decode_reply(line)
+    except ValueError as e:
+        assert len(str(e)) < 300
+        return
+    assert reply.word in secureline.WORDS
+    assert line == b" ".join([b"RT1", reply.word.encode(), *(f"{k}={v}".encode() for k, v in reply.facts.items())])
 
 
 def test_the_core_loads_no_tls_before_it_needs_it() -> None:
