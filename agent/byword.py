@@ -8,7 +8,7 @@ from .rccmd import codec
 from .variables import substitute
 
 WITHIN_S = 60.0  # what cannot be begun until then is not sent
-TEXT_LIMIT, NAME_LIMIT = 1000, 200  # characters
+TEXT_LIMIT_BYTES, NAME_LIMIT = 1800, 200  # of UTF-8, so that the line around it fits; characters
 VERBS = {"message": codec.MSG_TEXT, "execute": codec.EXECUTE}
 
 
@@ -30,6 +30,8 @@ def errands(do: str, to: str, text: str, view: View) -> tuple[Errand, ...]:
     plain = codec.printable(text).strip()
     if not plain:
         raise OrderError("there is nothing to send")
+    if len(plain.encode("utf-8", "replace")) > TEXT_LIMIT_BYTES:
+        raise OrderError(f"the text is longer than {TEXT_LIMIT_BYTES} bytes")
     if do == "execute" and (plain != text or len(text) > NAME_LIMIT):
         raise OrderError(f"a command's name is printable, without blanks around it, at most {NAME_LIMIT} characters")
-    return tuple(Errand(s.name, VERBS[do], plain[:TEXT_LIMIT], view.now_s + WITHIN_S) for s in able)
+    return tuple(Errand(s.name, VERBS[do], plain, view.now_s + WITHIN_S) for s in able)

@@ -76,7 +76,7 @@ class Requests:
         do, to, text = (message.get(key) for key in ("do", "to", "text"))
         if not isinstance(do, str) or not isinstance(to, str) or not isinstance(text, str):
             raise bus.BusError("do, to and text must be texts")
-        do, to, text = _plain(do, 32), _plain(to, 64), _plain(text, byword.TEXT_LIMIT)
+        do, to, text = _plain(do, 32), _plain(to, 64), _plain(text, 2 * byword.TEXT_LIMIT_BYTES)
         data = {"command": do, "args": f"{to} {text}"[:200], **_origin(message, peer)}
         try:
             errands = byword.errands(do, to, text, self._engine.view)

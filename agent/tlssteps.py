@@ -86,8 +86,8 @@ def secure(sock: socket.socket, context: ssl.SSLContext, within_s: float) -> Gen
 
 
 def ask(sock: ssl.SSLSocket, line: bytes, limit_bytes: int, within_s: float) -> Generator[Wait, None, bytes]:
-    """Say `line` (at most 2 KiB), and take what comes up to the first LF, which is not returned. OSError if it is too
-    long or ends before."""
+    """Say `line` (at most 2 KiB), and take what comes up to the first LF, and with it. OSError if that is too long,
+    or the end comes before."""
     end_s = time.monotonic() + within_s
     if (yield from _step(sock, lambda: sock.send(line), end_s, "no answer")) != len(line):
         raise OSError("the line was not taken whole")
@@ -99,7 +99,7 @@ def ask(sock: ssl.SSLSocket, line: bytes, limit_bytes: int, within_s: float) -> 
         answer += data
         if len(answer) > limit_bytes:
             raise OSError(f"its answer is too long: {answer[:40]!r}...")
-    return answer.partition(b"\n")[0]
+    return answer.partition(b"\n")[0] + b"\n"
 
 
 def _step(sock: ssl.SSLSocket, do: Callable[[], Found], end_s: float, why: str) -> Generator[Wait, None, Found]:

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from agent import secureline, senderkey
+from agent import senderkey
 from agent.config import Server
 from agent.reach import ACCEPTED, NOT_DELIVERED, PROVEN, UNKNOWN, Job, Late, Outcome, rccmd
 from tests import steps
@@ -122,7 +120,7 @@ def test_both_versions_of_tls_are_spoken(tmp_path: Path, version: ssl.TLSVersion
 @pytest.mark.parametrize(
     "reply, why",
     [
-        (b"HTTP/1.0 400 Bad Request\n", "not an answer: b'HTTP/1.0 400 Bad Request'"),
+        (b"HTTP/1.0 400 Bad Request\n", "not an answer: bad-line: b'HTTP/1.0 400 Bad Request"),
         (b"RT1 perhaps\n", "not an answer"),
         (b"x" * 600, "its answer is too long"),
         (b"RT1 acc", "closed in the middle of its answer b'RT1 acc'"),
@@ -133,12 +131,8 @@ def test_what_is_no_reply_is_refused_with_its_bytes(tmp_path: Path, reply: bytes
         sock.recv(4096)
         sock.sendall(reply)
 
-    with secure_peer(tmp_path, manner=talk) as peer, pytest.raises((OSError, ValueError), match=why):
-        try:
-            steps.run(rccmd.send(job(peer.port, tmp_path)))
-        except ValueError as e:
-            assert "not an answer" in str(e)
-            raise
+    with secure_peer(tmp_path, manner=talk) as peer, pytest.raises(OSError, match=why):
+        steps.run(rccmd.send(job(peer.port, tmp_path)))
 
 
 def test_a_reply_may_come_in_pieces(tmp_path: Path) -> None:
@@ -246,32 +240,10 @@ def test_a_key_that_is_gone_stays_in_force_and_a_new_one_is_taken(tmp_path: Path
             steps.run(rccmd.send(to))
 
 
-@pytest.mark.parametrize(
-    "verb, ident, argument",
-    [
-        ("SHUTDOWN", "0" * 15, ""),
-        ("SHUTDOWN", "ABCDEF0123456789", ""),
-        ("SHUTDOWN", "0" * 16, "x"),
-        ("MSG_TEXT", "0" * 16, ""),
-        ("MSG_TEXT", "0" * 16, "a\nRT1 SHUTDOWN"),
-        ("MSG_TEXT", "0" * 16, "x" * 2048),
-        ("POWEROFF", "0" * 16, ""),
-    ],
-)
-def test_what_no_server_would_understand_is_not_sent(verb: str, ident: str, argument: str) -> None:
+@pytest.mark.parametrize("text", ["a\nRT1 SHUTDOWN 0123456789abcdef", "x" * 2048, ""])
+def test_what_no_server_would_understand_is_not_sent(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError):
-        secureline.encode_request(verb, ident, argument)
-
-
-@given(st.binary(max_size=600) | st.from_regex(rb"RT1 [a-z-]{1,12}( [a-z]{1,5}=[ -~]{0,8}){0,3}", fullmatch=True))
-def test_no_reply_is_taken_for_more_than_it_says(line: bytes) -> None:
-    try:
-        reply = secureline.decode_reply(line)
-    except ValueError as e:
-        assert len(str(e)) < 300
-        return
-    assert reply.word in secureline.WORDS
-    assert line == b" ".join([b"RT1", reply.word.encode(), *(f"{k}={v}".encode() for k, v in reply.facts.items())])
+        steps.run(rccmd.say(job(1, tmp_path), "MSG_TEXT", text))
 
 
 def test_the_core_loads_no_tls_before_it_needs_it() -> None:

@@ -25,10 +25,10 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from .. import secureline, senderkey, tlssteps
+from .. import senderkey, tlssteps
 from ..config import Server
 from ..model import Option
-from ..rccmd import codec
+from ..rccmd import codec, secure
 from . import (
     ACCEPTED,
     NOT_DELIVERED,
@@ -127,7 +127,7 @@ def prove(job: Job) -> Steps:
     if how == "not-enrolled":
         return Outcome(UNKNOWN, NOT_ENROLLED.format(name=job.server.name))
     if how == "secure":
-        return _proof((yield from _ask(job, "NOOP", "", "")))
+        return _proof((yield from _ask(job, secure.NOOP, "", "")))
     if job.server.options.get("udp"):
         return Outcome(UNKNOWN, "UDP: nobody can say whether it listens")
     sock = yield from connect(job)
@@ -138,11 +138,11 @@ def prove(job: Job) -> Steps:
 # --- secure -----------------------------------------------------------------------------------------------------
 
 
-def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, None, secureline.Reply]:
+def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, None, secure.Reply]:
     """The server's reply. OSError, Late, ValueError if there is none, with what to do about it."""
     import ssl
 
-    line = secureline.encode_request(verb, outage or os.urandom(8).hex(), argument)
+    line = secure.encode_request(secure.Request(verb, outage or os.urandom(8).hex(), argument))
     context = _identity.context(job.folder / senderkey.NAME)
     sock = yield from connect(job)
     ended = "closed in the handshake"
@@ -151,14 +151,17 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
         try:
             tlssteps.check(secured, bytes.fromhex(job.pin))
             ended = "closed after the handshake: does it still know this adapter's key?"
-            answer = yield from tlssteps.ask(secured, line, secureline.REPLY_LIMIT_BYTES, ANSWER_S)
+            answer = yield from tlssteps.ask(secured, line, secure.REPLY_LIMIT_BYTES, ANSWER_S)
         finally:
             secured.close()
     except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError) as e:
         raise OSError(ended) from e
     except ssl.SSLError as e:
         raise OSError(_why(e)) from e
-    return secureline.decode_reply(answer)
+    try:
+        return secure.parse_reply(answer)
+    except secure.Malformed as e:
+        raise OSError(f"not an answer: {e}") from e
 
 
 def _why(error: ssl.SSLError) -> str:
@@ -171,20 +174,20 @@ def _why(error: ssl.SSLError) -> str:
     return reason or str(error.strerror or error)
 
 
-def _outcome(reply: secureline.Reply) -> Outcome:
+def _outcome(reply: secure.Reply) -> Outcome:
     """A reply in the words of the house."""
-    detail = {"duplicate": "was told before", "going-down": "is going down"}.get(reply.word, "")
-    if reply.word in ("accepted", "duplicate", "going-down"):
+    detail = {secure.DUPLICATE: "was told before", secure.GOING_DOWN: "is going down"}.get(reply.word, "")
+    if reply.word in (secure.ACCEPTED, secure.DUPLICATE, secure.GOING_DOWN):
         return Outcome(ACCEPTED, detail)
     why = reply.facts.get("why", "")
     return Outcome(NOT_DELIVERED, f"{reply.word}: {why}" if why else reply.word)
 
 
-def _proof(reply: secureline.Reply) -> Outcome:
+def _proof(reply: secure.Reply) -> Outcome:
     """What a NOOP proves. A server that is going down does not count as back."""
-    if reply.word == "going-down":
+    if reply.word == secure.GOING_DOWN:
         return Outcome(UNKNOWN, "is going down")
-    if reply.word != "accepted":
+    if reply.word != secure.ACCEPTED:
         return Outcome(UNKNOWN, _outcome(reply).detail)
     selftest, age = reply.facts.get("selftest", "never"), reply.facts.get("selftest_age_s", "")
     if selftest == "failed":
