@@ -13,7 +13,6 @@ import queue
 import selectors
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,9 +34,6 @@ log = logging.getLogger(__name__)
 FIRST_PASS_S = 2.0  # for the connection, in the first pass
 CONNECT_S = 5.0  # and later
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-PROOF_S, PROOF_SPREAD_S = 6 * 3600.0, 3600.0  # between two good ones; and so much less, different for each server
-PROOF_AGAIN_S = (60.0, 900.0)  # after the first one that was not good, and after the others
-EAGER_S, EAGER_AGAIN_S = 60.0, 2.0  # how long a server that was just enrolled is proven, and how often
 STAGGER_S, AGAIN_STAGGER_S = 0.05, 2.0  # between two first proofs; over all, when everybody is proven again
 NAME_WAIT_S = 5.0  # the first proof of a server waits so long for its name to be looked up
 CROWDED_S = 12.0  # an attempt may keep a slot so long while others wait for their first one
@@ -153,7 +149,7 @@ class Delivery:
             return
         if target.attempt is not None and target.attempt.owner.purpose != "say":
             self._end(target)
-        target.tell_s, target.prove_s, target.eager_s, target.failures = now_s, now_s, now_s + EAGER_S, 0
+        target.be_eager(now_s)
         self._say(target, trust=self._trust(target), state="unknown", proof="", proof_s=None, failing=False)
 
     def _take_known(self, name: str, now_s: float) -> None:
@@ -347,7 +343,7 @@ class Delivery:
         if tried.purpose == "tell":
             self._told(target, outcome.word, detail, now_s)
         elif tried.purpose == "prove":
-            self._proven(target, outcome.word, detail, tried.host, now_s)
+            self._proven(target, outcome, detail, tried.host, now_s)
         elif tried.purpose == "say":
             self._said(tried, outcome.word, detail)
         else:
@@ -360,7 +356,9 @@ class Delivery:
     def _told(self, target: Target, word: str, detail: str, now_s: float) -> None:
         report = target.report
         if word in TOLD:
-            log.info("%s: %s (%s)", target.server.name, word.replace("delivered-", "delivered, "), detail)
+            log.info(
+                "%s: %s (%s)", target.server.name, word.replace("delivered-", "delivered, "), detail or "its word"
+            )
             state = report.state if report.state == "proven" else "reachable"
             target.good_s = now_s
             self._say(target, delivery=word, state=state, detail=detail)
@@ -370,26 +368,22 @@ class Delivery:
         target.tell_s = now_s + BACK_OFF_S[min(report.attempts, len(BACK_OFF_S)) - 1]
         self._say(target, delivery=reach.NOT_DELIVERED, detail=detail)
 
-    def _proven(self, target: Target, word: str, detail: str, host: str, now_s: float) -> None:
-        name, report = target.server.name, target.report
-        if word not in (reach.PROVEN, reach.REACHABLE):
-            target.failures += 1
-            target.prove_s = now_s + PROOF_AGAIN_S[0 if target.failures == 1 else 1]
-            if now_s < target.eager_s:
-                target.prove_s = now_s + EAGER_AGAIN_S
+    def _proven(self, target: Target, outcome: Outcome, detail: str, host: str, now_s: float) -> None:
+        name, report, good = target.server.name, target.report, outcome.word in (reach.PROVEN, reach.REACHABLE)
+        back = target.must_wake() and (good or outcome.up)
+        wake = "back" if back else report.wake
+        if good:
+            if report.failing or report.proof_s is None:
+                log.info("%s: %s (%s)", name, outcome.word, detail)
+            target.proof_was_good(now_s)
+            if host:
+                self._book.met(name, host)
+            self._say(target, state=outcome.word, proof=detail, proof_s=now_s, failing=False, wake=wake)
+        else:
+            target.proof_was_bad(now_s)
             if report.proof != detail and not target.must_wake():
                 log.warning("%s: %s", name, detail)
-            self._say(target, proof=detail, failing=report.failing or not target.must_wake())
-            return
-        if report.failing or report.proof_s is None:
-            log.info("%s: %s (%s)", name, word, detail)
-        target.failures, target.good_s, target.eager_s = 0, now_s, 0.0
-        target.prove_s = now_s + PROOF_S - zlib.crc32(name.encode()) % int(PROOF_SPREAD_S)
-        if host:
-            self._book.met(name, host)
-        back = target.must_wake()
-        wake = "back" if back else report.wake
-        self._say(target, state=word, proof=detail, proof_s=now_s, failing=False, wake=wake)
+            self._say(target, proof=detail, failing=report.failing or not target.must_wake(), wake=wake)
         if back and hasattr(self._way(target.server.how), "release"):
             self._begin(target, "release", now_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -10,6 +11,9 @@ from .attempt import Attempt
 from .config import Server
 from .errands import Errand, Report
 
+PROOF_S, PROOF_SPREAD_S = 6 * 3600.0, 3600.0  # between two good ones; and so much less, different for each server
+PROOF_AGAIN_S = (60.0, 900.0)  # after the first one that was not good, and after the others
+EAGER_S, EAGER_AGAIN_S = 60.0, 2.0  # how long a server that was just enrolled is proven, and how often
 PROOF_HOLDS_S = 24 * 3600.0  # for so long a server stays what it was proven to be
 ERRANDS_LIMIT = 8  # that wait for one server
 
@@ -45,6 +49,22 @@ class Target:
 
     def must_wake(self) -> bool:
         return self.report.wake in ("waking", "by-hand")
+
+    def proof_was_good(self, now_s: float) -> None:
+        """The next one is due in hours."""
+        self.failures, self.good_s, self.eager_s = 0, now_s, 0.0
+        self.prove_s = now_s + PROOF_S - zlib.crc32(self.server.name.encode()) % int(PROOF_SPREAD_S)
+
+    def proof_was_bad(self, now_s: float) -> None:
+        """The next one is due soon."""
+        self.failures += 1
+        self.prove_s = now_s + PROOF_AGAIN_S[0 if self.failures == 1 else 1]
+        if now_s < self.eager_s:
+            self.prove_s = now_s + EAGER_AGAIN_S
+
+    def be_eager(self, now_s: float) -> None:
+        """It was just enrolled."""
+        self.failures, self.tell_s, self.prove_s, self.eager_s = 0, now_s, now_s, now_s + EAGER_S
 
     def due_s(self, may_prove: bool) -> float:
         """When there is something to do, if nothing is under way."""

@@ -40,16 +40,20 @@ class Identity:
     def __init__(self) -> None:
         self._loaded: tuple[tuple[object, ...], ssl.SSLContext] | None = None
 
-    def context(self, path: Path) -> ssl.SSLContext:
-        """For connections on which we show the certificate at `path`. OSError (also ssl.SSLError) as the file is; a
-        file that was good once and cannot be read any more stays in force, for the disk may die in an outage."""
+    def context(self, path: Path, *, again: bool = True) -> ssl.SSLContext:
+        """For connections on which we show the certificate at `path`; `again`: look whether the file is another one
+        now. OSError (also ssl.SSLError) as the file is; one that was good once and cannot be found any more stays in
+        force, for the disk may die, and in an outage nobody waits for it."""
         import ssl
 
+        known = self._loaded[1] if self._loaded is not None and self._loaded[0][0] == path else None
+        if known is not None and not again:
+            return known
         try:
             found = path.stat()
         except OSError:
-            if self._loaded is not None and self._loaded[0][0] == path:
-                return self._loaded[1]
+            if known is not None:
+                return known
             raise
         mark = (path, found.st_ino, found.st_mtime_ns, found.st_size)
         if self._loaded is None or self._loaded[0] != mark:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent import deliver, reach, senderkey
+from agent import reach, senderkey, target
 from agent.book import Book
 from agent.config import Server
 from agent.deliver import Delivery
@@ -83,7 +83,7 @@ def errand(name: str, text: str, within_s: float = 60.0) -> Errand:
 def test_an_enrolled_server_is_proven_at_once_and_again_until_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliver, "EAGER_AGAIN_S", 0.05)
+    monkeypatch.setattr(target, "EAGER_AGAIN_S", 0.05)
     with secure_peer(tmp_path, b"RT1 busy\n", b"RT1 busy\n", b"RT1 accepted version=0.1.0 selftest=ok\n") as peer:
         nas = server("nas", peer.port, secure=True)
         with running(tmp_path, nas) as world:
@@ -96,12 +96,12 @@ def test_an_enrolled_server_is_proven_at_once_and_again_until_it_answers(
             good = world.until(lambda r: r.state == "proven")
             assert good.proof == "version 0.1.0, self test ok" and not good.failing
     assert [line.split()[1] for line in peer.asked] == [b"NOOP"] * 3
-    assert (deliver.EAGER_S, deliver.EAGER_AGAIN_S) == (60.0, 0.05)
+    assert (target.EAGER_S, target.EAGER_AGAIN_S) == (60.0, 0.05)
 
 
 def test_after_a_minute_proofs_are_as_rare_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliver, "EAGER_AGAIN_S", 0.02)
-    monkeypatch.setattr(deliver, "EAGER_S", 0.0)  # it is over
+    monkeypatch.setattr(target, "EAGER_AGAIN_S", 0.02)
+    monkeypatch.setattr(target, "EAGER_S", 0.0)  # it is over
     with secure_peer(tmp_path, b"RT1 busy\n") as peer:
         with running(tmp_path, server("nas", peer.port)) as world:
             world.delivery.order(Orders())
@@ -133,6 +133,24 @@ def test_a_server_that_is_enrolled_in_the_outage_is_told_at_once(tmp_path: Path)
             world.delivery.order(Enrolled("nas"))
             assert world.until(lambda r: r.delivery == "accepted", 0.9).attempts == 2
     assert peer.asked == [f"RT1 SHUTDOWN {OUTAGE}\n".encode()]
+
+
+@pytest.mark.parametrize(
+    "reply, back", [(b"RT1 accepted selftest=failed\n", True), (b"RT1 busy\n", True), (b"RT1 going-down\n", False)]
+)
+def test_a_server_is_back_when_it_answers_whatever_its_self_test_says_but_not_while_it_goes_down(
+    tmp_path: Path, reply: bytes, back: bool
+) -> None:
+    with secure_peer(tmp_path, reply) as peer:
+        nas = server("nas", peer.port)
+        with running(tmp_path, nas) as world:
+            world.pins["nas"] = sha256(keys("server"))
+            world.delivery.order(Enrolled("nas"))
+            world.delivery.order(Orders(outage=OUTAGE, armed=True, wake=(nas,)))
+            report = world.until(lambda r: bool(r.proof) and r.wake == ("back" if back else "by-hand"))
+            assert report.state == "unknown" and not report.failing
+            time.sleep(0.15)
+    assert (f"RT1 WAKEUP {OUTAGE}\n".encode() in peer.asked) is back
 
 
 class Lanes:

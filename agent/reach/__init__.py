@@ -60,6 +60,7 @@ class Outcome:
 
     word: str
     detail: str = ""
+    up: bool = False  # a proof that is not good, but it answered: after an outage it is back
 
 
 Steps = Generator[Wait, None, Outcome]

@@ -143,7 +143,7 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
     import ssl
 
     line = secure.encode_request(secure.Request(verb, outage or os.urandom(8).hex(), argument))
-    context = _identity.context(job.folder / senderkey.NAME)
+    context = _identity.context(job.folder / senderkey.NAME, again=not job.outage)
     sock = yield from connect(job)
     ended = "closed in the handshake"
     try:
@@ -188,10 +188,10 @@ def _proof(reply: secure.Reply) -> Outcome:
     if reply.word == secure.GOING_DOWN:
         return Outcome(UNKNOWN, "is going down")
     if reply.word != secure.ACCEPTED:
-        return Outcome(UNKNOWN, _outcome(reply).detail)
+        return Outcome(UNKNOWN, _outcome(reply).detail, up=True)
     selftest, age = reply.facts.get("selftest", "never"), reply.facts.get("selftest_age_s", "")
     if selftest == "failed":
-        return Outcome(UNKNOWN, "self test failed")
+        return Outcome(UNKNOWN, "self test failed", up=True)
     old = selftest == "ok" and age.isdecimal() and int(age[:9]) > OLD_SELFTEST_S
     said = f"self test {selftest}" + (f", {int(age[:9]) // 86400} days ago" if old else "")
     need = reply.facts.get("need", "1")
