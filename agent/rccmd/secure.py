@@ -10,7 +10,7 @@
     ID      = 16 of 0-9 a-f: SHUTDOWN and WAKEUP carry the number of the outage, the others 64 fresh random bits
     reply   = "RT1 " WORD *(" " KEY "=" VALUE) LF        at most 512 bytes, ASCII
     WORD    = accepted | duplicate | refused | busy | going-down
-    KEY     = 1 to 32 of a-z 0-9 _ -, each once          VALUE = any number of A-Z a-z 0-9 . _ : + -
+    KEY     = 1 to 32 of a-z _, each once                VALUE = any number of A-Z a-z 0-9 . _ : + -
 
 What follows the LF is not looked at. Our own format (docs/rccmd.md, "Secure mode"); there is no other source.
 """
@@ -37,7 +37,7 @@ UNKNOWN_VERB, BAD_LINE = "unknown-verb", "bad-line"  # why= of a refused line th
 NOTHING_CONFIGURED, DID_NOT_START = "nothing-configured", "did-not-start"  # why= of a command that cannot be run
 
 _REQUEST = re.compile(rb"RT1 ([A-Z_]{1,32}) ([0-9a-f]{16})(?: ([^\x00-\x1f\x7f]+))?\n")
-_REPLY = re.compile(rb"RT1 ([a-z-]{1,32})((?: [a-z0-9_-]{1,32}=[A-Za-z0-9._:+-]*)*)\n")
+_REPLY = re.compile(rb"RT1 ([a-z-]{1,32})((?: [a-z_]{1,32}=[A-Za-z0-9._:+-]*)*)\n")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -48,6 +48,10 @@ class Malformed(Exception):
         more = f" and {len(data) - 80} more bytes" if len(data) > 80 else ""
         super().__init__(f"{why}: {data[:80]!r}{more}")
         self.why = why
+
+
+class NotSecure(Exception):
+    """This connection is not TLS with a sender that we know; the text says why."""
 
 
 class Request(NamedTuple):
