@@ -78,6 +78,7 @@ class Job:
     folder: Path  # the core's own: keys, known hosts
     commands_dir: Path  # what people allowed to be run
     secret: Callable[[str], str | None]  # label -> secret
+    heard: Callable[[], None] = lambda: None  # to be called when the whole order has left, before the answer
     pin: str = ""  # SHA-256 of the certificate of an enrolled server, 64 hex digits
 
 

@@ -1,4 +1,4 @@
-"""The real core tells the real `rccmd listen` over TLS: proven, warned, shut down once, woken; nobody else is obeyed."""
+"""The real core tells the real `rccmd listen` over TLS: proven, warned, shut down once, woken; no other is obeyed."""
 
 from __future__ import annotations
 
