@@ -361,7 +361,7 @@ class Delivery:
         elif tried.purpose == "say":
             self._said(tried, outcome.word, detail)
         else:
-            log.info("%s: told that the outage is over (%s)", target.server.name, detail)
+            log.info("%s: told that the outage is over: %s %s", target.server.name, outcome.word, detail)
 
     def _said(self, tried: Try, word: str, detail: str) -> None:
         if tried.errand is not None:
@@ -370,9 +370,8 @@ class Delivery:
     def _told(self, target: Target, word: str, detail: str, now_s: float) -> None:
         report = target.report
         if word in TOLD:
-            log.info(
-                "%s: %s (%s)", target.server.name, word.replace("delivered-", "delivered, "), detail or "its word"
-            )
+            said = f" ({detail})" if detail else ""
+            log.info("%s: %s%s", target.server.name, word.replace("delivered-", "delivered, "), said)
             state = report.state if report.state == "proven" else "reachable"
             target.good_s = now_s
             self._say(target, delivery=word, state=state, detail=detail)
