@@ -69,11 +69,7 @@ class Trust:
         return self._names.get(hashlib.sha256(certificate).hexdigest()) if certificate else None
 
     def _read(self) -> None:
-<<<<<<< HEAD
-        """Raises OSError (SSLError is one) or ValueError for the key; a wrong file of a sender is left out."""
-=======
         """Raises OSError (SSLError is one) or ValueError for the key; a sender's file that is wrong is left out."""
->>>>>>> rc-sender
         context = _context()
         context.load_cert_chain(self._key)
         names: dict[str, str] = {}
