@@ -94,8 +94,8 @@ class SerialLink:
 
     @property
     def wake_fd(self) -> int | None:
-        """None: what such a UPS sends unasked is noise."""
-        return None
+        """Readable when the UPS says something unasked. Only a driver whose UPS means it hands this on."""
+        return self._line.fileno() if self._line.is_open else None
 
     def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
         """Discard what is waiting, send `command`, return what comes up to the first `end` (not with it).
