@@ -90,7 +90,7 @@ COMMANDS_OF: Mapping[str, bytes] = {
 
 _NUMBER = re.compile(rb"-?\d{1,4}(\.\d{0,2})?")
 _MINUTES = re.compile(rb"(\d{1,4}):?")
-_HEX = re.compile(rb"[0-9A-Fa-f]{2}")
+_HEX = re.compile(rb"[0-9A-F]{2}")
 _TEXT = re.compile(rb"[\x20-\x7e]{1,64}")
 _FIRMWARE = re.compile(rb"[0-9A-Za-z]{1,6}\.[0-9A-Za-z]{1,4}\.[0-9A-Za-z]")
 _OLD_FIRMWARE = re.compile(rb"[0-9A-Z]{3}")

@@ -196,6 +196,22 @@ def test_the_source_of_a_frame_is_that_of_its_last_question() -> None:
     assert driver.poll().source is Source.BATTERY
 
 
+def test_a_source_counts_when_two_answers_say_it_so_one_damaged_answer_is_no_outage() -> None:
+    driver, line = polled()
+    asked = line.ask
+    for damaged in (1, 2):
+        count = 0
+
+        def bent(command: bytes, *, damaged: int = damaged, **more: Any) -> Reply:
+            nonlocal count
+            count += command == b"Q"
+            reply = asked(command, **more)
+            return Reply(b"10", reply.received_s) if command == b"Q" and count == damaged else reply
+
+        line.ask = bent  # type: ignore[method-assign]
+        assert driver.poll().source is Source.MAINS and count == 3
+
+
 def test_a_self_test_is_told_by_the_cause_of_the_transfer() -> None:
     driver, line = polled()
     driver.order(Command.TEST_QUICK)

@@ -115,11 +115,11 @@ class ApcSmart:
         began_s = self._begin(POLL_WITHIN_S)
         if not self._smart:
             self._enter_smart_mode()
-        bits, _ = self._ask_bits()
-        values, whole = self._measure(bits)
+        first, _ = self._ask_bits()
+        values, whole = self._measure(first)
         while whole and self._ask_next_fact() and self._now() - began_s < FACTS_WITHIN_S:
             pass
-        bits, taken_s = self._ask_bits()
+        bits, taken_s = self._ask_last(first)
         return apc.look(bits, {**self._facts, **values}, taken_s=taken_s)
 
     def order(self, command: Command, **args: Any) -> None:
@@ -179,6 +179,16 @@ class ApcSmart:
             raise LinkError(f"b'Q': the unit does not know it: {reply.data[:80]!r}")
         self._smart = smart
         return bits, reply.received_s
+
+    def _ask_last(self, first: int) -> tuple[int, float]:
+        """Q again. Two digits have no check: a source counts when two answers say it, so another one is asked for."""
+        bits, taken_s = self._ask_bits()
+        if apc.source(bits) is apc.source(first):
+            return bits, taken_s
+        again, taken_s = self._ask_bits()
+        if apc.source(again) not in (apc.source(bits), apc.source(first)):
+            raise LinkError(f"b'Q': three answers, three sources: {first:02X} {bits:02X} {again:02X}")
+        return again, taken_s
 
     def _measure(self, bits: int) -> tuple[dict[bytes, apc.Value], bool]:
         """What changes, and whether all was asked. After silence nothing more is: an answer may be late."""
