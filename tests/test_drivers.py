@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from agent import drivers, link, wire
+from agent import drivers, lines, link, wire
+from agent.drivers import contact
 from agent.model import Command, ConfigError, LinkError, Option, OrderError, Status
+from tests.simulators.contact import Uart, UartLines
 from tests.simulators.script import ScriptLink
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +57,7 @@ def _apc() -> dict[bytes, Any]:
 #: driver -> a unit that works, as a script of answers
 WORKING: dict[str, dict[bytes, Any]] = {
     "apcsmart": _apc(),
+    "contact": {b"contacts": b"there"},  # not a script: a pretend port
     "megatec": {b"Q1": b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r", b"F": b"#230.0 004 24.00 50.0\r"},
     "simulator": {},
 }
@@ -68,6 +71,10 @@ ARGUMENTS: dict[Command, dict[str, Any]] = {
 }
 
 
+#: driver -> what its section must hold
+SECTIONS: dict[str, dict[str, Any]] = {"contact": {"cable": "tripp-lite-lan22"}}
+#: link -> its options
+LINKS = {"serial": link.OPTIONS, "lines": lines.OPTIONS, "none": ()}
 WITH_A_LINE = [name for name in drivers.available() if drivers.load(name).LINK != "none"]
 
 
@@ -76,10 +83,17 @@ def module(request: pytest.FixtureRequest) -> ModuleType:
     return drivers.load(request.param)
 
 
-def connect(module: ModuleType, answers: dict[bytes, Any]) -> tuple[Any, ScriptLink]:
+def connect(module: ModuleType, answers: dict[bytes, Any]) -> tuple[Any, Any]:
+    section = SECTIONS.get(module.NAME, {})
+    if module.LINK == "lines":
+        uart = Uart(contact.CABLES[section["cable"]])
+        contacts = UartLines(uart)
+        driver = module.connect(section, contacts, lambda: uart.now_s)
+        uart.set(gone=not answers)
+        return driver, contacts
     script = ScriptLink(answers)
     clock = lambda: script.now_s  # noqa: E731 (one clock object for this unit)
-    return module.connect({}, script if module.LINK != "none" else None, clock), script
+    return module.connect(section, script if module.LINK != "none" else None, clock), script
 
 
 def test_every_driver_has_a_working_unit_in_this_test() -> None:
@@ -94,12 +108,12 @@ def test_an_unknown_driver_is_refused_with_the_nearest_name() -> None:
 def test_it_says_who_it_is(module: ModuleType) -> None:
     assert module.__name__.rpartition(".")[2] == module.NAME
     assert re.fullmatch(r"[a-z][a-z0-9-]*", module.NAME) and module.TITLE
-    assert module.LINK in ("serial", "none")
+    assert module.LINK in LINKS
     assert (module.__doc__ or "").splitlines()[0].endswith(".")
 
 
 def test_its_options_are_complete_and_do_not_collide_with_those_of_the_link(module: ModuleType) -> None:
-    names = [o.name for o in (*module.OPTIONS, *link.OPTIONS)]
+    names = [o.name for o in (*module.OPTIONS, *LINKS[module.LINK])]
     assert len(names) == len(set(names)) and not {"driver", "poll_s"} & set(names)
     for option in module.OPTIONS:
         assert isinstance(option, Option) and option.help and option.kind in (str, int, float, bool)
@@ -113,7 +127,7 @@ def test_its_options_are_complete_and_do_not_collide_with_those_of_the_link(modu
 def test_its_options_and_its_status_card_are_documented(module: ModuleType) -> None:
     text = "\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("drivers*.md")))
     assert f"## Driver `{module.NAME}`" in text
-    for option in (*module.OPTIONS, *link.OPTIONS):
+    for option in (*module.OPTIONS, *LINKS[module.LINK]):
         assert f"`{option.name}`" in text, option.name
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import __main__ as command_line
-from agent import config, drivers, link, reach
+from agent import config, drivers, lines, link, reach
 
 ROOT = Path(__file__).resolve().parent.parent
 AGENT = ROOT / "agent"
@@ -30,7 +30,7 @@ FLOORS = {
     "crowd": 2, "kept": 2, "pretend": 2,
     "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2, "webrequest": 2,
     "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
-    "wire": 1, "addresses": 1, "commands": 1, "errands": 2,
+    "lines": 1, "wire": 1, "addresses": 1, "commands": 1, "errands": 2,
     "model": 0,
 }  # fmt: skip
 #: the rooms that make up one face
@@ -181,7 +181,7 @@ def test_every_option_of_the_configuration_is_documented() -> None:
         *config.SERVER,
         *config.STAGE,
     ]
-    options += link.OPTIONS
+    options += (*link.OPTIONS, *lines.OPTIONS)
     for name in drivers.available():
         options += drivers.load(name).OPTIONS
     for name in reach.available():
