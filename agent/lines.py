@@ -1,8 +1,9 @@
 """Reads and sets single lines: the modem lines of a serial port, or GPIO lines of the board.
 
 Names of modem lines: cts, dsr, ri, dcd (read) and dtr, rts (set); GPIO lines are their numbers. Opening a serial port
-raises DTR and RTS for a moment (Linux does that before any program can prevent it); `claim` then sets them as asked,
-and closing leaves them so (HUPCL is cleared): on a contact cable they may be the cable's power, or mean "load off".
+raises DTR and RTS for a moment (Linux does that before any program can prevent it); both are taken back at once,
+`claim` sets them as asked, and closing leaves them so (HUPCL is cleared): on a contact cable they may be the cable's
+power, or mean "load off".
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def open(section: Mapping[str, Any], now: Callable[[], float], ioctl: Ioctl = fc
         attributes = termios.tcgetattr(fd)
         attributes[2] = attributes[2] & ~(termios.HUPCL | termios.CRTSCTS) | termios.CLOCAL
         termios.tcsetattr(fd, termios.TCSANOW, attributes)
-        found.read()  # or it has none
+        found.set(frozenset())  # until somebody claims them; a port without such lines fails here
     except (OSError, termios.error) as e:
         found.close()
         raise LinkError(remedy(port, e)) from e

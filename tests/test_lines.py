@@ -127,6 +127,7 @@ def test_opening_clears_hupcl_so_that_closing_drops_no_line(port: str) -> None:
     attributes[2] |= termios.HUPCL
     termios.tcsetattr(fd, termios.TCSANOW, attributes)
     lines.open({"port": port}, time.monotonic, uart.ioctl).close()
+    assert uart.outputs == frozenset()  # both were raised by opening, and nobody has claimed them
     assert not termios.tcgetattr(fd)[2] & termios.HUPCL
     os.close(fd)
 
