@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import queue
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 import pytest
 
 from agent import apc, link
+from agent import ups as ups_module
 from agent.drivers import apcsmart
 from agent.model import Command, Condition, Ident, LinkError, OrderError, Reply, Source, Status, TestResult
 from agent.pretend import Unit
+from agent.ups import Polled, Ups
 from tests.simulators.apcsmart import COMMANDS, ApcPty, ApcUnit
 from tests.simulators.script import ScriptLink
 
@@ -445,6 +449,42 @@ def test_an_alert_wakes_the_ups_thread_and_the_next_poll_is_on_battery(ups: ApcP
     assert woken(1.0)
     assert driver.poll().source is Source.BATTERY
     assert not woken(0.0)
+
+
+def test_the_ups_thread_hears_of_an_outage_long_before_its_next_poll_and_finds_the_unit_again(
+    ups: ApcPty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ups_module, "BACK_OFF_S", (0.05,))
+    frames: queue.Queue[Polled] = queue.Queue()
+    section = {"port": str(ups.path)}
+    it = Ups(lambda: apcsmart.connect({}, link.open(section, time.monotonic), time.monotonic), frames.put, 60.0)
+    stop = threading.Event()
+    thread = threading.Thread(target=it.run, args=(stop,))
+    thread.start()
+    try:
+        assert source_of(frames.get(timeout=5)) is Source.MAINS
+        cut_s = time.monotonic()
+        ups.set("mains", "off")
+        while source_of(frames.get(timeout=5)) is not Source.BATTERY:
+            pass
+        assert time.monotonic() - cut_s < 2.0
+        ups.unplug()
+        while frames.get(timeout=5).link != "down":  # at once: the terminal hangs up
+            pass
+        ups.replug()
+        it.hurry(time.monotonic() + 0.1)
+        while source_of(polled := frames.get(timeout=10)) is None:
+            assert polled.status is None
+            it.hurry(time.monotonic() + 0.1)
+        assert source_of(polled) is Source.BATTERY
+    finally:
+        stop.set()
+        it.wake()
+        thread.join()
+
+
+def source_of(polled: Polled) -> Source | None:
+    return None if polled.status is None else polled.status.source
 
 
 def test_alerts_amid_the_answers_change_no_value(ups: ApcPty, driver: Any) -> None:
