@@ -11,10 +11,11 @@ from pathlib import Path
 from agent.rccmd.alive import Heard
 from agent.rccmd.codec import Command
 from agent.rccmd.journal import Journal
-from agent.rccmd.orders import EXECUTES_LIMIT, Orders
+from agent.rccmd.orders import RETRIES_LIMIT, RETRY_S, Orders
 from agent.rccmd.seen import LIMIT, Seen
 from agent.rccmd.selftest import EVERY_S, LIMIT_S
 from agent.rccmd.settings import USERS, Settings
+from agent.rccmd.small import EXECUTES_LIMIT
 from agent.rccmd.status import Status, read
 
 A, B, C = "east", "west", "north"
@@ -96,6 +97,13 @@ class Case(unittest.TestCase):
         word, facts = orders.answer(f"RT1 {verb} {ident}{tail}\n".encode(), sender, "192.0.2.7", now_s)
         return f"{word} {facts['why']}" if "why" in facts else word
 
+    def fails(self, orders: Orders, first_s: int, last_s: int) -> None:
+        """Time goes by, and whatever was started ends with exit code 1."""
+        for now_s in range(first_s, last_s):
+            for job in self.jobs:
+                job.code = 1
+            orders.tick(float(now_s))
+
     def text(self) -> str:
         return "\n".join(record.getMessage() for record in self.logged.records)
 
@@ -136,6 +144,41 @@ class Once(Case):
         self.jobs[0].code = 7
         self.assertEqual(self.say(orders, "SHUTDOWN", A, 3.0), "accepted")
         self.assertEqual(len(self.calls), 2)
+
+    def test_a_command_that_failed_is_tried_again_because_its_sender_was_told_accepted(self) -> None:
+        orders = self.orders()
+        self.say(orders, "SHUTDOWN", A, 1.0)
+        self.jobs[0].code = 1
+        orders.tick(2.0)
+        self.assertEqual((orders.state(2.0), orders.due_s(2.0)), ({"doing": "retrying"}, 2.0 + RETRY_S))
+        orders.tick(2.0 + RETRY_S)
+        self.assertEqual(self.calls, [("/halt",)] * 2)
+        self.jobs[1].code = 0
+        orders.tick(20.0)
+        self.assertEqual(self.say(orders, "SHUTDOWN", A, 21.0), "duplicate")
+        self.assertEqual(orders.state(21.0), {"doing": "listening"})
+
+    def test_the_retries_are_few_and_end_with_the_outage(self) -> None:
+        orders = self.orders()
+        self.say(orders, "SHUTDOWN", A, 1.0)
+        self.fails(orders, 2, 200)
+        self.assertEqual(len(self.calls), 1 + RETRIES_LIMIT)
+        self.assertEqual(self.say(orders, "SHUTDOWN", A, 300.0), "accepted")
+        self.fails(orders, 301, 303)
+        self.assertEqual(self.say(orders, "WAKEUP", A, 304.0), "accepted")
+        self.fails(orders, 305, 400)
+        self.assertEqual(len(self.calls), 2 + RETRIES_LIMIT)
+
+    def test_with_two_adapters_a_failed_command_is_tried_again_while_both_want_it(self) -> None:
+        orders = self.orders(need=2)
+        for name in (A, B):
+            self.say(orders, "SHUTDOWN", name, 1.0)
+        self.fails(orders, 2, 4)
+        self.say(orders, "WAKEUP", B, 4.0)
+        self.fails(orders, 5, 100)
+        self.assertEqual((len(self.calls), list(orders.votes.of(100.0))), (1, [A]))
+        self.say(orders, "SHUTDOWN", B, 101.0, OTHER)
+        self.assertEqual((len(self.calls), orders.votes.of(101.0)), (2, {}))
 
     def test_messages_and_executes_are_run_once_for_each_number(self) -> None:
         orders = self.orders()
@@ -262,10 +305,8 @@ class Living(Case):
         self.assertEqual(self.calls, [])
         orders.tick(1600.0)
         self.assertEqual(self.calls, [("/halt",)])
-        self.jobs[0].code = 1
-        for now_s in range(1601, 1700):
-            orders.tick(float(now_s))
-        self.assertEqual(len(self.calls), 1, "a command that fails is not run in a loop")
+        self.fails(orders, 1601, 2000)
+        self.assertEqual(len(self.calls), 1 + RETRIES_LIMIT, "a command that fails is not run in a loop")
 
     def test_by_default_a_silent_adapter_asks_for_nothing(self) -> None:
         orders = self.orders(need=2, alive_s=600.0)
