@@ -21,7 +21,7 @@ from pathlib import Path
 from agent.rccmd import secure
 from agent.rccmd.settings import SettingsError, load
 from agent.rccmd.trust import TlsLine, Trust
-from tests.rccmd_kit import Adapter, Server, certificate, public_part
+from tests.rccmd_keys import Adapter, Server, certificate, public_part
 
 ROOT = Path(__file__).resolve().parent.parent
 NOOP, HALT = b"RT1 NOOP 0123456789abcdef\n", b"RT1 SHUTDOWN 00c0ffee00c0ffee\n"
@@ -257,6 +257,19 @@ class Program(Case):
         self.assertEqual((code, "does not run" in text), (1, True))
         code, text = self.tool("selftest")
         self.assertEqual((code, "no listener runs" in text), (1, True))
+
+    def test_what_is_wrong_with_the_keys_is_in_the_log_once(self) -> None:
+        torn = self.server.senders / "torn.pem"
+        torn.write_text("x")
+        self.listen("need = 2")
+        self.wait_for("warning: torn.pem: must hold one certificate")
+        self.wait_for("warning: 1 adapters in .*senders, but 2 must ask")
+        for _ in range(3):
+            self.east.ask(self.port, NOOP, self.server)
+        torn.unlink()
+        self.east.ask(self.port, NOOP, self.server)
+        self.wait_for("the keys are in order again")
+        self.assertEqual(self.said.count(b"torn.pem"), 1)
 
     def test_two_listeners_do_not_share_a_state_folder(self) -> None:
         self.listen()
