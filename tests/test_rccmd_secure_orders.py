@@ -17,6 +17,7 @@ from agent.rccmd.selftest import EVERY_S, LIMIT_S
 from agent.rccmd.settings import USERS, Settings
 from agent.rccmd.small import EXECUTES_LIMIT
 from agent.rccmd.status import Status, read
+from agent.rccmd.waiting import LATE_S
 
 A, B, C = "east", "west", "north"
 ID, OTHER = "00c0ffee00c0ffee", "0123456789abcdef"
@@ -278,6 +279,47 @@ class Voting(Case):
         self.assertEqual(self.say(orders, "SHUTDOWN", A, 1001.0), "accepted")
         orders.tick(1031.0)
         self.assertEqual(self.calls, [("/halt",)])
+
+
+class Crashes(Case):
+    def test_a_grace_delay_goes_on_after_a_crash_and_is_over_when_it_would_have_been(self) -> None:
+        self.say(self.orders(grace_s=30.0), "SHUTDOWN", A, 100.0)
+        again = self.orders(grace_s=30.0)
+        again.tick(110.0)
+        self.assertEqual(again.state(110.0), {"doing": "grace", "starts_in_s": 20.0})
+        again.tick(130.0)
+        self.assertEqual(self.calls, [("/halt",)])
+        self.assertEqual(self.seen_at_start, [f"SHUTDOWN {A} {ID}\n"])
+        third = self.orders(grace_s=30.0)
+        third.tick(131.0)
+        self.assertEqual((len(self.calls), third.state(131.0)), (1, {"doing": "listening"}))
+
+    def test_its_wakeup_cancels_it_after_a_crash_too_and_before_one_for_good(self) -> None:
+        self.say(self.orders(grace_s=30.0), "SHUTDOWN", A, 100.0)
+        again = self.orders(grace_s=30.0)
+        self.assertEqual(self.say(again, "WAKEUP", A, 110.0), "accepted")
+        self.orders(grace_s=30.0).tick(131.0)
+        self.assertEqual(self.calls, [])
+
+    def test_nothing_is_started_long_after_its_time_or_after_a_stop_or_another_boot(self) -> None:
+        self.say(self.orders(grace_s=30.0), "SHUTDOWN", A, 100.0)
+        self.orders(grace_s=30.0).tick(130.0 + LATE_S)
+        path = self.folder / "waiting"
+        boot, _, rest = path.read_text().partition(" ")
+        path.write_text(f"another-boot {rest}")
+        self.orders(grace_s=30.0).tick(110.0)
+        for text in ("", "x", f"{boot} x\n{A} {ID}\n", f"{boot} 130.0\n", f"{boot} 130.0\n{A}\n"):
+            path.write_text(text)
+            self.orders(grace_s=30.0).tick(131.0)
+        path.write_text(f"{boot} {rest}")
+        (self.folder / "seen").write_text(f"SHUTDOWN {A} {ID}\n")
+        self.orders(grace_s=30.0).tick(131.0)
+        (self.folder / "seen").unlink()
+        stopped = self.orders(grace_s=30.0)
+        stopped.tick(110.0)
+        stopped.close()
+        self.orders(grace_s=30.0).tick(131.0)
+        self.assertEqual(self.calls, [])
 
 
 class Living(Case):

@@ -37,6 +37,7 @@ from .selftest import Selftest
 from .settings import Settings
 from .small import Small
 from .votes import Votes
+from .waiting import Waiting
 
 REPEAT_S = 300.0
 RETRY_S, RETRIES_LIMIT = (
@@ -78,6 +79,8 @@ class Orders:
         # a dry run leaves nothing behind that would count in earnest
         self.votes = Votes(settings._replace(state=None) if settings.dry_run else settings, wall)
         self.seen = Seen(None if settings.dry_run else settings.state_file("seen"))
+        self._waiting = Waiting(None if settings.dry_run else settings.state_file("waiting"))
+        self._resumed = False
         self.alive = Alive(settings.alive_s, names, journal)
         self.selftest = Selftest(settings, journal, self._programs, wall)
         self.latest: deque[Taken] = deque(maxlen=LATEST_LIMIT)
@@ -123,6 +126,9 @@ class Orders:
 
     def tick(self, now_s: float) -> None:
         """Start what has waited long enough; notice what has ended."""
+        if not self._resumed:
+            self._resumed = True
+            self._resume(now_s)
         if self._starts_s is not None and now_s >= self._starts_s:
             self._starts_s = None
             self._run_shutdown(now_s)
@@ -145,6 +151,7 @@ class Orders:
     def close(self) -> None:
         """The listener ends: what runs goes on, what waits is dropped, and said to be."""
         if self._starts_s is not None:
+            self._waiting.clear()
             self._journal.line(",".join(sorted(self._asking)), SHUTDOWN, "dropped: stopped within the grace delay")
 
     def state(self, now_s: float) -> dict[str, object]:
@@ -192,6 +199,7 @@ class Orders:
             return self._unconfigured(sender, now_s)
         if self._starts_s is not None:
             self._asking[sender] = ident
+            self._waiting.keep(self._starts_s, self._asking)
             outcome = "accepted, the command waits in its grace delay"
             self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
             return _ACCEPTED
@@ -217,6 +225,7 @@ class Orders:
             del self._heard_s[next(iter(self._heard_s))]
         if self._starts_s is not None:
             self._asking[sender] = ""
+            self._waiting.keep(self._starts_s, self._asking)
         if self._starts_s is not None or self._shutdown is not None:
             state = "runs already" if self._shutdown is not None else "waits in its grace delay"
             what = ACCEPTED if last_s is None else DUPLICATE
@@ -274,9 +283,19 @@ class Orders:
         self._again_s, self._tries = None, 0
         if self._settings.grace_s > 0:
             self._starts_s = now_s + self._settings.grace_s
+            self._waiting.keep(self._starts_s, self._asking)
             self._journal.line(sender, SHUTDOWN, f"accepted, the command starts in {self._settings.grace_s:g} s")
             return _ACCEPTED
         return _ACCEPTED if self._run_shutdown(now_s) else _refused(DID_NOT_START)
+
+    def _resume(self, now_s: float) -> None:
+        """Go on with a shutdown whose grace delay ran when the listener crashed."""
+        waits = self._waiting.read(now_s) if self._settings.on_shutdown else None
+        if waits is not None and not any(self.seen.has(SHUTDOWN, *pair) for pair in _numbered(waits.asking)):
+            self._starts_s, self._asking = waits.starts_s, waits.asking
+            left_s = max(0.0, waits.starts_s - now_s)
+            who = ",".join(sorted(waits.asking))
+            self._journal.line(who, SHUTDOWN, f"was waiting before a crash, the command starts in {left_s:.0f} s")
 
     def _run_shutdown(self, now_s: float) -> bool:
         who = ",".join(sorted(self._asking))
@@ -286,6 +305,8 @@ class Orders:
             self.seen.add(SHUTDOWN, numbered)  # on the disk before it starts
             if self.seen.failed:
                 self._journal.line(who, SHUTDOWN, f"warning: a restart would run it again: {self.seen.failed}")
+        if self._settings.grace_s > 0:
+            self._waiting.clear()
         self._shutdown = self._programs.begin(self._settings.on_shutdown, SHUTDOWN, who)
         self.changes += 1
         if self._shutdown is None:
@@ -324,8 +345,10 @@ class Orders:
         del self._asking[sender]
         still = len(self._asking) + len(self._unreachable(self._asking, now_s))
         if self._asking and still >= self._settings.need:
+            self._waiting.keep(self._starts_s, self._asking)
             return f"accepted, but {','.join(sorted(self._asking))} wants the shutdown"
         self._starts_s = None
+        self._waiting.clear()
         for other in self._asking:  # its word counts on, until it is one of enough again
             self._heard_s.pop(other, None)
         self.votes.restore(self._asking, now_s)
