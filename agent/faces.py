@@ -97,7 +97,7 @@ def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> 
 
 def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
     """The web page in its thread. ConfigError, OSError if it cannot listen."""
-    from . import httpd, login, tls, web  # late: SNMP has answered by now
+    from . import enroll, httpd, login, tls, web  # late: SNMP has answered by now
 
     wanted = settings.web or config.Web()
     folder = Path(settings.state_dir) / "faces"
@@ -111,6 +111,7 @@ def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> t
         context, fingerprint = tls.context(folder, names)
         log.info("certificate fingerprint (SHA-256): %s", fingerprint)
     app = web.make_app(wanted, client, accounts, fingerprint=fingerprint)
+    app = enroll.Desk(app, client, folder / enroll.FOLDER, settings.name)
     server = httpd.Server(wanted.listen, app, context, names)
     server.bind()
     log.info("web listens on %s port %d (%s)", *server.address, "https" if secure else "http, loopback only")
