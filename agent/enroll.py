@@ -130,15 +130,15 @@ class Desk:
         folder: Path,
         adapter: str,
         *,
-        codes: Codes | None = None,
+        program: bytes | None = None,
         issue: Callable[[Path, str], tuple[str, str]] = authority.issue,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`folder`: the authority and the codes; `adapter`: our name, for the server; `issue` makes a key and its
-        certificate. OSError if the program for the servers cannot be read."""
+        """`folder`: the authority and the codes; `adapter`: our name, for the server; `program`: rccmd.pyz (None:
+        made from our own files); `issue` makes a key and its certificate. OSError if the program cannot be read."""
         self._app, self._client, self._folder, self._adapter = app, client, folder, adapter
-        self._codes, self._issue, self._now = codes or Codes(folder), issue, now
-        self._program = pyz.build()
+        self._codes, self._issue, self._now = Codes(folder), issue, now
+        self._program = pyz.build() if program is None else program
         self._trying, self._making, self._saying = threading.Lock(), threading.Lock(), threading.Lock()
         self._tries = Tries()
         self._said_s, self._unsaid = -LOG_PAUSE_S, 0

@@ -29,6 +29,11 @@ def secrets_path(settings: Config) -> Path:
     return Path(settings.state_dir) / "faces" / "secrets.json"
 
 
+def speaks_tls(web: config.Web) -> bool:
+    """Is the page behind TLS? ConfigError if `listen` is no address."""
+    return web.tls == "on" or not addresses.is_loopback(addresses.split_address(web.listen)[0])
+
+
 def _settings(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
     """The configuration; of a file that is no TOML at all, the last good one, so that the page can tell."""
     settings, problems = load(path)
@@ -103,8 +108,7 @@ def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> t
     folder = Path(settings.state_dir) / "faces"
     accounts = login.Accounts(folder, time.monotonic)
     accounts.first_password()
-    host, _ = addresses.split_address(wanted.listen)
-    secure = wanted.tls == "on" or not addresses.is_loopback(host)
+    secure = speaks_tls(wanted)
     names = [settings.name, socket.gethostname()]
     context, fingerprint = None, ""
     if secure:
