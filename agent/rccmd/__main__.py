@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import time
 from collections.abc import Sequence
@@ -32,12 +33,21 @@ confirmation. UDP: "sent" is all that can be known. Exit codes: 0 all delivered 
 """
 
 
+#: verbs with a parser of their own, loaded only when they are used: (module, function, help)
+OTHERS = {
+    "install": ("install", "main", "install the listener on this server and enrol it at a UPS adapter"),
+    "uninstall": ("uninstall", "main", "remove what install made"),
+    "ask": ("root", "ask_main", "what the listener's commands say to the root side"),
+    "root": ("root", "main", "the root side: shuts the server down on the listener's word"),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="rccmd", description=__doc__, epilog=OVERVIEW, formatter_class=raw, allow_abbrev=False
     )
-    verbs = parser.add_subparsers(dest="what", metavar="{listen,send}", required=True)
+    verbs = parser.add_subparsers(dest="what", metavar="VERB", required=True)
     _listen_options(
         verbs.add_parser(
             "listen",
@@ -48,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
+    for verb, (_, _, what) in OTHERS.items():
+        verbs.add_parser(verb, help=what, add_help=False)
     _send_options(
         verbs.add_parser(
             "send",
@@ -140,6 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         words.insert(0, "send")  # the original has no verb: rccmd -s -se "..." -a ...
+    if words and words[0] in OTHERS:
+        module, function, _ = OTHERS[words[0]]
+        return int(getattr(importlib.import_module(f"{__package__}.{module}"), function)(words[1:]))
     options = _parser().parse_args(words)
     return _listen(options) if options.what == "listen" else _send(options)
 
