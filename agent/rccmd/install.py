@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from . import archive, plan, proof, units
+from .codec import PORT
 from .hand import Failed, Hand, Owner, Say, probe_folder
 from .services import Service
 from .trade import Enrolled, NotEnrolled, adapter_of, fingerprint_of, trade
@@ -118,19 +119,23 @@ def _install(options: argparse.Namespace, say: Say, trade: Trade, clock: Clock) 
     wish = plan.Wish(kind, options.on_shutdown or "", options.port, options.replace)
     shutdown = plan.shutdown_command(before, wish)
     program = archive.own_archive()
+    given = Enrolled("ADAPTER", "", "", "", PORT, "192.0.2.10")  # what it will look like
+    try:
+        plan.check_ini(plan.listener_ini(before, wish, given, places, messages=False)[0], places)
+    except Failed as e:
+        raise Failed(f"{e} (nothing was changed, the code was not used)") from None
     if options.dry_run:
         say(f"would connect to {options.adapter}, check its fingerprint, and trade the code for {options.name}'s key")
-        given = Enrolled("ADAPTER", "", "", "", options.port or 6003, "192.0.2.10")
     else:
         for folder in (places.program_folder, places.folder, places.state):
             probe_folder(folder, ROOM_BYTES)
-        kept = before.certificate if before.others_stay(options.replace) else ""
+        kept = before.certificate if before.others_stay(options.replace, options.adapter) else ""
         given = trade(options.adapter, options.fingerprint, options.name, options.code, kept)
         _check_keys(given)
-    sender = plan.sender_name(before, given, options.replace)
+    sender = plan.sender_name(before, given, options.replace, options.adapter)
     spoken = proof.spoken(places.status, sender)
     try:
-        _write(hand, service, before, wish, shutdown, program, given, sender)
+        _write(hand, service, before, wish, shutdown, program, given, sender, options.adapter)
         if not (options.no_start or (options.root and kind != "none")):
             service.start()
             if not options.dry_run:
@@ -165,6 +170,7 @@ def _write(
     program: bytes,
     given: Enrolled,
     sender: str,
+    adapter: str,
 ) -> None:
     places = service.places
     service.make_user()
@@ -177,16 +183,16 @@ def _write(
     hand.write(places.program, program, 0o755, ours)
     if given.key_pem or hand.dry:
         hand.write(places.key, (given.key_pem + given.cert_pem).encode(), 0o640, reader)
-    hand.write(places.join(places.senders, f"{sender}.pem"), given.sender_pem.encode(), 0o644, ours)
+    text = plan.sender_text(adapter, given.sender_pem)
+    hand.write(places.join(places.senders, f"{sender}.pem"), text.encode(), 0o644, ours)
     for other in before.senders if wish.replace else ():
         if other != sender:
             hand.remove(places.join(places.senders, f"{other}.pem"))
     root_ini = plan.root_ini(before, wish, shutdown)
     hand.write(places.root_ini, root_ini.encode(), 0o644, ours)
-    text, log = plan.listener_ini(before, wish, given, places, "message =" in root_ini)
+    text, log = plan.listener_ini(before, wish, given, places, messages="message =" in root_ini)
     if log:
         hand.folder(os.path.dirname(log), 0o750, theirs)
-    plan.check_ini(text, places, hand.dry)
     hand.write(places.ini, text.encode(), 0o644, ours)
     port = before.port(wish, given)
     for path, content in units.texts(service.kind, places, service.user, port).items():
@@ -228,7 +234,7 @@ def _put_back(hand: Hand, service: Service, before: plan.Before, options: argpar
     except Failed as e:
         stuck.append(str(e))
     lines = [why, "everything was put back as it was" + (f", except: {'; '.join(stuck)}" if stuck else "")]
-    if before.certificate and not before.others_stay(options.replace):
+    if before.certificate and not before.others_stay(options.replace, options.adapter):
         lines.append("the adapter may expect the new key already, so this server counts as not proven until then")
     lines.append(f"correct it, then make a new code: ridethrough enroll {options.name}")
     return ".\n  ".join(lines)

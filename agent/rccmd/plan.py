@@ -15,6 +15,7 @@ from . import inifile, settings
 from .codec import PORT
 from .hand import Failed
 from .trade import Enrolled
+from .trust import SENDERS_LIMIT
 from .units import Places
 
 _OLD_TOUCH = "/run/rccmd/shutdown"  # what the hand-written units of earlier versions waited for
@@ -39,9 +40,10 @@ class Before:
     running_ini: bool  # rccmd.ini was where the installer puts it
     listen: dict[str, str]  # [listen] of ini
 
-    def others_stay(self, replace: bool) -> bool:
-        """Do adapters stay that know this server by its present key?"""
-        return bool(self.certificate) and len(self.senders) > 0 and not replace
+    def others_stay(self, replace: bool, adapter: str) -> bool:
+        """Do other adapters stay, which know this server by its present key?"""
+        others = [pem for pem in self.senders.values() if not pem.startswith(sender_text(adapter, ""))]
+        return bool(self.certificate) and bool(others) and not replace
 
     def port(self, wish: Wish, given: Enrolled) -> int:
         """Where the listener will listen."""
@@ -102,6 +104,8 @@ def problems(before: Before, replace: bool) -> list[str]:
             f"rccmd.ini says need = {need}, so with --replace the only adapter left could never shut this server "
             "down alone: set need = 1 first, or add the adapter without --replace"
         )
+    if len(before.senders) >= SENDERS_LIMIT and not replace:
+        found.append(f"{len(before.senders)} adapters are trusted already, more than {SENDERS_LIMIT} cannot be")
     return found
 
 
@@ -173,6 +177,8 @@ def listener_ini(before: Before, wish: Wish, given: Enrolled, places: Places, me
         text = inifile.put(text, key, value)
     if "require_tls" not in had:
         text = inifile.put(text, "require_tls", "yes")
+        if had.get("udp") == "yes":
+            text = inifile.put(text, "udp", "no", "datagrams cannot be secured:")
     if "state" in had:
         text = inifile.drop(text, "state", "state_dir keeps it now:")
     text = _bind(text, before, wish, given)
@@ -206,10 +212,8 @@ def _allowed(allow: str, address: str) -> bool:
     return False
 
 
-def check_ini(text: str, places: Places, dry: bool) -> None:
+def check_ini(text: str, places: Places) -> None:
     """Would the listener start with these settings? Raises Failed."""
-    if dry or "tls" not in settings.KEYS:
-        return
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "rccmd.ini")
         with open(file, "w", encoding="utf-8") as stream:
@@ -222,10 +226,16 @@ def check_ini(text: str, places: Places, dry: bool) -> None:
             ) from None
 
 
-def sender_name(before: Before, given: Enrolled, replace: bool) -> str:
-    """The name of the adapter's file: its own name, unless another adapter has it already."""
+def sender_text(adapter: str, pem: str) -> str:
+    """The text of an adapter's file: the address at which it was enrolled, and its certificate."""
+    return f"# {adapter}\n{pem}"
+
+
+def sender_name(before: Before, given: Enrolled, replace: bool, adapter: str) -> str:
+    """The name of the adapter's file: its own name, unless another adapter (at another address) has it already."""
     known = before.senders.get(given.adapter, "")
-    if replace or not known or _same(known, given.sender_pem):
+    same = _same(known, given.sender_pem) or known.startswith(sender_text(adapter, ""))
+    if replace or not known or same:
         return given.adapter
     for name, pem in before.senders.items():
         if _same(pem, given.sender_pem):
@@ -235,10 +245,7 @@ def sender_name(before: Before, given: Enrolled, replace: bool) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    try:
-        return ssl.PEM_cert_to_DER_cert(one) == ssl.PEM_cert_to_DER_cert(other)
-    except ValueError:
-        return False
+    return "".join(one[one.find("-----BEGIN") :].split()) == "".join(other[other.find("-----BEGIN") :].split())
 
 
 def explain(before: Before, given: Enrolled, sender: str, replace: bool, places: Places) -> list[str]:

@@ -186,8 +186,12 @@ def _pem(told: dict[str, object], key: str, form: re.Pattern[str]) -> str:
 
 def file_name(adapter: str) -> str:
     """An adapter's name as a file name: letters, digits, dot, dash, underline; at most 48 characters."""
-    clean = re.sub("[^A-Za-z0-9._-]+", "-", adapter).strip(".-")[:48]
-    return clean or "adapter"
+    clean = re.sub("[^A-Za-z0-9._-]+", "-", adapter).strip("._-")[:48]
+    try:
+        ipaddress.ip_address(clean)
+        return f"adapter-{clean}"  # a bare address would be taken for a classic sender
+    except ValueError:
+        return clean or "adapter"
 
 
 def reachable_family(address: str) -> socket.AddressFamily:

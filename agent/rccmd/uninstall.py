@@ -11,9 +11,6 @@ from . import inifile, install, plan, units
 from .hand import Failed, Hand, Say
 from .services import Service
 
-#: what the listener and the installer keep in the state folder; whatever else is there stays
-_STATE_ENDS = (".json", ".pid", ".log", ".new", ".tmp", ".1")
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -62,8 +59,8 @@ def _uninstall(service: Service, before: plan.Before, hand: Hand, trial: bool) -
         hand.remove(places.join(places.senders, f"{name}.pem"))
     if os.path.isdir(places.state):
         for name in sorted(os.listdir(places.state)):
-            if name.endswith(_STATE_ENDS):
-                hand.remove(places.join(places.state, name))
+            if os.path.isfile(path := places.join(places.state, name)):
+                hand.remove(path)
     logs = places.at("/var/log/rccmd")
     if log := before.listen.get("log", ""):
         for path in (log, f"{log}.1"):
