@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import journal, listen, orders, send, settings
+from . import journal, listen, orders, settings, status
 from .codec import MSG_TEXT, PORT, SHUTDOWN, TEMPLATE, TERMINATORS, WAKEUP
 
 if TYPE_CHECKING:
@@ -74,6 +74,15 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
+    for verb, what in (
+        ("status", "what the listener on this server knows: adapters, who has asked, the last commands"),
+        ("selftest", "let the listener do its self test now, and say how it went"),
+    ):
+        tool = verbs.add_parser(verb, help=what, description=what, allow_abbrev=False)
+        tool.add_argument("--config", metavar="FILE", help="rccmd.ini, which says where the state is")
+        tool.add_argument("--state-dir", metavar="FOLDER", help="where it is, if not as in --config")
+        if verb == "status":
+            tool.add_argument("--json", action="store_true", help="for programs: one object")
     return parser
 
 
@@ -133,12 +142,21 @@ def _listen(options: argparse.Namespace) -> int:
         print(f"rccmd: log file {e.filename}: {e.strerror}", file=sys.stderr)
         return 2
     lines = journal.Journal()
+    who = orders.Orders(what, lines, names=(lambda: trust.senders.values()) if trust else tuple)
+    seen = status.Status(what, who, (lambda: trust.senders) if trust else dict, lines)
     try:
-        listener = listen.Listener(what, orders.Orders(what, lines), lines, time.monotonic, trust)
+        lock = status.Lock(what.state_dir) if what.state_dir else None
+    except (status.Busy, OSError) as e:
+        print(f"rccmd: state_dir: {e}", file=sys.stderr)
+        return 2
+    try:
+        listener = listen.Listener(what, who, lines, time.monotonic, trust, seen)
     except OSError as e:
         print(f"rccmd: cannot listen on {what.host}:{what.port}: {e.strerror}", file=sys.stderr)
         return 1
     listen.run(listener, what, lines)
+    if lock is not None:
+        lock.close()
     return 0
 
 
@@ -152,6 +170,8 @@ def _trust(what: settings.Settings) -> Trust | None:
 
 
 def _send(options: argparse.Namespace) -> int:
+    from . import send  # a listener need not have it in memory
+
     addresses = [a.strip() for a in options.addresses.split(",") if a.strip()]
     if not addresses or not 1 <= options.port <= 65535:
         print("rccmd: -a needs an address, and -p a port from 1 to 65535", file=sys.stderr)
@@ -176,6 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module, function, _ = OTHERS[words[0]]
         return int(getattr(importlib.import_module(f"{__package__}.{module}"), function)(words[1:]))
     options = _parser().parse_args(words)
+    if options.what in ("status", "selftest"):
+        from . import tools
+
+        if options.what == "status":
+            return tools.show(options.config, options.state_dir, as_json=options.json)
+        return tools.selftest(options.config, options.state_dir)
     return _listen(options) if options.what == "listen" else _send(options)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import configparser
-import difflib
 import ipaddress
 import math
 import os
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Callable, Union
+from types import MappingProxyType
+from typing import Callable, NamedTuple, Union
 
 from .codec import PORT
 
@@ -47,8 +46,7 @@ class SettingsError(Exception):
     """The settings are wrong; one line for each mistake, with its place and the remedy."""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Everything the listener needs to know. Commands are argument lists; () means none is configured."""
 
     allow: tuple[Network, ...]
@@ -61,7 +59,7 @@ class Settings:
     state: str | None = None  # a file that keeps their words over a restart
     on_shutdown: tuple[str, ...] = ()
     on_message: tuple[str, ...] = ()
-    execute: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    execute: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     log: str | None = None
     tls: str | None = None  # our key and certificate
     senders: str | None = None  # a folder with a certificate for each adapter that may command
@@ -211,6 +209,8 @@ def _read(
 
 
 def _nearest(name: str, names: tuple[str, ...]) -> str:
+    import difflib  # only for a mistake: memory
+
     near = difflib.get_close_matches(name, names, 1, 0.4)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
 

@@ -69,7 +69,7 @@ class Trust:
         return self._names.get(hashlib.sha256(certificate).hexdigest()) if certificate else None
 
     def _read(self) -> None:
-        """Raises OSError (SSLError is one) or ValueError for the key; a file of a sender that is wrong is left out."""
+        """Raises OSError (SSLError is one) or ValueError for the key; a sender's file that is wrong is left out."""
         context = _context()
         context.load_cert_chain(self._key)
         names: dict[str, str] = {}
