@@ -32,12 +32,11 @@ def own_archive() -> bytes:
 def pack(folder: str) -> bytes:
     """The Python files of the folder rccmd as a zip that Python runs. Raises OSError."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as packed:
 
         def add(name: str, data: bytes) -> None:
             entry = zipfile.ZipInfo(name, _STAMP)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16
             packed.writestr(entry, data)
 
         add("__main__.py", _START.encode())

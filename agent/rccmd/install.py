@@ -133,7 +133,7 @@ def _install(options: argparse.Namespace, say: Say, trade: Trade, clock: Clock) 
         given = trade(options.adapter, options.fingerprint, options.name, options.code, kept)
         _check_keys(given)
     sender = plan.sender_name(before, given, options.replace, options.adapter)
-    spoken = proof.spoken(places.status, sender)
+    heard_s = proof.heard(places.status, sender)
     try:
         _write(hand, service, before, wish, shutdown, program, given, sender, options.adapter)
         if not (options.no_start or (options.root and kind != "none")):
@@ -150,9 +150,15 @@ def _install(options: argparse.Namespace, say: Say, trade: Trade, clock: Clock) 
     if options.no_start or (options.root and kind != "none"):
         say("installed, not started")
         return PROVEN
-    if proof.wait(places.status, sender, spoken, clock.now_s, clock.sleep):
+    missing = proof.wait(places.status, sender, heard_s, clock.now_s, clock.sleep)
+    if not missing:
         say(f"proven by {sender}")
         return PROVEN
+    if missing != proof.SILENT:
+        say(
+            f"installed and running, and {sender} speaks to it, but {missing}. It is not proven before that is right."
+        )
+        return NOT_PROVEN
     say(
         f"installed and running, but {sender} did not speak to it within {proof.WAIT_S:.0f} s. Does this "
         f"server's firewall let {given.address} connect to TCP port {before.port(wish, given)}? Is its address in "
