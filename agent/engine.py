@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from . import forecast, portrait, rules, wire
 from .config import Config
 from .curve import Curve, Learner
-from .errands import Orders, Report
+from .errands import Orders, Report, Said
 from .guard import Guard, Keeps, Ordered
 from .model import Active, Command, Condition, Event, OrderError, Status, View
 from .outage import Phase
@@ -85,7 +85,7 @@ class Wish:
         self.error = ""
 
 
-Item = Polled | Report | NewConfig | Note | Wish | Ordered | None
+Item = Polled | Report | Said | NewConfig | Note | Wish | Ordered | None
 
 
 class Engine:
@@ -192,10 +192,14 @@ class Engine:
         self._status = forecast.filled(polled.status, self._curve, self._config.full_load_minutes)
         return self._status
 
-    def _take(self, item: Report | NewConfig | Note | Wish | Ordered, now_s: float, events: list[Event]) -> None:
+    def _take(
+        self, item: Report | Said | NewConfig | Note | Wish | Ordered, now_s: float, events: list[Event]
+    ) -> None:
         self._fresh = True
         if isinstance(item, Report):
             self._guard.report(item, now_s)
+        elif isinstance(item, Said):
+            self._guard.said(item)
         elif isinstance(item, NewConfig):
             self._take_config(item, now_s, events)
         elif isinstance(item, Note):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from . import byhand, crowd, kept, protection
 from .config import Config
 from .drill import Drill
-from .errands import Orders, Report
+from .errands import Orders, Report, Said
 from .model import Command, OrderError, Status
 from .outage import Effect, Phase, Plan, State
 from .telling import Telling
@@ -122,6 +122,14 @@ class Guard:
         rows = self._telling.take(report, self.state, now_s)
         self._unkept = self._unkept or any(row.name in ("told", "back") for row in rows)
         self._crowd.add(rows)
+
+    def said(self, said: Said) -> None:
+        """What became of a command by hand: it is for the log alone."""
+        if said.verb == "EXECUTE":
+            row = crowd.Row("execute", said.server, said.detail, said.word)
+        else:
+            row = crowd.Row("message", said.server, said.detail, said.word)
+        self._crowd.add((row,))
 
     def ordered(self, ordered: Ordered) -> list[Notice]:
         """What became of an order of ours to the UPS."""

@@ -227,6 +227,7 @@ class Telling:
             detail=report.detail,
             wake="waiting" if waiting and report.wake == "none" else report.wake,
             mac=server.mac or report.mac,
+            trust=report.trust,
         )
 
 

@@ -19,8 +19,9 @@ import pytest
 from agent import deliver, reach
 from agent.book import Book
 from agent.config import Server
-from agent.deliver import Delivery, Places
+from agent.deliver import Delivery
 from agent.errands import Orders, Report
+from agent.places import Places
 from agent.reach import ACCEPTED, PROVEN, Job, Outcome, Steps, Wait
 
 OUTAGE = "0123456789abcdef"

@@ -7,7 +7,6 @@ the standard library waits; the thread ends by its own deadline, and these steps
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import tlssteps
 from ..config import Server
 from ..model import ConfigError, Option
 from ..webrequest import METHODS, PRESETS, Request, build, mistake
@@ -178,7 +178,7 @@ class _Asking:
                 sock = secured = _wrapped(sock, request)
                 self._hold(secured)
                 secured.do_handshake()
-                _check(secured, request)
+                tlssteps.check(secured, request.fingerprint)
             if not request.target:
                 return _Answer(0, "the certificate is the right one" if request.tls else "it can be reached")
             sock.settimeout(max(0.001, end_s - time.monotonic()))
@@ -249,25 +249,4 @@ def _line(text: str, secret: str) -> str:
 
 def _wrapped(sock: socket.socket, request: Request) -> ssl.SSLSocket:
     name = None if request.host.replace(".", "").isdigit() or ":" in request.host else request.host
-    return _context().wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
-
-
-def _check(sock: ssl.SSLSocket, request: Request) -> None:
-    """OSError if the server has another certificate than the pinned one."""
-    import hashlib
-    import hmac
-
-    found = hashlib.sha256(sock.getpeercert(binary_form=True) or b"").digest()
-    if not hmac.compare_digest(found, request.fingerprint):
-        raise OSError(f"another certificate; its SHA-256 is {found.hex()}")
-
-
-@functools.cache
-def _context() -> ssl.SSLContext:
-    import ssl
-
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.check_hostname = False
-    made.verify_mode = ssl.CERT_NONE  # the fingerprint is compared instead
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    return made
+    return tlssteps.anonymous().wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
