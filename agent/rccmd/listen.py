@@ -19,6 +19,7 @@ import selectors
 import signal
 import socket
 import struct
+from collections import Counter
 from types import FrameType
 from typing import TYPE_CHECKING, Callable
 
@@ -159,7 +160,8 @@ class Listener:
             self._readable(connection, now_s)  # the command mostly comes along with the connection
 
     def _evict(self, now_s: float) -> None:
-        oldest = min(self._connections, key=lambda c: not c.heard)  # an accepted one has got what it came for
+        crowd = Counter(c.sender for c in self._connections)  # who floods loses his own; a heard one has all it wants
+        oldest = max(self._connections, key=lambda c: (c.heard, crowd[c.sender]))
         if not oldest.heard:
             self._journal.limited("refused", oldest.sender, "-", "reset, too many connections", now_s)
         self._close(oldest, reset=not oldest.heard)

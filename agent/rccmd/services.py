@@ -1,0 +1,214 @@
+"""Starts and stops the listener through the service manager of the server, and makes its user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from typing import Callable
+
+from .hand import Failed, Hand
+from .units import LABEL, Places
+
+STOP_S = 5.0  # for a listener without a service manager to end
+
+#: how the service manager is told: before new files are used, start, stop, and forget
+_COMMANDS: dict[str, dict[str, list[list[str]]]] = {
+    "systemd": {
+        "start": [
+            ["systemctl", "daemon-reload"],
+            ["systemctl", "enable", "rccmd.service", "rccmd-root.socket"],
+            ["systemctl", "restart", "rccmd-root.socket"],
+            ["systemctl", "restart", "rccmd.service"],
+        ],
+        "stop": [["systemctl", "disable", "--now", "rccmd.service", "rccmd-root.socket"]],
+        "gone": [["systemctl", "daemon-reload"], ["systemctl", "reset-failed", "rccmd.service"]],
+    },
+    "openrc": {
+        "start": [
+            ["rc-update", "add", "rccmd-root", "default"],
+            ["rc-update", "add", "rccmd", "default"],
+            ["rc-service", "rccmd-root", "restart"],
+            ["rc-service", "rccmd", "restart"],
+        ],
+        "stop": [
+            ["rc-service", "rccmd", "stop"],
+            ["rc-service", "rccmd-root", "stop"],
+            ["rc-update", "del", "rccmd", "default"],
+            ["rc-update", "del", "rccmd-root", "default"],
+        ],
+        "gone": [],
+    },
+    "launchd": {
+        "start": [
+            ["launchctl", "bootstrap", "system", f"/Library/LaunchDaemons/{LABEL}-root.plist"],
+            ["launchctl", "bootstrap", "system", f"/Library/LaunchDaemons/{LABEL}.plist"],
+        ],
+        "stop": [
+            ["launchctl", "bootout", f"system/{LABEL}"],
+            ["launchctl", "bootout", f"system/{LABEL}-root"],
+        ],
+        "gone": [],
+    },
+}
+
+
+class Service:
+    """The listener as a service of one kind: "systemd", "openrc", "launchd", "windows" or "none"."""
+
+    def __init__(self, kind: str, places: Places, hand: Hand, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.kind, self.places, self.hand, self._sleep = kind, places, hand, sleep
+
+    @property
+    def user(self) -> str:
+        """As whom the listener runs; "" where it has no user of its own."""
+        return {"systemd": "rccmd", "openrc": "rccmd", "launchd": "daemon"}.get(self.kind, "")
+
+    def make_user(self) -> None:
+        """Make the user and group, if they are not there. Raises Failed."""
+        if not self.user or self.places.root:
+            return
+        if _has_user(self.user):
+            return
+        home, name = self.places.state, self.user
+        shell = next((s for s in ("/usr/sbin/nologin", "/sbin/nologin") if os.path.exists(s)), "/bin/false")
+        if shutil.which("useradd"):
+            self.hand.run(
+                [
+                    "useradd",
+                    "--system",
+                    "--user-group",
+                    "--no-create-home",
+                    "--home-dir",
+                    home,
+                    "--shell",
+                    shell,
+                    name,
+                ]
+            )
+        elif shutil.which("adduser"):  # busybox
+            self.hand.run(["addgroup", "-S", name])
+            self.hand.run(["adduser", "-S", "-D", "-H", "-h", home, "-s", shell, "-G", name, name])
+        else:
+            raise Failed(f"there is neither useradd nor adduser: make the system user and group {name} by hand")
+        self.hand.say(f"made the user {name}" if not self.hand.dry else f"would make the user {name}")
+
+    def start(self) -> None:
+        """Start it, or restart it with the new files, now and with the machine. Raises Failed."""
+        if self.kind == "windows":
+            self.hand.run([*_POWERSHELL, self.places.join(self.places.program_folder, "start.ps1")])
+        elif self.kind == "none":
+            self._start_alone()
+        else:
+            if self.kind == "launchd":
+                self.stop()
+            for argv in _COMMANDS[self.kind]["start"]:
+                self.hand.run(argv)
+
+    def check(self) -> None:
+        """Does it run, a moment after it was started? Raises Failed."""
+        argv = {"systemd": ["systemctl", "is-active", "rccmd.service"], "openrc": ["rc-service", "rccmd", "status"]}
+        if self.kind in argv and not self.hand.run(argv[self.kind], needed=False):
+            raise Failed("the service does not stay up (systemd: journalctl -u rccmd; OpenRC: /var/log/messages)")
+
+    def stop(self) -> None:
+        """Stop it, and do not start it with the machine any more; not running is well too."""
+        if self.kind == "windows":
+            self.hand.run([*_POWERSHELL, self.places.join(self.places.program_folder, "stop.ps1")], needed=False)
+        elif self.kind == "none":
+            self._stop_alone()
+        else:
+            for argv in _COMMANDS[self.kind]["stop"]:
+                self.hand.run(argv, needed=False)
+
+    def gone(self) -> None:
+        """The service files were removed: let the service manager know."""
+        for argv in _COMMANDS.get(self.kind, {}).get("gone", []):
+            self.hand.run(argv, needed=False)
+
+    def remove_user(self) -> None:
+        """Remove the user that make_user made."""
+        if self.user != "rccmd" or self.places.root or not _has_user(self.user):
+            return
+        for program in ("userdel", "deluser"):
+            if shutil.which(program):
+                if self.hand.run([program, self.user], needed=False):
+                    self.hand.say(f"removed the user {self.user}" if not self.hand.dry else "would remove its user")
+                else:
+                    self.hand.say(f"left: the user {self.user}, because {program} failed")
+                return
+        self.hand.say(f"left: the user {self.user}; there is neither userdel nor deluser")
+
+    # --- without a service manager -------------------------------------------------------------------------------
+
+    @property
+    def _pid_file(self) -> str:
+        return self.places.join(self.places.state, "listener.pid")
+
+    def _start_alone(self) -> None:
+        self._stop_alone()
+        argv = self.places.run("listen", "--config", self.places.ini)
+        if self.hand.dry:
+            self.hand.say(f"would start, until the next boot: {' '.join(argv)}")
+            return
+        log = self.places.join(self.places.state, "listener.log")
+        try:
+            with open(log, "wb") as out:
+                process = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
+                )
+            with open(self._pid_file, "w") as stream:
+                stream.write(f"{process.pid}\n")
+        except OSError as e:
+            raise Failed(f"cannot start {argv[0]}: {e.strerror}") from None
+        self._sleep(1.0)
+        if process.poll() is not None:
+            with open(log, errors="replace") as stream:
+                said = " ".join(stream.read(2000).split())
+            raise Failed(f"the listener does not start: {said[-500:]}")
+        self.hand.say(f"started pid {process.pid}, until the next boot; to start it at boot: {' '.join(argv)}")
+
+    def _stop_alone(self) -> None:
+        pid = _our_pid(self._pid_file, self.places.program)
+        if pid is None:
+            return
+        if self.hand.dry:
+            self.hand.say(f"would stop pid {pid}")
+            return
+        os.kill(pid, signal.SIGTERM)
+        for _ in range(int(STOP_S / 0.1)):
+            if _our_pid(self._pid_file, self.places.program) is None:
+                return
+            self._sleep(0.1)
+        raise Failed(f"the listener, pid {pid}, does not stop")
+
+
+_POWERSHELL = ["powershell.exe", "-NoProfile", "-NonInteractive", "-ExecutionPolicy", "Bypass", "-File"]
+
+
+def _our_pid(file: str, program: str) -> int | None:
+    """The process of the file, if it still is our listener and no other that got its number."""
+    try:
+        with open(file) as stream:
+            pid = int(stream.read(20))
+        with open(f"/proc/{pid}/cmdline", "rb") as stream:
+            line = stream.read(4096).split(b"\0")
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            ended = stream.read(512).rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+    except (OSError, ValueError):
+        return None
+    return pid if os.fsencode(program) in line and not ended else None
+
+
+def _has_user(name: str) -> bool:
+    if os.name != "posix":
+        return True
+    import pwd
+
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
