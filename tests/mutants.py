@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = tuple(f"tests/test_{name}.py" for name in ("protection", "edges", "invariants", "guard", "forgotten", "machine"))
+TESTS = tuple(
+    f"tests/test_{name}.py" for name in ("protection", "edges", "invariants", "guard", "forgotten", "machine")
+)
 WITHIN_S = 180.0  # tests that have not ended by then have seen it
 RUNS = "60"  # of the state machine
 SCORE = 0.95
