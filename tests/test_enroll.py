@@ -11,6 +11,8 @@ import time
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent import authority, bus, enroll, httpd, pyz, tls
 from agent.codes import Codes
@@ -267,6 +269,32 @@ def test_only_these_methods(world):
     for method, path in (("GET", "/enrol"), ("POST", "/enrol/rccmd.pyz"), ("DELETE", "/enrol"), ("HEAD", "/enrol")):
         answer, _ = world.open(method, path)
         assert answer.status == 405 and answer.headers["Allow"] in ("GET", "POST")
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.recursive(
+            st.text() | st.none() | st.integers(),
+            lambda v: st.lists(v) | st.dictionaries(st.sampled_from(["name", "code", "cert_pem", "x"]), v),
+        ).map(lambda v: json.dumps(v).encode()),
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_any_body_is_a_request_or_refused(body):
+    try:
+        asked = enroll.parse("application/json", body)
+    except enroll.Refused as e:
+        assert e.status in (400, 413) and str(e).isprintable()
+    else:
+        assert asked.name and asked.code and all(isinstance(t, str) for t in (asked.name, asked.code, asked.cert_pem))
+
+
+@given(st.text(max_size=300).map(lambda t: f"-----BEGIN CERTIFICATE-----\n{t}\n-----END CERTIFICATE-----\n"))
+@settings(max_examples=200, deadline=None)
+def test_no_text_passes_for_a_certificate(text):
+    with pytest.raises(ValueError):
+        enroll.certificate_sha256(text)
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------
