@@ -140,9 +140,7 @@ def _install(options: argparse.Namespace, say: Say, trade: Trade, clock: Clock) 
         if not (options.no_start or (options.root and kind != "none")):
             started = True
             service.start()
-            if not options.dry_run:
-                clock.sleep(1.0)
-                service.check()
+            service.check()
     except Failed as e:
         raise Failed(_put_back(hand, service, before, options, str(e), started)) from None
     for line in plan.explain(before, given, sender, options.replace, places):

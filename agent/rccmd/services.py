@@ -13,6 +13,8 @@ from . import status
 from .hand import Failed, Hand
 from .units import LABEL, Places
 
+UP_S = 12.0  # for a new listener to run
+LOOK_EVERY_S = 1.0
 STOP_S = 5.0  # for a listener without a service manager to end
 
 #: how the service manager is told: before new files are used, start, stop, and forget
@@ -124,10 +126,19 @@ class Service:
             self.start()
 
     def check(self) -> None:
-        """Does it run, a moment after it was started? Raises Failed."""
-        argv = {"systemd": ["systemctl", "is-active", "rccmd.service"], "openrc": ["rc-service", "rccmd", "status"]}
-        if self.kind in argv and not self.hand.run(argv[self.kind], needed=False):
-            raise Failed("the service does not stay up (systemd: journalctl -u rccmd; OpenRC: /var/log/messages)")
+        """Does the listener run, and go on running, after it was started? Raises Failed."""
+        if self.kind == "windows" or self.hand.dry:
+            return
+        pid = None
+        for _ in range(int(UP_S / LOOK_EVERY_S)):
+            before, pid = pid, status.running(self.places.state)
+            if pid is not None and pid == before:
+                return
+            self._sleep(LOOK_EVERY_S)
+        where = {"systemd": "journalctl -u rccmd", "launchd": f"/var/log/{LABEL}.log"}.get(
+            self.kind, "the system's log"
+        )
+        raise Failed(f"the listener does not stay up; {where} says why")
 
     def stop(self) -> None:
         """Stop it, and do not start it with the machine any more; not running is well too."""
