@@ -36,6 +36,7 @@ mount -t tmpfs tmpfs $R/dev
 for d in null zero full random urandom tty; do touch $R/dev/$d; mount --bind /dev/$d $R/dev/$d; done
 mkdir $R/dev/pts $R/dev/shm
 mount -t devpts devpts $R/dev/pts -o newinstance,ptmxmode=0666
+ln -s pts/ptmx $R/dev/ptmx
 cd $R
 pivot_root . mnt
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -127,7 +128,10 @@ def test_a_server_with_systemd_is_proven_and_powered_off(tmp_path: Path, debian:
             code, said = server.sh("python3 /opt/rccmd/rccmd.pyz uninstall")
             assert code == 0, said
             assert server.sh("find / -xdev -name '*rccmd*' -not -path '/var/log/journal/*'")[1] == ""
-            assert server.sh("id rccmd")[0] == 1 and "rccmd" not in server.sh("systemctl list-units --all")[1]
+            assert (
+                server.sh("id rccmd")[0] == 1
+                and "rccmd" not in server.sh("systemctl list-units --all --type=service,socket")[1]
+            )
             code, said = server.sh(enroll())
             assert code == 0 and "proven by peer-ups\n" in said, said
             until(lambda: world.server().state == "proven", 10, "the adapter has seen it")
