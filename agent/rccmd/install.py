@@ -202,11 +202,12 @@ def _write(
     hand.write(places.ini, text.encode(), 0o644, ours)
     port = before.port(wish, given)
     for path, content in units.texts(service.kind, places, service.user, port).items():
-        if service.kind != "windows":
-            hand.folder(os.path.dirname(path), 0o755, ours)
+        if service.kind != "windows" and not os.path.isdir(os.path.dirname(path)):
+            hand.folder(os.path.dirname(path), 0o755, ours)  # the system's own stay as they are
         hand.write(path, content.encode(), units.file_mode(service.kind), ours)
     for path in plan.old_units(places):
-        hand.run(["systemctl", "disable", "--now", os.path.basename(path)], needed=False)
+        if not places.root:
+            hand.run(["systemctl", "disable", "--now", os.path.basename(path)], needed=False)
         hand.remove(path)
 
 

@@ -55,6 +55,7 @@ def _uninstall(service: Service, before: plan.Before, hand: Hand, trial: bool) -
         service.gone()
     for path in (places.program, places.key, places.ini, places.root_ini):
         hand.remove(path)
+        hand.remove(f"{path}.new")  # of an installer that was interrupted
     for name in before.senders:
         hand.remove(places.join(places.senders, f"{name}.pem"))
     if os.path.isdir(places.state):
