@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from . import pyz
 
 _STEPS = (
-    "import hashlib,http.client,os,pathlib,shutil,ssl,subprocess,sys,tempfile",
+    "import sys",
     "adapter,fingerprint,sha256,name,code,*more=sys.argv[1:]",
-    'end=lambda why:sys.exit("rccmd: "+why+". Nothing was changed here, and the code was not used.")',
+    'safe=". Nothing was changed here, and the code was not used."',
+    'end=lambda why:sys.exit("rccmd: "+why+safe)',
     'sys.excepthook=lambda kind,e,trace:print("rccmd: cannot get the program from "+adapter+": "+(str(e)or '
-    'kind.__name__)+". Nothing was changed here, and the code was not used.",file=sys.stderr)',
+    "kind.__name__)+safe,file=sys.stderr)",
     'sys.version_info>=(3,9)or end("Python 3.9 or newer is needed, this is "+sys.version.split()[0])',
+    "import hashlib,http.client,os,pathlib,shutil,ssl,subprocess,tempfile",
     "tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)",
     "tls.check_hostname=False",
     "tls.verify_mode=ssl.CERT_NONE",
@@ -39,6 +41,7 @@ _STEPS = (
     f'file=pathlib.Path(folder.name,"{pyz.FILE}")',
     "file.write_bytes(data)",
     'sudo=["sudo"]if os.name=="posix"and os.geteuid()and shutil.which("sudo")else[]',
+    'sys.excepthook=lambda kind,e,trace:print("rccmd: "+(str(e)or kind.__name__),file=sys.stderr)',
     'sys.exit(subprocess.call([*sudo,sys.executable,str(file),"install","--adapter",adapter,"--fingerprint",fingerprint,'
     '"--name",name,"--code",code,*more]))',
 )

@@ -200,7 +200,7 @@ class Delivery:
                 if purpose == "tell" or (purpose == "prove" and orders.outage and not target.must_wake()):
                     self._end(target)
                 target.tell_s = now_s
-                self._say(target, delivery="none", attempts=0, detail="", outage=orders.outage)
+                self._say(target, delivery="none", attempts=0, detail="", outage=orders.outage, heard=False)
         if orders.tell != before.tell or orders.wake != before.wake:
             self._aim(now_s)
         if orders.prove_again != before.prove_again:
@@ -210,7 +210,14 @@ class Delivery:
         self._follow(now_s)
 
     def _follow(self, now_s: float) -> None:
-        """Begin to tell whom we must, and to wake whom we must, and have not yet begun with."""
+        """Begin to tell whom we must, and to wake whom we must, if not yet begun; leave the others alone."""
+        tell = {server.name for server in self._orders.tell}
+        for name, target in self._targets.items():
+            target.wanted = name in tell
+            if not target.wanted and target.attempt is not None and target.attempt.owner.purpose == "tell":
+                self._end(target)
+            if not target.wanted and target.report.delivery == "sending":
+                self._say(target, delivery=reach.NOT_DELIVERED, detail="the outage was over before")
         for server in self._orders.tell:
             target = self._targets[server.name]
             if target.report.delivery != "none" or server.how == "wake":
@@ -312,7 +319,9 @@ class Delivery:
         number = max(0, target.report.attempts - 1) if purpose == "tell" else target.failures
         address = addresses[number % len(addresses)] if addresses else None
         connect_s = FIRST_PASS_S if target.report.attempts <= 1 else CONNECT_S
-        job = self.places.job(server, address, self._orders.outage or "", connect_s)
+        job = self.places.job(
+            server, address, self._orders.outage or "", connect_s, lambda: self._heard(target, purpose)
+        )
         tried = Try(target, purpose, str(address[1][0]) if address else "")
         if purpose == "say":
             tried.errand = errand = target.errands.popleft()
@@ -324,6 +333,11 @@ class Delivery:
             steps = {"tell": way.send, "prove": way.prove, "release": getattr(way, "release", None)}[purpose](job)
         target.attempt = self._attempts.begin(tried, lane, steps, now_s)
         self._attempts.go_on(target.attempt, now_s)
+
+    def _heard(self, target: Target, purpose: str) -> None:
+        """The whole order has left: whatever comes of it, it may go down."""
+        if purpose == "tell":
+            self._say(target, heard=True)
 
     def _end(self, target: Target) -> None:
         """Stop the attempt that runs, if one does."""
@@ -347,7 +361,7 @@ class Delivery:
         elif tried.purpose == "say":
             self._said(tried, outcome.word, detail)
         else:
-            log.info("%s: told that the outage is over (%s)", target.server.name, detail)
+            log.info("%s: told that the outage is over: %s %s", target.server.name, outcome.word, detail)
 
     def _said(self, tried: Try, word: str, detail: str) -> None:
         if tried.errand is not None:
@@ -356,9 +370,8 @@ class Delivery:
     def _told(self, target: Target, word: str, detail: str, now_s: float) -> None:
         report = target.report
         if word in TOLD:
-            log.info(
-                "%s: %s (%s)", target.server.name, word.replace("delivered-", "delivered, "), detail or "its word"
-            )
+            said = f" ({detail})" if detail else ""
+            log.info("%s: %s%s", target.server.name, word.replace("delivered-", "delivered, "), said)
             state = report.state if report.state == "proven" else "reachable"
             target.good_s = now_s
             self._say(target, delivery=word, state=state, detail=detail)

@@ -28,6 +28,7 @@ class Report:
     state: str = "unknown"
     delivery: str = "none"
     attempts: int = 0
+    heard: bool = False  # the whole order has left for it in this outage, whatever came of it
     detail: str = ""
     outage: str | None = None
     proof: str = ""  # what the last proof said

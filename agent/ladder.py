@@ -56,7 +56,9 @@ def names(servers: Sequence[ServerView], words: Words) -> str:
 def too_long(view: View) -> bool:
     """Whether the battery would end before the last server is down."""
     cast = view.forecast
-    return cast is not None and (cast.down_s is None or (cast.margin_s is not None and cast.margin_s < 0))
+    if cast is None or not view.servers:
+        return False
+    return cast.down_s is None or (cast.margin_s is not None and cast.margin_s < 0)
 
 
 def _forecast(view: View, words: Words, gone_s: float) -> Html:

@@ -20,7 +20,9 @@ class Places:
     secret: Callable[[str], str | None] = field(default=lambda label: None)
     pin: Callable[[str], str] = field(default=lambda name: "")  # SHA-256 of a server's certificate, by its name
 
-    def job(self, server: Server, address: Address | None, outage: str, connect_s: float) -> Job:
+    def job(
+        self, server: Server, address: Address | None, outage: str, connect_s: float, heard: Callable[[], None]
+    ) -> Job:
         """One attempt."""
         return Job(
             server=server,
@@ -31,6 +33,7 @@ class Places:
             commands_dir=self.commands_dir,
             secret=self.secret,
             pin=self.pin(server.name),
+            heard=heard,
         )
 
     def trust(self, server: Server, way: ModuleType | None) -> str:

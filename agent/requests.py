@@ -48,6 +48,10 @@ class Requests:
             return self._command(message, peer)
         if kind == "protect":
             return self._protect(message, peer)
+        if kind == "audit":
+            data = {"command": "set", "args": _plain(message.get("what", ""), 200), "outcome": "done"}
+            self._put(Note("command", "", {**data, **_origin(message, peer)}))
+            return {}
         if kind == "say":
             return self._say(message, peer)
         if kind == "pin":

@@ -35,6 +35,7 @@ class Target:
     server: Server
     report: Report
     attempt: Attempt[Try] | None = None
+    wanted: bool = False  # it must be told
     tell_s: float = 0.0  # of the next attempt to tell
     prove_s: float = 0.0  # of the next proof
     good_s: float = 0.0  # when it last showed that it is there
@@ -45,7 +46,7 @@ class Target:
     errands: deque[Errand] = field(default_factory=deque)  # at most ERRANDS_LIMIT
 
     def must_tell(self) -> bool:
-        return self.report.delivery in ("sending", "not-delivered")
+        return self.wanted and self.report.delivery in ("sending", "not-delivered")
 
     def must_wake(self) -> bool:
         return self.report.wake in ("waking", "by-hand")

@@ -28,6 +28,7 @@ def main(args: argparse.Namespace) -> int:
         "log": _log,
         "secret": _secret,
         "password": _password,
+        "snmp-user": _snmp_user,
         **dict.fromkeys(("hold", "abort", "release", "clear", "drill"), steer.simple),
         "wake": steer.wake,
         **dict.fromkeys(("message", "execute"), sayto.say),
@@ -259,6 +260,12 @@ def _given_secret(label: str) -> str:
     if not 1 <= len(value) <= SECRET_LIMIT or not value.isprintable():
         raise ConfigError(f"a secret is one line of 1 to {SECRET_LIMIT} printable characters on standard input")
     return value
+
+
+def _snmp_user(args: argparse.Namespace, settings: Config) -> int:
+    from . import snmpuser
+
+    return snmpuser.main(args, settings)
 
 
 def _password(_args: argparse.Namespace, settings: Config) -> int:

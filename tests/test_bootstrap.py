@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -164,6 +165,29 @@ def test_no_clock_plays_a_part(adapter, tmp_path, date):
     assert done.returncode == 0 and json.loads(done.stdout)[0][1] == "install", done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"), reason="needs root to become nobody")
+def test_whoever_is_not_root_is_asked_by_sudo(adapter):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        sudo = folder / "sudo"
+        sudo.write_text('#!/bin/sh\necho asked\nexec "$@"\n')
+        sudo.chmod(0o755)
+        env = {"PATH": f"{folder}:/usr/bin:/bin"}
+        argv = ["/bin/sh", "-c", for_sh(adapter)]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=30, env=env, cwd="/", user=65534, group=65534
+        )
+        said = done.stdout.splitlines()
+        assert done.returncode == 0 and said[0] == "asked" and json.loads(said[1])[0][1] == "install", done.stderr
+
+
+def test_whoever_interrupts_the_installer_is_not_told_that_nothing_happened(tmp_path):
+    """The installer has begun by then: what it says counts."""
+    begun = bootstrap.TEXT.index("subprocess.call(")
+    assert bootstrap.TEXT.rindex("sys.excepthook=", 0, begun) > bootstrap.TEXT.rindex("safe", 0, begun)
+
+
 # --- when something is wrong ------------------------------------------------------------------------------------
 
 
@@ -206,6 +230,22 @@ def test_what_goes_wrong_is_one_clear_line_and_nothing_runs(adapter, tmp_path, c
     done = run(for_sh(other(adapter, **changes)), tmp_path)
     assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert said in done.stderr and "Nothing was changed here, and the code was not used" in done.stderr
+
+
+@pytest.mark.parametrize("version", ["3.8.18", "3.7.16", "3.6.15"])
+def test_an_old_python_is_one_clear_line(adapter, tmp_path, version):
+    python = Path(f"/root/.pyenv/versions/{version}/bin/python")
+    if not python.exists():
+        pytest.skip(f"Python {version} is not there")
+    done = run(for_sh(adapter), tmp_path, python)
+    assert done.returncode == 1 and f"Python 3.9 or newer is needed, this is {version}. Nothing" in done.stderr
+
+
+def test_a_python_without_its_library_is_one_clear_line(adapter, tmp_path):
+    """As with Debian's python3-minimal."""
+    (tmp_path / "http.py").write_text("raise ImportError('No module named http')")
+    done = run(for_sh(adapter), tmp_path)
+    assert done.returncode == 1 and "No module named http. Nothing was changed" in done.stderr
 
 
 def test_somebody_who_speaks_no_tls_is_one_clear_line(tmp_path):

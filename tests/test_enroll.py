@@ -11,12 +11,14 @@ import time
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent import authority, bus, enroll, httpd, pyz, tls
 from agent.codes import Codes
 from agent.model import ConfigError
 from tests.fakecore import FakeCore
-from tests.rccmd_kit import certificate, public_part
+from tests.secure_peer import keys, pem, sha256
 
 WRONG = "00000-00000-00000-00000"
 
@@ -142,11 +144,10 @@ def test_each_server_has_a_key_of_its_own_from_one_authority(world):
 
 
 def test_a_server_may_keep_the_key_that_another_adapter_trusts(world):
-    own, sha256 = certificate("nas")
-    pem = public_part(own).decode()
-    status, told = world.post("nas", world.codes.make("nas"), cert_pem=pem)
-    assert status == 200 and told["key_pem"] == "" and told["cert_pem"] == pem
-    assert world.core.orders[0]["sha256"] == sha256
+    own = pem(keys("nas"))
+    status, told = world.post("nas", world.codes.make("nas"), cert_pem=own)
+    assert status == 200 and told["key_pem"] == "" and told["cert_pem"] == own
+    assert world.core.orders[0]["sha256"] == sha256(keys("nas"))
 
 
 def test_the_program_is_fetched_without_a_code(world):
@@ -210,7 +211,7 @@ def test_all_addresses_together_have_twenty_wrong_tries_a_minute(world):
 
 
 def test_good_codes_count_as_no_try(world):
-    made = {"key_pem": "k", "cert_pem": public_part(certificate("x")[0]).decode()}
+    made = {"key_pem": "k", "cert_pem": pem(keys("x"))}
     world.issue = lambda folder, name: (made["key_pem"], made["cert_pem"])
     for _ in range(25):
         assert world.post("nas", world.codes.make("nas"))[0] == 200
@@ -251,15 +252,15 @@ def test_what_is_no_enrolment_is_refused_with_one_clear_text(world, kind, body, 
 
 
 def test_a_certificate_that_is_none_costs_no_code(world):
-    code, good = world.codes.make("nas"), public_part(certificate("x")[0]).decode()
+    code, good = world.codes.make("nas"), pem(keys("x"))
     junk = good.replace("MII", "AAA", 1)
-    for pem in (
+    for text in (
         junk,
         good + good,
         good.replace("\n", "\n!", 2),
         "-----BEGIN CERTIFICATE-----\n\n-----END CERTIFICATE-----",
     ):
-        status, told = world.post("nas", code, cert_pem=pem)
+        status, told = world.post("nas", code, cert_pem=text)
         assert status in (400, 413) and not world.core.orders, told
     assert world.post("nas", code)[0] == 200
 
@@ -268,6 +269,32 @@ def test_only_these_methods(world):
     for method, path in (("GET", "/enrol"), ("POST", "/enrol/rccmd.pyz"), ("DELETE", "/enrol"), ("HEAD", "/enrol")):
         answer, _ = world.open(method, path)
         assert answer.status == 405 and answer.headers["Allow"] in ("GET", "POST")
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.recursive(
+            st.text() | st.none() | st.integers(),
+            lambda v: st.lists(v) | st.dictionaries(st.sampled_from(["name", "code", "cert_pem", "x"]), v),
+        ).map(lambda v: json.dumps(v).encode()),
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_any_body_is_a_request_or_refused(body):
+    try:
+        asked = enroll.parse("application/json", body)
+    except enroll.Refused as e:
+        assert e.status in (400, 413) and str(e).isprintable()
+    else:
+        assert asked.name and asked.code and all(isinstance(t, str) for t in (asked.name, asked.code, asked.cert_pem))
+
+
+@given(st.text(max_size=300).map(lambda t: f"-----BEGIN CERTIFICATE-----\n{t}\n-----END CERTIFICATE-----\n"))
+@settings(max_examples=200, deadline=None)
+def test_no_text_passes_for_a_certificate(text):
+    with pytest.raises(ValueError):
+        enroll.certificate_sha256(text)
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------
@@ -364,9 +391,8 @@ def test_a_damaged_authority_is_set_aside_and_a_new_one_made(tmp_path, damage, c
     authority.issue(tmp_path, "nas")
     path = tmp_path / "ca.pem"
     if damage is None:  # a key with another's certificate
-        other, _ = certificate("other")
         mine = path.read_bytes()
-        damage = mine[: mine.index(b"-----BEGIN CERT")] + public_part(other)
+        damage = mine[: mine.index(b"-----BEGIN CERT")] + pem(keys("other")).encode()
     path.write_bytes(damage)
     key, cert = authority.issue(tmp_path, "nas")
     assert "PRIVATE KEY" in key and x509.load_pem_x509_certificate(cert.encode())

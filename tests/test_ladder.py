@@ -320,3 +320,9 @@ def test_a_server_without_a_proof_for_a_day_is_a_condition_with_a_text():
     view = on_line()
     lost = replace(on_battery().conditions[0], condition=Condition.SERVER_UNPROVEN)
     assert "has not been proven for a day" in said(replace(view, conditions=(lost,)))["conditions"]
+
+
+def test_without_a_server_no_plan_is_too_long():
+    view = forecast(forecast=Forecast(runtime_s=600.0, basis="ups", down_s=None, margin_s=None))
+    assert "The battery ends" in "".join(map(str, said(view).values()))
+    assert "The battery ends" not in "".join(map(str, said(replace(view, servers=())).values()))

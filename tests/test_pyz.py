@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent import pyz
+from agent.rccmd import archive
 
 PYTHONS = [
     p
@@ -68,3 +69,7 @@ def test_it_begins_as_a_program_and_holds_the_package_and_nothing_else(tmp_path)
         }  # fmt: skip
         assert all(i.compress_type == zipfile.ZIP_STORED and i.date_time[0] == 2000 for i in packed.infolist())
     assert len(pyz.build()) < pyz.LIMIT_BYTES
+
+
+def test_an_installer_that_runs_from_the_folder_packs_the_same_bytes():
+    assert archive.pack(str(pyz.SOURCE)) == pyz.build()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import socket
 import ssl
 import subprocess
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from agent import senderkey
 from agent.config import Server
@@ -38,6 +44,16 @@ def job(port: int, folder: Path, *, pin: str | None = None, outage: str = OUTAGE
         secret=lambda label: None,
         pin=sha256(keys("server")) if pin is None else pin,
     )
+
+
+def dated(name: str, years: tuple[int, int]) -> bytes:
+    """A key and its certificate, valid from one year to another."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    begins, ends = (datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in years)
+    made = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), begins, ends)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private + made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +122,16 @@ def test_a_server_that_does_not_know_our_key_says_so(tmp_path: Path) -> None:
         steps.run(rccmd.send(job(peer.port, tmp_path)))
     peer.close()
     assert peer.asked == []
+
+
+@pytest.mark.parametrize("years", [(1971, 1972), (2001, 2002), (2098, 2099)])
+def test_no_end_looks_at_dates(tmp_path: Path, years: tuple[int, int]) -> None:
+    """A certificate out of its time is what a wrong clock makes of every other."""
+    server, sender = dated("server", years), dated("sender", years)
+    peer = SecurePeer(context(tmp_path, server, sender), b"RT1 accepted\n")
+    (tmp_path / senderkey.NAME).write_bytes(sender)
+    assert steps.run(rccmd.send(job(peer.port, tmp_path, pin=sha256(server)))).word == ACCEPTED
+    peer.close()
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

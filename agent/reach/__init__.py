@@ -4,6 +4,7 @@ A way is a module with
 
     NAME, TITLE   as in `how`, and for people
     PORT          the default of the server's `port`; 0: it has none
+    port(options) optional: the default with these options
     OPTIONS       what a [[server]] with this way may hold besides the common options (agent/config.py)
     wrong(server) what is wrong with the server's options taken together, or ""
     send(job)     tell it to go down now; ends with ACCEPTED, UNCONFIRMED or NOT_DELIVERED
@@ -77,6 +78,7 @@ class Job:
     folder: Path  # the core's own: keys, known hosts
     commands_dir: Path  # what people allowed to be run
     secret: Callable[[str], str | None]  # label -> secret
+    heard: Callable[[], None] = lambda: None  # to be called when the whole order has left, before the answer
     pin: str = ""  # SHA-256 of the certificate of an enrolled server, 64 hex digits
 
 

@@ -151,6 +151,7 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
         try:
             tlssteps.check(secured, bytes.fromhex(job.pin))
             ended = "closed after the handshake: does it still know this adapter's key?"
+            job.heard()
             answer = yield from tlssteps.ask(secured, line, secure.REPLY_LIMIT_BYTES, ANSWER_S)
         finally:
             secured.close()
@@ -215,6 +216,7 @@ def _tell(job: Job, line: bytes) -> Steps:
     try:
         if sock.send(line) != len(line):
             return Outcome(NOT_DELIVERED, "the line was not taken whole")
+        job.heard()
         if job.server.options.get("half_close") is not False:
             try:
                 sock.shutdown(socket.SHUT_WR)
@@ -256,6 +258,7 @@ def _scatter(job: Job, datagram: bytes, copies: int) -> Steps:
             if copy:
                 yield from _pause(sock)
             sock.send(datagram)
+            job.heard()
     times = "once" if copies == 1 else f"{copies} times"
     return Outcome(NOT_DELIVERED, f"sent {times} by UDP: nobody can say whether it arrived")
 

@@ -1,4 +1,4 @@
-"""The real core tells the real `rccmd listen` over TLS: proven, warned, shut down once, woken; nobody else is obeyed."""
+"""The real core tells the real `rccmd listen` over TLS: proven, warned, told once, woken; nobody else is obeyed."""
 
 from __future__ import annotations
 
@@ -69,17 +69,15 @@ def test_enrolled_proven_warned_shut_down_and_told_that_it_is_over(tmp_path: Pat
     server = Listener(tmp_path / "server")
     try:
         nas = server_toml("nas", server.port, "secure = true")
-        agent = "wake_after_s = 0\nwake_charge_pct = 5\n"
+        agent = "wake_after_s = 0\nwake_charge_pct = 5\nups_off = false\n"
         with World(tmp_path, confirm_servers=0, servers=nas, agent=agent) as world:
             server.trusts("adapter", str(pin(world, "nas", sha256(keys("server")))["sender_pem"]))
             until(lambda: view_of(world).state == "proven", 10, f"it is proven: {server.log()}")
             assert view_of(world).proof.startswith("version 0.1.0, self test ")
             assert run(world, "message", "nas", "battery #BATTCAP % \N{EURO SIGN}") == (0, "nas: accepted\n")
             until(lambda: server.ran("message"), 5, "the text is shown")
-            assert (
-                server.ran("message")[0].startswith("MSG_TEXT battery ")
-                and "% \N{EURO SIGN}" in server.ran("message")[0]
-            )
+            shown = server.ran("message")[0]
+            assert shown.startswith("MSG_TEXT battery ") and shown.endswith("% \N{EURO SIGN}")
             assert run(world, "execute", "nas", "backup") == (0, "nas: accepted\n")
             until(lambda: server.ran("backup"), 5, "the named command runs")
             code, text = run(world, "execute", "nas", "reboot")
@@ -95,11 +93,9 @@ def test_enrolled_proven_warned_shut_down_and_told_that_it_is_over(tmp_path: Pat
             assert world.view().outage == outage
             world.ups.set("mains", "on")
             world.ups.set("battery_low", "0")
-            until(lambda: view_of(world).wake == "back" or world.view().phase == "idle", 60, "it is back")
+            until(lambda: view_of(world).wake == "back" or world.view().phase == "idle", 100, "it is back")
             until(lambda: "WAKEUP" in server.log(), 10, "it was told that the outage is over")
-            assert len(server.ran("shutdown")) == 1 and outage in (tmp_path / "state/core/slots").read_bytes().decode(
-                "latin-1"
-            )
+            assert len(server.ran("shutdown")) == 1
     finally:
         server.stop()
 
