@@ -78,7 +78,7 @@ class UnitsTest(unittest.TestCase):
             what = plistlib.loads(file.read_bytes())
             self.assertEqual(f"{what['Label']}.plist", name)
             self.assertEqual((what["RunAtLoad"], what["KeepAlive"]), (True, True))
-            self.assertEqual(what["ProgramArguments"][:3], PLACES.run())
+            self.assertEqual(what["ProgramArguments"][:3], PLACES.line())
         self.assertEqual(plistlib.loads(files[f"{units.LABEL}.plist"].read_bytes())["UserName"], "daemon")
         self.assertNotIn("UserName", plistlib.loads(files[f"{units.LABEL}-root.plist"].read_bytes()))
 

@@ -93,7 +93,8 @@ def main(
 
 def places_of(root: str, service: str) -> units.Places:
     """The layout of this machine. Raises Failed if there is no Python that a service can use."""
-    return units.Places(archive.python_for_services(bool(root)), root_of(root), service == "windows")
+    run = "/var/run" if service == "launchd" else "/run"
+    return units.Places(archive.python_for_services(bool(root)), root_of(root), service == "windows", run)
 
 
 def root_of(folder: str) -> str:

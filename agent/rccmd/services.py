@@ -172,7 +172,7 @@ class Service:
 
     def _start_alone(self) -> None:
         self._stop_alone()
-        argv = self.places.run("listen", "--config", self.places.ini)
+        argv = self.places.line("listen", "--config", self.places.ini)
         if self.hand.dry:
             self.hand.say(f"would start, until the next boot: {' '.join(argv)}")
             return

@@ -110,7 +110,8 @@ class Bare:
             self._mounts = f"mount --bind {python} {root}/opt/python && "
 
     def sh(self, line: str) -> tuple[int, str]:
-        inside = f"exec env -i PATH={self._path} LD_LIBRARY_PATH=/opt/python/lib chroot {self.root} /bin/sh -c {shlex.quote(line)}"
+        inside = f"exec env -i PATH={self._path} LD_LIBRARY_PATH=/opt/python/lib "
+        inside += f"chroot {self.root} /bin/sh -c {shlex.quote(line)}"
         argv = ["ip", "netns", "exec", self._namespace, "unshare", "--mount", "sh", "-c", self._mounts + inside]
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150
