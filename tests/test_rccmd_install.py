@@ -107,9 +107,13 @@ class InstallTest(Case):
             'on_shutdown = /bin/echo "good night"\nstate = /var/lib/rccmd/asked\n\n'
             "; the lamp\n[execute]\nlamp = /bin/true on\n"
         )
-        (self.root / "etc").mkdir()
+        units = self.root / "etc/systemd/system"
+        units.mkdir(parents=True)
         (self.root / "etc/rccmd.ini").write_text(old)
-        code, said = self.run_it(*self.words(), "--service", "none", "--no-start")
+        by_hand = units / "rccmd-shutdown.path"
+        by_hand.write_text("[Unit]\nDescription=Waits for the RCCMD listener's word\n")
+        (units / "rccmd-shutdown.service").write_text("[Unit]\nDescription=My own\n")
+        code, said = self.run_it(*self.words(), "--service", "systemd")
         self.assertEqual(code, 0, said)
         ini = self.text("etc/rccmd/rccmd.ini")
         for line in ("# who may: the adapter in the cellar", "; the lamp", "lamp = /bin/true on", "grace_s = 5   "):
@@ -121,6 +125,8 @@ class InstallTest(Case):
         self.assertIn("require_tls = yes\n", ini)
         self.assertIn("shutdown = /bin/echo 'good night'\n", self.text("etc/rccmd/root.ini"))
         self.assertEqual(self.text("etc/rccmd.ini"), old)
+        self.assertFalse(by_hand.exists())  # the documentation had it; what else there is stays
+        self.assertTrue((units / "rccmd-shutdown.service").exists())
         self.assertIn("run without privileges now, try them: [execute] lamp", said)
 
     def test_settings_that_are_wrong_already_stop_it_before_the_code_is_used(self) -> None:
@@ -208,6 +214,19 @@ class InstallTest(Case):
         self.assertIn("left: this server in the configuration of ups-a", said)
         self.assertIn("left: the programs that it ran: /bin/true", said)
         self.assertEqual(list(self.root.rglob("*rccmd*")), [])
+
+    def test_an_installer_that_was_killed_leaves_nothing_in_the_way(self) -> None:
+        folder = self.root / "etc/rccmd"
+        (folder / "senders").mkdir(parents=True)
+        for name in ("key.pem.new", "rccmd.ini.new"):
+            (folder / name).write_text("half")
+        code, said = self.install()
+        self.assertEqual(
+            (code, sorted(os.listdir(folder))), (0, ["key.pem", "rccmd.ini", "root.ini", "senders"]), said
+        )
+        (folder / "key.pem.new").write_text("half")
+        code, said = self.run_it("uninstall", "--service", "none", "--root", str(self.root))
+        self.assertEqual((code, self.files()), (0, {}), said)
 
     def test_uninstall_leaves_files_of_others_and_names_them(self) -> None:
         self.install()

@@ -78,7 +78,7 @@ class UnitsTest(unittest.TestCase):
             what = plistlib.loads(file.read_bytes())
             self.assertEqual(f"{what['Label']}.plist", name)
             self.assertEqual((what["RunAtLoad"], what["KeepAlive"]), (True, True))
-            self.assertEqual(what["ProgramArguments"][:3], PLACES.run())
+            self.assertEqual(what["ProgramArguments"][:3], PLACES.line())
         self.assertEqual(plistlib.loads(files[f"{units.LABEL}.plist"].read_bytes())["UserName"], "daemon")
         self.assertNotIn("UserName", plistlib.loads(files[f"{units.LABEL}-root.plist"].read_bytes()))
 
@@ -147,9 +147,11 @@ class HandTest(unittest.TestCase):
             self.assertTrue(any(stopped in line for line in ran), ran)
 
     def test_a_service_that_does_not_stay_up_is_a_failure(self) -> None:
-        hand = Hand(self.said.append, run=lambda argv: (3, "activating"))
-        with self.assertRaisesRegex(Failed, "does not stay up"):
-            services.Service("systemd", PLACES, hand).check()
+        places = units.Places("/usr/bin/python3", str(self.folder))
+        slept: list[float] = []
+        with self.assertRaisesRegex(Failed, "does not stay up; journalctl -u rccmd says why"):
+            services.Service("systemd", places, Hand(self.said.append), slept.append).check()
+        self.assertEqual(sum(slept), services.UP_S)
 
 
 if __name__ == "__main__":

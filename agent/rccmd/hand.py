@@ -170,7 +170,7 @@ class Hand:
         if not self._owners or not hasattr(os, "chown"):
             return
         try:
-            shutil.chown(path, owner.user, owner.group)
+            shutil.chown(path, owner.user, 0 if owner.group == "root" else owner.group)  # macOS: wheel
         except LookupError as e:
             raise Failed(f"cannot give {path} to {owner.user}:{owner.group}: {e}") from None
 

@@ -93,7 +93,8 @@ def main(
 
 def places_of(root: str, service: str) -> units.Places:
     """The layout of this machine. Raises Failed if there is no Python that a service can use."""
-    return units.Places(archive.python_for_services(bool(root)), root_of(root), service == "windows")
+    run = "/var/run" if service == "launchd" else "/run"
+    return units.Places(archive.python_for_services(bool(root)), root_of(root), service == "windows", run)
 
 
 def root_of(folder: str) -> str:
@@ -134,15 +135,15 @@ def _install(options: argparse.Namespace, say: Say, trade: Trade, clock: Clock) 
         _check_keys(given)
     sender = plan.sender_name(before, given, options.replace, options.adapter)
     heard_s = proof.heard(places.status, sender)
+    started = False
     try:
         _write(hand, service, before, wish, shutdown, program, given, sender, options.adapter)
         if not (options.no_start or (options.root and kind != "none")):
+            started = True
             service.start()
-            if not options.dry_run:
-                clock.sleep(1.0)
-                service.check()
+            service.check()
     except Failed as e:
-        raise Failed(_put_back(hand, service, before, options, str(e))) from None
+        raise Failed(_put_back(hand, service, before, options, str(e), started)) from None
     for line in plan.explain(before, given, sender, options.replace, places):
         say(line)
     if options.dry_run:
@@ -202,11 +203,12 @@ def _write(
     hand.write(places.ini, text.encode(), 0o644, ours)
     port = before.port(wish, given)
     for path, content in units.texts(service.kind, places, service.user, port).items():
-        if service.kind != "windows":
-            hand.folder(os.path.dirname(path), 0o755, ours)
+        if service.kind != "windows" and not os.path.isdir(os.path.dirname(path)):
+            hand.folder(os.path.dirname(path), 0o755, ours)  # the system's own stay as they are
         hand.write(path, content.encode(), units.file_mode(service.kind), ours)
     for path in plan.old_units(places):
-        hand.run(["systemctl", "disable", "--now", os.path.basename(path)], needed=False)
+        if not places.root:
+            hand.run(["systemctl", "disable", "--now", os.path.basename(path)], needed=False)
         hand.remove(path)
 
 
@@ -227,16 +229,20 @@ def _check_keys(given: Enrolled) -> None:
         ) from None
 
 
-def _put_back(hand: Hand, service: Service, before: plan.Before, options: argparse.Namespace, why: str) -> str:
+def _put_back(
+    hand: Hand, service: Service, before: plan.Before, options: argparse.Namespace, why: str, started: bool
+) -> str:
     """A step failed after the code was traded: restore the old state; returns what to tell."""
     stuck = []
     try:
-        if not before.ini and not options.dry_run:
+        if started and not before.ini:
             service.stop()
         stuck = hand.undo()
         service.gone()
-        if before.running_ini and not (options.no_start or options.root):
-            service.start()
+        if service.made_user:
+            service.remove_user()
+        if started and before.ini:
+            service.restart_old()
     except Failed as e:
         stuck.append(str(e))
     lines = [why, "everything was put back as it was" + (f", except: {'; '.join(stuck)}" if stuck else "")]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from . import inifile, settings
 from .codec import PORT
 from .hand import Failed
+from .root import SOCKET
 from .trade import Enrolled
 from .trust import SENDERS_LIMIT
 from .units import Places
@@ -161,8 +162,10 @@ def listener_ini(before: Before, wish: Wish, given: Enrolled, places: Places, me
 
     def path(word: str) -> str:
         if asks:
-            return shlex.join(places.run("ask", word, *(["--socket", places.socket] if places.root else [])))
-        return shlex.join(places.run("root", word, "--ini", places.root_ini))
+            return shlex.join(
+                places.line("ask", word, *(["--socket", places.socket] if places.socket != SOCKET else []))
+            )
+        return shlex.join(places.line("root", word, "--ini", places.root_ini))
 
     first = not before.root_ini
     if first or _ours(had.get("on_shutdown", "")):

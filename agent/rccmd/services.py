@@ -9,9 +9,12 @@ import subprocess
 import time
 from typing import Callable
 
+from . import status
 from .hand import Failed, Hand
 from .units import LABEL, Places
 
+UP_S = 12.0  # for a new listener to run
+LOOK_EVERY_S = 1.0
 STOP_S = 5.0  # for a listener without a service manager to end
 
 #: how the service manager is told: before new files are used, start, stop, and forget
@@ -60,6 +63,7 @@ class Service:
 
     def __init__(self, kind: str, places: Places, hand: Hand, sleep: Callable[[float], None] = time.sleep) -> None:
         self.kind, self.places, self.hand, self._sleep = kind, places, hand, sleep
+        self.made_user = False
 
     @property
     def user(self) -> str:
@@ -93,6 +97,7 @@ class Service:
             self.hand.run(["adduser", "-S", "-D", "-H", "-h", home, "-s", shell, "-G", name, name])
         else:
             raise Failed(f"there is neither useradd nor adduser: make the system user and group {name} by hand")
+        self.made_user = not self.hand.dry
         self.hand.say(f"made the user {name}" if not self.hand.dry else f"would make the user {name}")
 
     def start(self) -> None:
@@ -107,11 +112,33 @@ class Service:
             for argv in _COMMANDS[self.kind]["start"]:
                 self.hand.run(argv)
 
+    def restart_old(self) -> None:
+        """The old files are in place again: run with them, as far as there is something to run."""
+        if self.kind == "systemd":
+            old = self.places.at("/etc/systemd/system/rccmd-shutdown.path")  # of a hand-written installation
+            self.hand.run(["systemctl", "daemon-reload"])
+            if os.path.exists(old):
+                self.hand.run(["systemctl", "enable", "--now", os.path.basename(old)])
+            for unit in ("rccmd-root.socket", "rccmd.service"):
+                if os.path.exists(self.places.at(f"/etc/systemd/system/{unit}")):
+                    self.hand.run(["systemctl", "restart", unit])
+        elif self.kind != "none" or os.path.exists(self.places.ini):
+            self.start()
+
     def check(self) -> None:
-        """Does it run, a moment after it was started? Raises Failed."""
-        argv = {"systemd": ["systemctl", "is-active", "rccmd.service"], "openrc": ["rc-service", "rccmd", "status"]}
-        if self.kind in argv and not self.hand.run(argv[self.kind], needed=False):
-            raise Failed("the service does not stay up (systemd: journalctl -u rccmd; OpenRC: /var/log/messages)")
+        """Does the listener run, and go on running, after it was started? Raises Failed."""
+        if self.kind == "windows" or self.hand.dry:
+            return
+        pid = None
+        for _ in range(int(UP_S / LOOK_EVERY_S)):
+            before, pid = pid, status.running(self.places.state)
+            if pid is not None and pid == before:
+                return
+            self._sleep(LOOK_EVERY_S)
+        where = {"systemd": "journalctl -u rccmd", "launchd": f"/var/log/{LABEL}.log"}.get(
+            self.kind, "the system's log"
+        )
+        raise Failed(f"the listener does not stay up; {where} says why")
 
     def stop(self) -> None:
         """Stop it, and do not start it with the machine any more; not running is well too."""
@@ -143,13 +170,9 @@ class Service:
 
     # --- without a service manager -------------------------------------------------------------------------------
 
-    @property
-    def _pid_file(self) -> str:
-        return self.places.join(self.places.state, "listener.pid")
-
     def _start_alone(self) -> None:
         self._stop_alone()
-        argv = self.places.run("listen", "--config", self.places.ini)
+        argv = self.places.line("listen", "--config", self.places.ini)
         if self.hand.dry:
             self.hand.say(f"would start, until the next boot: {' '.join(argv)}")
             return
@@ -159,8 +182,6 @@ class Service:
                 process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
                 )
-            with open(self._pid_file, "w") as stream:
-                stream.write(f"{process.pid}\n")
         except OSError as e:
             raise Failed(f"cannot start {argv[0]}: {e.strerror}") from None
         self._sleep(1.0)
@@ -171,7 +192,7 @@ class Service:
         self.hand.say(f"started pid {process.pid}, until the next boot; to start it at boot: {' '.join(argv)}")
 
     def _stop_alone(self) -> None:
-        pid = _our_pid(self._pid_file, self.places.program)
+        pid = status.running(self.places.state)
         if pid is None:
             return
         if self.hand.dry:
@@ -179,27 +200,13 @@ class Service:
             return
         os.kill(pid, signal.SIGTERM)
         for _ in range(int(STOP_S / 0.1)):
-            if _our_pid(self._pid_file, self.places.program) is None:
+            if status.running(self.places.state) is None:
                 return
             self._sleep(0.1)
         raise Failed(f"the listener, pid {pid}, does not stop")
 
 
 _POWERSHELL = ["powershell.exe", "-NoProfile", "-NonInteractive", "-ExecutionPolicy", "Bypass", "-File"]
-
-
-def _our_pid(file: str, program: str) -> int | None:
-    """The process of the file, if it still is our listener and no other that got its number."""
-    try:
-        with open(file) as stream:
-            pid = int(stream.read(20))
-        with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            line = stream.read(4096).split(b"\0")
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            ended = stream.read(512).rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
-    except (OSError, ValueError):
-        return None
-    return pid if os.fsencode(program) in line and not ended else None
 
 
 def _has_user(name: str) -> bool:

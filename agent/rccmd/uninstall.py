@@ -32,7 +32,12 @@ def main(arguments: Sequence[str], say: Say = print) -> int:
     kind = options.service or units.detect()
     try:
         hand = install.hand_of(say, options.dry_run, options.root)
-        places = units.Places(sys.executable, install.root_of(options.root), kind == "windows")
+        places = units.Places(
+            sys.executable,
+            install.root_of(options.root),
+            kind == "windows",
+            "/var/run" if kind == "launchd" else "/run",
+        )
         _uninstall(Service(kind, places, hand), plan.look(places), hand, bool(options.root))
     except Failed as e:
         print(f"rccmd uninstall: {e}; the rest was not done, run it again", file=sys.stderr)
@@ -55,6 +60,7 @@ def _uninstall(service: Service, before: plan.Before, hand: Hand, trial: bool) -
         service.gone()
     for path in (places.program, places.key, places.ini, places.root_ini):
         hand.remove(path)
+        hand.remove(f"{path}.new")  # of an installer that was interrupted
     for name in before.senders:
         hand.remove(places.join(places.senders, f"{name}.pem"))
     if os.path.isdir(places.state):

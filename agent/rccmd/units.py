@@ -19,6 +19,7 @@ class Places:
     python: str
     root: str = ""  # before every path: a trial installation
     windows: bool = False
+    run: str = "/run"  # where sockets are; macOS has only /var/run
 
     def at(self, path: str) -> str:
         """A path of the layout, beneath the root."""
@@ -77,13 +78,13 @@ class Places:
     @property
     def socket(self) -> str:
         """Where the root side hears the listener."""
-        return self.at("/run/rccmd-root.sock")
+        return self.at(f"{self.run}/rccmd-root.sock")
 
     def join(self, folder: str, name: str) -> str:
         """A file in a folder, in the spelling of this system."""
         return f"{folder}\\{name}" if self.windows else f"{folder}/{name}"
 
-    def run(self, *words: str) -> list[str]:
+    def line(self, *words: str) -> list[str]:
         """The command line that runs the program with these words."""
         return [self.python, "-I", self.program, *words]
 
@@ -112,7 +113,7 @@ StartLimitIntervalSec=0
 [Service]
 User={user}
 Group={user}
-ExecStart={systemd_line(places.run("listen", "--config", places.ini))}
+ExecStart={systemd_line(places.line("listen", "--config", places.ini))}
 Restart=always
 RestartSec=1
 KillMode=process
@@ -176,7 +177,7 @@ Description=Does what the RCCMD listener asked for: shutdown, selftest or messag
 CollectMode=inactive-or-failed
 
 [Service]
-ExecStart={systemd_line(places.run("root", "--ini", places.root_ini))}
+ExecStart={systemd_line(places.line("root", "--ini", places.root_ini))}
 StandardInput=socket
 StandardOutput=journal
 StandardError=journal
@@ -188,8 +189,8 @@ SyslogIdentifier=rccmd-root
 def openrc(places: Places, user: str) -> dict[str, str]:
     """File -> text. supervise-daemon restarts both sides; the root side holds the socket itself."""
     folder = places.at("/etc/init.d")
-    python, *listen = places.run("listen", "--config", places.ini)
-    _, *root = places.run("root", "--ini", places.root_ini, "--listen", places.socket, "--group", user)
+    python, *listen = places.line("listen", "--config", places.ini)
+    _, *root = places.line("root", "--ini", places.root_ini, "--listen", places.socket, "--group", user)
 
     def script(what: str, words: Sequence[str], as_user: str, needs: str, prepare: str) -> str:
         line = shlex.quote(" ".join(shlex.quote(w) for w in words))
@@ -249,10 +250,10 @@ def launchd(places: Places, user: str) -> dict[str, str]:
         }
         return plistlib.dumps(what).decode()
 
-    root = places.run("root", "--ini", places.root_ini, "--listen", places.socket, "--group", user)
+    root = places.line("root", "--ini", places.root_ini, "--listen", places.socket, "--group", user)
     return {
         f"{folder}/{LABEL}.plist": daemon(
-            LABEL, places.run("listen", "--config", places.ini), {"UserName": user, "GroupName": user}
+            LABEL, places.line("listen", "--config", places.ini), {"UserName": user, "GroupName": user}
         ),
         f"{folder}/{LABEL}-root.plist": daemon(f"{LABEL}-root", root, {}),
     }
@@ -264,7 +265,7 @@ def windows(places: Places, port: int) -> dict[str, str]:
     def quoted(text: str) -> str:
         return "'" + text.replace("'", "''") + "'"
 
-    _, *words = places.run("listen", "--config", places.ini)
+    _, *words = places.line("listen", "--config", places.ini)
     arguments = " ".join(f'"{w}"' if " " in w else w for w in words)
     return {
         places.join(places.program_folder, "start.ps1"): f"""\
