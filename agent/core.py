@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import bus, busserver, config, curve, drivers, link, vault, wire
+from . import bus, busserver, config, curve, drivers, lines, link, vault, wire
 from .book import Book
 from .config import Config
 from .curve import Curve
@@ -341,7 +341,11 @@ class Core:
         module: ModuleType = drivers.load(self._config.driver)
         names = {o.name for o in module.OPTIONS}
         section = {k: v for k, v in self._config.ups.items() if k in names}
-        opened = link.open(self._config.ups, time.monotonic) if module.LINK == "serial" else None
+        opened: Any = None
+        if module.LINK == "serial":
+            opened = link.open(self._config.ups, time.monotonic)
+        elif module.LINK == "lines":
+            opened = lines.open(self._config.ups, time.monotonic)
         try:
             driver: Driver = module.connect(section, opened, time.monotonic)
         except LinkError:

@@ -43,6 +43,13 @@ def test_a_code_is_good_once_and_for_its_name_alone(kept):
     assert kept.take("nas", code) is None
 
 
+def test_a_row_that_somebody_moves_to_another_name_is_good_for_nobody(kept, tmp_path):
+    code = kept.make("nas")
+    path = tmp_path / "faces" / "enrol" / "codes.json"
+    path.write_text(path.read_text().replace('"nas"', '"vm-host"'))
+    assert kept.take("vm-host", code) is None and kept.take("nas", code) is None
+
+
 def test_it_may_be_typed_without_dashes_and_in_any_case(kept):
     for wrong in (str.lower, lambda c: c.replace("-", ""), lambda c: c.replace("0", "o").replace("1", "l")):
         assert kept.take("nas", wrong(kept.make("nas"))) is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import __main__ as command_line
-from agent import config, drivers, link, reach
+from agent import config, drivers, lines, link, reach
 
 ROOT = Path(__file__).resolve().parent.parent
 AGENT = ROOT / "agent"
@@ -29,12 +29,12 @@ FLOORS = {
     "attempt": 3, "target": 3, "waker": 3, "places": 3, "tlssteps": 3, "enrolments": 3, "senderkey": 3,
     "book": 3, "requests": 3, "program": 3,
     "bus": 3, "busserver": 3, "ups": 3,
-    "drivers": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
+    "drivers": 2, "apc": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
     "drill": 2, "curve": 2, "forecast": 2,
     "crowd": 2, "kept": 2, "pretend": 2, "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2, "usm": 2,
     "v3": 2, "enginemib": 2, "upsset": 2, "webrequest": 2, "variables": 2, "byword": 2,
     "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
-    "pins": 1,
+    "pins": 1, "lines": 1,
     "wire": 1, "addresses": 1, "commands": 1, "errands": 2,
     "model": 0,
 }  # fmt: skip
@@ -186,7 +186,7 @@ def test_every_option_of_the_configuration_is_documented() -> None:
         *config.SERVER,
         *config.STAGE,
     ]
-    options += link.OPTIONS
+    options += (*link.OPTIONS, *lines.OPTIONS)
     for name in drivers.available():
         options += drivers.load(name).OPTIONS
     for name in reach.available():
