@@ -20,6 +20,8 @@ from tests import steps
 BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(range(32))
 KEY = "ssh-ed25519 " + base64.b64encode(BLOB).decode()
 LOGGED_IN = "echo 'Authenticated to 192.0.2.7 ([192.0.2.7]:22) using \"publickey\".' >&2"
+BEGAN = f"{LOGGED_IN}; echo 'debug2: exec request accepted on channel 0' >&2"
+CUT = "echo 'Connection to 192.0.2.7 closed by remote host.' >&2; echo 'debug1: Exit status -1' >&2"
 
 OTHERS: dict[int, str] = {}  # children of this process before the test
 
@@ -117,11 +119,25 @@ def test_the_proof_asks_for_no_session_and_ends_the_client(tmp_path: Path) -> No
     [
         (f"{LOGGED_IN}; exit 0", ACCEPTED, "the command ended with exit code 0"),
         ("exit 0", NOT_DELIVERED, "ssh ended with exit code 0"),
-        (f"{LOGGED_IN}; exit 255", UNCONFIRMED, "the connection ended while the command ran"),
+        (f"{BEGAN}; {CUT}; exit 255", UNCONFIRMED, "the connection ended while the command ran"),
+        (f"{BEGAN}; echo 'Connection reset by 192.0.2.7 port 22'; exit 255", UNCONFIRMED, "the connection ended"),
         (
-            f"{LOGGED_IN}; echo 'Connection to 192.0.2.7 closed by remote host.'; exit 255",
+            f"{BEGAN}; echo 'client_loop: send disconnect: Broken pipe'; exit 255",
             UNCONFIRMED,
             "the connection ended while the command ran",
+        ),
+        (f"{LOGGED_IN}; exit 255", NOT_DELIVERED, "exit code 255 of ssh"),
+        (f"{LOGGED_IN}; {CUT}; exit 255", NOT_DELIVERED, "exit code 255 of ssh: Connection to 192.0.2.7 closed"),
+        (f"{BEGAN}; exit 255", NOT_DELIVERED, "exit code 255 of ssh"),
+        (
+            f"{BEGAN}; echo 'it did not work'; echo 'debug1: Exit status 255'; exit 255",
+            NOT_DELIVERED,
+            "exit code 255 of the command: it did not work",
+        ),
+        (
+            f"{BEGAN}; echo 'Connection to inner closed by remote host.'; echo 'debug1: Exit status 255'; exit 255",
+            NOT_DELIVERED,
+            "exit code 255 of the command: Connection to inner closed by remote host.",
         ),
         (
             f"{LOGGED_IN}; echo 'Timeout, server 192.0.2.7 not responding.'; exit 255",
@@ -157,9 +173,9 @@ def test_what_the_client_says_is_one_word_and_one_line(tmp_path: Path, does: str
 
 def test_the_login_is_seen_behind_a_long_banner_and_in_pieces(tmp_path: Path) -> None:
     does = (
-        "head -c 20000 /dev/zero | tr '\\0' x; printf '\\nAuthen' >&2; sleep 0.05; printf 'ticated to h\\n'; exit 255"
+        "head -c 20000 /dev/zero | tr '\\0' x; printf '\\nAuthen' >&2; sleep 0.05; printf 'ticated to h\\n'; exit 0"
     )
-    assert steps.run(ssh.send(job(tmp_path), client(tmp_path, does))).word == UNCONFIRMED
+    assert steps.run(ssh.send(job(tmp_path), client(tmp_path, does))).word == ACCEPTED
 
 
 def test_the_passing_of_time_confirms_nothing_and_leaves_nothing_running(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from .. import commands
 from ..config import Server
 from ..model import ConfigError, Option
-from ..program import Program
+from ..program import OUTPUT_LIMIT_BYTES, Program
 from ..vault import write_private
 from . import ACCEPTED, NOT_DELIVERED, PROVEN, UNCONFIRMED, UNKNOWN, Job, Late, Outcome, Steps
 
@@ -44,9 +44,16 @@ KEY_TYPES = (
 )
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}[$]?")
 _SHOWN = re.compile(r"The fingerprint for the (\S+) key sent by the remote host is (SHA256:[A-Za-z0-9+/]+)")
-#: of a connection that ended by an error after the login: the command was not asked, or nobody knows
-_HUNG = ("request failed on channel", "open failed", "Timeout, server", "timed out")
-_NOISE = ("Transferred: ", "Bytes per second: ", "Warning: Permanently added", "Authenticated to ")
+#: what the client (OpenSSH 9.2, LogLevel DEBUG2) says: the server runs the command; it ended by itself; the
+#: connection was taken away. A command, too, may end with 255: only these rows tell that from the client's own 255
+_BEGAN = re.compile(r"debug2: exec request accepted on channel \d+")
+_ENDED = re.compile(r"debug1: Exit status \d+")
+_CUT = re.compile(
+    r"Connection to \S+ closed by remote host\.|Connection (closed|reset) by .+|Disconnected from .+"
+    r"|Read from remote host .+: Connection reset by peer|client_loop: .*Broken pipe"
+)
+_NOISE = ("debug1: ", "debug2: ", "Transferred: ", "Bytes per second: ", "Warning: Permanently added")
+_NOISE += ("Authenticated to ",)
 #: what the client says -> what people should know
 _WHY = (
     ("Host key verification failed", "the server has another host key than host_key says"),
@@ -199,7 +206,7 @@ def _arguments(job: Job) -> list[str]:
         "RequestTTY": "no",
         "ControlMaster": "no",
         "ControlPath": "none",
-        "LogLevel": "VERBOSE",
+        "LogLevel": "DEBUG2",
     }
     return ["-F", "/dev/null", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
 
@@ -229,15 +236,16 @@ def _known_hosts(job: Job) -> Path:
 
 
 def _judge(ended: Program) -> Outcome:
-    """What the exit code means; 255 is the client's own."""
+    """What the exit code means. 255 is the client's own, or the command's."""
     if ended.code == 0 and ended.marked:
         return Outcome(ACCEPTED, "the command ended with exit code 0")
     if not ended.marked:
         return Outcome(NOT_DELIVERED, _why(ended))
-    said = _said(ended)[-1:]
-    if ended.code == 255 and not any(phrase in row for row in said for phrase in _HUNG):
+    said, rows = _said(ended)[-1:], ended.text()
+    by_itself = ended.code != 255 or any(_ENDED.fullmatch(row) for row in rows)
+    if not by_itself and any(_BEGAN.fullmatch(row) for row in rows) and any(_CUT.fullmatch(row) for row in said):
         return Outcome(UNCONFIRMED, "the connection ended while the command ran")
-    whose = "ssh" if ended.code == 255 else "the command"
+    whose = "the command" if by_itself else "ssh"
     return Outcome(NOT_DELIVERED, ": ".join([f"exit code {ended.code} of {whose}", *said]))
 
 
@@ -252,4 +260,6 @@ def _why(ended: Program) -> str:
 
 
 def _said(ended: Program) -> list[str]:
-    return [row for row in ended.text() if not row.startswith(_NOISE)]
+    """What it said but noise; of a long output the first row may be cut in two."""
+    rows = ended.text()[1 if len(ended.output) >= OUTPUT_LIMIT_BYTES else 0 :]
+    return [row for row in rows if not row.startswith(_NOISE)]

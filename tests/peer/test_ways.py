@@ -161,6 +161,12 @@ def test_a_command_that_takes_its_own_connection_down_is_unconfirmed(sshd: Sshd)
     assert sshd.ran.exists()
 
 
+def test_a_command_that_ends_with_the_client_s_own_code_was_not_accepted(sshd: Sshd) -> None:
+    sshd.force("echo 'no permission (Sys.PowerMgmt)' >&2; exit 255")  # perl's die ends so, pvesh too
+    outcome = steps.run(ssh.send(sshd.job()))
+    assert outcome == ssh.Outcome(NOT_DELIVERED, "exit code 255 of the command: no permission (Sys.PowerMgmt)")
+
+
 def test_a_command_that_does_not_end_is_not_taken_for_delivered(sshd: Sshd) -> None:
     sshd.force("sleep 4")
     outcome = steps.run(ssh.send(sshd.job(), command_s=1.0))
