@@ -33,6 +33,7 @@ OPTIONS = (
 LOGIN_S = 5.0  # from the connection to "authenticated"
 COMMAND_S = 20.0  # from there to the command's end
 KEYGEN_S = 60.0  # on a slow board
+KEY_LIMIT_BYTES = 16 * 1024
 KEY_TYPES = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -42,6 +43,8 @@ KEY_TYPES = (
     "sk-ssh-ed25519@openssh.com",
     "sk-ecdsa-sha2-nistp256@openssh.com",
 )
+_keys: dict[Path, bytes] = {}  # our private key as it was read last; a core has one folder
+
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}[$]?")
 _SHOWN = re.compile(r"The fingerprint for the (\S+) key sent by the remote host is (SHA256:[A-Za-z0-9+/]+)")
 #: what the client (OpenSSH 9.2, LogLevel DEBUG2) says: the server runs the command; it ended by itself; the
@@ -52,8 +55,7 @@ _CUT = re.compile(
     r"Connection to \S+ closed by remote host\.|Connection (closed|reset) by .+|Disconnected from .+"
     r"|Read from remote host .+: Connection reset by peer|client_loop: .*Broken pipe"
 )
-_NOISE = ("debug1: ", "debug2: ", "Transferred: ", "Bytes per second: ", "Warning: Permanently added")
-_NOISE += ("Authenticated to ",)
+_NOISE = ("debug1: ", "debug2: ", "Transferred: ", "Bytes per ", "Warning: Permanently added", "Authenticated to ")
 #: what the client says -> what people should know
 _WHY = (
     ("Host key verification failed", "the server has another host key than host_key says"),
@@ -94,37 +96,63 @@ def _wrong_key(key: str) -> str:
 
 def send(job: Job, client: str = "ssh", command_s: float = COMMAND_S) -> Steps:
     """Ask it. ACCEPTED: the command ended with 0. UNCONFIRMED: the connection ended while it ran."""
-    try:
-        asked = commands.line(job.commands_dir, job.server.options["command"])
-        running = _start([client, *_arguments(job), "--", _host(job), asked])
-    except ConfigError as e:
-        return Outcome(NOT_DELIVERED, str(e))
-    try:
-        yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
-        yield from running.run(command_s, f"the command did not end within {command_s:g} s")
-    except Late as e:
-        return Outcome(NOT_DELIVERED, str(e))
-    finally:
-        running.kill()
-    return _judge(running)
+    with _Files() as files:
+        try:
+            asked = commands.line(job.commands_dir, job.server.options["command"])
+            running = _start([client, *_arguments(job, files), "--", _host(job), asked])
+        except ConfigError as e:
+            return Outcome(NOT_DELIVERED, str(e))
+        try:
+            yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
+            yield from running.run(command_s, f"the command did not end within {command_s:g} s")
+        except Late as e:
+            return Outcome(NOT_DELIVERED, str(e))
+        finally:
+            running.kill()
+        return _judge(running)
 
 
 def prove(job: Job, client: str = "ssh") -> Steps:
     """Log in without a session."""
-    try:
-        commands.line(job.commands_dir, job.server.options["command"])
-        running = _start([client, "-N", *_arguments(job), "--", _host(job)])
-    except ConfigError as e:
-        return Outcome(UNKNOWN, str(e))
-    try:
-        yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
-    except Late as e:
-        return Outcome(UNKNOWN, str(e))
-    finally:
-        running.kill()
-    if running.marked:
-        return Outcome(PROVEN, f"host key and login as {job.server.options['user']} are right")
-    return Outcome(UNKNOWN, _why(running))
+    with _Files() as files:
+        try:
+            commands.line(job.commands_dir, job.server.options["command"])
+            running = _start([client, "-N", *_arguments(job, files), "--", _host(job)])
+        except ConfigError as e:
+            return Outcome(UNKNOWN, str(e))
+        try:
+            yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
+        except Late as e:
+            return Outcome(UNKNOWN, str(e))
+        finally:
+            running.kill()
+        if running.marked:
+            return Outcome(PROVEN, f"host key and login as {job.server.options['user']} are right")
+        return Outcome(UNKNOWN, _why(running))
+
+
+class _Files:
+    """What the client reads besides its options, in memory: no disk that is full, read-only or gone can be in the
+    way. `with _Files() as files`: they live until then."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._open:
+            os.close(fd)
+
+    def hold(self, data: bytes) -> str:
+        """A path at which the client finds `data`; only our user may read it."""
+        fd = os.memfd_create("ssh")
+        self._open.append(fd)
+        os.fchmod(fd, 0o600)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        return f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def _start(argv: list[str]) -> Program:
@@ -175,20 +203,33 @@ def _host(job: Job) -> str:
     return f"{host}%{scope}" if scope and "%" not in host else host
 
 
-def _arguments(job: Job) -> list[str]:
+def _key(folder: Path) -> bytes:
+    """Our private key; as it was read last, when the disk is gone since. ConfigError if there is none."""
+    path = folder / "ssh-key"
+    try:
+        _keys[path] = path.read_bytes()[:KEY_LIMIT_BYTES]
+    except OSError as e:
+        removed = isinstance(e, FileNotFoundError) and folder.is_dir()
+        if removed:
+            raise ConfigError("there is no key yet; make it with: ridethrough ssh-key") from e
+        if path not in _keys:
+            raise ConfigError(f"{path}: {e.strerror}") from e
+    return _keys[path]
+
+
+def _arguments(job: Job, files: _Files) -> list[str]:
     """Everything that could be asked of a person or taken from a file of this host is switched off."""
     if problem := wrong(job.server):
         raise ConfigError(problem)
-    key = job.folder / "ssh-key"
-    if not key.exists():
-        raise ConfigError("there is no key yet; make it with: ridethrough ssh-key")
+    alias = job.server.name.lower()
+    kind, rest = job.server.options["host_key"].split()[:2]
     options = {
         "User": job.server.options["user"],
         "Port": job.server.port,
-        "IdentityFile": _quoted(key),
-        "UserKnownHostsFile": _quoted(_known_hosts(job)),
+        "IdentityFile": files.hold(_key(job.folder)),
+        "UserKnownHostsFile": files.hold(f"{alias} {kind} {rest}\n".encode()),
         "GlobalKnownHostsFile": "/dev/null",
-        "HostKeyAlias": job.server.name.lower(),
+        "HostKeyAlias": alias,
         "StrictHostKeyChecking": "yes",
         "UpdateHostKeys": "no",
         "BatchMode": "yes",
@@ -209,30 +250,6 @@ def _arguments(job: Job) -> list[str]:
         "LogLevel": "DEBUG2",
     }
     return ["-F", "/dev/null", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
-
-
-def _quoted(path: Path) -> str:
-    """As the client's options want a path: it may hold blanks, and % begins a token."""
-    return '"' + str(path).replace("%", "%%") + '"'
-
-
-def _known_hosts(job: Job) -> Path:
-    """The file with this server's host key alone; written only when it differs, so a full disk does no harm."""
-    path = job.folder / "known-hosts" / job.server.name
-    kind, rest = job.server.options["host_key"].split()[:2]
-    text = f"{job.server.name.lower()} {kind} {rest}\n".encode()
-    try:
-        if path.read_bytes() == text:
-            return path
-    except FileNotFoundError:
-        pass  # the first time
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    # without fsync, which may take long: a torn file differs and is written again
-    new = path.with_name(f".{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(text)
-    os.replace(new, path)
-    return path
 
 
 def _judge(ended: Program) -> Outcome:

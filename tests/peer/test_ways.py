@@ -105,8 +105,20 @@ def test_a_forced_command_runs_whatever_is_asked(sshd: Sshd) -> None:
         assert (outcome.word, outcome.detail) == (ACCEPTED, "the command ended with exit code 0")
     assert sshd.ran.read_text() == "systemctl poweroff\n" * 2
     no_child(sshd)
-    written = sshd.folder / "core" / "known-hosts" / "Nas.1"
-    assert written.read_text() == f"nas.1 {sshd.host_key}\n" and written.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_disk_that_is_read_only_and_then_gone_holds_up_nobody_who_was_proven(sshd: Sshd) -> None:
+    core = sshd.folder / "core"
+    subprocess.run(["mount", "--bind", core, core], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", core], check=True)
+        assert steps.run(ssh.prove(sshd.job())).word == PROVEN
+        assert steps.run(ssh.send(sshd.job())).word == ACCEPTED
+    finally:
+        subprocess.run(["umount", core], check=True)
+    core.rename(sshd.folder / "elsewhere")
+    assert steps.run(ssh.send(sshd.job())).word == ACCEPTED
 
 
 def test_the_proof_logs_in_and_never_runs_the_forced_command(sshd: Sshd) -> None:
