@@ -32,7 +32,8 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
     if len(data) > config.FILE_LIMIT_BYTES:
-        return reading.broken("", f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
+        start = data[: config.FILE_LIMIT_BYTES].decode("utf-8", "replace")
+        return reading.broken(start, f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
     try:
         text = data.decode()
     except UnicodeDecodeError as e:
