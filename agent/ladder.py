@@ -214,10 +214,13 @@ def _proof(server: ServerView, words: Words) -> Html:
         when = age if server.state != "unknown" else words("proof.last", ago=age)
     else:
         when = words("proof.never") if server.state == "unknown" else ""
-    why = outcome(server.proof, words) if server.state != "proven" else ""
+    why = outcome(server.proof, words) if server.state != "proven" or server.failing else ""
+    word = words(f"server.{server.state}")
     return html(
         '<span class="is-{state}">{word}</span><small>{when}</small><small>{why}</small>',
-        state=server.state, word=words(f"server.{server.state}"), when=when, why=why,
+        state="failing" if server.failing else server.state,
+        word=words("proof.failing", state=word) if server.failing and server.state != "unknown" else word,
+        when=when, why=why,
     )  # fmt: skip
 
 

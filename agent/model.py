@@ -322,6 +322,7 @@ class ServerView:
     state: str = "unknown"  # unknown | reachable | proven
     proof: str = ""  # what the last proof said, one line
     proof_age_s: float | None = None  # since the last good proof
+    failing: bool = False  # the last proof was not good, whatever `state` an earlier one gave it
     delivery: str = "none"  # none | sending | accepted | delivered-unconfirmed | not-delivered | dry-run
     attempts: int = 0
     detail: str = ""  # last error or answer of the delivery, one line
@@ -335,9 +336,7 @@ class Forecast:
 
     runtime_s: float  # the battery lasts so long
     basis: str  # ups | learned | configured: who says so
-    down_s: float | None = (
-        None  # every server has had its time; None: it ends before a stage is due, or nobody is told
-    )
+    down_s: float | None = None  # every server has had its time; None: not before its end, or nobody is told
     margin_s: float | None = None  # runtime_s - down_s
 
 

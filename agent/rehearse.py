@@ -71,7 +71,10 @@ def walk(view: View) -> list[Finding]:
         if not servers:
             out.append(Finding(f"  no server belongs to {stage.name}"))
         for server in servers:
-            out += _server(server, stage.forecast_s)
+            ends_s = None if stage.forecast_s is None else stage.forecast_s + server.needs_s
+            if server.how == "local":  # told when all others have had their time
+                ends_s = view.forecast.down_s if view.forecast else None
+            out += _server(server, ends_s)
     return [*out, *_battery(view)]
 
 
@@ -79,13 +82,14 @@ def _triggers(on_battery_s: float | None) -> str:
     return "by its other triggers" if on_battery_s is None else f"at {_clock(on_battery_s)} at the latest"
 
 
-def _server(server: ServerView, latched_s: float | None) -> list[Finding]:
+def _server(server: ServerView, down_s: float | None) -> list[Finding]:
     if server.how == "wake":
         return [Finding(f"  {server.name}: only woken ({_waking(server)})")]
     why = f" ({server.proof})" if server.proof else ""
-    down = "" if latched_s is None else f", down at {_clock(latched_s + server.needs_s)}"
-    text = f"  {server.name}: {server.state}{why}, needs {server.needs_s:.0f} s{down}; {_waking(server)}"
-    return [Finding(text, bad=server.state == "unknown")]
+    state = f"{server.state} before, but not now" if server.failing and server.state != "unknown" else server.state
+    down = "" if down_s is None else f", down at {_clock(down_s)}"
+    text = f"  {server.name}: {state}{why}, needs {server.needs_s:.0f} s{down}; {_waking(server)}"
+    return [Finding(text, bad=server.failing or server.state == "unknown")]
 
 
 def _waking(server: ServerView) -> str:

@@ -91,6 +91,8 @@ def warnings(settings: Config, view: View, secrets: frozenset[str]) -> list[str]
     for server in view.servers:
         if server.state == "unknown" and server.how != "wake":
             found.append(f"{server.name} is not proven: {server.proof or 'not yet tried'}")
+        elif server.failing and server.how != "wake":
+            found.append(f"{server.name} was {server.state} before, but not now: {server.proof}")
     if view.forecast is None:
         found.append("nobody knows how long the battery lasts: the UPS says no runtime and none was learned")
     elif view.forecast.down_s is None and view.servers:

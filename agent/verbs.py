@@ -141,7 +141,8 @@ def describe(view: View) -> list[str]:
         lines.append(f"stage {stage.name}: {f'latched ({stage.why})' if stage.latched else 'waiting'}{due}")
         for server in view.servers:
             if server.stage == stage.name:
-                words = f"{server.state} ({server.proof}), " if server.proof else f"{server.state}, "
+                state = f"{server.state} before, but not now" if server.failing else server.state
+                words = f"{state} ({server.proof}), " if server.proof else f"{state}, "
                 words += f"{server.delivery.replace('-', ' ')} {server.detail}".rstrip()
                 words += f", {WAKING[server.wake]}" if server.wake in WAKING else ""
                 lines.append(f"  server {server.name} ({server.address}:{server.port}): {words}")

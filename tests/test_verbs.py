@@ -49,6 +49,22 @@ def test_what_does_not_hold_is_marked() -> None:
     assert any("before its end" in text for text in lines(never, bad=True))
 
 
+def test_a_server_that_was_good_and_does_not_answer_now_is_said_by_all(capsys) -> None:
+    nas, web = GOOD.servers
+    dead = replace(GOOD, servers=(nas, replace(web, failing=True, proof="Connection refused", proof_age_s=7200.0)))
+    assert any("web: reachable before, but not now (Connection refused)" in text for text in lines(dead, bad=True))
+    assert rehearse(lambda: dead, lambda: None, as_json=False, wait_s=0.0) == 1
+    assert "does not hold" in capsys.readouterr().out
+    assert warnings(Config(), dead, frozenset()) == ["web was reachable before, but not now: Connection refused"]
+    assert "not now (Connection refused)" in "\n".join(describe(dead))
+
+
+def test_this_host_is_down_when_all_others_are() -> None:
+    host = ServerView(name="me", address="", port=0, how="local", stage="all", needs_s=40.0, state="proven")
+    view = replace(GOOD, servers=(*GOOD.servers, host), forecast=replace(GOOD.forecast, down_s=460.0))
+    assert any("me: proven, needs 40 s, down at 7:40" in text for text in lines(view, bad=False))
+
+
 def test_rehearse_asks_for_proofs_and_waits_for_them(capsys) -> None:
     asked: list[int] = []
     old = replace(GOOD, servers=tuple(replace(s, proof_age_s=9.0) for s in GOOD.servers))
