@@ -64,14 +64,16 @@ def walk(view: View) -> list[Finding]:
     """The plan, stage by stage, and whether it holds."""
     out = [Finding(f"mode {view.mode}" + ("" if view.mode == "armed" else ": in an outage nobody would be told"))]
     for stage in view.stages:
-        at = "not before the battery's end" if stage.forecast_s is None else f"at {_clock(stage.forecast_s)}"
-        known = view.forecast is not None
-        out.append(Finding(f"stage {stage.name}: in an outage now {at if known else _triggers(stage.on_battery_s)}"))
+        begins_s = stage.forecast_s if stage.due_in_s is None else stage.due_in_s
+        at = "not before the battery's end" if begins_s is None else f"at {_clock(begins_s)}"
+        known = view.forecast is not None or begins_s is not None
+        when = "in an outage now" if view.on_battery_s is None else "from now"
+        out.append(Finding(f"stage {stage.name}: {when} {at if known else _triggers(stage.on_battery_s)}"))
         servers = [s for s in view.servers if s.stage == stage.name]
         if not servers:
             out.append(Finding(f"  no server belongs to {stage.name}"))
         for server in servers:
-            ends_s = None if stage.forecast_s is None else stage.forecast_s + server.needs_s
+            ends_s = None if begins_s is None else begins_s + server.needs_s
             if server.how == "local":  # told when all others have had their time
                 ends_s = view.forecast.down_s if view.forecast else None
             out += _server(server, ends_s)

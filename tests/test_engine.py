@@ -47,7 +47,7 @@ def test_the_countdown_is_in_the_view() -> None:
     play.battery(20)
     assert play.view.on_battery_s == pytest.approx(19.5, abs=0.6)
     assert play.view.stages[0].due_in_s == pytest.approx(40.5, abs=0.6)
-    assert play.view.stages[1].due_in_s is None  # by runtime
+    assert play.view.stages[1].due_in_s == pytest.approx(1500.0, abs=1)  # by runtime, of which 1800 s are left
 
 
 def test_a_disk_that_does_not_take_the_latch_stops_no_order() -> None:
