@@ -119,7 +119,7 @@ def parse(
         web=reader.web(raw.get("web")),
         snmp=reader.snmp(raw.get("snmp")),
     )
-    for problem in plans.mistakes(config, own_addresses()):
+    for problem in plans.mistakes(config, own_addresses(), lambda server: _goes_to(ways(server.how), server)):
         reader.bad(problem.section, problem.text)
     # those that keep the last good set in force must not fall off the end
     reader.problems.sort(key=lambda p: p.section not in PROTECTING)
@@ -345,6 +345,12 @@ def _wrong_receiver(row: Mapping[str, Any], users: Container[str]) -> str:
 def _default_port(way: Way, options: Mapping[str, Any]) -> int:
     by_options = getattr(way, "port", None)
     return way.PORT if by_options is None else int(by_options(options))
+
+
+def _goes_to(way: Way, server: Server) -> plans.Place:
+    """Where the order really goes."""
+    elsewhere = getattr(way, "place", None)
+    return plans.Place(*elsewhere(server)) if elsewhere else plans.Place(server.address, server.port)
 
 
 def _plain_mac(text: str) -> str:

@@ -13,10 +13,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import webrequest
 from ..config import Server
 from ..model import ConfigError, Option
 from ..webrequest import DEFAULT_PORT, METHODS, PRESETS, Request, build, mistake
@@ -63,6 +64,16 @@ class _Answer:
 def wrong(server: Server) -> str:
     """What is wrong with the options taken together."""
     return mistake(server)
+
+
+def port(options: Mapping[str, Any]) -> int:
+    """The default of a server's port: the preset's own, if it has one."""
+    return webrequest.port(options)
+
+
+def place(server: Server) -> tuple[str, int, str]:
+    """Where the request goes."""
+    return webrequest.place(server)
 
 
 def send(job: Job, total_s: float = TOTAL_S) -> Steps:
