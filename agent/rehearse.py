@@ -87,7 +87,8 @@ def _triggers(on_battery_s: float | None) -> str:
 def _server(server: ServerView, down_s: float | None) -> list[Finding]:
     if server.how == "wake":
         return [Finding(f"  {server.name}: only woken ({_waking(server)})")]
-    why = f" ({server.proof})" if server.proof else ""
+    facts = [server.trust.replace("-", " "), server.proof]
+    why = f" ({'; '.join(fact for fact in facts if fact)})" if any(facts) else ""
     state = f"{server.state} before, but not now" if server.failing and server.state != "unknown" else server.state
     down = "" if down_s is None else f", down at {_clock(down_s)}"
     text = f"  {server.name}: {state}{why}, needs {server.needs_s:.0f} s{down}; {_waking(server)}"

@@ -154,6 +154,20 @@ def test_a_server_that_does_not_answer_now_shows_it_though_it_was_proven(languag
     assert language == "de" or "connection refused" in text(rung)
 
 
+@pytest.mark.parametrize(
+    "trust, english, german",
+    [
+        ("secure", "rccmd (secure) 192.0.2.10:6003", "rccmd (sicher) 192.0.2.10:6003"),
+        ("not-enrolled", "rccmd (not enrolled) 192.0.2.10:6003", "rccmd (nicht aufgenommen) 192.0.2.10:6003"),
+        ("", "rccmd 192.0.2.10:6003", "rccmd 192.0.2.10:6003"),
+    ],
+)
+def test_a_server_shows_whether_it_is_told_securely(trust, english, german):
+    view = on_line()
+    view = replace(view, servers=(replace(view.servers[0], trust=trust),))
+    assert english in text(said(view)["servers-0"]) and german in text(said(view, "de")["servers-0"])
+
+
 def test_in_the_recovery_a_server_shows_how_far_it_is_back():
     pieces = said(recovery(0.0))
     assert text(pieces["servers-0"]).endswith("back delivered, unconfirmed")

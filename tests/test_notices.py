@@ -1,4 +1,4 @@
-"""Notifications: which there are, how often, and what a restart, a silent receiver or a flood does to them."""
+"""Notifications: which, how often, and what a restart, a silent receiver or a flood does to them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ A way is a module with
     send(job)     tell it to go down now; ends with ACCEPTED, UNCONFIRMED or NOT_DELIVERED
     prove(job)    the same as far as possible without telling it anything; ends with PROVEN, REACHABLE or UNKNOWN
     release(job)  optional: tell it that the outage is over; ends with any word
+    say(job, verb, argument)  optional: an RCCMD command by hand; ends as send does
     SLOTS         optional: so many of this way at once (processes, TLS handshakes); without it any number
+    trust(server, pin)  optional: secure | classic | not-enrolled; SLOTS are for the secure ones then
 
 `send` and `prove` are generators: they never block, but yield a Wait whenever they must wait for a descriptor, and
 return an Outcome. The delivery runs a thousand of them in one thread. When a Wait takes too long, Late is thrown in
@@ -61,6 +63,7 @@ class Outcome:
 
     word: str
     detail: str = ""
+    up: bool = False  # a proof that is not good, but it answered: after an outage it is back
 
 
 Steps = Generator[Wait, None, Outcome]
@@ -77,6 +80,8 @@ class Job:
     folder: Path  # the core's own: keys, known hosts
     commands_dir: Path  # what people allowed to be run
     secret: Callable[[str], str | None]  # label -> secret
+    heard: Callable[[], None] = lambda: None  # to be called when the whole order has left, before the answer
+    pin: str = ""  # SHA-256 of the certificate of an enrolled server, 64 hex digits
 
 
 def connect(job: Job) -> Generator[Wait, None, socket.socket]:
