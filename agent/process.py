@@ -1,4 +1,4 @@
-"""What every process of ours needs: its configuration, its supervisor, and a word to systemd."""
+"""What every process of ours needs: its configuration, its supervisor, the time, and a word to systemd."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,30 @@ from .config import Config
 from .model import ConfigError, Option
 
 log = logging.getLogger(__name__)
+
+TIMESYNC = Path("/run/systemd/timesync")
+BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
+
+
+class SystemClock:
+    """The real time."""
+
+    def mono_s(self) -> float:
+        return time.monotonic()
+
+    def wall_s(self) -> float:
+        return time.time()
+
+    def synced(self) -> bool:
+        """Has the clock been set? systemd-timesyncd says so in a file; without it, a plausible year must do."""
+        if TIMESYNC.is_dir():
+            return (TIMESYNC / "synchronized").exists()
+        return time.time() > BUILT_WALL_S
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
 
 
 def ups_options(name: str) -> Sequence[Option]:

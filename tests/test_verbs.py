@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from agent.config import Config, Server
 from agent.model import Forecast, ServerView, StageView, View
+from agent.process import load
 from agent.rehearse import rehearse, walk
-from agent.steer import warnings
+from agent.steer import arm, disarm, warnings
 from agent.verbs import describe
 from tests.fakecore import committed, on_battery, on_line, recovery
 
@@ -109,3 +114,48 @@ def test_status_and_rehearsal_say_whether_a_server_is_told_securely() -> None:
     ):
         view = replace(GOOD, servers=(GOOD.servers[0], replace(GOOD.servers[1], trust=trust)))
         assert shown in "\n".join(describe(view)) and walked in "\n".join(lines(view, bad=False))
+
+
+FILE = """# of the administrator
+[agent]
+mode = "armed"
+state_dir = "{folder}"
+run_dir = "{folder}"
+[ups]
+driver = "megatec"
+port = "/dev/ttyS0"
+[[server]]
+name = "a"
+address = "192.0.2.1"
+"""
+
+
+def file(folder: Path, *change: str) -> argparse.Namespace:
+    path = folder / "ridethrough.toml"
+    path.write_text(FILE.format(folder=folder).replace(*change) if change else FILE.format(folder=folder))
+    return argparse.Namespace(config=path, yes=False)
+
+
+def test_armed_already_is_who_is_so_in_the_core_and_not_only_in_the_file(tmp_path: Path, capsys) -> None:
+    args = file(tmp_path)
+    settings = load(args.config)[0]
+    assert arm(args, settings, GOOD) == 0 and "armed already" in capsys.readouterr().out
+    for view in (replace(GOOD, mode="dry-run"), replace(GOOD, config_errors=("something",))):
+        assert arm(args, settings, view) == 1  # no core listens here
+        said_so = capsys.readouterr()
+        assert "already" not in said_so.out and "in force when the core runs" in said_so.err
+    args = file(tmp_path, '"192.0.2.1"', '"192.0.2.1"\nstage = "none"')
+    assert arm(args, load(args.config)[0], replace(GOOD, mode="dry-run")) == 1
+    out = capsys.readouterr().out
+    assert "no such [[stage]]" in out and "the core refuses" in out and "dry-run" in out
+
+
+@pytest.mark.parametrize("mistake", ['"192.0.2.1"\nstage = "none"', "192.0.2.1"])
+def test_a_file_with_another_mistake_is_disarmed_and_so_is_the_last_good_one(tmp_path: Path, mistake: str) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "last-good.toml").write_text(FILE.format(folder=tmp_path))
+    args = file(tmp_path, '"192.0.2.1"', mistake)
+    assert disarm(args, load(args.config)[0]) == 1  # no core listens here
+    for path in (args.config, tmp_path / "core" / "last-good.toml"):
+        assert 'mode = "dry-run"' in path.read_text() and "# of the administrator" in path.read_text()
+    assert mistake in args.config.read_text()
