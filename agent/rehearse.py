@@ -24,8 +24,7 @@ class Finding:
 
 def rehearse(look: Callable[[], View], prove: Callable[[], None], *, as_json: bool, wait_s: float = WITHIN_S) -> int:
     """Have all servers proven, wait for that, and say what came of it: 0 if the plan holds, else 1."""
-    prove()
-    view = _wait(look, wait_s)
+    view = proven(look, prove, wait_s)
     findings = walk(view)
     bad = any(f.bad for f in findings)
     if as_json:
@@ -35,6 +34,12 @@ def rehearse(look: Callable[[], View], prove: Callable[[], None], *, as_json: bo
         print("\n".join(("!! " if f.bad else "   ") + f.text for f in findings))
         print("the plan does not hold: see the lines with !!" if bad else "the plan holds; nobody was told")
     return 1 if bad else 0
+
+
+def proven(look: Callable[[], View], prove: Callable[[], None], wait_s: float = WITHIN_S) -> View:
+    """Have all servers proven, wait for that, and see what came of it."""
+    prove()
+    return _wait(look, wait_s)
 
 
 def _wait(look: Callable[[], View], wait_s: float) -> View:

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
         "wake": steer.wake,
         **dict.fromkeys(("message", "execute"), sayto.say),
         "shutdown": lambda args, settings: steer.shutdown(args, settings, _ask_view(settings)),
-        "arm": lambda args, settings: steer.arm(args, settings, _ask_view(settings)),
+        "arm": _arm,
         "disarm": steer.disarm,
         "rehearse": _rehearse,
         "ssh-key": _ssh_key,
@@ -188,6 +188,13 @@ def _state_word(view: View) -> str:
     if view.on_battery_s is not None:
         return f"ON BATTERY for {view.on_battery_s:.0f} s"
     return "on line"
+
+
+def _arm(args: argparse.Namespace, settings: Config) -> int:
+    view = _ask_view(settings)
+    if view.mode == "dry-run":  # what was good in the morning may be dead now
+        view = rehearse.proven(lambda: _ask_view(settings), lambda: steer.ask(settings, "prove"))
+    return steer.arm(args, settings, view)
 
 
 def _rehearse(args: argparse.Namespace, settings: Config) -> int:

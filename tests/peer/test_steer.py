@@ -41,6 +41,18 @@ def test_rehearse_arm_and_disarm(tmp_path: Path) -> None:
         assert world.told() == []
 
 
+def test_a_server_that_died_since_its_proof_is_said_by_rehearse_and_arm(tmp_path: Path) -> None:
+    with World(tmp_path, mode="dry-run", stages=STAGES, confirm_servers=2) as world:
+        until(lambda: all(s.state == "reachable" for s in world.view().servers), 15, "both are reachable")
+        server = world._processes[1]
+        server.terminate()
+        server.wait(10)
+        for verb in ("arm", "rehearse"):
+            code, text = run(world, verb)
+            assert code == 1 and "server-1" in text and "reachable before, but not now" in text, text
+        assert world.view().mode == "dry-run" and [s.failing for s in world.view().servers] == [False, True]
+
+
 def test_a_broken_file_is_not_armed_and_comes_back(tmp_path: Path) -> None:
     with World(tmp_path, mode="dry-run", stages=STAGES) as world:
         broken = world.config.read_text().replace('stage = "all"', 'stage = "nobody"')
