@@ -12,6 +12,7 @@ import pytest
 
 from agent import __main__ as command_line
 from agent import config, drivers, lines, link, reach
+from tests import mutants
 
 ROOT = Path(__file__).resolve().parent.parent
 AGENT = ROOT / "agent"
@@ -156,6 +157,10 @@ def test_every_module_imports_alone() -> None:
         [sys.executable, "-c", script, *names], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_seeded_fault_still_applies() -> None:
+    assert mutants.problems() == []
 
 
 def test_every_file_says_what_it_is_for() -> None:
