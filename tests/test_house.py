@@ -25,7 +25,7 @@ FLOORS = {
     "engine": 3, "portrait": 3, "telling": 3, "guard": 3, "deliver": 3, "reach": 3,
     "attempt": 3, "target": 3, "book": 3, "requests": 3, "program": 3,
     "bus": 3, "busserver": 3, "ups": 3,
-    "drivers": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
+    "drivers": 2, "q1": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
     "drill": 2, "curve": 2, "forecast": 2,
     "crowd": 2, "kept": 2, "pretend": 2,
     "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2, "webrequest": 2,

@@ -14,7 +14,9 @@ import pytest
 
 from agent import link
 from agent.drivers import megatec
-from agent.model import Command, Condition, Ident, Source, Status
+from agent.model import Command, Condition, Source, Status
+from agent.q1 import meaning, orders
+from agent.q1.dialects import Q1
 from tests.simulators.megatec import MegatecPty
 
 pytestmark = pytest.mark.peer
@@ -114,7 +116,7 @@ def as_we_read_it(ups: MegatecPty) -> Status:
 
 def as_a_second_reader(ups: MegatecPty) -> Status:
     """What our driver makes of the unit's answer while NUT holds the line."""
-    return megatec.look(megatec.parse_q1(ups.answer(b"Q1").rstrip(b"\r")), None, Ident(), taken_s=0.0)
+    return meaning.look(Q1.parse(ups.answer(b"Q1").rstrip(b"\r")), taken_s=0.0)
 
 
 def prepare(ups: MegatecPty, settings: tuple[str, ...]) -> None:
@@ -226,7 +228,7 @@ def test_upsd_and_upsc_follow_the_pretend_unit_through_an_outage(ups: MegatecPty
 
 
 def test_nut_sends_the_same_bytes_for_the_same_orders_and_the_unit_obeys(ups: MegatecPty, upsd: Upsd) -> None:
-    orders: tuple[tuple[tuple[str, ...], Command, dict[str, float], set[str]], ...] = (
+    table: tuple[tuple[tuple[str, ...], Command, dict[str, float], set[str]], ...] = (
         (("test.battery.start", "300"), Command.TEST_MINUTES, {"minutes": 5}, {"OL", "CAL"}),
         (("test.battery.stop",), Command.TEST_STOP, {}, {"OL"}),
         (("test.battery.start.quick",), Command.TEST_QUICK, {}, {"OL", "CAL"}),
@@ -238,11 +240,11 @@ def test_nut_sends_the_same_bytes_for_the_same_orders_and_the_unit_obeys(ups: Me
         (("shutdown.stayoff",), Command.SHUTDOWN_STAY_OFF, {"delay_s": 30}, {"OL", "FSD"}),
         (("shutdown.stop",), Command.SHUTDOWN_STOP, {}, {"OL"}),
     )
-    for words, command, args, status in orders:
+    for words, command, args, status in table:
         ups.received.clear()
         upsd.command(*words)
         wait_for(lambda: upsd.status().replace("ALARM", ""), status, 10)  # NUT makes an alarm of a shutdown
         sent = [c for c in ups.received if c not in (b"Q1", b"F", b"I")]
-        assert sent == [megatec.encode(command, args).rstrip(b"\r")], words
+        assert sent == [orders.encode(command, args).rstrip(b"\r")], words
     upsd.command("beeper.toggle")
     assert not ups.unit.beeper
