@@ -13,8 +13,8 @@ from agent.drivers import megatec
 from agent.model import Command, ConfigError, LinkError, OrderError, Status
 from agent.pretend import Unit, parse_timeline
 from agent.q1 import meaning, orders
-from agent.q1.dialects import Q1, F
 from agent.q1.form import identity
+from agent.q1.megatec import Q1, F
 from tests.simulators.megatec import q1
 from tests.simulators.script import ScriptLink
 

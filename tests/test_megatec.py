@@ -11,8 +11,8 @@ import pytest
 from agent.drivers import megatec
 from agent.model import Command, Condition, Flow, Ident, LinkError, OrderError, Source, Status, Test, TestResult
 from agent.q1 import meaning
-from agent.q1.dialects import Q1, F
 from agent.q1.form import identity
+from agent.q1.megatec import Q1, F
 from tests.simulators.script import ScriptLink
 
 CASES = json.loads((Path(__file__).parent / "cases" / "megatec.json").read_text())

@@ -13,7 +13,7 @@ from agent.drivers import megatec, simulator
 from agent.model import Command, Condition, ConfigError, Flow, LinkError, OrderError, Source, TestResult
 from agent.pretend import Scene, Unit, parse_timeline
 from agent.q1 import meaning
-from agent.q1.dialects import Q1
+from agent.q1.megatec import Q1
 from tests.simulators.megatec import FAULTS, IDENTITY, RATING, MegatecPty, control, q1
 
 

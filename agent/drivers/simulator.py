@@ -30,7 +30,7 @@ from ..model import (
 )
 from ..pretend import BATTERY_V, NOMINAL_HZ, NOMINAL_V, NOMINAL_VA, POWER_FACTOR, Scene, Step, Unit, parse_timeline
 from ..q1 import meaning, orders
-from ..q1.dialects import Q1
+from ..q1.megatec import Q1
 
 NAME, TITLE, LINK = "simulator", "Simulated UPS", "none"
 OPTIONS = (

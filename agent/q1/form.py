@@ -18,6 +18,7 @@ Facts = dict[str, Any]  # float, bool, str or None by name
 NUMBER = re.compile(rb"\d{1,5}(\.\d{0,3})?")
 SIGNED = re.compile(rb"[+-]?\d{1,4}(\.\d{0,3})?")
 _ABSENT = re.compile(rb"[-@#.]*")  # --.-  @@.@  ##.#
+_CLOCK = re.compile(rb"\d{1,4}\.[0-5]\d")
 _ANY = re.compile(rb"[\x21-\x7e]*")
 _I = re.compile(rb"#[\x20-\x7e]*")
 SHOWN_BYTES = 80
@@ -34,7 +35,7 @@ class Word(NamedTuple):
     """One word of an answer: a number (times `factor`, perhaps signed), text, flags, or what is not looked at."""
 
     names: tuple[str, ...]  # of a number or text: more than one if the word is 1/2/3
-    kind: str = "number"  # number | signed | text | skip | flags
+    kind: str = "number"  # number | signed | clock | text | skip | flags
     factor: float = 1.0
     flags: tuple[Flag, ...] = ()
 
@@ -95,8 +96,8 @@ def _word(text: str) -> Word:
     if "|" in text:
         flags = (("" if f == "." else f.lstrip("!"), not f.startswith("!")) for f in text.split("|"))
         return Word((), "flags", flags=tuple(Flag(*f) for f in flags))
-    kind = {"+": "signed", ":": "text"}.get(text[0], "number")
-    name, _, factor = text.lstrip("+:").partition("*")
+    kind = {"+": "signed", ":": "text", "@": "clock"}.get(text[0], "number")
+    name, _, factor = text.lstrip("+:@").partition("*")
     return Word(tuple(name.split("/")), kind, float(factor or 1))
 
 
@@ -115,12 +116,17 @@ def _read(word: Word, field: bytes, answer: bytes) -> Facts:
     parts = field.split(b"/")
     if len(parts) != len(word.names):
         raise LinkError(f"not {len(word.names)} numbers: {field!r} in {answer[:SHOWN_BYTES]!r}")
+    if word.kind == "clock":
+        if not _CLOCK.fullmatch(field):
+            raise LinkError(f"not minutes and seconds: {field!r} in {answer[:SHOWN_BYTES]!r}")
+        return {word.names[0]: float(int(field[:-3]) * 60 + int(field[-2:]))}
     signs = SIGNED if word.kind == "signed" else NUMBER
     return {name: number(part, answer, signs, word.factor) for name, part in zip(word.names, parts, strict=True)}
 
 
 def number(field: bytes, answer: bytes, kind: re.Pattern[bytes] = NUMBER, factor: float = 1.0) -> float | None:
     """The number in a field, None if it is padding (--.- @ #). LinkError, with the answer, if it is neither."""
+    field = field.lstrip(b"#")  # ###1000
     if kind.fullmatch(field):
         return float(field) if factor == 1.0 else round(float(field) * factor, 3)
     if _ABSENT.fullmatch(field):

@@ -36,6 +36,13 @@ CONDITIONS: Mapping[str, Condition] = {
     "bypass_bad": Condition.BYPASS_BAD,
     "input_bad": Condition.INPUT_BAD,
     "output_bad": Condition.OUTPUT_BAD,
+    "output_short": Condition.OUTPUT_BAD,
+    "bypass_absent": Condition.BYPASS_BAD,
+    "battery_empty": Condition.BATTERY_DEPLETED,
+    "battery_high": Condition.BATTERY_BAD,
+    "no_battery": Condition.BATTERY_BAD,
+    "emergency_off": Condition.GENERAL_FAULT,
+    "failed_parallel": Condition.GENERAL_FAULT,
 }
 _INPUT = {
     "voltage_v": "input_v",
@@ -88,7 +95,7 @@ def with_battery(facts: Facts, cells: int | None) -> Facts:
 def look(facts: Facts, *, test: Test | None = None, taken_s: float) -> Status:
     """What plausible facts mean together. `test`: see Status."""
     charge_pct = facts.get("charge_pct")
-    guess = estimate_charge_pct(facts.get("battery_v"), facts.get("nominal_v")) if charge_pct is None else None
+    guess = _guessed_pct(facts) if charge_pct is None else None
     source = _source(facts)
     flags = {condition for name, condition in CONDITIONS.items() if facts.get(name)}
     if source is Source.BYPASS:
@@ -123,6 +130,18 @@ def look(facts: Facts, *, test: Test | None = None, taken_s: float) -> Status:
     )
 
 
+def _guessed_pct(facts: Facts) -> float | None:
+    """Between the two voltages that the unit says are empty and full, else by the nominal one."""
+    volts, empty_v, full_v = (facts.get(name) for name in ("battery_v", "battery_empty_v", "battery_full_v"))
+    if volts and empty_v and full_v and empty_v < full_v:
+        return _between(volts, empty_v, full_v)
+    return estimate_charge_pct(volts, facts.get("nominal_v"))
+
+
+def _between(volts: float, empty_v: float, full_v: float) -> float:
+    return round(min(100.0, max(0.0, 100 * (volts - empty_v) / (full_v - empty_v))), 1)
+
+
 def estimate_charge_pct(battery_v: float | None, nominal_v: float | None) -> float | None:
     """A guess: empty at nominal * 104/120, full at nominal * 130/120, linear between (NUT, docs/man/nutdrv_qx.txt).
 
@@ -130,8 +149,7 @@ def estimate_charge_pct(battery_v: float | None, nominal_v: float | None) -> flo
     """
     if not battery_v or not nominal_v or not 0.5 * nominal_v <= battery_v <= 1.3 * nominal_v:
         return None
-    empty_v, full_v = nominal_v * EMPTY, nominal_v * FULL
-    return round(min(100.0, max(0.0, 100 * (battery_v - empty_v) / (full_v - empty_v))), 1)
+    return _between(battery_v, nominal_v * EMPTY, nominal_v * FULL)
 
 
 def _lines(facts: Facts, columns: Mapping[str, str]) -> tuple[Line, ...]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..model import Command, Link, LinkError, OrderError, Status, Test, TestResult
 from . import meaning
-from .dialects import Dialect, Query
 from .find import find, is_refusal
 from .form import Facts
 from .orders import check_arguments, encode
+from .table import Dialect, Query
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,9 @@ class Unit:
         for query in dialect.once:
             if query.ask in self._asking:
                 self._known |= self._ask_once(query, deadline_s) or {}
-        self._test = self._test_after(facts)
         one_cell = meaning.per_cell(facts)
-        facts = meaning.with_battery({**self._known, **facts}, self._cells)
+        facts = dialect.derive(meaning.with_battery({**self._known, **facts}, self._cells))
+        self._test = self._test_after(facts)
         facts = self._plausible(facts)
         if one_cell and facts["battery_v"] is None and was_asking and not self._asking:
             log.info("%s: volts per cell and no rating; set battery_cells to know the battery voltage", dialect.name)
@@ -165,6 +165,8 @@ class Unit:
         """The unit says when a test runs, not how it ended: ABORTED if we stopped it, else NONE and that it ran."""
         if facts.get("testing"):
             return Test(result=TestResult.RUNNING)
+        if facts.get("test_result"):
+            return Test(result=facts["test_result"])
         stopped, self._stop_ordered = self._stop_ordered, False
         if self._test.result is not TestResult.RUNNING:
             return self._test

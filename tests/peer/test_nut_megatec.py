@@ -16,7 +16,7 @@ from agent import link
 from agent.drivers import megatec
 from agent.model import Command, Condition, Source, Status
 from agent.q1 import meaning, orders
-from agent.q1.dialects import Q1
+from agent.q1.megatec import Q1
 from tests.simulators.megatec import MegatecPty
 
 pytestmark = pytest.mark.peer
