@@ -15,7 +15,7 @@ from agent.pretend import Unit, parse_timeline
 from agent.q1 import meaning, orders
 from agent.q1.form import identity
 from agent.q1.megatec import Q1, F
-from tests.simulators.megatec import q1
+from tests.simulators.dialects import q1
 from tests.simulators.script import ScriptLink
 
 GOOD = b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001"

@@ -14,7 +14,8 @@ from agent.model import Command, Condition, ConfigError, Flow, LinkError, OrderE
 from agent.pretend import Scene, Unit, parse_timeline
 from agent.q1 import meaning
 from agent.q1.megatec import Q1
-from tests.simulators.megatec import FAULTS, IDENTITY, RATING, MegatecPty, control, q1
+from tests.simulators.dialects import IDENTITY, RATING, q1
+from tests.simulators.megatec import FAULTS, MegatecPty, control
 
 
 class Clock:

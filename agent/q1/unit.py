@@ -195,8 +195,13 @@ class Unit:
         if self._beeper_on(dialect) is not on:
             raise OrderError(f"this UPS did not switch its beeper {'on' if on else 'off'}")
 
-    def _beeper_on(self, dialect: Dialect) -> object:
-        return self._ask_status(dialect, self._now() + STATUS_WITHIN_S)[0].get("beeper_on")
+    def _beeper_on(self, dialect: Dialect) -> bool | None:
+        """By the first of the dialect's questions that tells it."""
+        for query in dialect.poll:
+            facts = query.parse(self._link.ask(query.ask, within_s=EXTRA_WITHIN_S).data)
+            if "beeper_on" in facts:
+                return bool(facts["beeper_on"])
+        return None
 
 
 def _name(query: Query) -> str:
