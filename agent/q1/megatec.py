@@ -36,7 +36,17 @@ F = form("F", b"#", "rated_v rated_a rated_battery_v rated_hz")
 #     025      minutes
 RT = form("RT", b"", "runtime_s*60")
 
-_ID = re.compile(rb"(AX1|FOR|FTC|PR2|PRO|325|520|620), *(\d{3,4}),(\d{3}),(\d{3}),(\d\d\.\d), *(\d{2,3}\.\d)")
+_BEST = {
+    b"AX1": "Axxium Rackmount",
+    b"FOR": "Fortress",
+    b"FTC": "Fortress Telecom",
+    b"PR2": "Patriot Pro II",
+    b"PRO": "Patriot Pro",
+    b"325": "Sola 325",
+    b"520": "Sola 520",
+    b"620": "Sola 620",
+}
+_ID = re.compile(rb"([A-Z]{2}[A-Z\d]|\d{3}), *(\d{3,4}),(\d{3}),(\d{3}),(\d\d\.\d), *(\d{2,3}\.\d)")
 
 
 def best_identity(answer: bytes) -> Facts:
@@ -45,12 +55,12 @@ def best_identity(answer: bytes) -> Facts:
     FOR,750,120,120,20.0,27.6       family, VA, input V, output V, battery V empty and full
     """
     match = _ID.fullmatch(answer)
-    if match is None:
+    if match is None or match[1] not in _BEST:
         raise LinkError(f"ID: not an answer to it: {answer[:SHOWN_BYTES]!r}")
     names = ("rated_va", "rated_input_v", "rated_output_v", "battery_empty_v", "battery_full_v")
     maker = "Sola Australia" if match[1][:1].isdigit() else "Best Power"
     numbers = (float(number) for number in match.groups()[1:])
-    return {"manufacturer": maker, "model": match[1].decode(), **dict(zip(names, numbers, strict=True))}
+    return {"manufacturer": maker, "model": _BEST[match[1]], **dict(zip(names, numbers, strict=True))}
 
 
 def _best(facts: Facts) -> Facts:

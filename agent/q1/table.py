@@ -10,7 +10,8 @@ from .orders import Orders
 
 
 class Query(NamedTuple):
-    """A question and the reader of its answer. `only`: for units that gave one of these protocol numbers."""
+    """A question and the reader of its answer. `only`: for units that gave one of these protocol numbers; then it
+    knows better than the questions for all."""
 
     ask: bytes
     parse: Callable[[bytes], Facts]
@@ -18,7 +19,7 @@ class Query(NamedTuple):
 
 
 class Dialect(NamedTuple):
-    """`poll`: asked each time; the first must be answered, and where two say the same, the first counts.
+    """`poll`: asked each time; the first must be answered, and where two say the same, the first counts (see `only`).
     `once`: asked after connecting. `derive`: what follows from the facts together. The columns of the status card in
     docs/drivers.md: `evidence`, `auto` (whether the engine finds it by itself)."""
 

@@ -63,7 +63,8 @@ class Unit:
         facts, taken_s = self._ask_status(dialect, deadline_s)
         for query in dialect.poll[1:]:
             if self._is_due(query):
-                facts = {**(self._ask_again(query, deadline_s) or {}), **facts}
+                more = self._ask_again(query, deadline_s) or {}
+                facts = facts | more if query.only else more | facts
         was_asking = bool(self._asking)
         for query in dialect.once:
             if query.ask in self._asking:

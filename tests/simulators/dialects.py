@@ -99,7 +99,7 @@ def _qgs(unit: Unit) -> bytes:
         unit.testing, unit.off_at_s is not None, not unit.beeper, False, True,
     )  # fmt: skip
     return b"(%05.1f %04.1f %05.1f %04.1f %05.1f %03d 369.1 ---.- %05.1f ---.- %05.1f 10%s\r" % (
-        unit.input_v, hertz(unit), unit.output_v, output_hz(unit), 1.3, unit.load_now_pct, unit.battery_v,
+        unit.input_v, hertz(unit), unit.output_v, output_hz(unit), 10, unit.load_now_pct, unit.battery_v,
         unit.temperature_c, bytes(b"01"[bit] for bit in bits),
     )  # fmt: skip
 
@@ -256,10 +256,9 @@ def masterguard(unit: Unit, command: bytes) -> bytes:
     )  # fmt: skip
     said = {
         b"Q3": b"(00 " + status,
-        b"Q1": b"(" + status,
+        b"Q1": q1(unit, per_cell=True),
         b"WH": b"(00 10.06 03.09 A  700  + 0 Bat Pack-19        0 230 50.00 012 02.30 006.00 012.00 018 10 40 160 276 47.00 53.00\r",  # noqa: E501
     }  # fmt: skip
-    said[b"Q3,00"] = said[b"Q3"]
     return said.get(command) or _obey(unit, command, command + b"\r")
 
 

@@ -196,8 +196,9 @@ class MegatecPty:
         while (end := self._inbox.find(b"\r")) >= 0:
             command = bytes(self._inbox[:end])
             del self._inbox[: end + 1]
-            self.received.append(command)
-            self._queue(self.answer(command))
+            if command:  # a lone CR asks nothing
+                self.received.append(command)
+                self._queue(self.answer(command))
         if len(self._inbox) > COMMAND_LIMIT_BYTES:
             self._inbox.clear()
 
