@@ -361,3 +361,25 @@ def test_no_parser_takes_a_millisecond(ask: bytes) -> None:
             took_s.append(time.perf_counter() - began_s)
         best_s.append(min(took_s))
     assert max(best_s) < 0.001
+
+
+def test_the_status_card_has_the_questions_and_the_evidence_of_each_dialect() -> None:
+    card = (Path(__file__).parent.parent / "docs" / "drivers.md").read_text()
+    for name, dialect in DIALECTS.items():
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| `{name}` | `"))
+        _, _, polled, once, evidence, state, auto, _ = (cell.strip() for cell in row.split("|"))
+        assert polled.replace("`", "").split() == [query.ask.decode().strip() for query in dialect.poll]
+        assert once.replace("`", "").split() == [q.ask.decode().strip() for q in dialect.once] or once == "none"
+        assert evidence == dialect.evidence and auto == ("yes" if dialect.auto else "no")
+        assert state != "complete" or "capture" in evidence or "NUT" in evidence
+
+
+def test_a_shutdown_without_a_countdown_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    unit, link = polled("megatec")
+    unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert not caplog.records
+    unit.order(Command.SHUTDOWN_STOP)
+    speak = SPEAKERS["megatec"]
+    link._speak = lambda it, command: b"" if command[:1] == b"S" else speak(it, command)
+    unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert [record.message for record in caplog.records] == ["after S01R0003 the UPS shows no countdown"]

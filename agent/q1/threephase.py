@@ -169,7 +169,7 @@ MASTERGUARD = Dialect(
     (Query(b"Q3\r", Q3.parse),),
     (Query(b"WH\r", masterguard_identity),),
     orders.MASTERGUARD,
-    "capture",
+    "capture, NUT",
     auto=False,
     derive=_masterguard,
 )

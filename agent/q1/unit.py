@@ -184,7 +184,9 @@ class Unit:
             answer = b""
         if answer and is_refusal(command, answer):
             raise OrderError(f"this UPS refused {command.decode().strip()}: {answer[:80]!r}")
-        self._ask_status(dialect, self._now() + STATUS_WITHIN_S)
+        facts, _ = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)
+        if command[:1] == b"S" and b"R" in command and facts.get("shutdown_active") is False:
+            log.warning("after %s the UPS shows no countdown", command.decode().strip())
         if dialect.orders.accepted and answer != dialect.orders.accepted:
             raise OrderError(f"this UPS did not acknowledge {command.decode().strip()}, it may have done it")
 
