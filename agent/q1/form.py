@@ -18,6 +18,7 @@ Facts = dict[str, Any]  # float, bool, str or None by name
 NUMBER = re.compile(rb"\d{1,5}(\.\d{0,3})?")
 SIGNED = re.compile(rb"[+-]?\d{1,4}(\.\d{0,3})?")
 _ABSENT = re.compile(rb"[-@#.]*")  # --.-  @@.@  ##.#
+_SKIPPED = re.compile(rb"[+-]?\d{1,5}(\.\d{0,3})?|[01]{8}")
 _CLOCK = re.compile(rb"\d{1,4}\.[0-5]\d")
 _ANY = re.compile(rb"[\x21-\x7e]*")
 _I = re.compile(rb"#[\x20-\x7e]*")
@@ -32,7 +33,7 @@ class Flag(NamedTuple):
 
 
 class Word(NamedTuple):
-    """One word of an answer: a number (times `factor`, perhaps signed), text, flags, or what is not looked at."""
+    """One word of an answer: a number (times `factor`, perhaps signed), text, flags, or a number that is not kept."""
 
     names: tuple[str, ...]  # of a number or text: more than one if the word is 1/2/3
     kind: str = "number"  # number | signed | clock | text | skip | flags
@@ -107,11 +108,13 @@ def _read(word: Word, field: bytes, answer: bytes) -> Facts:
             raise LinkError(f"not {len(word.flags)} flags: {field!r} in {answer[:SHOWN_BYTES]!r}")
         bits = zip(word.flags, field, strict=True)
         return {flag.name: (bit == ord("1")) is flag.sense for flag, bit in bits if flag.name}
-    if word.kind in ("skip", "text") and not _ANY.fullmatch(field):
-        raise LinkError(f"not text: {field!r} in {answer[:SHOWN_BYTES]!r}")
     if word.kind == "skip":
+        if not _SKIPPED.fullmatch(field) and not _ABSENT.fullmatch(field):
+            raise LinkError(f"not a number: {field!r} in {answer[:SHOWN_BYTES]!r}")
         return {}
     if word.kind == "text":
+        if not _ANY.fullmatch(field):
+            raise LinkError(f"not text: {field!r} in {answer[:SHOWN_BYTES]!r}")
         return {word.names[0]: words_of(field)}
     parts = field.split(b"/")
     if len(parts) != len(word.names):

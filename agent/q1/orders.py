@@ -45,8 +45,9 @@ MEGATEC = Orders({**_SHUTDOWN, **_TESTS}, toggle=b"Q")
 MECER = MEGATEC._replace(accepted=b"(ACK")
 QS = Orders({**_SHUTDOWN, Command.TEST_QUICK: b"T"}, toggle=b"Q", off_delay_s=(12.0, 540.0))  # S.2 to S09
 QS_NO_TEST = QS._replace(words=_SHUTDOWN)
-MASTERGUARD = Orders({**_SHUTDOWN, **_TESTS})
-BESTUPS = Orders({command: word for command, word in MASTERGUARD.words.items() if word != b"S%nR0000"})
+RETURN_ONLY = Orders(  # what R0000 does to them is not known: NUT sends no such order
+    {command: word for command, word in MEGATEC.words.items() if command is not Command.SHUTDOWN_STAY_OFF}
+)
 VOLTRONIC = Orders(
     {
         **_TESTS,

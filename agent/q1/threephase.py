@@ -11,7 +11,7 @@ import re
 from ..model import LinkError, TestResult
 from . import orders
 from .form import SHOWN_BYTES, Facts, form, identity, words_of
-from .megatec import FLAGS
+from .megatec import FLAGS, Q1
 from .table import Dialect, Query
 
 # --- G ----------------------------------------------------------------------------------------------------------
@@ -88,8 +88,14 @@ MEGATEC_G = Dialect(
 
 # --- Q6 ---------------------------------------------------------------------------------------------------------
 
-#     the bits are those of Q1; the values come from Q6, line by line
-_Q1_BITS = form("Q1", b"(", f"- fault_v - - - - - {FLAGS}", nul_is_0=True)
+_Q1_BITS = frozenset(FLAGS.split("|")) | {"fault_v"}
+
+
+def q1_bits(answer: bytes) -> Facts:
+    """Of the answer to Q1 the bits: the values come from Q6, line by line. LinkError as Q1."""
+    return {name: value for name, value in Q1.parse(answer).items() if name in _Q1_BITS}
+
+
 #     1     7     13    19   24    30    36    42   47  51  55  59    65    71   76    82  86
 #     (in1  in2   in3   Hz   out1  out2  out3  Hz   ld1 ld2 ld3 batt+ batt- °C   secs  %   mode flags flags type
 Q6 = form(
@@ -118,7 +124,7 @@ def _q6(facts: Facts) -> Facts:
 Q6_DIALECT = Dialect(
     "q6",
     (
-        *(Query(b"Q1\r", _Q1_BITS.parse), Query(b"Q6\r", Q6.parse)),
+        *(Query(b"Q1\r", q1_bits), Query(b"Q6\r", Q6.parse)),
         *(Query(b"WA\r", WA.parse), Query(b"BPS\r", BPS.parse)),
     ),
     (Query(b"WH\r", WH.parse),),
@@ -168,7 +174,7 @@ MASTERGUARD = Dialect(
     "masterguard",
     (Query(b"Q3\r", Q3.parse),),
     (Query(b"WH\r", masterguard_identity),),
-    orders.MASTERGUARD,
+    orders.RETURN_ONLY,
     "capture, NUT",
     auto=False,
     derive=_masterguard,

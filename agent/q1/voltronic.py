@@ -52,7 +52,7 @@ QRI = form("QRI", b"(", "rated_output_v rated_a rated_battery_v rated_hz")
 QMD = form(
     "QMD",
     b"(",
-    ":model rated_va - - rated_input_v rated_output_v - -",
+    ":model rated_va - :phases rated_input_v rated_output_v - -",
     columns=((1, 16), (17, 24), (25, 27), (28, 31), (32, 35), (36, 39), (40, 42), (43, 47)),
 )
 QMF, QVFW, QID = (

@@ -85,9 +85,9 @@ def ups(tmp_path: Path) -> Iterator[MegatecPty]:
         yield it
 
 
-def nut_environment(folder: Path, *settings: str) -> dict[str, str]:
+def nut_environment(folder: Path, *settings: str, protocol: str = "megatec") -> dict[str, str]:
     user = pwd.getpwuid(os.geteuid()).pw_name
-    lines = ("driver = nutdrv_qx", f"port = {folder}/ups", "protocol = megatec", f"user = {user}", *settings)
+    lines = ("driver = nutdrv_qx", f"port = {folder}/ups", f"protocol = {protocol}", f"user = {user}", *settings)
     (folder / "ups.conf").write_text("\n".join(("[pretend]", *lines, "")))
     return {**os.environ, "NUT_CONFPATH": str(folder), "NUT_STATEPATH": str(folder), "NUT_ALTPIDPATH": str(folder)}
 
@@ -175,8 +175,8 @@ def wait_for(read: Callable[[], str], wanted: set[str], within_s: float) -> None
 class Upsd:
     """NUT's driver and server on the pretend unit, and its two clients."""
 
-    def __init__(self, folder: Path) -> None:
-        self.environment = nut_environment(folder, "pollinterval = 1", "pollfreq = 1")
+    def __init__(self, folder: Path, protocol: str = "megatec") -> None:
+        self.environment = nut_environment(folder, "pollinterval = 1", "pollfreq = 1", protocol=protocol)
         self.address = f"pretend@127.0.0.1:{free_port()}"
         (folder / "upsd.conf").write_text(f"LISTEN 127.0.0.1 {self.address.rpartition(':')[2]}\n")
         (folder / "upsd.users").write_text("[admin]\npassword = tried-out\ninstcmds = ALL\n")

@@ -13,8 +13,10 @@ import pytest
 
 from agent import link
 from agent.drivers import megatec
-from agent.model import Condition, Status
-from tests.peer.test_nut_megatec import SAME, SCENES, TOLERANCE, prepare, tokens, variables
+from agent.model import Command, Condition, Status
+from agent.q1.dialects import DIALECTS
+from agent.q1.orders import encode
+from tests.peer.test_nut_megatec import SAME, SCENES, TOLERANCE, Upsd, prepare, tokens, variables, wait_for
 from tests.simulators.megatec import MegatecPty
 
 pytestmark = pytest.mark.peer
@@ -52,6 +54,7 @@ MORE: dict[str, Read] = {
     "battery.runtime": lambda s: s.battery.runtime_s,
     "device.serial": lambda s: s.ident.serial,
     "ups.power.nominal": lambda s: s.rating.apparent_va,
+    **{f"outlet.{n + 1}.status": lambda s, n=n: "on" if s.outlets[n].on else "off" for n in range(2)},
     **{f"input.L{n + 1}-N.voltage": lambda s, n=n: s.inputs[n].voltage_v for n in range(3)},
     **{f"input.L{n + 1}.current": lambda s, n=n: s.inputs[n].current_a for n in range(3)},
     **{f"output.L{n + 1}-N.voltage": lambda s, n=n: s.outputs[n].voltage_v for n in range(3)},
@@ -65,7 +68,7 @@ NOT_OURS = (
     "ups.model", "battery.voltage.high", "battery.voltage.low", "battery.packs", "battery.protection",
     "battery.energysave", "ups.start.", "input.phases", "output.phases", "output.powerfactor", "output.power.",
     "input.transfer.", "input.L1-L", "input.L2-L", "output.L1-L", "output.L2-L", "output.bypass.L1-L",
-    "output.bypass.L2-L", "outlet.",
+    "output.bypass.L2-L", "outlet.1.switchable", "outlet.2.switchable",
 )  # fmt: skip
 #: (NUT's driver, what is spoken, variable) -> why it differs, and what must hold instead
 EXPLAINED: dict[tuple[str, str, str], tuple[str, Callable[[str, Status], bool]]] = {
@@ -183,3 +186,46 @@ def agrees(driver: str, speaker: str, name: str, said: str, ours: Status) -> boo
 
 def _near(name: str, said: str, value: float | None) -> bool:
     return value is not None and abs(float(said) - value) <= TOLERANCE.get(name, 0.001)
+
+
+#: what NUT is told -> the same order of ours
+ORDERS: dict[tuple[str, ...], tuple[Command, dict[str, float]]] = {
+    ("test.battery.start.quick",): (Command.TEST_QUICK, {}),
+    ("test.battery.stop",): (Command.TEST_STOP, {}),
+    ("test.battery.start.deep",): (Command.TEST_DEEP, {}),
+    ("test.battery.start", "300"): (Command.TEST_MINUTES, {"minutes": 5}),
+    ("shutdown.return",): (Command.SHUTDOWN_RETURN, {"delay_s": 30, "return_delay_s": 180}),
+    ("shutdown.stop",): (Command.SHUTDOWN_STOP, {}),
+    ("shutdown.stayoff",): (Command.SHUTDOWN_STAY_OFF, {"delay_s": 30}),
+    ("outlet.1.load.off",): (Command.OUTLET_OFF, {"number": 1}),
+    ("outlet.1.load.on",): (Command.OUTLET_ON, {"number": 1}),
+}
+
+
+@pytest.mark.parametrize(
+    ("speaker", "protocol"),
+    [
+        ("mecer", "mecer"),
+        ("mustek", "mustek"),
+        ("zinto", "zinto"),
+        ("megatec-old", "megatec/old"),
+        ("bestups", "bestups"),
+        ("voltronic", "voltronic"),
+        ("voltronic-qs", "voltronic-qs"),
+        ("qs-hex-p", "voltronic-qs-hex"),
+        ("qs-hex-t", "voltronic-qs-hex"),
+    ],
+)
+def test_nut_sends_the_same_bytes_for_the_same_orders(tmp_path: Path, speaker: str, protocol: str) -> None:
+    dialect = DIALECTS[speaker]
+    with MegatecPty(tmp_path / "ups", runtime_s=1e9, dialect=speaker) as ups:
+        upsd = Upsd(tmp_path, protocol)
+        try:
+            wait_for(upsd.status, {"OL"}, 15)
+            for words, (command, args) in ORDERS.items():
+                if command in dialect.orders.commands:
+                    wanted = encode(command, args, dialect.orders).rstrip(b"\r")
+                    upsd.command(*words)
+                    wait_for(lambda wanted=wanted: "sent" if wanted in ups.received else str(words), {"sent"}, 5)
+        finally:
+            upsd.stop()

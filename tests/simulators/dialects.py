@@ -136,7 +136,7 @@ def voltronic(protocol: bytes) -> Callable[[Unit, bytes], bytes]:
             b"F": RATING,
             b"I": IDENTITY,
             b"QWS": b"(%s\r" % bytes(b"01"[n == 55 and unit.fault] for n in range(64)),
-            b"QFLAG": b"(EpashcDbroegfl\r",
+            b"QFLAG": b"(EpashcjDbroegfl\r",
             b"QSK1": b"(%d\r" % unit.outlets[0],
             b"QSK2": b"(%d\r" % unit.outlets[1],
             b"QLDL": b"(021 023\r",
