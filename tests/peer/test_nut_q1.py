@@ -68,7 +68,7 @@ NOT_OURS = (
     "ups.model", "battery.voltage.high", "battery.voltage.low", "battery.packs", "battery.protection",
     "battery.energysave", "ups.start.", "input.phases", "output.phases", "output.powerfactor", "output.power.",
     "input.transfer.", "input.L1-L", "input.L2-L", "output.L1-L", "output.L2-L", "output.bypass.L1-L",
-    "output.bypass.L2-L", "outlet.1.switchable", "outlet.2.switchable",
+    "output.bypass.L2-L", "outlet.0.switchable", "outlet.1.switchable", "outlet.2.switchable",
 )  # fmt: skip
 #: (NUT's driver, what is spoken, variable) -> why it differs, and what must hold instead
 EXPLAINED: dict[tuple[str, str, str], tuple[str, Callable[[str, Status], bool]]] = {
