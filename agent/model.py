@@ -101,6 +101,8 @@ class Command(Enum):
     SHUTDOWN_RETURN = "shutdown-return"  # delay_s: float, return_delay_s: float
     SHUTDOWN_STAY_OFF = "shutdown-stay-off"  # delay_s: float
     SHUTDOWN_STOP = "shutdown-stop"
+    LOAD_OFF = "load-off"  # at once, until LOAD_ON
+    LOAD_ON = "load-on"
     OUTLET_ON = "outlet-on"  # number: int
     OUTLET_OFF = "outlet-off"  # number: int
     SIMULATE = "simulate"  # driver simulator alone; mains: "on" | "off"
@@ -335,9 +337,7 @@ class Forecast:
 
     runtime_s: float  # the battery lasts so long
     basis: str  # ups | learned | configured: who says so
-    down_s: float | None = (
-        None  # every server has had its time; None: it ends before a stage is due, or nobody is told
-    )
+    down_s: float | None = None  # every server has had its time; None: it ends before a stage, or nobody is told
     margin_s: float | None = None  # runtime_s - down_s
 
 

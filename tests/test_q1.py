@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import link as serial_line
 from agent import pretend
 from agent.drivers import megatec as driver
 from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
@@ -23,6 +24,7 @@ from agent.q1.dialects import DIALECTS
 from agent.q1.find import _BY_LETTER, QUERIES, find
 from agent.q1.form import Facts, identity
 from tests.simulators.dialects import SPEAKERS
+from tests.simulators.megatec import MegatecPty
 from tests.simulators.script import ScriptLink, SpeakerLink
 from tests.test_drivers import ARGUMENTS
 
@@ -142,6 +144,22 @@ def test_a_poll_is_bounded_also_when_only_the_status_answers(speaker: str) -> No
     before = len(link.sent)
     unit.poll()
     assert link.sent[before:] == [status + b"\r"], "what never answers is left alone"
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_each_dialect_is_read_over_a_line(speaker: str, tmp_path: Path) -> None:
+    with MegatecPty(tmp_path / "ups", dialect=speaker) as ups:
+        line = serial_line.open({"port": str(ups.path)}, time.monotonic)
+        unit: Any = driver.connect({"dialect": FOUND.get(speaker, speaker)}, line, time.monotonic)
+        try:
+            assert unit.poll().source is Source.MAINS
+            ups.set("mains", "off")
+            assert unit.poll().source is Source.BATTERY
+            ups.fault("garbage")
+            with pytest.raises(LinkError):
+                unit.poll()
+        finally:
+            unit.close()
 
 
 # --- three phases -----------------------------------------------------------------------------------------------

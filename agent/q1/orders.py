@@ -35,24 +35,27 @@ _SHUTDOWN = {
     Command.SHUTDOWN_STAY_OFF: b"S%nR0000",
     Command.SHUTDOWN_STOP: b"C",
 }
+_LOAD = {Command.LOAD_OFF: b"S00R0000", Command.LOAD_ON: b"C"}
 _TESTS = {
     Command.TEST_QUICK: b"T",
     Command.TEST_DEEP: b"TL",
     Command.TEST_MINUTES: b"T%t",
     Command.TEST_STOP: b"CT",
 }
-MEGATEC = Orders({**_SHUTDOWN, **_TESTS}, toggle=b"Q")
+MEGATEC = Orders({**_SHUTDOWN, **_LOAD, **_TESTS}, toggle=b"Q")
 MECER = MEGATEC._replace(accepted=b"(ACK")
-QS = Orders({**_SHUTDOWN, Command.TEST_QUICK: b"T"}, toggle=b"Q", off_delay_s=(12.0, 540.0))  # S.2 to S09
-QS_NO_TEST = QS._replace(words=_SHUTDOWN)
-RETURN_ONLY = Orders(  # what R0000 does to them is not known: NUT sends no such order
-    {command: word for command, word in MEGATEC.words.items() if command is not Command.SHUTDOWN_STAY_OFF}
+QS = Orders({**_SHUTDOWN, **_LOAD, Command.TEST_QUICK: b"T"}, toggle=b"Q", off_delay_s=(12.0, 540.0))  # S.2 to S09
+QS_NO_TEST = QS._replace(words={**_SHUTDOWN, **_LOAD})
+RETURN_ONLY = Orders(  # what R0000 does to them is not known for sure
+    {command: word for command, word in MEGATEC.words.items() if b"R0000" not in word}
 )
 VOLTRONIC = Orders(
     {
         **_TESTS,
         **_SHUTDOWN,
         Command.SHUTDOWN_STOP: b"CS",
+        Command.LOAD_OFF: b"SOFF",
+        Command.LOAD_ON: b"SON",
         Command.BEEPER_ON: b"BZON",
         Command.BEEPER_OFF: b"BZOFF",
         Command.OUTLET_ON: b"SKON%o",

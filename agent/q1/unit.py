@@ -89,7 +89,8 @@ class Unit:
             check_arguments(command, args)
             self._set_beeper(self._dialect, orders.toggle, command is Command.BEEPER_ON)
             return
-        self._tell(self._dialect, encode(command, args, orders))
+        counts_down = command in (Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF)
+        self._tell(self._dialect, encode(command, args, orders), counts_down=counts_down)
         self._stop_ordered = command is Command.TEST_STOP
 
     def close(self) -> None:
@@ -175,7 +176,7 @@ class Unit:
             return Test(result=TestResult.ABORTED)
         return Test(detail="ended; this UPS does not report a result")
 
-    def _tell(self, dialect: Dialect, command: bytes) -> None:
+    def _tell(self, dialect: Dialect, command: bytes, *, counts_down: bool = False) -> None:
         """Send an order: silence is consent, unless the dialect acknowledges; an echo or NAK is a refusal. Then see
         that the unit is still there."""
         try:
@@ -185,7 +186,7 @@ class Unit:
         if answer and is_refusal(command, answer):
             raise OrderError(f"this UPS refused {command.decode().strip()}: {answer[:80]!r}")
         facts, _ = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)
-        if command[:1] == b"S" and b"R" in command and facts.get("shutdown_active") is False:
+        if counts_down and facts.get("shutdown_active") is False:
             log.warning("after %s the UPS shows no countdown", command.decode().strip())
         if dialect.orders.accepted and answer != dialect.orders.accepted:
             raise OrderError(f"this UPS did not acknowledge {command.decode().strip()}, it may have done it")

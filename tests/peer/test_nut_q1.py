@@ -197,6 +197,8 @@ ORDERS: dict[tuple[str, ...], tuple[Command, dict[str, float]]] = {
     ("shutdown.return",): (Command.SHUTDOWN_RETURN, {"delay_s": 30, "return_delay_s": 180}),
     ("shutdown.stop",): (Command.SHUTDOWN_STOP, {}),
     ("shutdown.stayoff",): (Command.SHUTDOWN_STAY_OFF, {"delay_s": 30}),
+    ("load.off",): (Command.LOAD_OFF, {}),
+    ("load.on",): (Command.LOAD_ON, {}),
     ("outlet.1.load.off",): (Command.OUTLET_OFF, {"number": 1}),
     ("outlet.1.load.on",): (Command.OUTLET_ON, {"number": 1}),
 }

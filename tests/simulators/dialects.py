@@ -156,6 +156,8 @@ def voltronic(protocol: bytes) -> Callable[[Unit, bytes], bytes]:
             return b"(ACK\r"
         if command in (b"C", b"Q", b"CS"):
             return _obey(unit, {b"CS": b"C"}.get(command, b"-"), b"(NAK\r", b"(ACK\r")
+        if command in (b"SON", b"SOFF"):
+            return _obey(unit, b"C" if command == b"SON" else b"S00R0000", b"(NAK\r", b"(ACK\r")
         return _obey(unit, command, b"(NAK\r", b"(ACK\r")
 
     return speak
