@@ -1,6 +1,6 @@
 """Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
 
-`--frames`: instead, 100000 damaged status frames in every dialect of the Q1 family (tests/test_q1.py).
+`--frames`: instead, 100000 damaged answers in the dialects of the Q1 family (tests/test_q1.py).
 
 Each run is up to 40 steps of tests/test_machine.py. They are made in batches, because what hypothesis remembers of
 its runs grows; each batch has the next seed. The seeds are printed, so that what was found is found again.

@@ -13,6 +13,7 @@ DIALECTS = {
         megatec.MUSTEK,
         megatec.ZINTO,
         megatec.BESTUPS,
+        megatec.GTEC,
         voltronic.VOLTRONIC,
         voltronic.VOLTRONIC_QS,
         voltronic.QS_HEX_P,

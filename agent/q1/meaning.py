@@ -20,7 +20,9 @@ PLAUSIBLE: Mapping[str, tuple[float, float]] = {
     "load_pct": (0, 250), "charge_pct": (0, 100), "temperature_c": (-40, 120), "battery_temperature_c": (-40, 120),
     "battery_v": (8, 500), "rated_battery_v": (5, 500),
 }  # fmt: skip
-MAY_BE_ZERO = {"frequency_hz", "output_hz", "bypass_hz"}  # of a dead line
+MAY_BE_ZERO = frozenset(  # a dead line; a rating that the unit does not say
+    ("frequency_hz", "output_hz", "bypass_hz", "rated_v", "rated_input_v", "rated_output_v", "rated_hz")
+) | {"rated_battery_v"}
 
 CONDITIONS: Mapping[str, Condition] = {
     "battery_low": Condition.LOW_BATTERY,

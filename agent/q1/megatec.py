@@ -35,6 +35,24 @@ Q1 = form(
 F = form("F", b"#", "rated_v rated_a rated_battery_v rated_hz")
 #     025      minutes
 RT = form("RT", b"", "runtime_s*60")
+#     1     7     13    19    25    31  35  39   44  48  52    58   63
+#     (in V ?     ?     fault out V ?   %   Hz   ?   ?   batt  °C   letters
+Q4 = form("Q4", b"(", "input_v - - fault_v output_v - load_pct frequency_hz - - battery_v +temperature_c :letters")
+_LETTERS = {
+    "A": "utility_fail", "B": "battery_low", "C": "on_bypass", "D": "failed", "E": "testing", "F": "shutdown_active",
+    "I": "test_passed", "J": "test_failed", "N": "overload",
+}  # fmt: skip
+_ALL_LETTERS = re.compile(r"[A-N]{1,14}")
+
+
+def gtec(answer: bytes) -> Facts:
+    """The answer to Q4 of a Gtec unit without its CR: the letters are its flags. LinkError otherwise."""
+    facts = Q4.parse(answer)
+    letters = facts.pop("letters") or ""
+    if not _ALL_LETTERS.fullmatch(letters):
+        raise LinkError(f"Q4: not an answer to it: {answer[:SHOWN_BYTES]!r}")
+    return facts | {name: letter in letters for letter, name in _LETTERS.items()}
+
 
 _BEST = {
     b"AX1": "Axxium Rackmount",
@@ -85,4 +103,7 @@ BESTUPS = MEGATEC._replace(
     derive=_best,
     evidence="NUT",
     auto=False,
+)
+GTEC = MEGATEC._replace(
+    name="gtec", poll=(Query(b"Q4\r", gtec),), orders=orders.NO_BEEPER, evidence="capture", auto=False
 )

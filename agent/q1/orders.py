@@ -43,6 +43,7 @@ _TESTS = {
     Command.TEST_STOP: b"CT",
 }
 MEGATEC = Orders({**_SHUTDOWN, **_LOAD, **_TESTS}, toggle=b"Q")
+NO_BEEPER = MEGATEC._replace(toggle=b"")  # it could be toggled, but nobody would know to what
 MECER = MEGATEC._replace(accepted=b"(ACK")
 QS = Orders({**_SHUTDOWN, **_LOAD, Command.TEST_QUICK: b"T"}, toggle=b"Q", off_delay_s=(12.0, 540.0))  # S.2 to S09
 QS_NO_TEST = QS._replace(words={**_SHUTDOWN, **_LOAD})

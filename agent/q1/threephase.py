@@ -11,7 +11,7 @@ import re
 from ..model import LinkError, TestResult
 from . import orders
 from .form import SHOWN_BYTES, Facts, form, identity, words_of
-from .megatec import FLAGS, Q1
+from .megatec import FLAGS, Q1, F
 from .table import Dialect, Query
 
 # --- G ----------------------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ G3 = form(
     " output_v/output_v2/output_v3 load_pct/load_pct2/load_pct3",
 )
 #     !220V/380V^3P4W 050 220V/380V^3P4W 050 220V/3P3W^^^^^ 050 396 150KVA^^^^      V and Hz of input, bypass, output
-_GF = re.compile(rb"!(\d{2,3})V\S* (\d{3}) \d{2,3}V\S* \d{3} (\d{2,3})V\S* \d{3} (\d{2,4}) (\d{1,4})KVA\^*")
+_GF = re.compile(rb"!(\d{2,3})V[!-~]* (\d{3}) \d{2,3}V[!-~]* \d{3} (\d{2,3})V[!-~]* \d{3} (\d{2,4}) (\d{1,4})KVA\^*")
 #     of Q1 the bits that G does not have
 _Q1_REST = form("Q1", b"(", "- - - - - - - .|.|.|.|.|testing|shutdown_active|beeper_on", nul_is_0=True)
 
@@ -113,8 +113,8 @@ WA = form(
 )
 #     (V1 V2 V3 Hz
 BPS = form("BPS", b"(", "bypass_v bypass_v2 bypass_v3 bypass_hz")
-#     (00 00.00 00.00 model.. 2 3/1 6 230 50.00 024 02.00 ...      phases, V, Hz, batteries of 12 V
-WH = form("WH", b"(", "- :firmware - :model - :phases - rated_v rated_hz rated_battery_v*12 - - - - - - - - - -")
+#     (00 00.00 00.00 model.. 2 3/1 6 230 50.00 024 02.00 ...      the rating comes from F
+WH = form("WH", b"(", "- :firmware - :model - :phases - - - - - - - - - - - - - -")
 
 
 def _q6(facts: Facts) -> Facts:
@@ -127,7 +127,7 @@ Q6_DIALECT = Dialect(
         *(Query(b"Q1\r", q1_bits), Query(b"Q6\r", Q6.parse)),
         *(Query(b"WA\r", WA.parse), Query(b"BPS\r", BPS.parse)),
     ),
-    (Query(b"WH\r", WH.parse),),
+    (Query(b"F\r", F.parse), Query(b"WH\r", WH.parse)),
     orders.MEGATEC,
     "capture",
     derive=_q6,
@@ -147,7 +147,7 @@ Q3 = form(
 )
 _TESTS = {2: TestResult.PASSED, 3: TestResult.FAILED, 4: TestResult.ABORTED, 5: TestResult.ABORTED}
 _WH = re.compile(
-    rb"\(\d\d (\d\d\.\d\d) \d\d\.\d\d (\S[\x20-\x7e]{0,40}?) +\d (\d{3}) (\d\d\.\d\d) (\d{3}) \d\d\.\d\d [\d. ]+"
+    rb"\(\d\d (\d\d\.\d\d) \d\d\.\d\d ([!-~][ -~]{0,40}?) +\d (\d{3}) (\d\d\.\d\d) (\d{3}) \d\d\.\d\d [\d. ]+"
 )
 
 

@@ -90,6 +90,17 @@ def bestups(unit: Unit, command: bytes) -> bytes:
     return said.get(command) or _obey(unit, command, command + b"\r")
 
 
+def gtec(unit: Unit, command: bytes) -> bytes:
+    on_bypass = unit.source is Source.BYPASS
+    facts = (not unit.mains_usable, unit.low, on_bypass, unit.fault, unit.testing, unit.off_at_s is not None)
+    letters = bytes(letter for letter, so in zip(b"ABCDEF", facts, strict=True) if so) or b"IM"
+    status = b"(%05.1f 243.2 212.1 %05.1f %05.1f 002 %03d %04.1f 371 372 %05.1f %04.1f %s\r" % (
+        unit.input_v, unit.fault_v, unit.output_v, unit.load_now_pct, hertz(unit), unit.battery_v, unit.temperature_c,
+        letters,
+    )  # fmt: skip
+    return {b"Q4": status, b"F": RATING, b"I": IDENTITY}.get(command) or _obey(unit, command, command + b"\r")
+
+
 # --- Voltronic --------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +255,7 @@ def q6(unit: Unit, command: bytes) -> bytes:
             watts / 1000, watts / 1000, watts / 1000, watts / 1000, load,
         ),
         b"BPS": b"(%05.1f 000.0 000.0 %04.1f\r" % (unit.mains_v, BYPASS_HZ),
-        b"WH": b"(00 00.00 00.00 INN3T20K                 2 3/1 6 230 50.00 002 02.00 005.00 015.00 005 00 40 110 276 45.00 55.00\r",  # noqa: E501
+        b"WH": b"(00 00.00 00.00 INN3T20K                 2 3/1 6 230 50.00 024 02.00 005.00 015.00 005 00 40 110 276 45.00 55.00\r",  # noqa: E501
     }  # fmt: skip
     return said.get(command) or megatec(unit, command, per_cell=True)
 
@@ -271,6 +282,7 @@ SPEAKERS: dict[str, Callable[[Unit, bytes], bytes]] = {
     "mustek": mustek,
     "zinto": zinto,
     "bestups": bestups,
+    "gtec": gtec,
     "voltronic": voltronic(b"01"),
     "voltronic-00": voltronic(b"00"),
     "voltronic-03": voltronic(b"03"),
