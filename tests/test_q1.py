@@ -195,6 +195,15 @@ def test_a_lost_line_of_three_is_seen() -> None:
     assert [line.voltage_v for line in unit.poll().inputs] == [230.0, 0.0, 234.6]
 
 
+def test_two_phases_are_two_lines_also_when_the_bypass_says_three_numbers() -> None:
+    queries = {query.ask: query for query in voltronic.VOLTRONIC.poll}
+    facts = queries[b"Q3PV\r"].parse(b"(120.1 119.9 000.0 240.0 000.0 000.0") | {"protocol": "09"}
+    facts |= queries[b"Q3YV\r"].parse(b"(120.2 119.8 000.0")
+    status = meaning.look(voltronic.VOLTRONIC.derive(facts), taken_s=0.0)
+    assert [line.voltage_v for line in status.inputs] == [120.1, 119.9]
+    assert [line.voltage_v for line in status.bypass] == [120.2, 119.8]
+
+
 def test_g_tells_bypass_from_inverter_and_from_off() -> None:
     bypass, absent = b"!00000010 00000100 00000000", b"!00000010 00000000 00000000"
     manual = b"!00000001 00001111 00000000"
@@ -274,6 +283,13 @@ def test_a_masterguard_says_the_result_of_its_test_and_its_runtime() -> None:
     for code, result in ((b"010", TestResult.PASSED), (b"011", TestResult.FAILED), (b"001", TestResult.RUNNING)):
         link._speak = lambda it, command, code=code: speak(it, command)[:-4] + code + b"\r"
         assert unit.poll().test.result is result
+
+
+def test_without_a_rating_nothing_is_invented_and_the_option_is_enough_for_an_estimate() -> None:
+    battery = polled("qs-hex-p")[0].poll().battery
+    assert battery.voltage_v == 26.0 and battery.charge_pct is None and not battery.estimated
+    battery = polled("qs-hex-p", battery_cells=12)[0].poll().battery
+    assert battery.charge_pct == 100.0 and battery.estimated == {"charge_pct"}
 
 
 def test_a_best_power_unit_is_charged_between_its_own_two_voltages() -> None:
