@@ -259,6 +259,7 @@ def test_outlets_are_read_and_switched_where_there_are_some() -> None:
     assert [outlet.on for outlet in unit.poll().outlets] == [True, True]
     unit.order(Command.OUTLET_OFF, number=2)
     assert link.unit.outlets == [True, False]
+    assert [outlet.on for outlet in unit.poll().outlets] == [True, False]
     with pytest.raises(OrderError, match="from 1 to 4"):
         unit.order(Command.OUTLET_ON, number=5)
     assert Command.OUTLET_ON not in polled("mecer")[0].commands

@@ -39,6 +39,7 @@ class Unit:
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
         self._polls = 0
         self._silences = 0  # in this poll
+        self._has_outlets = False  # it told of one
         self._test = Test()
         self._stop_ordered = False
         self._odd: frozenset[str] = frozenset()  # facts that were not plausible in the last poll
@@ -51,8 +52,7 @@ class Unit:
         if self._dialect is None:
             return frozenset()
         found = self._dialect.orders.commands
-        has_outlets = any(name.startswith("outlet_") for name in self._known)
-        return found if has_outlets else found - {Command.OUTLET_ON, Command.OUTLET_OFF}
+        return found if self._has_outlets else found - {Command.OUTLET_ON, Command.OUTLET_OFF}
 
     def poll(self) -> Status:
         """Ask and return, within 5 s. LinkError if the status has no answer, or nothing known speaks here."""
@@ -65,6 +65,7 @@ class Unit:
             if self._is_due(query):
                 more = self._ask_again(query, deadline_s) or {}
                 facts = facts | more if query.only else more | facts
+        self._has_outlets = self._has_outlets or any(name.startswith("outlet_") for name in facts)
         was_asking = bool(self._asking)
         for query in dialect.once:
             if query.ask in self._asking:

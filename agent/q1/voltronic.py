@@ -140,7 +140,7 @@ VOLTRONIC = Dialect(
         *(_volts("Q3PV", "input_v", _PHASES_IN), _volts("Q3YV", "bypass_v", _PHASES_IN)),
         *(_volts("Q3OV", "output_v", _PHASES_OUT), _three("Q3LD", "load_pct", _PHASES_OUT)),
         *(_three("Q3OC", "output_a", _PHASES_OUT), _three("Q3PC", "input_a", _PHASES_OUT)),
-        Query(b"QWS\r", warnings),
+        *(Query(b"QWS\r", warnings), *(_outlet(number) for number in range(1, 5))),
     ),
     (
         *(Query(b"QPI\r", protocol), Query(b"QRI\r", QRI.parse), Query(b"QMD\r", QMD.parse)),
@@ -150,7 +150,6 @@ VOLTRONIC = Dialect(
             Query(b"QID\r", QID.parse),
             Query(b"F\r", _F.parse),
         ),
-        *(_outlet(number) for number in range(1, 5)),
     ),
     orders.VOLTRONIC,
     "document, NUT",
