@@ -22,15 +22,17 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import bus, busserver, config, curve, drivers, link, vault, wire
+from . import bus, busserver, config, curve, drivers, lines, link, vault, wire
 from .book import Book
 from .config import Config
 from .curve import Curve
-from .deliver import Delivery, Places
+from .deliver import Delivery
 from .engine import TICK_S, Engine, Item, NewConfig, Note
+from .enrolments import Enrolments
 from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver, LinkError
-from .process import end_with_thread, follow_parent, last_good, load, notify
+from .places import Places
+from .process import SystemClock, boot_id, end_with_thread, follow_parent, last_good, load, notify
 from .requests import Requests
 from .slots import Keeper
 from .store import Store
@@ -46,29 +48,6 @@ HUNG_S = 25.0  # a thread that has not moved for so long never will
 BUS_AGAIN_S = 5.0
 CURVE, CURVE_LIMIT_BYTES = "discharge-curve.json", 4096
 EXIT_AGAIN = 75  # start me again
-TIMESYNC = Path("/run/systemd/timesync")
-BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
-
-
-class SystemClock:
-    """The real time."""
-
-    def mono_s(self) -> float:
-        return time.monotonic()
-
-    def wall_s(self) -> float:
-        return time.time()
-
-    def synced(self) -> bool:
-        """Has the clock been set? systemd-timesyncd says so in a file; without it, a plausible year must do."""
-        if TIMESYNC.is_dir():
-            return (TIMESYNC / "synchronized").exists()
-        return time.time() > BUILT_WALL_S
-
-
-def boot_id() -> str:
-    """The kernel's id of this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
 
 
 class Core:
@@ -79,6 +58,7 @@ class Core:
         self._path = path
         self._stop = threading.Event()
         self._reload, self._reloaded = threading.Event(), threading.Event()
+        self._disarm = False  # whatever else the file says, at the next reading
         self._looked_s = time.monotonic()
         first, problems = load(path)
         self._folder = Path(first.state_dir) / "core"
@@ -93,6 +73,7 @@ class Core:
         memory = self._store.start()
         self._curves: queue.SimpleQueue[Curve] = queue.SimpleQueue()
         self._book = Book(self._folder / "known.json")
+        self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
         self._ups = Ups(self._open, self._take, self._config.poll_s)
         self._server: busserver.Server | None = None
@@ -110,16 +91,26 @@ class Core:
             curve=self._read_curve(),
             learned=self._curves.put,
         )
-        self._requests = Requests(self._engine, self._store, self._ups, self._inbox.put, self._reload_asked)
+        self._requests = Requests(
+            self._engine,
+            self._store,
+            self._ups,
+            self._inbox.put,
+            self._reload_asked,
+            lambda name, sha256: self._enrolments.enrol(name, sha256, self._config.servers),
+            self._delivery.order,
+        )
         self._delivery.plan(self._config.servers)
         self._inbox.put(NewConfig(new.config, new.problems, new.protecting_bad, note=False))
         self._inbox.put(Note("started", VERSION))
+        self._enrolments.prepare(self._config.servers)
         if damaged:
             self._inbox.put(Note("state-lost", "both slots of the protection state were unreadable"))
 
     def _places(self) -> Places:
-        """Where the ways find keys, commands and secrets."""
-        return Places(folder=self._folder, commands_dir=Path(self._config.commands_dir), secret=self._secrets().get)
+        """Where the ways find keys, commands, secrets and pins."""
+        commands, secret = Path(self._config.commands_dir), self._secrets().get
+        return Places(folder=self._folder, commands_dir=commands, secret=secret, pin=self._enrolments.pin)
 
     def _secrets(self) -> dict[str, str]:
         try:
@@ -228,6 +219,8 @@ class Core:
                     self._stop.set()
             self._watch()
             self._save_curve()
+            if not self._loaded.protecting_bad:
+                self._enrolments.forget(self._engine.view, self._config.servers)
         if self._server is not None:
             self._server.stop()
         self._ups.wake()
@@ -297,23 +290,25 @@ class Core:
 
     def _load_again(self) -> bool:
         """SIGHUP: read the file again. True: what changed needs a new start (another UPS must not get this plan)."""
+        disarm, self._disarm = self._disarm, False
         try:
-            found, problems = load(self._path)
+            new = self._choose(*load(self._path))
         except ConfigError as e:
             log.error("configuration: %s", e)
-            self._loaded = NewConfig(self._config, (str(e),), protecting_bad=True)
-            self._inbox.put(self._loaded)
-            return False
-        new = self._loaded = self._choose(found, problems)
+            new = NewConfig(self._config, (str(e),), protecting_bad=True)
+        self._loaded = new
         if new.protecting_bad:
             new = NewConfig(self._config, new.problems, protecting_bad=True)
         elif _needs_start(new.config) != _needs_start(self._config):
             log.warning("[ups] or the folders changed: the core is started again")
             return True
+        if disarm and new.config.mode == "armed":
+            new = replace(new, config=replace(new.config, mode="dry-run"))
         self._config = new.config
         self._delivery.places = self._places()
         self._delivery.plan(new.config.servers)
         self._inbox.put(new)
+        self._enrolments.prepare(new.config.servers)
         return False
 
     # -- what the threads need of each other
@@ -325,7 +320,11 @@ class Core:
         module: ModuleType = drivers.load(self._config.driver)
         names = {o.name for o in module.OPTIONS}
         section = {k: v for k, v in self._config.ups.items() if k in names}
-        opened = link.open(self._config.ups, time.monotonic) if module.LINK == "serial" else None
+        opened: Any = None
+        if module.LINK == "serial":
+            opened = link.open(self._config.ups, time.monotonic)
+        elif module.LINK == "lines":
+            opened = lines.open(self._config.ups, time.monotonic)
         try:
             driver: Driver = module.connect(section, opened, time.monotonic)
         except LinkError:
@@ -344,9 +343,11 @@ class Core:
         """An order of protection to the UPS; what became of it comes back through the inbox."""
         self._ups.post(command, args, lambda error: self._inbox.put(Ordered(command, args, error)))
 
-    def _reload_asked(self) -> bus.Message:
-        """Read the configuration again, in the main thread, and say what came of it."""
+    def _reload_asked(self, disarm: bool) -> bus.Message:
+        """Read the configuration again, in the main thread, and say what came of it. `disarm`: what is
+        in force then is so in mode dry-run, whatever the file says, until a good one is read."""
         self._reloaded.clear()
+        self._disarm = self._disarm or disarm
         self._reload.set()
         if not self._reloaded.wait(RELOAD_WITHIN_S):
             raise bus.BusError("the core did not read its configuration in time")

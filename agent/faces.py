@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import addresses, bus, config, snmp, vault
+from . import addresses, bus, config, snmpface, vault
 from .config import Config
 from .model import ConfigError
 from .process import end_with_thread, follow_parent, last_good, load, notify, stop_on_signals
@@ -27,6 +27,11 @@ AGAIN_S = 5.0  # until a face that could not listen is tried again
 def secrets_path(settings: Config) -> Path:
     """Where the faces' secrets are, by label."""
     return Path(settings.state_dir) / "faces" / "secrets.json"
+
+
+def speaks_tls(web: config.Web) -> bool:
+    """Is the page behind TLS? ConfigError if `listen` is no address."""
+    return web.tls == "on" or not addresses.is_loopback(addresses.split_address(web.listen)[0])
 
 
 def _settings(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
@@ -83,34 +88,34 @@ def main(path: Path) -> int:
 def _is_on(settings: Config, name: str) -> bool:
     if name == WEB_FACE:
         return settings.web is not None
-    return settings.snmp is not None and bool(settings.snmp.communities)
+    return settings.snmp is not None and bool(settings.snmp.communities or settings.snmp.users)
 
 
 def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
-    """The SNMP agent in its thread. ConfigError if it cannot listen."""
-    secrets = vault.read(secrets_path(settings))
-    agent = snmp.Agent(settings.snmp or config.Snmp(), secrets, client.view, time.monotonic())
-    agent.bind()
-    log.info("snmp listens on %s port %d", *agent.address)
-    return _started(lambda: agent.run(stop), SNMP_FACE)
+    """The SNMP agent in its thread, and what tells its receivers in another. ConfigError if it cannot listen."""
+    face = snmpface.start(settings, vault.read(secrets_path(settings)), client)
+    if face.notifier is not None:
+        told = face.notifier
+        _started(lambda: told.run(client, stop, time.monotonic), "notify")
+    return _started(lambda: face.agent.run(stop), SNMP_FACE)
 
 
 def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
     """The web page in its thread. ConfigError, OSError if it cannot listen."""
-    from . import httpd, login, tls, web  # late: SNMP has answered by now
+    from . import enroll, httpd, login, tls, web  # late: SNMP has answered by now
 
     wanted = settings.web or config.Web()
     folder = Path(settings.state_dir) / "faces"
     accounts = login.Accounts(folder, time.monotonic)
     accounts.first_password()
-    host, _ = addresses.split_address(wanted.listen)
-    secure = wanted.tls == "on" or not addresses.is_loopback(host)
+    secure = speaks_tls(wanted)
     names = [settings.name, socket.gethostname()]
     context, fingerprint = None, ""
     if secure:
         context, fingerprint = tls.context(folder, names)
         log.info("certificate fingerprint (SHA-256): %s", fingerprint)
     app = web.make_app(wanted, client, accounts, fingerprint=fingerprint)
+    app = enroll.Desk(app, client, folder / enroll.FOLDER, settings.name)
     server = httpd.Server(wanted.listen, app, context, names)
     server.bind()
     log.info("web listens on %s port %d (%s)", *server.address, "https" if secure else "http, loopback only")

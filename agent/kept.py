@@ -6,14 +6,17 @@ import json
 import logging
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import protection, wire
 from .config import Server
 from .outage import Phase, State
+from .slots import DATA_LIMIT_BYTES
 
 log = logging.getLogger(__name__)
 
+AWAY_S = 60.0  # nobody was there for so long in an outage
+OPEN = (Phase.COUNTDOWN, Phase.HOLD, Phase.COMMITTED, Phase.OFF_ARMED)  # an outage: written every 10 s
 GONE_LIMIT_BYTES = 8192  # of servers that must be told though the configuration has them no more
 
 
@@ -65,6 +68,7 @@ class _Rows:
     boot: str
     state: State
     told: Bits
+    kept_s: float | None = None  # monotonic second of the writing
     down: Bits = Bits()
     gone: tuple[Gone, ...] = ()
 
@@ -84,6 +88,8 @@ def unpack(data: bytes | None, boot: str, now_s: float) -> Remembered:
         log.error("the slots hold something else (%s): a new beginning", e)
         return Remembered()
     same_boot = rows.boot == boot
+    if rows.state.phase in OPEN and rows.kept_s is not None and now_s - rows.kept_s > AWAY_S:
+        same_boot = False  # much may have happened since: it must be seen anew, as after a reboot
     state = protection.resume(rows.state, now_s, same_boot=same_boot)
     if same_boot or state.phase is Phase.PLANNED:
         return Remembered(state=state, told=rows.told, down=rows.down, gone=rows.gone)
@@ -94,6 +100,7 @@ def unpack(data: bytes | None, boot: str, now_s: float) -> Remembered:
 
 def pack(
     boot: str,
+    now_s: float,
     state: State,
     servers: Sequence[Server],
     told: Collection[str],
@@ -101,14 +108,21 @@ def pack(
     gone: Sequence[Server],
 ) -> bytes:
     """The bytes for the slots. Of `gone` as many as fit; the rest is forgotten with a restart, and said."""
+    rows = _Rows(
+        boot=boot, kept_s=now_s, state=state, told=Bits.of(servers, told), down=Bits.of(servers, down)
+    )  # fmt: skip
+    room = min(GONE_LIMIT_BYTES, DATA_LIMIT_BYTES - len(_bytes(rows)))  # with 50 stages of long names there is less
     fit: list[Gone] = []
-    size = 0
     for server in gone:
         row = Gone(server=server, told=server.name in told, down=server.name in down)
-        size += len(json.dumps(wire.to_json(row)))
-        if size > GONE_LIMIT_BYTES:
-            log.warning("%d deleted servers would be forgotten with a restart", len(gone) - len(fit))
-            break
-        fit.append(row)
-    rows = _Rows(boot=boot, state=state, told=Bits.of(servers, told), down=Bits.of(servers, down), gone=tuple(fit))
-    return json.dumps(wire.to_json(rows)).encode()
+        size = len(_bytes(row)) + 1  # and a comma
+        if size <= room:
+            room -= size
+            fit.append(row)
+    if len(fit) < len(gone):
+        log.warning("%d deleted servers would be forgotten with a restart", len(gone) - len(fit))
+    return _bytes(replace(rows, gone=tuple(fit)))
+
+
+def _bytes(value: _Rows | Gone) -> bytes:
+    return json.dumps(wire.to_json(value), separators=(",", ":")).encode()

@@ -56,14 +56,17 @@ def names(servers: Sequence[ServerView], words: Words) -> str:
 def too_long(view: View) -> bool:
     """Whether the battery would end before the last server is down."""
     cast = view.forecast
-    return cast is not None and (cast.down_s is None or (cast.margin_s is not None and cast.margin_s < 0))
+    if cast is None or not view.servers:
+        return False
+    return cast.down_s is None or (cast.margin_s is not None and cast.margin_s < 0)
 
 
 def _forecast(view: View, words: Words, gone_s: float) -> Html:
     cast = view.forecast
     if cast is None or view.status is None or view.phase not in ("idle", "countdown"):
         return Html("")
-    first_s = min((s.forecast_s for s in view.stages if s.forecast_s is not None and not s.latched), default=None)
+    begins = [s.forecast_s if s.due_in_s is None else s.due_in_s for s in view.stages if not s.latched]
+    first_s = min((s for s in begins if s is not None), default=None)
     short = too_long(view) and not view.aborted
     facts = [
         ("first", _later(first_s, gone_s), ""),
@@ -195,14 +198,16 @@ def _drill(view: View, words: Words, gone_s: float) -> Html:
 def _server(server: ServerView, view: View, words: Words) -> Html:
     return html(
         '<tr><td><b>{name}</b><small>{place} \N{MIDDLE DOT} {needs}</small></td><td>{proof}</td><td>{done}</td></tr>',
-        name=server.name, place=_place(server), needs=words("plan.needs", value=words.duration(server.needs_s)),
-        proof=_proof(server, words), done=_done(server, view, words),
+        name=server.name, place=_place(server, words),
+        needs=words("plan.needs", value=words.duration(server.needs_s)), proof=_proof(server, words),
+        done=_done(server, view, words),
     )  # fmt: skip
 
 
-def _place(server: ServerView) -> str:
+def _place(server: ServerView, words: Words) -> str:
     port = f":{server.port}" if server.port else ""
-    return f"{server.how} {server.address}{port}".strip()
+    trust = f" ({words(f'trust.{server.trust}')})" if server.trust else ""
+    return f"{server.how}{trust} {server.address}{port}".strip()
 
 
 def _proof(server: ServerView, words: Words) -> Html:
@@ -212,10 +217,13 @@ def _proof(server: ServerView, words: Words) -> Html:
         when = age if server.state != "unknown" else words("proof.last", ago=age)
     else:
         when = words("proof.never") if server.state == "unknown" else ""
-    why = outcome(server.proof, words) if server.state != "proven" else ""
+    why = outcome(server.proof, words) if server.state != "proven" or server.failing else ""
+    word = words(f"server.{server.state}")
     return html(
         '<span class="is-{state}">{word}</span><small>{when}</small><small>{why}</small>',
-        state=server.state, word=words(f"server.{server.state}"), when=when, why=why,
+        state="failing" if server.failing else server.state,
+        word=words("proof.failing", state=word) if server.failing and server.state != "unknown" else word,
+        when=when, why=why,
     )  # fmt: skip
 
 

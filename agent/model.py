@@ -255,11 +255,9 @@ class Link(Protocol):
 
     def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
         """Discard what is waiting, send `command`, return what comes up to the first `end`. LinkError otherwise."""
-        ...
 
     def send(self, command: bytes) -> None:
         """Send `command` to which there is no reply. LinkError if it cannot be written."""
-        ...
 
     def close(self) -> None: ...
 
@@ -307,7 +305,7 @@ class StageView:
     charge_below_pct: float | None = None
     latched: bool = False  # its servers are being told, or have been
     why: str = ""  # it was latched: one of outage.WHYS, and a value behind a blank
-    due_in_s: float | None = None  # by time on battery, holds included; None: not counting, or not by time
+    due_in_s: float | None = None  # on battery: latched by whatever comes first; None: not counting, nobody knows
     forecast_s: float | None = None  # latched by any trigger: from now; on mains: from an outage now
 
 
@@ -324,11 +322,13 @@ class ServerView:
     state: str = "unknown"  # unknown | reachable | proven
     proof: str = ""  # what the last proof said, one line
     proof_age_s: float | None = None  # since the last good proof
+    failing: bool = False  # the last proof was not good, whatever `state` an earlier one gave it
     delivery: str = "none"  # none | sending | accepted | delivered-unconfirmed | not-delivered | dry-run
     attempts: int = 0
     detail: str = ""  # last error or answer of the delivery, one line
     wake: str = "none"  # in the recovery: none | waiting | waking | back | by-hand (no MAC, no outlet)
     mac: str = ""  # configured, or learned while the server was up
+    trust: str = ""  # RCCMD: secure | classic | not-enrolled; "": its way makes no such difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,7 +337,7 @@ class Forecast:
 
     runtime_s: float  # the battery lasts so long
     basis: str  # ups | learned | configured: who says so
-    down_s: float | None = None  # every server has had its time; None: it ends before a stage, or nobody is told
+    down_s: float | None = None  # all servers had their time; None: no stage is due before the end, or nobody is told
     margin_s: float | None = None  # runtime_s - down_s
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import posixpath
 import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from .addresses import normal
 from .config import Server
 from .model import ConfigError
 
@@ -22,7 +24,7 @@ METHODS = ("GET", "PUT", "POST", "PATCH")
 HEADERS_LIMIT = 20
 SECRET_LIMIT = 4096  # characters
 ACCEPTED_CODES = range(200, 300)
-#: what a preset stands for; {node} is its own, and `port` counts when the server's is the way's default
+#: what a preset stands for; {node} is its own, and `port` the default of the server's
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "proxmox-ve": {
         "url": "/api2/json/nodes/{node}/status",
@@ -40,7 +42,7 @@ _TARGET = re.compile(r"/[!-~]*")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ ]*([ -~]*)")
 _OURS = ("host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "expect")
 _PLACE = re.compile(r"\{([a-z]+)\}")
-_DEFAULT_PORT = 443
+DEFAULT_PORT = 443
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,30 @@ def build(server: Server, *, outage: str, secret: Callable[[str], str | None], p
     )
 
 
+def port(options: Mapping[str, Any]) -> int:
+    """Where such a server listens unless its `port` says otherwise."""
+    return int(PRESETS.get(str(options.get("preset", "")), {}).get("port", DEFAULT_PORT))
+
+
+def place(server: Server) -> tuple[str, int, str]:
+    """Host and port that the request really goes to, and if that is not the server's own address, what is asked
+    there: a hub may be asked for several servers. ConfigError if an option is wrong."""
+    shape = _shape(server)
+    hub = normal(shape.host) != normal(server.address)
+    return shape.host, shape.port, f"{shape.method} {shape.target} {shape.body}" if hub else ""
+
+
+def _same(one: str, other: str, server: str, node: str) -> bool:
+    """Would most servers take both targets for the same?"""
+    values = {"outage": "", "server": server, "node": node}
+    texts = [unquote(_fill(target, values, _percent).partition("#")[0]).casefold() for target in (one, other)]
+    parts = [text.partition("?") for text in texts]
+    steps = [[re.sub(";.*", "", step) for step in path.split("/")] for path, _, _ in parts]
+    paths = [posixpath.normpath("/" + "/".join(filter(None, path))) for path in steps]
+    queries = [sorted(filter(None, query.split("&"))) for _, _, query in parts]
+    return paths[0] == paths[1] and queries[0] == queries[1]
+
+
 def _shape(server: Server) -> _Shape:
     given = {name: value for name, value in server.options.items() if value}
     preset = PRESETS.get(str(given.get("preset", "")), {})
@@ -134,13 +160,14 @@ def _shape(server: Server) -> _Shape:
     method = str(options.get("method", "POST"))
     if method not in METHODS:
         raise ConfigError(f'method = "{method}": there are {", ".join(METHODS)}')
-    port = preset.get("port", server.port) if server.port == _DEFAULT_PORT else server.port
-    tls, host, port, target = _place(str(options.get("url", "")), server.address, port)
+    tls, host, port, target = _place(str(options.get("url", "")), server.address, server.port)
     prove_target = str(options.get("prove_url", ""))
     if prove_target and not _TARGET.fullmatch(prove_target):
         raise ConfigError("prove_url: must be a path on the same server, such as /api/version")
-    if method == "GET" and prove_target == target:
-        raise ConfigError("prove_url: is the url itself, so the proof would shut the server down")
+    if prove_target and _same(target, prove_target, server.name, node):
+        raise ConfigError(
+            "prove_url: is the url itself, so the proof might shut the server down; fetch something else"
+        )
     headers = _headers(options.get("headers", ()))
     body = str(options.get("body", ""))
     if body and method == "GET":

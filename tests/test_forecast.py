@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from agent import byhand
-from agent.config import Stage
+from agent import byhand, ladder, rehearse, verbs, words
+from agent.config import Server, Stage
 from agent.curve import Curve
 from agent.forecast import Expectation, expect, filled
 from agent.model import Battery, Condition, OrderError, Rating, Status
@@ -26,12 +26,14 @@ def plain(status: Status, **battery: object) -> Status:
 
 @dataclass(frozen=True)
 class Ideal:
-    """A battery that lasts exactly as long as its UPS says, or, where that says nothing, as its curve."""
+    """A battery that lasts exactly as long as its UPS says, or as its curve, of which the UPS says nothing, or
+    `boast` times as much."""
 
     runtime_s: float
     charge_pct: float
     curve: Curve | None
     low_s: float | None
+    boast: float | None = None
 
     def lasts_s(self) -> float:
         learned_s = self.curve.runtime_s(self.charge_pct, 30.0) if self.curve else None
@@ -40,7 +42,7 @@ class Ideal:
     def frame(self, spent_s: float, now_s: float, *, mains: bool) -> Status:
         """After so many seconds of battery."""
         rest_s = max(0.0, self.lasts_s() - spent_s)
-        low = self.low_s is not None and rest_s <= self.low_s
+        low = self.low_s is not None and rest_s * (self.boast if self.curve and self.boast else 1.0) <= self.low_s
         status = replace(look(MAINS if mains else BATTERY, at_s=now_s), rating=Rating(low_battery_s=self.low_s))
         if self.curve is None:
             charge_pct = self.charge_pct * rest_s / self.runtime_s
@@ -49,7 +51,9 @@ class Ideal:
         for per_pct in self.curve.s_per_pct:
             charge_pct += min(10.0, full_load_s / (per_pct or 1.0))
             full_load_s = max(0.0, full_load_s - 10.0 * (per_pct or 1.0))
-        return filled(replace(status, battery=Battery(charge_pct=charge_pct, low=low)), self.curve, None)
+        said_s = None if self.boast is None else rest_s * self.boast
+        battery = Battery(charge_pct=charge_pct, runtime_s=said_s, low=low)
+        return filled(replace(status, battery=battery), self.curve, None)
 
 
 ROWS = st.lists(
@@ -69,6 +73,7 @@ BATTERIES = st.builds(
     charge_pct=st.integers(20, 100).map(float),
     curve=st.one_of(st.none(), CURVES),
     low_s=st.one_of(st.none(), st.integers(10, 300).map(float)),
+    boast=st.one_of(st.none(), st.sampled_from([1.0, 1.5, 3.0])),
 )
 #: what happened before the forecast: seconds on battery or mains, or an administrator's order
 PAST = st.lists(
@@ -257,6 +262,14 @@ def test_the_smaller_of_what_the_ups_says_and_what_was_learned_counts() -> None:
     assert found.forecast.margin_s == pytest.approx(-23.0)
 
 
+def test_where_the_ups_says_too_much_the_forecast_says_that_its_word_comes_too_late() -> None:
+    plan = Plan(stages=(Stage(name="all", runtime_below_s=300),), needs_s={"all": 120})
+    status = plain(replace(look(MAINS), outputs=()), charge_pct=100.0, runtime_s=3600.0)
+    found = expect(State(), plan, status, FLAT, 0.0)
+    assert found is not None and found.stages == {"all": 1100.0}  # a third of the time for each second that it says
+    assert found.forecast.margin_s == pytest.approx(-20.0)
+
+
 def test_where_the_unit_says_no_runtime_it_is_learned_or_configured_and_marked_or_not_there() -> None:
     silent = plain(look(MAINS), charge_pct=50.0)
     assert filled(silent, None, None) is silent
@@ -283,3 +296,71 @@ def test_the_engine_learns_in_an_outage_and_forecasts_from_it() -> None:
     assert forecast.runtime_s == pytest.approx(200.0, rel=0.05)
     assert play.view.status is not None and "runtime_s" in play.view.status.battery.estimated
     assert play.view.stages[0].forecast_s == 3.0  # less than the 300 s of the last stage
+
+
+# --- the countdown ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stages", "runtime_s", "silent_from"),
+    [
+        ([(900.0, 400.0), (1200.0, None)], 450.0, None),  # its runtime comes long before its time
+        ([(900.0, None), (1200.0, None)], 300.0, None),  # the budget does
+        ([(60.0, None), (90.0, None)], 3000.0, None),  # its time
+        ([(90.0, None), (40.0, None)], 3000.0, None),  # a later stage's time
+        ([(90.0, None), (40.0, None)], None, None),  # of a battery of which nothing is known
+        ([(900.0, None), (1200.0, None)], None, 10),  # silence, 60 s
+        ([(900.0, None), (1200.0, None)], 3000.0, 10),
+        ([(30.0, None), (1200.0, None)], 3000.0, 10),  # its time comes sooner
+        ([(900.0, 400.0), (1200.0, None)], 545.0, 10),  # the runtime as protection pretends it in the silence
+        ([(900.0, None), (1200.0, None)], 250.0, 10),  # the budget of it
+    ],
+)  # fmt: skip
+def test_the_countdown_counts_to_what_really_comes_first(
+    stages: list[tuple[float, float | None]], runtime_s: float | None, silent_from: int | None
+) -> None:
+    rows = [Stage(name=f"s{n}", on_battery_s=at_s, runtime_below_s=b_s) for n, (at_s, b_s) in enumerate(stages)]
+    servers = [Server(name=r.name, address=f"192.0.2.{n}", stage=r.name) for n, r in enumerate(rows, start=1)]
+    play = Play(stages=tuple(rows), servers=tuple(servers))
+    play.mains(5)
+    said: dict[str, list[tuple[int, float | None]]] = {row.name: [] for row in rows}
+    for second in range(200):
+        silent = silent_from is not None and second >= silent_from
+        left_s = None if runtime_s is None else runtime_s - second
+        play.second(None if silent else look(BATTERY, runtime_s=left_s))
+        for stage in play.view.stages:
+            if not stage.latched:
+                said[stage.name].append((second, stage.due_in_s))
+        if all(stage.latched for stage in play.view.stages):
+            break
+    first = [stage for stage in play.view.stages if stage.latched]
+    assert first
+    from_s = 5 if silent_from is None else silent_from + 16
+    for stage in first:
+        latched_s = said[stage.name][-1][0] + 1
+        for second, due_in_s in said[stage.name]:
+            if second >= from_s:
+                assert due_in_s == pytest.approx(latched_s - second, abs=2.0), (stage.name, second, latched_s)
+
+
+def test_nothing_is_counted_down_while_the_mains_is_seen_or_nobody_knows() -> None:
+    play = Play(stages=(Stage(name="all", runtime_below_s=300.0),), servers=())
+    play.battery(5, runtime_s=None, charge_pct=None)
+    assert play.view.phase == "countdown" and play.view.stages[0].due_in_s is None
+    play.battery(2)
+    assert play.view.stages[0].due_in_s is not None
+    play.mains(2)
+    assert play.view.phase == "countdown" and play.view.stages[0].due_in_s is None
+
+
+def test_page_status_and_rehearsal_say_the_same_time() -> None:
+    play = Play(stages=(Stage(name="first", on_battery_s=900.0, runtime_below_s=400.0),))
+    play.mains(5)
+    for second in range(10):
+        play.second(look(BATTERY, runtime_s=450.0 - second))
+    due_s = play.view.stages[0].due_in_s
+    assert due_s is not None and 35 < due_s < 45
+    made = ladder.pieces(play.view, words.load()["en"], play.view.now_s)
+    assert f"in 00:{due_s:.0f}" in made["stage-0"] and f"00:{due_s:.0f}" in made["forecast"]
+    assert f"stage first: waiting, due in {due_s:.0f} s" in verbs.describe(play.view)
+    assert rehearse.walk(play.view)[1].text == f"stage first: from now at 0:{due_s:.0f}"

@@ -161,7 +161,7 @@ def test_the_preset_for_proxmox_sends_exactly_this(peer: Peer) -> None:
 
 def test_the_preset_has_its_port_and_wants_a_whole_token() -> None:
     options = {"preset": "proxmox-ve", "node": "pve1", "secret": "pve", "fingerprint": FINGERPRINT}
-    made = Server(name="a", address="192.0.2.7", port=http.PORT, how="http", options=options)
+    made = Server(name="a", address="192.0.2.7", port=http.port(options), how="http", options=options)
     request = webrequest.build(made, outage=OUTAGE, secret=lambda label: TOKEN)
     assert request.port == 8006 and b"Host: 192.0.2.7:8006\r\n" in request.data
     with pytest.raises(ConfigError, match="USER@REALM!TOKENID=UUID"):
@@ -468,7 +468,12 @@ def test_a_secret_that_cannot_be_sent_is_refused(peer: Peer, value: str | None) 
         ({"ok": ["2xx"]}, "ok"),
         ({"ok": ["200", "99"]}, "ok"),
         ({"prove_url": "https://127.0.0.1/"}, "prove_url"),
-        ({"method": "GET", "prove_url": "/shutdown"}, "would shut the server down"),
+        ({"prove_url": "/shutdown"}, "might shut the server down"),
+        ({"method": "GET", "prove_url": "/shutdown?"}, "might shut the server down"),
+        ({"prove_url": "//./Shut%64own/#x"}, "might shut the server down"),
+        ({"prove_url": "/a/../shutdown/;v"}, "might shut the server down"),
+        ({"url": "/do?a=1&b=2", "prove_url": "/do?b=2&&a=1"}, "might shut the server down"),
+        ({"url": "/off/{server}{outage}", "prove_url": "/off/nas"}, "might shut the server down"),
         ({"preset": "esxi"}, "proxmox-ve"),
         ({"preset": "proxmox-ve"}, "node"),
         ({"node": "pve"}, "node"),

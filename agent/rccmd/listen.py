@@ -1,8 +1,12 @@
-"""The listener on a server: hears RCCMD on TCP and UDP from the addresses on its list, answers by how it closes.
+"""The listener on a server: hears RCCMD on TCP and UDP, secure and classic, and gets every true command through.
 
     sender                               listener
       | connect ------------------------->|   not on the list: reset before a byte is read
-      | CONNECT TO ... SHUTDOWN LF ------>|   not a command, or nothing configured for it: reset
+      | first byte 0x16: TLS ------------>|   no certificate that it knows: an alert, and the end
+      | RT1 SHUTDOWN 00c0ffee00c0ffee LF->|
+      |<------- RT1 accepted LF, and FIN -|   secure.py draws the lines
+      |                                   |
+      | else CONNECT TO ... SHUTDOWN LF ->|   not a command, nothing configured for it, or only TLS allowed: reset
       |<-------------------------- FIN ---|   accepted (or a duplicate); never a byte of answer
 
 One loop, no threads. A connection that does not come to the point is reset, and so is the oldest one when too many
@@ -15,13 +19,19 @@ import selectors
 import signal
 import socket
 import struct
+from collections import Counter
 from types import FrameType
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
+from . import secure
 from .codec import LIMIT_BYTES, Command, Feed, Refused, parse
 from .journal import Journal
 from .orders import Orders
 from .settings import Settings, address_of
+from .status import Status
+
+if TYPE_CHECKING:
+    from .trust import TlsLine, Trust
 
 CONNECTIONS_LIMIT = 32
 BACKLOG = 128  # connections that the kernel holds for us
@@ -36,29 +46,53 @@ Clock = Callable[[], float]
 
 
 class _Connection:
-    """One sender on TCP: first it is read, then, accepted, only drained."""
+    """One sender on TCP: first it is read; once its command is taken, or answered, only drained."""
 
     def __init__(self, sock: socket.socket, sender: str, now_s: float) -> None:
         self.sock, self.sender = sock, sender
         self.feed = Feed()
+        self.tls: TlsLine | None = None
+        self.line = secure.Line(secure.REQUEST_LIMIT_BYTES)
         self.until_s = now_s + DEADLINE_S
-        self.accepted = False
+        self.heard = False
         self.drained_bytes = 0
 
 
 class Listener:
     """The open sockets and what comes in by them. `clock` gives monotonic seconds; OSError if it cannot listen."""
 
-    def __init__(self, settings: Settings, orders: Orders, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        orders: Orders,
+        journal: Journal,
+        clock: Clock,
+        trust: Trust | None = None,
+        status: Status | None = None,
+    ) -> None:
+        self._trust, self._status = trust, status
+        self._problem = ""  # what of the keys cannot be used, as the log has it
         self._settings, self._orders, self._journal, self._clock = settings, orders, journal, clock
         self._selector = selectors.DefaultSelector()
         self._connections: dict[_Connection, None] = {}  # oldest first
         self._tcp, self._udp = _open(settings)
         self._resting_until_s: float | None = None
         self.port: int = self._tcp.getsockname()[1]
+        if status is not None:
+            status.restore(clock())
+        if trust is not None:
+            self._say_problem(trust)
+            voices = len(list(trust.names()))
+            if settings.require_tls and voices < settings.need:
+                outcome = f"warning: {voices} adapters in {settings.senders}, but {settings.need} must ask"
+                journal.line("-", "-", outcome)
         self._selector.register(self._tcp, selectors.EVENT_READ, self._incoming)
         if self._udp is not None:
             self._selector.register(self._udp, selectors.EVENT_READ, self._datagrams)
+
+    def test_now(self) -> None:
+        """Somebody wants the self test."""
+        self._orders.selftest.wished = True
 
     def wake_by(self, sock: socket.socket) -> None:
         """Let a byte on this socket end a turn that waits."""
@@ -81,11 +115,13 @@ class Listener:
             self._selector.register(self._tcp, selectors.EVENT_READ, self._incoming)
         self._orders.tick(now_s)
         self._journal.tick(now_s)
+        if self._status is not None:
+            self._status.tick(now_s)
 
     def close(self) -> None:
         """Close all sockets; what is not accepted is reset."""
         for connection in list(self._connections):
-            self._close(connection, reset=not connection.accepted)
+            self._close(connection, reset=not connection.heard)
         self._tcp.close()
         if self._udp is not None:
             self._udp.close()
@@ -96,8 +132,8 @@ class Listener:
         now_s = self._clock()
         times = [c.until_s for c in self._connections]
         times += [c.feed.idle_at_s for c in self._connections if c.feed.idle_at_s > now_s]
-        if (orders_s := self._orders.due_s(now_s)) is not None:
-            times.append(orders_s)
+        status_s = None if self._status is None else self._status.due_s(now_s)
+        times += [due_s for due_s in (self._orders.due_s(now_s), status_s) if due_s is not None]
         if self._resting_until_s is not None:
             times.append(self._resting_until_s)
         if self._journal.dropped:
@@ -131,15 +167,16 @@ class Listener:
             self._readable(connection, now_s)  # the command mostly comes along with the connection
 
     def _evict(self, now_s: float) -> None:
-        oldest = min(self._connections, key=lambda c: not c.accepted)  # an accepted one has got what it came for
-        if not oldest.accepted:
+        crowd = Counter(c.sender for c in self._connections)  # who floods loses his own; a heard one has all it wants
+        oldest = max(self._connections, key=lambda c: (c.heard, crowd[c.sender]))
+        if not oldest.heard:
             self._journal.limited("refused", oldest.sender, "-", "reset, too many connections", now_s)
-        self._close(oldest, reset=not oldest.accepted)
+        self._close(oldest, reset=not oldest.heard)
 
     def _readable(self, connection: _Connection, now_s: float) -> None:
         if connection not in self._connections:
             return  # closed earlier in this turn
-        if connection.accepted:
+        if connection.heard:
             self._drain(connection)
             return
         try:
@@ -149,8 +186,18 @@ class Listener:
         except OSError:  # the sender reset it
             self._refuse(connection, "reset by the sender before its command was complete", now_s)
             return
-        if not data and connection.feed.empty:
+        if not data and connection.feed.empty and connection.tls is None:
             self._close(connection, reset=True)  # somebody looked whether the port is open; not worth a line
+            return
+        if connection.tls is None and self._trust is not None and connection.feed.empty:
+            if data[0] == secure.FIRST_BYTE:
+                connection.tls = self._trust.line()
+                self._say_problem(self._trust)
+            elif self._settings.require_tls:
+                self._refuse(connection, f"refused, not secure: {data[:80]!r}", now_s)
+                return
+        if connection.tls is not None:
+            self._secure(connection, connection.tls, data, now_s)
             return
         try:
             command = connection.feed.feed(data, now_s) if data else connection.feed.end()
@@ -164,12 +211,45 @@ class Listener:
         if not self._orders.take(command, connection.sender, now_s):
             self._close(connection, reset=True)
             return
-        connection.accepted = True
+        self._finish(connection, b"", now_s)
+
+    def _secure(self, connection: _Connection, tls: TlsLine, data: bytes, now_s: float) -> None:
+        """Some more ciphertext of a connection that began with TLS; b"": its end."""
+        try:
+            line = connection.line.feed(tls.feed(data))
+            if line is None and not data:
+                raise secure.NotSecure("ended before its command was complete")
+        except secure.NotSecure as e:
+            self._journal.limited("refused", connection.sender, "-", f"refused, TLS: {e}", now_s)
+            self._finish(connection, tls.out(), now_s)  # with the alert that says why
+            return
+        except secure.Malformed as e:
+            self._journal.limited("refused", f"{tls.name} ({connection.sender})", "-", f"refused, {e}", now_s)
+            tls.say(secure.encode_reply(secure.Reply(secure.REFUSED, {"why": e.why})))
+            self._finish(connection, tls.out(), now_s)
+            return
+        if line is not None:
+            tls.say(secure.encode_reply(self._orders.answer(line, tls.name, connection.sender, now_s)))
+            self._finish(connection, tls.out(), now_s)
+        elif (out := tls.out()) and not _write(connection.sock, out):
+            self._refuse(connection, "reset, it does not read", now_s)
+
+    def _say_problem(self, trust: Trust) -> None:
+        """Say once what is wrong with the files of keys."""
+        if trust.problem != self._problem:
+            self._problem = trust.problem
+            self._journal.line("-", "-", f"warning: {self._problem or 'the keys are in order again'}")
+
+    def _finish(self, connection: _Connection, data: bytes, now_s: float) -> None:
+        """Write the last bytes and our end, then wait a little for the sender's own."""
+        if data:
+            _write(connection.sock, data)
+        connection.heard = True
         connection.until_s = now_s + DRAIN_S
         try:
             connection.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the sender is gone already; the command counts all the same
+            pass  # the sender is gone already; its command counts all the same
         self._drain(connection)
 
     def _drain(self, connection: _Connection) -> None:
@@ -187,10 +267,10 @@ class Listener:
         self._close(connection, reset=False)
 
     def _timed(self, connection: _Connection, now_s: float) -> None:
-        if connection.accepted:
+        if connection.heard:
             if now_s >= connection.until_s:
                 self._close(connection, reset=False)
-        elif (command := connection.feed.idle(now_s)) is not None:
+        elif connection.tls is None and (command := connection.feed.idle(now_s)) is not None:
             self._command(connection, command, now_s)
         elif now_s >= connection.until_s:
             self._refuse(connection, f"refused, no command within {DEADLINE_S:.0f} s", now_s)
@@ -218,6 +298,8 @@ class Listener:
             sender = str(address)
             if not self._settings.allows(address):
                 self._journal.limited("strangers", sender, "-", "ignored, not on the list (udp)", now_s)
+            elif self._settings.require_tls:
+                self._journal.limited("refused", sender, "-", "ignored, not secure (udp)", now_s)
             elif (command := parse(data)) is None:
                 self._journal.limited("refused", sender, "-", f"ignored, not a command: {data[:80]!r} (udp)", now_s)
             else:
@@ -232,6 +314,14 @@ def _shut(sock: socket.socket, *, reset: bool) -> None:
         except OSError:
             pass  # the other side was faster
     sock.close()
+
+
+def _write(sock: socket.socket, data: bytes) -> bool:
+    """All of these few bytes at once: they fit the buffer of any connection whose peer takes part."""
+    try:
+        return sock.send(data) == len(data)
+    except OSError:
+        return False
 
 
 def _open(settings: Settings) -> tuple[socket.socket, socket.socket | None]:
@@ -273,9 +363,13 @@ def run(listener: Listener, settings: Settings, journal: Journal) -> None:
     wake.setblocking(False)
     listener.wake_by(woken)
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    if hasattr(signal, "SIGUSR1"):
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda number, frame: listener.test_now())
     fd_before = signal.set_wakeup_fd(wake.fileno())
     transports = "tcp and udp" if settings.udp else "tcp"
-    allowed = ",".join(map(str, settings.allow))
+    if settings.tls is not None:
+        transports += ", secure only" if settings.require_tls else ", secure and classic"
+    allowed = ",".join(map(str, settings.allow)) or "any address with a certificate of senders"
     journal.line("-", "-", f"listening on {settings.host}:{listener.port} {transports}, allowed: {allowed}")
     if not settings.on_shutdown:
         journal.line("-", "-", "warning: no on_shutdown is configured, a SHUTDOWN will be refused")
