@@ -101,6 +101,8 @@ class Command(Enum):
     SHUTDOWN_RETURN = "shutdown-return"  # delay_s: float, return_delay_s: float
     SHUTDOWN_STAY_OFF = "shutdown-stay-off"  # delay_s: float
     SHUTDOWN_STOP = "shutdown-stop"
+    LOAD_OFF = "load-off"  # at once, until LOAD_ON
+    LOAD_ON = "load-on"
     OUTLET_ON = "outlet-on"  # number: int
     OUTLET_OFF = "outlet-off"  # number: int
     SIMULATE = "simulate"  # driver simulator alone; mains: "on" | "off"
@@ -253,11 +255,9 @@ class Link(Protocol):
 
     def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
         """Discard what is waiting, send `command`, return what comes up to the first `end`. LinkError otherwise."""
-        ...
 
     def send(self, command: bytes) -> None:
         """Send `command` to which there is no reply. LinkError if it cannot be written."""
-        ...
 
     def close(self) -> None: ...
 
