@@ -1,4 +1,4 @@
-"""The command `rccmd`: listen on a server for a shutdown, or send one."""
+"""The command `rccmd`: listen on a server for a shutdown, send one, or record what others say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from . import journal, listen, orders, send, settings
+from . import journal, listen, orders, probing, send, settings
 from .codec import MSG_TEXT, PORT, SHUTDOWN, TEMPLATE, TERMINATORS, WAKEUP
 
 OVERVIEW = """\
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rccmd", description=__doc__, epilog=OVERVIEW, formatter_class=raw, allow_abbrev=False
     )
-    verbs = parser.add_subparsers(dest="what", metavar="{listen,send}", required=True)
+    verbs = parser.add_subparsers(dest="what", metavar="{listen,send,probe}", required=True)
     _listen_options(
         verbs.add_parser(
             "listen",
@@ -54,6 +54,15 @@ def _parser() -> argparse.ArgumentParser:
             help="tell a command to one or many listeners",
             description="Tell a command to one or many listeners, all at the same time.",
             epilog=SEND,
+            formatter_class=raw,
+            allow_abbrev=False,
+        )
+    )
+    probing.options(
+        verbs.add_parser(
+            "probe",
+            help="record what genuine RCCMD parts say, byte by byte",
+            description="Record what genuine RCCMD parts say, byte by byte. Nothing that is heard has any effect.",
             formatter_class=raw,
             allow_abbrev=False,
         )
@@ -141,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         words.insert(0, "send")  # the original has no verb: rccmd -s -se "..." -a ...
     options = _parser().parse_args(words)
-    return _listen(options) if options.what == "listen" else _send(options)
+    return {"listen": _listen, "send": _send, "probe": probing.run}[options.what](options)
 
 
 if __name__ == "__main__":
