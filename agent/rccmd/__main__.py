@@ -6,9 +6,13 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import journal, listen, orders, probing, send, settings
 from .codec import MSG_TEXT, PORT, SHUTDOWN, TEMPLATE, TERMINATORS, WAKEUP
+
+if TYPE_CHECKING:
+    from .trust import Trust
 
 OVERVIEW = """\
 On the server that shall be shut down (192.0.2.10 is the UPS adapter):
@@ -81,6 +85,10 @@ def _listen_options(parser: argparse.ArgumentParser) -> None:
     add("--state", metavar="FILE", help="with --need: keep who has asked in FILE, so that a restart forgets nobody")
     add("--grace", metavar="SECONDS", help="wait so long before the shutdown; WAKEUP cancels it (default 0)")
     add("--udp", action="store_true", help="listen on UDP too (broadcasts); such senders are easily forged")
+    add("--tls", metavar="FILE", help="secure mode: our key and certificate (PEM); then only TLS is heard")
+    add("--senders", metavar="FOLDER", help="secure mode: NAME.pem, the certificate of each adapter that may command")
+    add("--state-dir", metavar="FOLDER", help="what must be remembered: commands that were run, who has asked")
+    add("--dry-run", action="store_true", help="do everything but start programs; the log says what would run")
     add("--config", metavar="FILE", help="read rccmd.ini: the same settings, and the names for EXECUTE")
     add("--log", metavar="FILE", help="write the log lines to FILE too (1 MiB, one older file kept)")
 
@@ -107,9 +115,12 @@ def _listen(options: argparse.Namespace) -> int:
     given = {"bind": options.bind, "allow": options.allow, "udp": "yes" if options.udp else None}
     given.update({"grace_s": options.grace, "log": options.log})
     given.update({"need": options.need, "vote_s": options.vote, "state": options.state})
+    given.update({"tls": options.tls, "senders": options.senders, "state_dir": options.state_dir})
+    given.update({"dry_run": "yes" if options.dry_run else None})
     given.update({"on_shutdown": options.on_shutdown, "on_message": options.on_message})
     try:
         what = settings.load({key: text for key, text in given.items() if text is not None}, options.config)
+        trust = _trust(what)
         journal.begin(what.log)
     except settings.SettingsError as e:
         for line in str(e).splitlines():
@@ -120,12 +131,21 @@ def _listen(options: argparse.Namespace) -> int:
         return 2
     lines = journal.Journal()
     try:
-        listener = listen.Listener(what, orders.Orders(what, lines), lines, time.monotonic)
+        listener = listen.Listener(what, orders.Orders(what, lines), lines, time.monotonic, trust)
     except OSError as e:
         print(f"rccmd: cannot listen on {what.host}:{what.port}: {e.strerror}", file=sys.stderr)
         return 1
     listen.run(listener, what, lines)
     return 0
+
+
+def _trust(what: settings.Settings) -> Trust | None:
+    """Who may command in secure mode. Raises SettingsError."""
+    if what.tls is None:
+        return None
+    from .trust import Trust  # ssl takes memory that a classic listener does not need
+
+    return Trust(what)
 
 
 def _send(options: argparse.Namespace) -> int:

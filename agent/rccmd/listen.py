@@ -1,8 +1,12 @@
-"""The listener on a server: hears RCCMD on TCP and UDP from the addresses on its list, answers by how it closes.
+"""The listener on a server: hears RCCMD on TCP and UDP, secure and classic, and gets every true command through.
 
     sender                               listener
       | connect ------------------------->|   not on the list: reset before a byte is read
-      | CONNECT TO ... SHUTDOWN LF ------>|   not a command, or nothing configured for it: reset
+      | first byte 0x16: TLS ------------>|   no certificate that it knows: an alert, and the end
+      | RT1 SHUTDOWN 00c0ffee00c0ffee LF->|
+      |<------- RT1 accepted LF, and FIN -|   secure.py draws the lines
+      |                                   |
+      | else CONNECT TO ... SHUTDOWN LF ->|   not a command, nothing configured for it, or only TLS allowed: reset
       |<-------------------------- FIN ---|   accepted (or a duplicate); never a byte of answer
 
 One loop, no threads. A connection that does not come to the point is reset, and so is the oldest one when too many
@@ -16,12 +20,16 @@ import signal
 import socket
 import struct
 from types import FrameType
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
+from . import secure
 from .codec import LIMIT_BYTES, Command, Feed, Refused, parse
 from .journal import Journal
 from .orders import Orders
 from .settings import Settings, address_of
+
+if TYPE_CHECKING:
+    from .trust import TlsLine, Trust
 
 CONNECTIONS_LIMIT = 32
 BACKLOG = 128  # connections that the kernel holds for us
@@ -36,20 +44,25 @@ Clock = Callable[[], float]
 
 
 class _Connection:
-    """One sender on TCP: first it is read, then, accepted, only drained."""
+    """One sender on TCP: first it is read; once its command is taken, or answered, only drained."""
 
     def __init__(self, sock: socket.socket, sender: str, now_s: float) -> None:
         self.sock, self.sender = sock, sender
         self.feed = Feed()
+        self.tls: TlsLine | None = None
+        self.line = secure.Line(secure.REQUEST_LIMIT_BYTES)
         self.until_s = now_s + DEADLINE_S
-        self.accepted = False
+        self.heard = False
         self.drained_bytes = 0
 
 
 class Listener:
     """The open sockets and what comes in by them. `clock` gives monotonic seconds; OSError if it cannot listen."""
 
-    def __init__(self, settings: Settings, orders: Orders, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, orders: Orders, journal: Journal, clock: Clock, trust: Trust | None = None
+    ) -> None:
+        self._trust = trust
         self._settings, self._orders, self._journal, self._clock = settings, orders, journal, clock
         self._selector = selectors.DefaultSelector()
         self._connections: dict[_Connection, None] = {}  # oldest first
@@ -85,7 +98,7 @@ class Listener:
     def close(self) -> None:
         """Close all sockets; what is not accepted is reset."""
         for connection in list(self._connections):
-            self._close(connection, reset=not connection.accepted)
+            self._close(connection, reset=not connection.heard)
         self._tcp.close()
         if self._udp is not None:
             self._udp.close()
@@ -131,15 +144,15 @@ class Listener:
             self._readable(connection, now_s)  # the command mostly comes along with the connection
 
     def _evict(self, now_s: float) -> None:
-        oldest = min(self._connections, key=lambda c: not c.accepted)  # an accepted one has got what it came for
-        if not oldest.accepted:
+        oldest = min(self._connections, key=lambda c: not c.heard)  # an accepted one has got what it came for
+        if not oldest.heard:
             self._journal.limited("refused", oldest.sender, "-", "reset, too many connections", now_s)
-        self._close(oldest, reset=not oldest.accepted)
+        self._close(oldest, reset=not oldest.heard)
 
     def _readable(self, connection: _Connection, now_s: float) -> None:
         if connection not in self._connections:
             return  # closed earlier in this turn
-        if connection.accepted:
+        if connection.heard:
             self._drain(connection)
             return
         try:
@@ -149,8 +162,17 @@ class Listener:
         except OSError:  # the sender reset it
             self._refuse(connection, "reset by the sender before its command was complete", now_s)
             return
-        if not data and connection.feed.empty:
+        if not data and connection.feed.empty and connection.tls is None:
             self._close(connection, reset=True)  # somebody looked whether the port is open; not worth a line
+            return
+        if connection.tls is None and self._trust is not None and connection.feed.empty:
+            if data[0] == secure.FIRST_BYTE:
+                connection.tls = self._trust.line()
+            elif self._settings.require_tls:
+                self._refuse(connection, f"refused, not secure: {data[:80]!r}", now_s)
+                return
+        if connection.tls is not None:
+            self._secure(connection, connection.tls, data, now_s)
             return
         try:
             command = connection.feed.feed(data, now_s) if data else connection.feed.end()
@@ -164,12 +186,39 @@ class Listener:
         if not self._orders.take(command, connection.sender, now_s):
             self._close(connection, reset=True)
             return
-        connection.accepted = True
+        self._finish(connection, b"", now_s)
+
+    def _secure(self, connection: _Connection, tls: TlsLine, data: bytes, now_s: float) -> None:
+        """Some more ciphertext of a connection that began with TLS; b"": its end."""
+        try:
+            line = connection.line.feed(tls.feed(data))
+            if line is None and not data:
+                raise secure.NotSecure("ended before its command was complete")
+        except secure.NotSecure as e:
+            self._journal.limited("refused", connection.sender, "-", f"refused, TLS: {e}", now_s)
+            self._finish(connection, tls.out(), now_s)  # with the alert that says why
+            return
+        except secure.Malformed as e:
+            self._journal.limited("refused", f"{tls.name} ({connection.sender})", "-", f"refused, {e}", now_s)
+            tls.say(secure.encode_reply(secure.Reply(secure.REFUSED, {"why": e.why})))
+            self._finish(connection, tls.out(), now_s)
+            return
+        if line is not None:
+            tls.say(secure.encode_reply(self._orders.answer(line, tls.name, connection.sender, now_s)))
+            self._finish(connection, tls.out(), now_s)
+        elif (out := tls.out()) and not _write(connection.sock, out):
+            self._refuse(connection, "reset, it does not read", now_s)
+
+    def _finish(self, connection: _Connection, data: bytes, now_s: float) -> None:
+        """Write the last bytes and our end, then wait a little for the sender's own."""
+        if data:
+            _write(connection.sock, data)
+        connection.heard = True
         connection.until_s = now_s + DRAIN_S
         try:
             connection.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the sender is gone already; the command counts all the same
+            pass  # the sender is gone already; its command counts all the same
         self._drain(connection)
 
     def _drain(self, connection: _Connection) -> None:
@@ -187,10 +236,10 @@ class Listener:
         self._close(connection, reset=False)
 
     def _timed(self, connection: _Connection, now_s: float) -> None:
-        if connection.accepted:
+        if connection.heard:
             if now_s >= connection.until_s:
                 self._close(connection, reset=False)
-        elif (command := connection.feed.idle(now_s)) is not None:
+        elif connection.tls is None and (command := connection.feed.idle(now_s)) is not None:
             self._command(connection, command, now_s)
         elif now_s >= connection.until_s:
             self._refuse(connection, f"refused, no command within {DEADLINE_S:.0f} s", now_s)
@@ -218,6 +267,8 @@ class Listener:
             sender = str(address)
             if not self._settings.allows(address):
                 self._journal.limited("strangers", sender, "-", "ignored, not on the list (udp)", now_s)
+            elif self._settings.require_tls:
+                self._journal.limited("refused", sender, "-", "ignored, not secure (udp)", now_s)
             elif (command := parse(data)) is None:
                 self._journal.limited("refused", sender, "-", f"ignored, not a command: {data[:80]!r} (udp)", now_s)
             else:
@@ -232,6 +283,14 @@ def _shut(sock: socket.socket, *, reset: bool) -> None:
         except OSError:
             pass  # the other side was faster
     sock.close()
+
+
+def _write(sock: socket.socket, data: bytes) -> bool:
+    """All of these few bytes at once: they fit the buffer of any connection whose peer takes part."""
+    try:
+        return sock.send(data) == len(data)
+    except OSError:
+        return False
 
 
 def _open(settings: Settings) -> tuple[socket.socket, socket.socket | None]:
@@ -275,7 +334,9 @@ def run(listener: Listener, settings: Settings, journal: Journal) -> None:
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     fd_before = signal.set_wakeup_fd(wake.fileno())
     transports = "tcp and udp" if settings.udp else "tcp"
-    allowed = ",".join(map(str, settings.allow))
+    if settings.tls is not None:
+        transports += ", secure only" if settings.require_tls else ", secure and classic"
+    allowed = ",".join(map(str, settings.allow)) or "any address with a certificate of senders"
     journal.line("-", "-", f"listening on {settings.host}:{listener.port} {transports}, allowed: {allowed}")
     if not settings.on_shutdown:
         journal.line("-", "-", "warning: no on_shutdown is configured, a SHUTDOWN will be refused")

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Callable, Optional, Protocol
 
+from . import VERSION, secure
 from .codec import EXECUTE, MSG_TEXT, SHUTDOWN, WAKEUP, Command, printable
 from .journal import Journal
 from .settings import Settings
@@ -78,6 +79,20 @@ class Orders:
         if command.verb == MSG_TEXT:
             return self._take_message(printable(command.argument), sender, now_s)
         return self._take_execute(command.argument, sender, now_s)
+
+    def answer(self, line: bytes, sender: str, address: str, now_s: float) -> secure.Reply:
+        """Act on the line of a sender with a certificate, and say what becomes of it."""
+        try:
+            request = secure.parse_request(line)
+        except secure.Malformed as e:
+            self._journal.limited("refused", f"{sender} ({address})", "-", f"refused, {e}", now_s)
+            return secure.Reply(secure.REFUSED, {"why": e.why})
+        if request.verb == secure.NOOP:
+            facts = {"version": VERSION, "selftest": "off", "need": str(self._settings.need), "votes": "0"}
+            return secure.Reply(secure.ACCEPTED, facts)
+        if self.take(Command(request.verb, request.argument), sender, now_s):
+            return secure.Reply(secure.ACCEPTED, {})
+        return secure.Reply(secure.REFUSED, {"why": secure.NOTHING_CONFIGURED})
 
     def tick(self, now_s: float) -> None:
         """Start what has waited long enough; notice what has ended."""

@@ -6,17 +6,21 @@ import configparser
 import difflib
 import ipaddress
 import math
+import os
 import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Union
+from typing import Callable, Union
 
 from .codec import PORT
 
 FILE_LIMIT_BYTES = 64 * 1024
 GRACE_LIMIT_S = 3600.0
 VOTE_S, VOTE_LEAST_S, VOTE_LIMIT_S = 3600.0, 60.0, 86400.0
+ALIVE_LIMIT_S = 7 * 86400.0
+RELAYS_LIMIT = 64
+USERS = ("users",)  # as on_message: the terminals of everybody who is logged in
 _OPTIONS = {  # key in rccmd.ini -> option of the command line
     "bind": "--bind",
     "allow": "--allow",
@@ -28,8 +32,12 @@ _OPTIONS = {  # key in rccmd.ini -> option of the command line
     "on_shutdown": "--on-shutdown",
     "on_message": "--on-message",
     "log": "--log",
+    "tls": "--tls",
+    "senders": "--senders",
+    "state_dir": "--state-dir",
+    "dry_run": "--dry-run",
 }
-KEYS = tuple(_OPTIONS)
+KEYS = (*_OPTIONS, "require_tls", "relay", "alive_s", "unreachable_counts", "selftest")
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -55,10 +63,23 @@ class Settings:
     on_message: tuple[str, ...] = ()
     execute: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     log: str | None = None
+    tls: str | None = None  # our key and certificate
+    senders: str | None = None  # a folder with a certificate for each adapter that may command
+    require_tls: bool = False
+    state_dir: str | None = None
+    dry_run: bool = False
+    relay: tuple[tuple[str, int], ...] = ()
+    alive_s: float = 0.0  # a sender that was not heard for so long is not alive; 0: nobody looks
+    unreachable_counts: bool = False  # once one has asked, a sender that is not alive counts as having asked
+    selftest: tuple[str, ...] = ()
 
     def allows(self, address: Address) -> bool:
-        """Is this sender on the list?"""
-        return any(address in network for network in self.allow)
+        """Is this sender on the list? Without a list, which only secure mode permits, its certificate decides."""
+        return not self.allow or any(address in network for network in self.allow)
+
+    def state_file(self, name: str) -> str | None:
+        """The path of a file in `state_dir`; None: nothing is kept."""
+        return os.path.join(self.state_dir, name) if self.state_dir is not None else None
 
 
 def address_of(host: str) -> Address:
@@ -81,30 +102,72 @@ def load(options: Mapping[str, str], file: str | None = None) -> Settings:
     def text(key: str, default: str = "") -> tuple[str, str]:
         return values.get(key, (key, default))
 
+    def number_s(key: str, default_s: float, limit_s: float, least_s: float = 0.0) -> float:
+        return _seconds(*text(key, f"{default_s:.0f}"), problems, limit_s, least_s)
+
+    def yes(key: str, default: str = "no") -> bool:
+        return _yes(*text(key, default), problems)
+
+    def command(key: str) -> tuple[str, ...]:
+        return _command(*text(key), problems) if key in values else ()
+
     host, port = _bind(*text("bind", f"0.0.0.0:{PORT}"), problems)
+    tls = text("tls")[1] or None
+    require_tls = yes("require_tls", "yes" if tls else "no")
+    state_dir = text("state_dir")[1] or None
     settings = Settings(
-        allow=_allow(*text("allow"), problems),
+        allow=_allow(*text("allow"), problems, needed=not require_tls),
         host=host,
         port=port,
-        udp=_yes(*text("udp", "no"), problems),
-        grace_s=_seconds(*text("grace_s", "0"), problems, GRACE_LIMIT_S),
+        udp=yes("udp"),
+        grace_s=number_s("grace_s", 0.0, GRACE_LIMIT_S),
         need=_count(*text("need", "1"), problems),
-        vote_s=_seconds(*text("vote_s", f"{VOTE_S:.0f}"), problems, VOTE_LIMIT_S, VOTE_LEAST_S),
-        state=text("state")[1] or None,
-        on_shutdown=_command(*text("on_shutdown"), problems) if "on_shutdown" in values else (),
-        on_message=_command(*text("on_message"), problems) if "on_message" in values else (),
+        vote_s=number_s("vote_s", VOTE_S, VOTE_LIMIT_S, VOTE_LEAST_S),
+        state=text("state")[1] or (os.path.join(state_dir, "votes") if state_dir else None),
+        on_shutdown=command("on_shutdown"),
+        on_message=_message(*text("on_message", "users"), problems),
         execute=execute,
         log=text("log")[1] or None,
+        tls=tls,
+        senders=text("senders")[1] or None,
+        require_tls=require_tls,
+        state_dir=state_dir,
+        dry_run=yes("dry_run"),
+        relay=_relay(*text("relay"), problems),
+        alive_s=number_s("alive_s", 0.0, ALIVE_LIMIT_S),
+        unreachable_counts=yes("unreachable_counts"),
+        selftest=command("selftest"),
     )
-    if not (problems or settings.on_shutdown or settings.on_message or settings.execute):
-        problems.append("nothing to do: name a command with --on-shutdown CMD (or on_shutdown in rccmd.ini)")
-    if not problems and settings.need > sum(network.num_addresses for network in settings.allow):
-        problems.append(
-            f"{text('need')[0]} = {settings.need}: the list allows fewer senders, so nothing would ever run"
-        )
+    if not problems:
+        _together(settings, "on_message" in values, lambda key: text(key)[0], problems)
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _together(settings: Settings, message_given: bool, where: Callable[[str], str], problems: list[str]) -> None:
+    """What is wrong with settings that are each right."""
+    if not (settings.on_shutdown or message_given or settings.execute):
+        problems.append("nothing to do: name a command with --on-shutdown CMD (or on_shutdown in rccmd.ini)")
+    voices = sum(network.num_addresses for network in settings.allow)
+    if settings.tls is None and settings.need > voices:
+        problems.append(
+            f"{where('need')} = {settings.need}: the list allows fewer senders, so nothing would ever run"
+        )
+    if (settings.tls is None) != (settings.senders is None):
+        problems.append(
+            "tls (our key and certificate) and senders (the folder of certificates that may command) need each other"
+        )
+    if settings.tls is not None and settings.state_dir is None:
+        problems.append("tls: state_dir is missing: a folder that remembers which commands were run")
+    if settings.require_tls and settings.tls is None:
+        problems.append(f"{where('require_tls')} = yes: tls and senders are missing")
+    if settings.require_tls and settings.udp:
+        problems.append(f"{where('udp')} = yes: datagrams cannot be secured; remove it, or set require_tls = no")
+    if settings.unreachable_counts and not settings.alive_s:
+        problems.append(f"{where('unreachable_counts')} = yes: alive_s must say after how long a sender is not alive")
+    if settings.state_dir is None and settings.selftest:
+        problems.append(f"{where('selftest')}: state_dir is missing: a folder that remembers the result")
 
 
 def _count(where: str, text: str, problems: list[str]) -> int:
@@ -164,7 +227,7 @@ def _bind(where: str, text: str, problems: list[str]) -> tuple[str, int]:
     return host, int(port)
 
 
-def _allow(where: str, text: str, problems: list[str]) -> tuple[Network, ...]:
+def _allow(where: str, text: str, problems: list[str], *, needed: bool) -> tuple[Network, ...]:
     networks: list[Network] = []
     entries = text.replace(",", " ").split()
     for entry in entries:
@@ -172,12 +235,36 @@ def _allow(where: str, text: str, problems: list[str]) -> tuple[Network, ...]:
             networks.append(ipaddress.ip_network(entry if "/" in entry else address_of(entry)))
         except ValueError:
             problems.append(f"{where}: {entry!r} is not an IP address or network (192.0.2.10, 192.0.2.0/24)")
-    if not entries:
+    if not entries and needed:
         problems.append(
             "who may shut this machine down? Nobody is allowed yet: name the adapter with --allow IP[,IP...] "
             "(or allow in rccmd.ini)"
         )
     return tuple(networks)
+
+
+def _relay(where: str, text: str, problems: list[str]) -> tuple[tuple[str, int], ...]:
+    """HOST[:PORT] each; an IPv6 address with a port stands in brackets."""
+    found: list[tuple[str, int]] = []
+    for entry in text.replace(",", " ").split():
+        host, colon, port = entry.rpartition(":")
+        if not colon or ":" in host.strip("[]") and not host.endswith("]"):
+            host, port = entry, str(PORT)
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if host and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535:
+            found.append((host, int(port)))
+        else:
+            problems.append(f"{where}: {entry!r} is not HOST or HOST:PORT (192.0.2.30, [2001:db8::7]:6003)")
+    if len(found) > RELAYS_LIMIT:
+        problems.append(f"{where}: {len(found)} addresses; at most {RELAYS_LIMIT}")
+    return tuple(found)
+
+
+def _message(where: str, text: str, problems: list[str]) -> tuple[str, ...]:
+    """`users`, `none`, or a program."""
+    if text in ("users", "none"):
+        return USERS if text == "users" else ()
+    return _command(where, text, problems)
 
 
 def _yes(where: str, text: str, problems: list[str]) -> bool:
