@@ -1,4 +1,4 @@
-"""What strangers say to an open port, byte for byte, and near misses of ours; a real listener to say it to; floods."""
+"""What strangers say to an open port, and near misses of ours; a real listener to say it to, and floods."""
 
 from __future__ import annotations
 

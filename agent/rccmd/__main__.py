@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from . import journal, listen, orders, probing, send, settings
+from . import journal, listen, orders, settings, status
 from .codec import MSG_TEXT, PORT, SHUTDOWN, TEMPLATE, TERMINATORS, WAKEUP
 
 if TYPE_CHECKING:
+    import argparse
+
     from .trust import Trust
 
 OVERVIEW = """\
@@ -37,11 +38,15 @@ confirmation. UDP: "sent" is all that can be known. Exit codes: 0 all delivered 
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse  # a megabyte that the service does without
+
+    from . import probing
+
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="rccmd", description=__doc__, epilog=OVERVIEW, formatter_class=raw, allow_abbrev=False
     )
-    verbs = parser.add_subparsers(dest="what", metavar="{listen,send,probe}", required=True)
+    verbs = parser.add_subparsers(dest="what", metavar="{listen,send,status,selftest,probe}", required=True)
     _listen_options(
         verbs.add_parser(
             "listen",
@@ -71,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
+    for verb, what in (
+        ("status", "what the listener on this server knows: adapters, who has asked, the last commands"),
+        ("selftest", "let the listener do its self test now, and say how it went"),
+    ):
+        tool = verbs.add_parser(verb, help=what, description=what, allow_abbrev=False)
+        tool.add_argument("--config", metavar="FILE", help="rccmd.ini, which says where the state is")
+        tool.add_argument("--state-dir", metavar="FOLDER", help="where it is, if not as in --config")
+        if verb == "status":
+            tool.add_argument("--json", action="store_true", help="for programs: one object")
     return parser
 
 
@@ -111,15 +125,19 @@ def _send_options(parser: argparse.ArgumentParser) -> None:
     add("--template", metavar="TEXT", help=f'the whole message (default "{TEMPLATE}")')
 
 
-def _listen(options: argparse.Namespace) -> int:
+def _listen_as_told(options: argparse.Namespace) -> int:
     given = {"bind": options.bind, "allow": options.allow, "udp": "yes" if options.udp else None}
     given.update({"grace_s": options.grace, "log": options.log})
     given.update({"need": options.need, "vote_s": options.vote, "state": options.state})
     given.update({"tls": options.tls, "senders": options.senders, "state_dir": options.state_dir})
     given.update({"dry_run": "yes" if options.dry_run else None})
     given.update({"on_shutdown": options.on_shutdown, "on_message": options.on_message})
+    return _listen({key: text for key, text in given.items() if text is not None}, options.config)
+
+
+def _listen(given: Mapping[str, str], config: str | None) -> int:
     try:
-        what = settings.load({key: text for key, text in given.items() if text is not None}, options.config)
+        what = settings.load(given, config)
         trust = _trust(what)
         journal.begin(what.log)
     except settings.SettingsError as e:
@@ -130,12 +148,22 @@ def _listen(options: argparse.Namespace) -> int:
         print(f"rccmd: log file {e.filename}: {e.strerror}", file=sys.stderr)
         return 2
     lines = journal.Journal()
+    names = tuple if trust is None else trust.names
+    who = orders.Orders(what, lines, names=names)
+    seen = status.Status(what, who, names, lines)
     try:
-        listener = listen.Listener(what, orders.Orders(what, lines), lines, time.monotonic, trust)
+        lock = status.Lock(what.state_dir) if what.state_dir else None
+    except (status.Busy, OSError) as e:
+        print(f"rccmd: state_dir: {e}", file=sys.stderr)
+        return 2
+    try:
+        listener = listen.Listener(what, who, lines, time.monotonic, trust, seen)
     except OSError as e:
         print(f"rccmd: cannot listen on {what.host}:{what.port}: {e.strerror}", file=sys.stderr)
         return 1
     listen.run(listener, what, lines)
+    if lock is not None:
+        lock.close()
     return 0
 
 
@@ -149,6 +177,8 @@ def _trust(what: settings.Settings) -> Trust | None:
 
 
 def _send(options: argparse.Namespace) -> int:
+    from . import send  # a listener need not have it in memory
+
     addresses = [a.strip() for a in options.addresses.split(",") if a.strip()]
     if not addresses or not 1 <= options.port <= 65535:
         print("rccmd: -a needs an address, and -p a port from 1 to 65535", file=sys.stderr)
@@ -169,8 +199,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         words.insert(0, "send")  # the original has no verb: rccmd -s -se "..." -a ...
+    if words[:2] == ["listen", "--config"] and len(words) == 3:  # as the service is started: without argparse
+        return _listen({}, words[2])
     options = _parser().parse_args(words)
-    return {"listen": _listen, "send": _send, "probe": probing.run}[options.what](options)
+    if options.what == "probe":
+        from . import probing
+
+        return probing.run(options)
+    if options.what in ("status", "selftest"):
+        from . import tools
+
+        if options.what == "status":
+            return tools.show(options.config, options.state_dir, as_json=options.json)
+        return tools.selftest(options.config, options.state_dir)
+    return _listen_as_told(options) if options.what == "listen" else _send(options)
 
 
 if __name__ == "__main__":

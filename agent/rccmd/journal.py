@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import time
 
 FILE_LIMIT_BYTES = 1024 * 1024  # of --log FILE; one older file is kept as FILE.1
@@ -76,9 +75,9 @@ def begin(file: str | None) -> None:
     formatter.converter = time.gmtime
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if file is not None:
-        handlers.append(
-            logging.handlers.RotatingFileHandler(file, maxBytes=FILE_LIMIT_BYTES, backupCount=1, encoding="utf-8")
-        )
+        from logging.handlers import RotatingFileHandler  # only for a file: memory
+
+        handlers.append(RotatingFileHandler(file, maxBytes=FILE_LIMIT_BYTES, backupCount=1, encoding="utf-8"))
     logging.raiseExceptions = False  # a full disk or a closed stderr must not stop a shutdown
     for handler in handlers:
         handler.setFormatter(formatter)

@@ -19,6 +19,7 @@ import selectors
 import signal
 import socket
 import struct
+from collections import Counter
 from types import FrameType
 from typing import TYPE_CHECKING, Callable
 
@@ -27,6 +28,7 @@ from .codec import LIMIT_BYTES, Command, Feed, Refused, parse
 from .journal import Journal
 from .orders import Orders
 from .settings import Settings, address_of
+from .status import Status
 
 if TYPE_CHECKING:
     from .trust import TlsLine, Trust
@@ -60,18 +62,30 @@ class Listener:
     """The open sockets and what comes in by them. `clock` gives monotonic seconds; OSError if it cannot listen."""
 
     def __init__(
-        self, settings: Settings, orders: Orders, journal: Journal, clock: Clock, trust: Trust | None = None
+        self,
+        settings: Settings,
+        orders: Orders,
+        journal: Journal,
+        clock: Clock,
+        trust: Trust | None = None,
+        status: Status | None = None,
     ) -> None:
-        self._trust = trust
+        self._trust, self._status = trust, status
         self._settings, self._orders, self._journal, self._clock = settings, orders, journal, clock
         self._selector = selectors.DefaultSelector()
         self._connections: dict[_Connection, None] = {}  # oldest first
         self._tcp, self._udp = _open(settings)
         self._resting_until_s: float | None = None
         self.port: int = self._tcp.getsockname()[1]
+        if status is not None:
+            status.restore(clock())
         self._selector.register(self._tcp, selectors.EVENT_READ, self._incoming)
         if self._udp is not None:
             self._selector.register(self._udp, selectors.EVENT_READ, self._datagrams)
+
+    def test_now(self) -> None:
+        """Somebody wants the self test."""
+        self._orders.selftest.wished = True
 
     def wake_by(self, sock: socket.socket) -> None:
         """Let a byte on this socket end a turn that waits."""
@@ -94,6 +108,8 @@ class Listener:
             self._selector.register(self._tcp, selectors.EVENT_READ, self._incoming)
         self._orders.tick(now_s)
         self._journal.tick(now_s)
+        if self._status is not None:
+            self._status.tick(now_s)
 
     def close(self) -> None:
         """Close all sockets; what is not accepted is reset."""
@@ -109,8 +125,8 @@ class Listener:
         now_s = self._clock()
         times = [c.until_s for c in self._connections]
         times += [c.feed.idle_at_s for c in self._connections if c.feed.idle_at_s > now_s]
-        if (orders_s := self._orders.due_s(now_s)) is not None:
-            times.append(orders_s)
+        status_s = None if self._status is None else self._status.due_s(now_s)
+        times += [due_s for due_s in (self._orders.due_s(now_s), status_s) if due_s is not None]
         if self._resting_until_s is not None:
             times.append(self._resting_until_s)
         if self._journal.dropped:
@@ -144,7 +160,8 @@ class Listener:
             self._readable(connection, now_s)  # the command mostly comes along with the connection
 
     def _evict(self, now_s: float) -> None:
-        oldest = min(self._connections, key=lambda c: not c.heard)  # an accepted one has got what it came for
+        crowd = Counter(c.sender for c in self._connections)  # who floods loses his own; a heard one has all it wants
+        oldest = max(self._connections, key=lambda c: (c.heard, crowd[c.sender]))
         if not oldest.heard:
             self._journal.limited("refused", oldest.sender, "-", "reset, too many connections", now_s)
         self._close(oldest, reset=not oldest.heard)
@@ -332,6 +349,8 @@ def run(listener: Listener, settings: Settings, journal: Journal) -> None:
     wake.setblocking(False)
     listener.wake_by(woken)
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    if hasattr(signal, "SIGUSR1"):
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda number, frame: listener.test_now())
     fd_before = signal.set_wakeup_fd(wake.fileno())
     transports = "tcp and udp" if settings.udp else "tcp"
     if settings.tls is not None:

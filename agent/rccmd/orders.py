@@ -1,98 +1,122 @@
 """Decides what an accepted command does: runs the configured program once, waits out the grace delay, knows repeats.
 
-A repeat of SHUTDOWN by the same sender is a duplicate while the first is in grace or running, and until REPEAT_S
-have passed without one. The sender's WAKEUP, a failed command or a restart of this machine clears it. Seconds are
-monotonic and handed in.
+Secure commands carry a number, and what was run once is never run again (seen.py). A classic one has none: a repeat
+of SHUTDOWN by the same sender is a duplicate while the first is in grace or running, and until REPEAT_S have passed
+without one. The sender's WAKEUP, a failed command or a restart of this machine clears it. Seconds are monotonic and
+handed in.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
-from collections.abc import Mapping, Sequence
-from typing import Callable, Optional, Protocol
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Callable, NamedTuple
 
-from . import VERSION, secure
+from . import VERSION, relays, users
+from .alive import Alive
 from .codec import EXECUTE, MSG_TEXT, SHUTDOWN, WAKEUP, Command, printable
 from .journal import Journal
-from .settings import Settings
+from .programs import Job, Programs, Start, ended, start_program
+from .secure import (
+    ACCEPTED,
+    BUSY,
+    DID_NOT_START,
+    DUPLICATE,
+    GOING_DOWN,
+    NOOP,
+    NOTHING_CONFIGURED,
+    REFUSED,
+    Malformed,
+    Reply,
+    Request,
+    parse_request,
+)
+from .seen import Seen
+from .selftest import Selftest
+from .settings import USERS, Settings
 from .votes import Votes
 
 REPEAT_S = 300.0
 SENDERS_LIMIT = 256  # remembered for the duplicate rule; the one not heard for longest is forgotten first
 MESSAGES_LIMIT = 4  # on-message commands at the same time
 EXECUTES_LIMIT = 8  # [execute] commands at the same time
+LATEST_LIMIT = 20  # commands that the status shows
 LOOK_EVERY_S = 0.2  # how soon the end of a command is noticed
 SHOW_LIMIT = 200  # characters of a sender's text in one log line, names; messages are shown whole
 
 
-class Job(Protocol):
-    """A started program; subprocess.Popen is one."""
+class Taken(NamedTuple):
+    """A command as the status shows it: wall-clock seconds, and the word that was answered."""
 
-    pid: int
-
-    def poll(self) -> int | None:
-        """Its exit code; None: it runs."""
-
-
-Start = Callable[[Sequence[str], Mapping[str, str], Optional[bytes]], Job]
-
-
-def start_program(argv: Sequence[str], facts: Mapping[str, str], text: bytes | None) -> Job:
-    """Start a program detached in its own session: facts in its environment, text on its stdin. Raises OSError."""
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
-        env={**os.environ, **facts},
-        start_new_session=True,
-    )
-    if process.stdin is not None:
-        try:
-            process.stdin.write(text or b"")  # a message fits any pipe's buffer: this cannot wait for the program
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # it does not want to read the text
-    return process
+    wall_s: float
+    sender: str
+    verb: str
+    ident: str
+    word: str
 
 
 class Orders:
-    """What runs, what waits, and who asked."""
+    """What runs, what waits, and who asked. `names` says whose certificates may command; the rest is for tests."""
 
-    def __init__(self, settings: Settings, journal: Journal, start: Start = start_program) -> None:
-        self._settings, self._journal, self._start = settings, journal, start
-        self._heard_s: dict[str, float] = {}  # sender -> its last SHUTDOWN; oldest first
-        self._votes = Votes(settings)  # of those that ask, while they are too few
-        self._asking: set[str] = set()  # whose SHUTDOWN the grace delay, or the command, runs for
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        start: Start = start_program,
+        names: Callable[[], Iterable[str]] = tuple,
+        tell_users: Callable[[str], tuple[int, int]] = users.tell,
+        relay: Callable[[Sequence[tuple[str, int]], Journal], None] = relays.tell,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings, self._journal, self._wall = settings, journal, wall
+        self._tell_users, self._relay = tell_users, relay
+        self._programs = Programs(journal, start, dry_run=settings.dry_run)
+        self._heard_s: dict[str, float] = {}  # classic sender -> its last SHUTDOWN; oldest first
+        # a dry run leaves nothing behind that would count in earnest
+        self.votes = Votes(settings._replace(state=None) if settings.dry_run else settings, wall)
+        self.seen = Seen(None if settings.dry_run else settings.state_file("seen"))
+        self.alive = Alive(settings.alive_s, names, journal)
+        self.selftest = Selftest(settings, journal, self._programs, wall)
+        self.latest: deque[Taken] = deque(maxlen=LATEST_LIMIT)
+        self.changes = 0  # how often something happened that the status shows
+        self._asking: dict[str, str] = {}  # whose SHUTDOWN the grace delay, or the command, runs for; of which outage
+        self._silent: set[str] = set()  # who was not alive when that was looked at last
         self._starts_s: float | None = None  # when the grace delay is over
         self._shutdown: Job | None = None
         self._messages: list[Job] = []
         self._executes: dict[str, Job] = {}  # name -> what runs
 
     def take(self, command: Command, sender: str, now_s: float) -> bool:
-        """Act on a command of a permitted sender. True: accepted (also a duplicate); False: refused, try again."""
+        """Act on a classic command of a permitted sender. True: accepted (also a duplicate); False: try again."""
         self.tick(now_s)
         if command.verb == SHUTDOWN:
-            return self._take_shutdown(sender, now_s)
-        if command.verb == WAKEUP:
-            return self._take_wakeup(sender, now_s)
-        if command.verb == MSG_TEXT:
-            return self._take_message(printable(command.argument), sender, now_s)
-        return self._take_execute(command.argument, sender, now_s)
+            reply = self._classic_shutdown(sender, now_s)
+        elif command.verb == WAKEUP:
+            self._heard_s.pop(sender, None)
+            self._journal.limited("repeats", sender, WAKEUP, self._withdraw(sender, "", now_s), now_s)
+            reply = _ACCEPTED
+        elif command.verb == MSG_TEXT:
+            reply = self._message(command.argument, sender, now_s)
+        else:
+            reply = self._execute(command.argument, sender, now_s)
+            if reply.word == BUSY and command.argument in self._executes:
+                reply = Reply(DUPLICATE, {})
+        self._note(sender, command.verb, "", reply)
+        return reply.word in (ACCEPTED, DUPLICATE)
 
-    def answer(self, line: bytes, sender: str, address: str, now_s: float) -> secure.Reply:
-        """Act on the line of a sender with a certificate, and say what becomes of it."""
+    def answer(self, line: bytes, sender: str, address: str, now_s: float) -> Reply:
+        """Act on the line of a sender whose certificate was checked, and say what becomes of it."""
+        self.tick(now_s)
         try:
-            request = secure.parse_request(line)
-        except secure.Malformed as e:
+            request = parse_request(line)
+        except Malformed as e:
             self._journal.limited("refused", f"{sender} ({address})", "-", f"refused, {e}", now_s)
-            return secure.Reply(secure.REFUSED, {"why": e.why})
-        if request.verb == secure.NOOP:
-            facts = {"version": VERSION, "selftest": "off", "need": str(self._settings.need), "votes": "0"}
-            return secure.Reply(secure.ACCEPTED, facts)
-        if self.take(Command(request.verb, request.argument), sender, now_s):
-            return secure.Reply(secure.ACCEPTED, {})
-        return secure.Reply(secure.REFUSED, {"why": secure.NOTHING_CONFIGURED})
+            return _refused(e.why)
+        self.alive.heard(sender, address, request.verb, now_s)
+        reply = self._secure(request, sender, now_s)
+        self._note(sender, request.verb, request.id, reply)
+        return reply
 
     def tick(self, now_s: float) -> None:
         """Start what has waited long enough; notice what has ended."""
@@ -100,168 +124,273 @@ class Orders:
             self._starts_s = None
             self._run_shutdown(now_s)
         self._reap(now_s)
+        self.alive.tick(now_s)
+        self._weigh(now_s)
+        if self.selftest.tick(now_s, may_start=self._shutdown is None):
+            self.changes += 1
 
     def due_s(self, now_s: float) -> float | None:
         """When `tick` has something to do; None: not before the next command."""
-        times = [] if self._starts_s is None else [self._starts_s]
+        times = [self._starts_s, self.alive.due_s(now_s)]
+        times.append(self.selftest.due_s(now_s, may_start=self._shutdown is None))
         if self._shutdown is not None or self._messages or self._executes:
             times.append(now_s + LOOK_EVERY_S)
-        return min(times, default=None)
+        return min((at_s for at_s in times if at_s is not None), default=None)
 
     def close(self) -> None:
         """The listener ends: what runs goes on, what waits is dropped, and said to be."""
         if self._starts_s is not None:
             self._journal.line(",".join(sorted(self._asking)), SHUTDOWN, "dropped: stopped within the grace delay")
 
+    def state(self, now_s: float) -> dict[str, object]:
+        """What it is doing: {"doing": listening | grace | going-down, "starts_in_s": only in grace}."""
+        if self._shutdown is not None:
+            return {"doing": GOING_DOWN}
+        if self._starts_s is not None:
+            return {"doing": "grace", "starts_in_s": round(max(0.0, self._starts_s - now_s), 1)}
+        return {"doing": "listening"}
+
+    # --- secure ----------------------------------------------------------------------------------------------
+
+    def _secure(self, request: Request, sender: str, now_s: float) -> Reply:
+        if request.verb == NOOP:
+            return Reply(ACCEPTED if self._shutdown is None else GOING_DOWN, self._facts(now_s))
+        if self._shutdown is not None:
+            self._journal.limited("repeats", sender, request.verb, "going down, the shutdown command runs", now_s)
+            return Reply(GOING_DOWN, {})
+        if request.verb == WAKEUP:
+            return self._secure_wakeup(sender, request.id, now_s)
+        if self.seen.has(request.verb, sender, request.id):
+            self._journal.limited("repeats", sender, request.verb, f"duplicate, {request.id} was run before", now_s)
+            return Reply(DUPLICATE, {})
+        if request.verb == SHUTDOWN:
+            return self._secure_shutdown(sender, request.id, now_s)
+        self.seen.add(request.verb, [(sender, request.id)])  # on the disk before anything starts
+        if request.verb == MSG_TEXT:
+            return self._message(request.argument, sender, now_s)
+        reply = self._execute(request.argument, sender, now_s)
+        if reply.word != ACCEPTED:
+            self.seen.remove(request.verb, [(sender, request.id)])
+        return reply
+
+    def _facts(self, now_s: float) -> dict[str, str]:
+        facts = {"version": VERSION, **self.selftest.facts(), "need": str(self._settings.need)}
+        facts["votes"] = str(len(self.votes.of(now_s)))
+        if self._settings.dry_run:
+            facts["dry_run"] = "yes"
+        return facts
+
+    def _secure_shutdown(self, sender: str, ident: str, now_s: float) -> Reply:
+        if not self._settings.on_shutdown:
+            return self._unconfigured(sender, SHUTDOWN, "no on_shutdown is configured", now_s)
+        if self._starts_s is not None:
+            self._asking[sender] = ident
+            outcome = "accepted, the command waits in its grace delay"
+            self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
+            return _ACCEPTED
+        return self._ask(sender, ident, now_s)
+
+    def _secure_wakeup(self, sender: str, ident: str, now_s: float) -> Reply:
+        mine = self._asking.get(sender) if self._starts_s is not None else self.votes.of(now_s).get(sender)
+        if mine != ident and self.seen.has(WAKEUP, sender, ident):
+            self._journal.limited("repeats", sender, WAKEUP, f"duplicate of {ident}", now_s)
+            return Reply(DUPLICATE, {})
+        self.seen.add(WAKEUP, [(sender, ident)])
+        self._journal.limited("repeats", sender, WAKEUP, self._withdraw(sender, ident, now_s), now_s)
+        return _ACCEPTED
+
     # --- verbs -----------------------------------------------------------------------------------------------
 
-    def _take_shutdown(self, sender: str, now_s: float) -> bool:
+    def _classic_shutdown(self, sender: str, now_s: float) -> Reply:
         if not self._settings.on_shutdown:
-            self._journal.limited("refused", sender, SHUTDOWN, "refused, no on_shutdown is configured", now_s)
-            return False
+            return self._unconfigured(sender, SHUTDOWN, "no on_shutdown is configured", now_s)
         last_s = self._heard_s.pop(sender, None)
         self._heard_s[sender] = now_s
         if len(self._heard_s) > SENDERS_LIMIT:
             del self._heard_s[next(iter(self._heard_s))]
         if self._starts_s is not None:
-            self._asking.add(sender)
+            self._asking[sender] = ""
         if self._starts_s is not None or self._shutdown is not None:
             state = "runs already" if self._shutdown is not None else "waits in its grace delay"
-            what = "accepted" if last_s is None else "duplicate"
+            what = ACCEPTED if last_s is None else DUPLICATE
             self._journal.limited("repeats", sender, SHUTDOWN, f"{what}, the command {state}", now_s)
-            return True
+            return Reply(what, {})
         if last_s is not None and now_s - last_s < REPEAT_S:
             outcome = f"duplicate of {now_s - last_s:.0f} s ago, the command has run"
             self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
-            return True
-        if not self._suffices(sender, now_s):
-            return True
+            return Reply(DUPLICATE, {})
+        return self._ask(sender, "", now_s)
+
+    def _ask(self, sender: str, ident: str, now_s: float) -> Reply:
+        """A word that counts: begin, if it is enough."""
+        need = self._settings.need
+        if need <= 1:
+            self._asking = {sender: ident}
+            return self._begin_shutdown(sender, now_s)
+        self.votes.add(sender, now_s, ident)
+        if self._enough(now_s):
+            return self._begin_shutdown(sender, now_s)
+        self._heard_s.pop(sender, None)  # when it asks again, that is no duplicate of a command that ran
+        outcome = f"accepted, {len(self.votes.of(now_s))} of {need} senders that are needed"
+        if self.votes.failed:
+            outcome += f"; a restart would forget it: {self.votes.failed}"
+        self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
+        return _ACCEPTED
+
+    def _enough(self, now_s: float) -> bool:
+        """Have as many senders asked as are needed? Then they are `_asking`."""
+        asking = self.votes.of(now_s)
+        if len(asking) + len(self._unreachable(asking, now_s)) < self._settings.need:
+            return False
+        self._asking = asking
+        self.votes.clear(now_s)
+        return True
+
+    def _weigh(self, now_s: float) -> None:
+        """Once an adapter has fallen silent: is it, with those that have asked, enough?"""
+        silent = self.alive.silent(now_s) if self._settings.unreachable_counts else set()
+        idle = self._starts_s is None and self._shutdown is None
+        if not idle or silent <= self._silent or not self._settings.on_shutdown:
+            self._silent &= silent
+            return
+        self._silent = silent
+        if self.votes.of(now_s) and self._enough(now_s):
+            self._begin_shutdown(",".join(self._asking), now_s)
+
+    def _unreachable(self, asking: Iterable[str], now_s: float) -> set[str]:
+        """Who counts as having asked because it is not alive."""
+        return self.alive.silent(now_s) - set(asking) if self._settings.unreachable_counts else set()
+
+    def _begin_shutdown(self, sender: str, now_s: float) -> Reply:
+        if gone := self._unreachable(self._asking, now_s) if self._settings.need > len(self._asking) else set():
+            self._journal.line(",".join(sorted(gone)), SHUTDOWN, "counts as asking, because it is not alive")
         if self._settings.grace_s > 0:
             self._starts_s = now_s + self._settings.grace_s
             self._journal.line(sender, SHUTDOWN, f"accepted, the command starts in {self._settings.grace_s:g} s")
-            return True
-        return self._run_shutdown(now_s)
-
-    def _suffices(self, sender: str, now_s: float) -> bool:
-        """Have as many senders asked as are needed? Then they are `_asking`."""
-        need = self._settings.need
-        if need <= 1:
-            self._asking = {sender}
-            return True
-        self._votes.add(sender, now_s)
-        asking = self._votes.of(now_s)
-        if len(asking) >= need:
-            self._asking = set(asking)
-            self._votes.clear(now_s)
-            return True
-        del self._heard_s[sender]  # when it asks again, that is no duplicate of a command that ran
-        outcome = f"accepted, {len(asking)} of {need} senders that are needed"
-        if self._votes.failed:
-            outcome += f"; a restart would forget it: {self._votes.failed}"
-        self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
-        return False
+            return _ACCEPTED
+        return _ACCEPTED if self._run_shutdown(now_s) else _refused(DID_NOT_START)
 
     def _run_shutdown(self, now_s: float) -> bool:
-        self._shutdown = self._begin(self._settings.on_shutdown, SHUTDOWN, ",".join(sorted(self._asking)))
+        who = ",".join(sorted(self._asking))
+        if numbered := _numbered(self._asking):
+            self.seen.add(SHUTDOWN, numbered)  # on the disk before it starts
+            if self.seen.failed:
+                self._journal.line(who, SHUTDOWN, f"warning: a restart would run it again: {self.seen.failed}")
+        self._shutdown = self._programs.begin(self._settings.on_shutdown, SHUTDOWN, who)
+        self.changes += 1
         if self._shutdown is None:
             self._failed(now_s)
+        elif self._settings.relay:
+            if self._settings.dry_run:
+                self._journal.line(who, SHUTDOWN, f"dry run, would have told {len(self._settings.relay)} relays")
+            else:
+                self._relay(self._settings.relay, self._journal)
         return self._shutdown is not None
 
     def _failed(self, now_s: float) -> None:
         """The next SHUTDOWN of anybody runs it again."""
         self._heard_s.clear()
+        if numbered := _numbered(self._asking):
+            self.seen.remove(SHUTDOWN, numbered)
         if self._settings.need > 1:
-            self._votes.restore(self._asking, now_s)
+            self.votes.restore(self._asking, now_s)
 
-    def _take_wakeup(self, sender: str, now_s: float) -> bool:
-        known = self._heard_s.pop(sender, None) is not None
-        if self._votes.withdraw(sender, now_s):
-            self._journal.line(sender, WAKEUP, "accepted, its SHUTDOWN counts no more")
-            return True
-        self._asking.discard(sender)
+    def _withdraw(self, sender: str, ident: str, now_s: float) -> str:
+        """A sender's WAKEUP for its outage: what becomes of it, for the log."""
+        if self.votes.withdraw(sender, now_s, ident):
+            return "accepted, its SHUTDOWN counts no more"
         if self._shutdown is not None:
-            self._journal.limited("repeats", sender, WAKEUP, "accepted, but the shutdown command runs already", now_s)
-        elif self._starts_s is not None and len(self._asking) < self._settings.need:
-            self._starts_s = None
-            for other in self._asking:  # its word counts on, until it is one of enough again
-                self._heard_s.pop(other, None)
-            self._votes.restore(self._asking, now_s)
-            self._journal.line(sender, WAKEUP, "accepted, the waiting shutdown is cancelled")
-        elif self._starts_s is not None:
-            others = ",".join(sorted(self._asking))
-            self._journal.limited("repeats", sender, WAKEUP, f"accepted, but {others} wants the shutdown", now_s)
-        else:
-            outcome = "accepted, its next SHUTDOWN is a new one" if known else "accepted, nothing to withdraw"
-            self._journal.limited("repeats", sender, WAKEUP, outcome, now_s)
-        return True
+            return "accepted, but the shutdown command runs already"
+        if self._starts_s is None:
+            return "accepted, nothing to withdraw; its next SHUTDOWN is a new one"
+        if self._asking.get(sender) != ident:
+            return f"accepted, but {','.join(sorted(self._asking))} wants the shutdown"
+        del self._asking[sender]
+        still = len(self._asking) + len(self._unreachable(self._asking, now_s))
+        if self._asking and still >= self._settings.need:
+            return f"accepted, but {','.join(sorted(self._asking))} wants the shutdown"
+        self._starts_s = None
+        for other in self._asking:  # its word counts on, until it is one of enough again
+            self._heard_s.pop(other, None)
+        self.votes.restore(self._asking, now_s)
+        return "accepted, the waiting shutdown is cancelled"
 
-    def _take_message(self, text: str, sender: str, now_s: float) -> bool:
+    def _message(self, argument: str, sender: str, now_s: float) -> Reply:
+        text = printable(argument)
         self._journal.limited("messages", sender, MSG_TEXT, f"accepted, {text!r}", now_s)
-        if not self._settings.on_message:
-            return True
-        if len(self._messages) >= MESSAGES_LIMIT:
+        argv: tuple[str, ...] = self._settings.on_message
+        if not argv:
+            return _ACCEPTED
+        if argv == USERS:
+            if not self._settings.dry_run:
+                told, refused = self._tell_users(f"{sender}: {text}")
+                if refused:
+                    outcome = f"shown on {told} terminals, {refused} refused: is the listener in the group tty?"
+                    self._journal.limited("messages", sender, MSG_TEXT, outcome, now_s)
+        elif len(self._messages) >= MESSAGES_LIMIT:
             outcome = f"only logged, {MESSAGES_LIMIT} message commands run already"
             self._journal.limited("messages", sender, MSG_TEXT, outcome, now_s)
-            return True
-        job = self._begin(self._settings.on_message, MSG_TEXT, sender, text.encode() + b"\n", now_s)
-        if job is not None:
-            self._messages.append(job)
-        return True
+        else:
+            job = self._programs.begin(argv, MSG_TEXT, sender, text.encode() + b"\n", limited_at_s=now_s)
+            if job is not None:
+                self._messages.append(job)
+        return _ACCEPTED
 
-    def _take_execute(self, name: str, sender: str, now_s: float) -> bool:
+    def _execute(self, name: str, sender: str, now_s: float) -> Reply:
         shown = repr(printable(name)[:SHOW_LIMIT])
         argv = self._settings.execute.get(name)
         if argv is None:
-            self._journal.limited("refused", sender, EXECUTE, f"refused, {shown} is not in [execute]", now_s)
-            return False
+            return self._unconfigured(sender, EXECUTE, f"{shown} is not in [execute]", now_s)
         if name in self._executes:
             self._journal.limited("repeats", sender, EXECUTE, f"duplicate, {shown} runs already", now_s)
-            return True
+            return Reply(BUSY, {})
         if len(self._executes) >= EXECUTES_LIMIT:
             outcome = f"refused, {EXECUTES_LIMIT} commands run already"
             self._journal.limited("refused", sender, EXECUTE, outcome, now_s)
-            return False
-        job = self._begin(argv, EXECUTE, sender, now_s=now_s)
+            return Reply(BUSY, {})
+        job = self._programs.begin(argv, EXECUTE, sender, limited_at_s=now_s)
         if job is None:
-            return False
+            return _refused(DID_NOT_START)
         self._executes[name] = job
-        return True
+        return _ACCEPTED
 
-    # --- programs --------------------------------------------------------------------------------------------
+    def _unconfigured(self, sender: str, verb: str, why: str, now_s: float) -> Reply:
+        self._journal.limited("refused", sender, verb, f"refused, {why}", now_s)
+        return _refused(NOTHING_CONFIGURED)
 
-    def _begin(
-        self, argv: Sequence[str], verb: str, sender: str, text: bytes | None = None, now_s: float | None = None
-    ) -> Job | None:
-        """Start a program and say so (at a limited rate if `now_s` is given); None: it did not start."""
-        job: Job | None
-        try:
-            job = self._start(argv, {"RCCMD_VERB": verb, "RCCMD_SENDER": sender}, text)
-            outcome = f"started {shlex.quote(argv[0])}, pid {job.pid}"
-        except OSError as e:
-            job, outcome = None, f"failed, {shlex.quote(argv[0])} did not start: {e.strerror}"
-        if now_s is None:
-            self._journal.line(sender, verb, outcome)
-        else:
-            self._journal.limited("messages", sender, verb, outcome, now_s)
-        return job
+    # --- what was started ------------------------------------------------------------------------------------
+
+    def _note(self, sender: str, verb: str, ident: str, reply: Reply) -> None:
+        self.changes += 1
+        if verb != NOOP:
+            self.latest.append(Taken(self._wall(), sender, verb, ident, reply.word))
 
     def _reap(self, now_s: float) -> None:
         if self._shutdown is not None and (code := self._shutdown.poll()) is not None:
             self._shutdown = None
-            outcome = f"the command ended, {_exit(code)}"
+            self.changes += 1
+            outcome = f"the command ended, {ended(code)}"
             if code != 0:
                 self._failed(now_s)
                 outcome += "; the next SHUTDOWN runs it again"
             self._journal.line("-", SHUTDOWN, outcome)
         for job in self._messages:
             if code := job.poll():
-                self._journal.limited("messages", "-", MSG_TEXT, f"the command ended, {_exit(code)}", now_s)
+                self._journal.limited("messages", "-", MSG_TEXT, f"the command ended, {ended(code)}", now_s)
         self._messages = [job for job in self._messages if job.poll() is None]
         for name, job in list(self._executes.items()):
             if (code := job.poll()) is not None:
                 del self._executes[name]
-                self._journal.limited("messages", "-", EXECUTE, f"{name!r} ended, {_exit(code)}", now_s)
+                self._journal.limited("messages", "-", EXECUTE, f"{name!r} ended, {ended(code)}", now_s)
 
 
-def _exit(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+_ACCEPTED = Reply(ACCEPTED, {})
+
+
+def _refused(why: str) -> Reply:
+    return Reply(REFUSED, {"why": why})
+
+
+def _numbered(asking: dict[str, str]) -> list[tuple[str, str]]:
+    """The secure ones of those that ask."""
+    return [(sender, ident) for sender, ident in asking.items() if ident]

@@ -1,0 +1,72 @@
+"""Knows when each adapter was last heard: one that is silent for too long is not alive, and the log says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Callable, NamedTuple
+
+from .journal import Journal
+
+Names = Callable[[], Iterable[str]]
+
+
+class Heard(NamedTuple):
+    """The last word of a sender: monotonic seconds, from which address, and the verb."""
+
+    at_s: float
+    address: str
+    verb: str
+
+
+class Alive:
+    """The senders of secure mode. A command of any kind is a sign of life; `alive_s` 0: nobody looks."""
+
+    def __init__(self, alive_s: float, names: Names, journal: Journal) -> None:
+        self._alive_s, self._names, self._journal = alive_s, names, journal
+        self.last: dict[str, Heard] = {}
+        self._began_s: float | None = None
+        self._lost: set[str] = set()  # of whom the log has said that they are silent
+
+    def restore(self, last: Mapping[str, Heard]) -> None:
+        """What was known before a restart."""
+        self.last.update(last)
+
+    def heard(self, name: str, address: str, verb: str, now_s: float) -> None:
+        """This sender, whose certificate was checked, has said something."""
+        before = self.last.get(name)
+        self.last[name] = Heard(now_s, address, verb)
+        if before is None or before.address != address:
+            self._journal.limited("strangers", name, "-", f"speaks from {address}", now_s)
+        if name in self._lost:
+            self._lost.discard(name)
+            self._journal.line(name, "-", "is heard again")
+
+    def silent(self, now_s: float) -> set[str]:
+        """Who is not alive; one that was never heard is not."""
+        if not self._alive_s:
+            return set()
+        return {name for name in self._names() if name not in self.last or self._over(name, now_s)}
+
+    def tick(self, now_s: float) -> None:
+        """Say who has fallen silent; one that was never heard has `alive_s` from the start."""
+        if not self._alive_s:
+            return
+        if self._began_s is None:
+            self._began_s = now_s
+        names = set(self._names())
+        self.last = {name: last for name, last in self.last.items() if name in names}
+        self._lost &= names
+        for name in sorted(self.silent(now_s) - self._lost):
+            if now_s - self._began_s >= self._alive_s:
+                self._lost.add(name)
+                self._journal.line(name, "-", f"warning: this adapter was not heard for {self._alive_s:g} s")
+
+    def due_s(self, now_s: float) -> float | None:
+        """When somebody falls silent next, if nothing more is heard."""
+        if not self._alive_s or self._began_s is None:
+            return None
+        times = [self._began_s, *(last.at_s for last in self.last.values())]
+        return min((at_s + self._alive_s for at_s in times if at_s + self._alive_s > now_s), default=None)
+
+    def _over(self, name: str, now_s: float) -> bool:
+        return now_s - self.last[name].at_s >= self._alive_s
