@@ -1,8 +1,15 @@
-"""What `rccmd listen` costs a server, and how soon it obeys while it is flooded: classic, and secure."""
+"""What `rccmd listen` costs a server, and how soon it obeys while it is flooded: classic, and secure.
+
+A command that was dropped is told again after 0.1 s, which counts. Memory is of `python3` of the system, if there is
+one (servers run that), else of the one that the tests run with.
+"""
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,21 +24,25 @@ from tests.rccmd_kit import Adapter, Server
 IDLE_S, SHORT_IDLE_S = 30.0, 5.0
 CONNECTIONS, SHORT_CONNECTIONS = 10_000, 1_000
 COMMANDS, SHORT_COMMANDS = 5, 2
+SYSTEM = "/usr/bin/python3"
 WAKEUP = SHUTDOWN.replace(b"SHUTDOWN", b"WAKEUP")
 
 
 def main(options: list[str]) -> int:
     short = "--short" in options
+    python = SYSTEM if os.path.exists(SYSTEM) else sys.executable
+    version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    print(f"   the listener under {python}, {version}; all on loopback of the same cores")
     good = True
     for mode in ("classic", "secure"):
         with tempfile.TemporaryDirectory(prefix="ridethrough-bench-") as name:
             folder = Path(name)
             if mode == "classic":
-                live, tell = Live(folder, "udp = yes"), _classic
+                live, tell = Live(folder, "udp = yes", python=python), _classic
             else:
                 server, adapter = Server(folder / "server"), Adapter("adapter", folder)
                 server.enrol(adapter)
-                live = Live(folder, *(f"{k} = {v}" for k, v in server.settings().items()), allow=None)
+                live = Live(folder, *(f"{k} = {v}" for k, v in server.settings().items()), allow=None, python=python)
                 tell = _secure(adapter, server)
             with live:
                 good &= _one(mode, live, lambda live=live, tell=tell: tell(live), short)
@@ -70,21 +81,20 @@ def _one(mode: str, live: Live, tell: Callable[[], None], short: bool) -> bool:
     for kind in Flood.KINDS:
         if kind == "udp" and mode == "secure":
             continue
-        worst_s = 0.0
+        worst_s, dropped = 0.0, live.dropped
         with Flood(kind, live.port, "127.0.0.9") as flood:
             began_s = time.monotonic()
             for _ in range(SHORT_COMMANDS if short else COMMANDS):
                 time.sleep(0.5)
                 worst_s = max(worst_s, live.runs_within_s(tell))
             lasted_s = time.monotonic() - began_s
-        good &= gate(f"{mode}: flood '{kind}', {flood.done / lasted_s:.0f} /s: worst time to run", worst_s, 2.0, "s")
+        what = f"{mode}: flood '{kind}', {flood.done / lasted_s:.0f} /s, told again {live.dropped - dropped} times"
+        good &= gate(f"{what}: worst time to run", worst_s, 2.0, "s")
     good &= gate(f"{mode}: VmHWM after all that", rss_mb(pid, "VmHWM"), 20.0, "MB")
     return gate(f"{mode}: lines in the log", len(live.log().splitlines()), 1000, "") and good
 
 
 def _one_after_the_other(live: Live, count: int) -> None:
-    import socket
-
     junk = list(STRANGERS.values())
     for n in range(count):
         with socket.create_connection(("127.0.0.1", live.port), 10) as sock:

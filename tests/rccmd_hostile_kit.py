@@ -88,9 +88,14 @@ def halves() -> Iterator[bytes]:
 
 
 class Live:
-    """`with Live(folder, ...) as live`: a real `rccmd listen` on 127.0.0.1 whose every command leaves a line."""
+    """`with Live(folder, ...) as live`: a real `rccmd listen` on 127.0.0.1 whose every command leaves a line.
 
-    def __init__(self, folder: Path, *options: str, allow: str | None = "127.0.0.0/8") -> None:
+    It is the folder alone, under `python` (default: the one that this venv was made with), as on a server.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, allow: str | None = "127.0.0.0/8", python: str | None = None
+    ) -> None:
         self.folder, self._ran, self._log = folder, folder / "ran", folder / "log"
         script = folder / "act"
         script.write_text(f'#!/bin/sh\necho "$RCCMD_VERB $RCCMD_SENDER $(date +%s.%N)" >> {self._ran}\n')
@@ -100,11 +105,16 @@ class Live:
         more = "".join(f"{option}\n" for option in options)
         commands = f"on_shutdown = {script}\non_message = {script}\n[execute]\nhello = {script}\n"
         ini.write_text(f"[listen]\nbind = 127.0.0.1:0\n{allowed}{more}{commands}")
-        self._argv = [sys.executable, "-m", "agent.rccmd", "listen", "--config", str(ini)]
+        (folder / "rccmd").mkdir()
+        for source in (ROOT / "agent" / "rccmd").glob("*.py"):
+            (folder / "rccmd" / source.name).write_bytes(source.read_bytes())
+        base = python or getattr(sys, "_base_executable", sys.executable)
+        self._argv = [base, "-s", "-m", "rccmd", "listen", "--config", str(ini)]
+        self.dropped = 0  # times that a true command had to be told again
 
     def __enter__(self) -> Live:
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(self._argv, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log)
+            self.process = subprocess.Popen(self._argv, cwd=self.folder, stdin=subprocess.DEVNULL, stderr=log)
         until_s = time.monotonic() + 20
         while not (found := re.search(r"listening on 127\.0\.0\.1:(\d+)", self.log())):
             assert time.monotonic() < until_s and self.process.poll() is None, self.log()
@@ -145,7 +155,8 @@ class Live:
                 try:
                     tell()
                 except OSError:
-                    again_s = 0.0  # dropped: at once
+                    self.dropped += 1
+                    again_s = time.time() + 0.1
             if mine := [wall_s for v, _, wall_s in self.ran()[before:] if v == verb]:
                 return mine[0] - began_s
             time.sleep(0.01)
