@@ -34,16 +34,21 @@ def fresh(state: State) -> State:
         runtime_s=state.runtime_s,
         charge_pct=state.charge_pct,
         low=state.low,
+        says_low=state.says_low,
     )
 
 
-def closed(state: State, now_s: float, effects: list[Effect]) -> State:
+def closed(state: State, now_s: float, seen: Seen, effects: list[Effect]) -> State:
     """Mains frames for 70 s: an outage that is not committed is over. After a reboot before the UPS was switched off
-    a committed one is, too: the power came back, and those that were told are woken."""
+    a committed one is, too: the power came back, and those that were told are woken. What an administrator has
+    ordered meanwhile is done first."""
     if state.phase is not Phase.HOLD and not (state.phase is Phase.COMMITTED and state.unproven):
         return state
+    ordered_s = [latch.at_s for latch in state.latched if latch.why in ("planned", "ordered")]
+    if ordered_s and not seen.all_told and now_s < max(ordered_s) + PLANNED_LIMIT_S:
+        return state
     effects.append(Effect(kind="outage-closed"))
-    if not state.latched:
+    if not state.latched and not state.owed:
         return fresh(state)
     return _recover(state, now_s, effects)
 
@@ -77,13 +82,13 @@ def _switch_off(state: State, now_s: float, plan: Plan, seen: Seen, effects: lis
         fresh = state.last_frame_s is not None and now_s - state.last_frame_s <= FRESH_S
         if (state.runs_on_battery() and fresh) or (plan.ups_off == "always" and not state.on_battery):
             effects.append(Effect(kind="ups-off", delay_s=delay_s))
-            return replace(state, off_sent_s=now_s)
+            return replace(state, off_sent_s=now_s, off_taken=False)
         return state if state.on_battery else _left_out(state, "mains", effects)
     ignored_s = state.off_sent_s + delay_s + OFF_PATIENCE_S
     if state.runs_on_battery() and state.last_frame_s is not None and state.last_frame_s >= ignored_s:
         effects.append(Effect(kind="ups-off-ignored"))
         effects.append(Effect(kind="ups-off", delay_s=delay_s))
-        return replace(state, off_sent_s=now_s)
+        return replace(state, off_sent_s=now_s, off_taken=False)
     return state
 
 
@@ -119,6 +124,7 @@ def _recover(state: State, now_s: float, effects: list[Effect]) -> State:
         outage=state.outage,
         began_s=state.began_s,
         latched=state.latched,
+        owed=state.owed,
         off_sent_s=state.off_sent_s,
         cycled=state.cycled,
         recovery_from_s=now_s,

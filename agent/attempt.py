@@ -38,14 +38,14 @@ class Attempts(Generic[Owner]):
     def __init__(self, came: Callable[[Attempt[Owner], Outcome, float], None]) -> None:
         self._came = came
         self.selector = selectors.DefaultSelector()
-        self._running: dict[str, int] = {}
+        self._running: dict[str, dict[Attempt[Owner], None]] = {}  # by way, the oldest first
         self._wanted: set[str] = set()  # ways for which somebody waits
         self.due_s = 0.0  # of the attempt that is late first, or before
         self.freed = False  # a slot that somebody waits for is free since the owner set this to False
 
     def has_slot(self, way: str, slots: int | None) -> bool:
         """May another attempt of this way begin? If not, `freed` tells when to ask again."""
-        if slots is None or self._running.get(way, 0) < slots:
+        if slots is None or len(self._running.get(way, ())) < slots:
             return True
         self._wanted.add(way)
         return False
@@ -53,8 +53,15 @@ class Attempts(Generic[Owner]):
     def begin(self, owner: Owner, way: str, steps: Steps, now_s: float) -> Attempt[Owner]:
         """A new attempt, which runs when `go_on` is called."""
         attempt = Attempt(owner, way, steps, now_s, now_s + ATTEMPT_S, due_s=now_s)
-        self._running[way] = self._running.get(way, 0) + 1
+        self._running.setdefault(way, {})[attempt] = None
         return attempt
+
+    def make_room(self, way: str, wanted: int, now_s: float, crowded_s: float) -> None:
+        """So many wait for their first attempt: those that have kept a slot for long give it up, oldest first."""
+        slow = [a for a in self._running.get(way, ()) if now_s - a.began_s >= crowded_s]
+        for attempt in slow[:wanted]:
+            attempt.end_s = now_s
+            self.go_on(attempt, now_s, attempt.why)
 
     def go_on(self, attempt: Attempt[Owner], now_s: float, late: str = "") -> None:
         """Run the generator to its next wait, or to its end. `late`: a Late with this text is thrown into it."""
@@ -86,7 +93,7 @@ class Attempts(Generic[Owner]):
         """Stop it; what it holds is given back."""
         self._unregister(attempt)
         attempt.steps.close()
-        self._running[attempt.way] -= 1
+        self._running[attempt.way].pop(attempt, None)
         if attempt.way in self._wanted:
             self._wanted.discard(attempt.way)
             self.freed = True

@@ -24,7 +24,7 @@ GET, GETNEXT, RESPONSE, SET, TRAP_V1, GETBULK, INFORM, TRAP_V2, REPORT = range(0
 
 _NULL = b"\x05\x00"  # the value in a question
 
-V1, V2C = 0, 1
+V1, V2C, V3 = 0, 1, 3
 
 ARCS_LIMIT = 128  # RFC 2578 section 3.5
 OID_LIMIT_BYTES = 5 * ARCS_LIMIT
@@ -159,11 +159,13 @@ def number(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def read_header(data: bytes) -> Header:
-    """Version and community of a datagram. Malformed if it is not one whole message."""
+    """Version and community of a datagram; of version 3 nothing more. Malformed if it is not one whole message."""
     start, stop = body(data, 0, len(data), SEQUENCE)
     if stop != len(data):
         raise Malformed(f"{len(data) - stop} octets after the message")
     version, at = number(data, start, stop)
+    if version == V3:
+        return Header(version, b"", b"", at)
     community_at, pdu_at = body(data, at, stop, OCTET_STRING)
     return Header(version, data[community_at:pdu_at], data[start:pdu_at], pdu_at)
 
@@ -193,6 +195,17 @@ def read_pdu(data: bytes, at: int) -> Pdu:
         names.append(data[name_start:name_stop])
         at = stop
     return Pdu(tag, request_id, first, second, names, data[list_start:end])
+
+
+def values(bindings: bytes) -> list[tuple[bytes, int, bytes]]:
+    """Name, tag and body of the value of each of `Pdu.bindings`."""
+    found, at, end = [], 0, len(bindings)
+    while at < end:
+        start, at = body(bindings, at, end, SEQUENCE)
+        name_start, name_stop = body(bindings, start, at, OBJECT_ID)
+        tag, value_start, value_stop = head(bindings, name_stop, at)
+        found.append((bindings[name_start:name_stop], tag, bindings[value_start:value_stop]))
+    return found
 
 
 def arcs(name: bytes) -> Oid:

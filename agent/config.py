@@ -55,11 +55,39 @@ class Community:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A `[[snmp.user]]` of version 3; the keys are kept elsewhere."""
+
+    name: str
+    level: str = "auth-priv"  # what he must use
+    access: str = "read-only"
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrapReceiver:
+    """A `[[snmp.receiver]]` of notifications."""
+
+    name: str
+    address: str  # IP
+    port: int = 162
+    version: str = "2c"
+    label: str = ""  # of the community
+    user: str = ""  # of version 3
+    inform: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snmp:
-    """`[snmp]`; without it, or without a community, nothing listens."""
+    """`[snmp]`; without it, or without a community or user, nothing listens."""
 
     listen: str = "127.0.0.1:1161"
     communities: tuple[Community, ...] = ()
+    users: tuple[User, ...] = ()
+    receivers: tuple[TrapReceiver, ...] = ()
+    allow_weak: bool = False
+    allow_shutdown: bool = False
+    auth_traps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +120,9 @@ PROTECTING = ("file", "agent", "ups", "stage", "server")  # one unit: an error i
 FILE_LIMIT_BYTES = 256 * 1024
 LINE_LIMIT = 4096  # characters; tomllib needs minutes for a long line of dots
 PROBLEM_LIMIT, PROBLEMS_LIMIT = 200, 50  # characters of one, and how many are told
-SERVERS_LIMIT, STAGES_LIMIT, COMMUNITIES_LIMIT = 1000, 50, 32
+SERVERS_LIMIT, STAGES_LIMIT, COMMUNITIES_LIMIT, USERS_LIMIT = 1000, 50, 32, 32
+RECEIVERS_LIMIT = 16
+ACCESSES = ("read-only", "read-write")
 MODES = ("setup", "dry-run", "armed")
 DEFAULT_STAGE = "default"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -155,13 +185,45 @@ WEB = (
     ),
     Option(name="public_status", kind=bool, default=False, help="status page and API without login"),
 )
-SNMP = (Option(name="listen", kind=str, default="127.0.0.1:1161", help="HOST:PORT or [IPv6]:PORT of the agent"),)
+SNMP = (
+    Option(name="listen", kind=str, default="127.0.0.1:1161", help="HOST:PORT or [IPv6]:PORT of the agent"),
+    Option(
+        name="allow_shutdown",
+        kind=bool,
+        default=False,
+        help="who may write may also switch the UPS's output off",
+    ),
+    Option(
+        name="auth_traps",
+        kind=bool,
+        default=False,
+        help="tell the receivers when somebody asks with a wrong community or key",
+    ),
+    Option(name="allow_weak", kind=bool, default=False, help="MD5 and DES of version 3, for old managers"),
+)
 COMMUNITY = (
     Option(
         name="label", kind=str, required=True, help="name of the secret (set it with: ridethrough secret set LABEL)"
     ),
-    Option(name="access", kind=str, default="read-only", choices=("read-only",), help="what it may do"),
+    Option(name="access", kind=str, default="read-only", choices=ACCESSES, help="what it may do"),
     Option(name="from", kind=list, required=True, help="networks that may use it, such as 192.0.2.0/24"),
+)
+USER = (
+    Option(name="name", kind=str, required=True, help="name (give him keys with: ridethrough snmp-user NAME)"),
+    Option(
+        name="level", kind=str, default="auth-priv", choices=("auth-priv", "auth"), help="the least that he must use"
+    ),
+    Option(name="access", kind=str, default="read-only", choices=ACCESSES, help="what he may do"),
+    Option(name="from", kind=list, required=True, help="networks that he may ask from, such as 192.0.2.0/24"),
+)
+RECEIVER = (
+    Option(name="name", kind=str, required=True, help="what the manager is called here"),
+    Option(name="address", kind=str, required=True, help="IP address that gets the notifications"),
+    Option(name="port", kind=int, default=162, low=1, high=65535, help="UDP port"),
+    Option(name="version", kind=str, default="2c", choices=("1", "2c", "3"), help="of SNMP"),
+    Option(name="label", kind=str, default="", help="of the community's secret, for versions 1 and 2c"),
+    Option(name="user", kind=str, default="", help="for version 3: the name of a [[snmp.user]]"),
+    Option(name="inform", kind=bool, default=False, help="wants them confirmed, and repeats what is not"),
 )
 SERVER = (
     Option(name="name", kind=str, required=True, help="what the server is called here"),

@@ -22,14 +22,16 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import bus, busserver, config, curve, drivers, link, vault, wire
+from . import bus, busserver, config, curve, drivers, lines, link, vault, wire
 from .book import Book
 from .config import Config
 from .curve import Curve
-from .deliver import Delivery, Places
+from .deliver import Delivery
 from .engine import TICK_S, Engine, Item, NewConfig, Note
+from .enrolments import Enrolments
 from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver, LinkError
+from .places import Places
 from .process import end_with_thread, follow_parent, last_good, load, notify
 from .requests import Requests
 from .slots import Keeper
@@ -93,6 +95,7 @@ class Core:
         memory = self._store.start()
         self._curves: queue.SimpleQueue[Curve] = queue.SimpleQueue()
         self._book = Book(self._folder / "known.json")
+        self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
         self._ups = Ups(self._open, self._take, self._config.poll_s)
         self._server: busserver.Server | None = None
@@ -110,16 +113,26 @@ class Core:
             curve=self._read_curve(),
             learned=self._curves.put,
         )
-        self._requests = Requests(self._engine, self._store, self._ups, self._inbox.put, self._reload_asked)
+        self._requests = Requests(
+            self._engine,
+            self._store,
+            self._ups,
+            self._inbox.put,
+            self._reload_asked,
+            lambda name, sha256: self._enrolments.enrol(name, sha256, self._config.servers),
+            self._delivery.order,
+        )
         self._delivery.plan(self._config.servers)
         self._inbox.put(NewConfig(new.config, new.problems, new.protecting_bad, note=False))
         self._inbox.put(Note("started", VERSION))
+        self._enrolments.prepare(self._config.servers)
         if damaged:
             self._inbox.put(Note("state-lost", "both slots of the protection state were unreadable"))
 
     def _places(self) -> Places:
-        """Where the ways find keys, commands and secrets."""
-        return Places(folder=self._folder, commands_dir=Path(self._config.commands_dir), secret=self._secrets().get)
+        """Where the ways find keys, commands, secrets and pins."""
+        commands, secret = Path(self._config.commands_dir), self._secrets().get
+        return Places(folder=self._folder, commands_dir=commands, secret=secret, pin=self._enrolments.pin)
 
     def _secrets(self) -> dict[str, str]:
         try:
@@ -228,6 +241,8 @@ class Core:
                     self._stop.set()
             self._watch()
             self._save_curve()
+            if not self._loaded.protecting_bad:
+                self._enrolments.forget(self._engine.view, self._config.servers)
         if self._server is not None:
             self._server.stop()
         self._ups.wake()
@@ -314,6 +329,7 @@ class Core:
         self._delivery.places = self._places()
         self._delivery.plan(new.config.servers)
         self._inbox.put(new)
+        self._enrolments.prepare(new.config.servers)
         return False
 
     # -- what the threads need of each other
@@ -325,7 +341,11 @@ class Core:
         module: ModuleType = drivers.load(self._config.driver)
         names = {o.name for o in module.OPTIONS}
         section = {k: v for k, v in self._config.ups.items() if k in names}
-        opened = link.open(self._config.ups, time.monotonic) if module.LINK == "serial" else None
+        opened: Any = None
+        if module.LINK == "serial":
+            opened = link.open(self._config.ups, time.monotonic)
+        elif module.LINK == "lines":
+            opened = lines.open(self._config.ups, time.monotonic)
         try:
             driver: Driver = module.connect(section, opened, time.monotonic)
         except LinkError:

@@ -14,7 +14,7 @@ WINDOW_S = 1.0
 class Row:
     """Something about a server that is worth a row in the log."""
 
-    name: str  # told, not-told, back, proof-failed, proven-again
+    name: str  # told, not-told, back, proof-failed, proven-again, message, execute
     server: str
     detail: str = ""
     word: str = ""  # the outcome

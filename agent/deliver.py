@@ -7,38 +7,35 @@ armed nothing is sent but proofs. Outcomes are in the words of the house.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import queue
 import selectors
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from types import ModuleType
 
 from . import magic, reach
 from .attempt import Attempt, Attempts
 from .book import Book
 from .config import Server
-from .errands import Orders, Report
+from .errands import Enrolled, Errand, Orders, Report, Said
 from .model import ConfigError
+from .places import Places
 from .reach import Outcome
-from .target import PROOF_HOLDS_S, Target, Try
+from .target import PROOF_HOLDS_S, Target, Try, place
+from .waker import Waker
 
 log = logging.getLogger(__name__)
 
 FIRST_PASS_S = 2.0  # for the connection, in the first pass
 CONNECT_S = 5.0  # and later
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-PROOF_S, PROOF_SPREAD_S = 6 * 3600.0, 3600.0  # between two good ones; and so much less, different for each server
-PROOF_AGAIN_S = (60.0, 900.0)  # after the first one that was not good, and after the others
 STAGGER_S, AGAIN_STAGGER_S = 0.05, 2.0  # between two first proofs; over all, when everybody is proven again
-WAKE_S, WAKE_SOON, WAKE_LATER_S = 10.0, 12, 60.0  # the first 12 packets, and the others
-BY_HAND_S = 15.0  # between two looks at a server that we cannot wake
 NAME_WAIT_S = 5.0  # the first proof of a server waits so long for its name to be looked up
 CROWDED_S = 12.0  # an attempt may keep a slot so long while others wait for their first one
 STARTS_AT_ONCE = 8  # of the ways with few slots: a new process takes its time
@@ -47,19 +44,8 @@ IDLE_S = 0.5
 
 TOLD = (reach.ACCEPTED, reach.UNCONFIRMED)
 
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    servers: tuple[Server, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where the ways find what they need."""
-
-    folder: Path = Path("/nonexistent")  # the core's own
-    commands_dir: Path = Path("/etc/ridethrough/commands.d")
-    secret: Callable[[str], str | None] = field(default=lambda label: None)
+#: a tuple: the plan; a text: what the book knows more of
+_News = Orders | tuple[Server, ...] | Enrolled | Errand | str
 
 
 class Delivery:
@@ -68,18 +54,18 @@ class Delivery:
 
     def __init__(
         self,
-        report: Callable[[Report], None],
+        report: Callable[[Report | Said], None],
         book: Book,
         places: Places,
         wake: Callable[[str], str] = magic.send,
         load: Callable[[str], ModuleType] = reach.load,
     ) -> None:
-        self._report, self._book, self._wake, self._load = report, book, wake, load
+        self._report, self._book, self._waker, self._load = report, book, Waker(book, wake), load
         self.places = places  # may be replaced from another thread
         self._attempts: Attempts[Try] = Attempts(self._came)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._attempts.selector.register(self._wake_r, selectors.EVENT_READ, None)
-        self._news: queue.Queue[Orders | _Plan | str] = queue.Queue(maxsize=5000)
+        self._news: queue.Queue[_News] = queue.Queue(maxsize=5000)
         self._targets: dict[str, Target] = {}
         self._ways: dict[str, ModuleType] = {}
         self._plan: tuple[Server, ...] = ()
@@ -92,10 +78,10 @@ class Delivery:
 
     def plan(self, servers: tuple[Server, ...]) -> None:
         """These are the servers now."""
-        self._put(_Plan(servers))
+        self._put(servers)
 
-    def order(self, orders: Orders) -> None:
-        """This is what must be told now."""
+    def order(self, orders: Orders | Enrolled | Errand) -> None:
+        """This is what must be told now; this server has its key; this is a command by hand."""
         self._put(orders)
 
     def wake(self) -> None:
@@ -105,7 +91,7 @@ class Delivery:
         except BlockingIOError:
             pass  # it is already awake
 
-    def _put(self, item: Orders | _Plan | str) -> None:
+    def _put(self, item: _News) -> None:
         self._news.put(item, timeout=5.0)
         self.wake()
 
@@ -136,12 +122,34 @@ class Delivery:
             self._scan_s = 0.0
             if isinstance(item, Orders):
                 self._take_orders(item, now_s)
-            elif isinstance(item, _Plan):
-                self._plan = item.servers
+            elif isinstance(item, tuple):
+                self._plan = item
                 self._aim(now_s)
                 self._follow(now_s)
+            elif isinstance(item, Errand):
+                self._take_errand(item)
+            elif isinstance(item, Enrolled):
+                self._take_enrolled(item.server, now_s)
             else:
                 self._take_known(item, now_s)
+
+    def _take_errand(self, errand: Errand) -> None:
+        target = self._targets.get(errand.server)
+        if target is None or not hasattr(self._ways.get(target.server.how), "say"):
+            why = "nobody there who would understand"
+        elif not (why := target.take_errand(errand)):
+            return
+        self._report(Said(errand.server, errand.verb, reach.NOT_DELIVERED, why))
+
+    def _take_enrolled(self, name: str, now_s: float) -> None:
+        """It is another one now: what was known of it counts no more, but not that it was told."""
+        target = self._targets.get(name)
+        if target is None:
+            return
+        if target.attempt is not None and target.attempt.owner.purpose != "say":
+            self._end(target)
+        target.be_eager(now_s)
+        self._say(target, trust=self._trust(target), state="unknown", proof="", proof_s=None, failing=False)
 
     def _take_known(self, name: str, now_s: float) -> None:
         """The book knows more of this server, or of this host."""
@@ -162,7 +170,7 @@ class Delivery:
         wanted = {s.name: s for s in (*self._orders.wake, *self._orders.tell, *self._plan)}
         for number, (name, server) in enumerate(wanted.items()):
             target = old.pop(name, None)
-            if target is None or _place(target.server) != _place(server):
+            if target is None or place(target.server) != place(server):
                 if target is not None:
                     self._end(target)
                 target = Target(server, Report(server=name))
@@ -179,6 +187,8 @@ class Delivery:
                 self._way(how)  # not only in the outage
             except ConfigError as e:
                 log.error("%s", e)
+        for target in self._targets.values():
+            self._say(target, trust=self._trust(target))
         self._book.plan({name: server.address for name, server in wanted.items()})
 
     def _take_orders(self, orders: Orders, now_s: float) -> None:
@@ -189,7 +199,7 @@ class Delivery:
                 if purpose == "tell" or (purpose == "prove" and orders.outage and not target.must_wake()):
                     self._end(target)
                 target.tell_s = now_s
-                self._say(target, delivery="none", attempts=0, detail="", outage=orders.outage)
+                self._say(target, delivery="none", attempts=0, detail="", outage=orders.outage, heard=False)
         if orders.tell != before.tell or orders.wake != before.wake:
             self._aim(now_s)
         if orders.prove_again != before.prove_again:
@@ -199,7 +209,14 @@ class Delivery:
         self._follow(now_s)
 
     def _follow(self, now_s: float) -> None:
-        """Begin to tell whom we must, and to wake whom we must, and have not yet begun with."""
+        """Begin to tell whom we must, and to wake whom we must, if not yet begun; leave the others alone."""
+        tell = {server.name for server in self._orders.tell}
+        for name, target in self._targets.items():
+            target.wanted = name in tell
+            if not target.wanted and target.attempt is not None and target.attempt.owner.purpose == "tell":
+                self._end(target)
+            if not target.wanted and target.report.delivery == "sending":
+                self._say(target, delivery=reach.NOT_DELIVERED, detail="the outage was over before")
         for server in self._orders.tell:
             target = self._targets[server.name]
             if target.report.delivery != "none" or server.how == "wake":
@@ -219,10 +236,7 @@ class Delivery:
                 self._say(target, wake="none")
             elif target.report.wake == "none":
                 target.wake_s, target.packets = now_s, 0
-                self._say(target, wake="waking" if self._mac(target) or target.server.outlet else "by-hand")
-
-    def _mac(self, target: Target) -> str:
-        return target.server.mac or self._book.mac(target.server.name)
+                self._say(target, wake=self._waker.word(target.server))
 
     # -- what is due
 
@@ -236,8 +250,8 @@ class Delivery:
                 self._attempts.go_on(attempt, now_s, attempt.why)
         due = [t for t in self._targets.values() if t.attempt is None and now_s >= t.due_s(self._may_prove())]
         starts, untried = 0, Counter[str]()
-        for target in sorted(due, key=lambda t: t.rank(self._slots(t.server.how) is not None)):
-            slots = self._slots(target.server.how)
+        for target in sorted(due, key=lambda t: t.rank(self._slots(t) is not None)):
+            slots = self._slots(target)
             if slots is not None and starts >= STARTS_AT_ONCE:
                 self._scan_s = now_s  # the others first have their turn
                 break
@@ -247,7 +261,7 @@ class Delivery:
             elif slots is not None and target.must_tell() and not target.report.attempts:
                 untried[target.server.how] += 1
         for how, wanted in untried.items():
-            self._make_room(how, wanted, now_s)
+            self._attempts.make_room(how, wanted, now_s, CROWDED_S)
         for target in self._targets.values():
             due_s = target.due_s(self._may_prove()) if target.attempt is None else target.attempt.due_s
             if due_s > now_s:  # else it waits for a slot
@@ -261,32 +275,16 @@ class Delivery:
         if target.must_tell():
             self._begin(target, "tell", now_s)
             return
+        if target.errands:
+            self._begin(target, "say", now_s)
+            return
         if target.report.state != "unknown" and now_s >= target.good_s + PROOF_HOLDS_S:
             self._say(target, state="unknown")
         if target.must_wake() and now_s >= target.wake_s:
-            self._send_packet(target, now_s)
+            self._waker.wake(target, now_s)
             self._begin(target, "prove", now_s)
         elif now_s >= target.prove_s and (target.must_wake() or self._may_prove()):
             self._begin(target, "prove", now_s)
-
-    def _make_room(self, how: str, wanted: int, now_s: float) -> None:
-        """So many wait for their first attempt: those that have kept a slot for long give it up, oldest first."""
-        running = [t.attempt for t in self._targets.values() if t.attempt is not None]
-        slow = [a for a in running if a.way == how and now_s - a.began_s >= CROWDED_S]
-        for attempt in sorted(slow, key=lambda a: a.began_s)[:wanted]:
-            attempt.end_s = now_s
-            self._attempts.go_on(attempt, now_s, attempt.why)
-
-    def _send_packet(self, target: Target, now_s: float) -> None:
-        target.packets += 1
-        target.wake_s = now_s + (WAKE_S if target.packets < WAKE_SOON else WAKE_LATER_S)
-        mac = self._mac(target)
-        if not mac:
-            target.wake_s = now_s + BY_HAND_S
-            return
-        error = self._wake(mac)
-        if target.packets in (1, WAKE_SOON):
-            log.info("%s: wake-on-LAN to %s%s", target.server.name, mac, f" failed: {error}" if error else "")
 
     # -- attempts
 
@@ -295,8 +293,13 @@ class Delivery:
             self._ways[how] = self._load(how)
         return self._ways[how]
 
-    def _slots(self, how: str) -> int | None:
-        return getattr(self._ways.get(how), "SLOTS", None)
+    def _trust(self, target: Target) -> str:
+        return self.places.trust(target.server, self._ways.get(target.server.how))
+
+    def _slots(self, target: Target) -> int | None:
+        """So many attempts like this one may run at once; None: any number."""
+        few: int | None = getattr(self._ways.get(target.server.how), "SLOTS", None)
+        return few if target.report.trust in ("", "secure") else None
 
     def _begin(self, target: Target, purpose: str, now_s: float) -> None:
         server = target.server
@@ -305,25 +308,28 @@ class Delivery:
         except ConfigError as e:
             self._came_of(Try(target, purpose, ""), Outcome(reach.NOT_DELIVERED, str(e)), now_s)
             return
-        if not self._attempts.has_slot(server.how, self._slots(server.how)):
+        slots = self._slots(target)
+        lane = server.how if slots is not None else f"{server.how} without slots"
+        if not self._attempts.has_slot(lane, slots):
             return  # as soon as one is free
         if purpose == "tell":
             self._say(target, attempts=target.report.attempts + 1)
         addresses = self._book.addresses(server.address)
         number = max(0, target.report.attempts - 1) if purpose == "tell" else target.failures
         address = addresses[number % len(addresses)] if addresses else None
-        job = reach.Job(
-            server=server,
-            address=address,
-            outage=self._orders.outage or "",
-            connect_s=FIRST_PASS_S if target.report.attempts <= 1 else CONNECT_S,
-            folder=self.places.folder,
-            commands_dir=self.places.commands_dir,
-            secret=self.places.secret,
-        )
-        make = {"tell": way.send, "prove": way.prove, "release": getattr(way, "release", None)}[purpose]
-        host = str(address[1][0]) if address else ""
-        target.attempt = self._attempts.begin(Try(target, purpose, host), server.how, make(job), now_s)
+        connect_s = FIRST_PASS_S if target.report.attempts <= 1 else CONNECT_S
+        heard = functools.partial(self._say, target, heard=True) if purpose == "tell" else None
+        job = self.places.job(server, address, self._orders.outage or "", connect_s, heard)
+        tried = Try(target, purpose, str(address[1][0]) if address else "")
+        if purpose == "say":
+            tried.errand = errand = target.errands.popleft()
+            if now_s >= errand.until_s:
+                self._said(tried, reach.NOT_DELIVERED, "too late, not sent")
+                return
+            steps = way.say(job, errand.verb, errand.argument)
+        else:
+            steps = {"tell": way.send, "prove": way.prove, "release": getattr(way, "release", None)}[purpose](job)
+        target.attempt = self._attempts.begin(tried, lane, steps, now_s)
         self._attempts.go_on(target.attempt, now_s)
 
     def _end(self, target: Target) -> None:
@@ -331,6 +337,7 @@ class Delivery:
         attempt, target.attempt = target.attempt, None
         if attempt is not None:
             self._attempts.end(attempt)
+            self._said(attempt.owner, reach.NOT_DELIVERED, "stopped: something more urgent came")
 
     # -- outcomes
 
@@ -343,14 +350,21 @@ class Delivery:
         if tried.purpose == "tell":
             self._told(target, outcome.word, detail, now_s)
         elif tried.purpose == "prove":
-            self._proven(target, outcome.word, detail, tried.host, now_s)
+            self._proven(target, outcome, detail, tried.host, now_s)
+        elif tried.purpose == "say":
+            self._said(tried, outcome.word, detail)
         else:
-            log.info("%s: told that the outage is over (%s)", target.server.name, detail)
+            log.info("%s: told that the outage is over: %s %s", target.server.name, outcome.word, detail)
+
+    def _said(self, tried: Try, word: str, detail: str) -> None:
+        if tried.errand is not None:
+            self._report(Said(tried.errand.server, tried.errand.verb, word, detail))
 
     def _told(self, target: Target, word: str, detail: str, now_s: float) -> None:
         report = target.report
         if word in TOLD:
-            log.info("%s: %s (%s)", target.server.name, word.replace("delivered-", "delivered, "), detail)
+            said = f" ({detail})" if detail else ""
+            log.info("%s: %s%s", target.server.name, word.replace("delivered-", "delivered, "), said)
             state = report.state if report.state == "proven" else "reachable"
             target.good_s = now_s
             self._say(target, delivery=word, state=state, detail=detail)
@@ -360,24 +374,22 @@ class Delivery:
         target.tell_s = now_s + BACK_OFF_S[min(report.attempts, len(BACK_OFF_S)) - 1]
         self._say(target, delivery=reach.NOT_DELIVERED, detail=detail)
 
-    def _proven(self, target: Target, word: str, detail: str, host: str, now_s: float) -> None:
-        name, report = target.server.name, target.report
-        if word not in (reach.PROVEN, reach.REACHABLE):
-            target.failures += 1
-            target.prove_s = now_s + PROOF_AGAIN_S[0 if target.failures == 1 else 1]
+    def _proven(self, target: Target, outcome: Outcome, detail: str, host: str, now_s: float) -> None:
+        name, report, good = target.server.name, target.report, outcome.word in (reach.PROVEN, reach.REACHABLE)
+        back = target.must_wake() and (good or outcome.up)
+        wake = "back" if back else report.wake
+        if good:
+            if report.failing or report.proof_s is None:
+                log.info("%s: %s (%s)", name, outcome.word, detail)
+            target.proof_was_good(now_s)
+            if host:
+                self._book.met(name, host)
+            self._say(target, state=outcome.word, proof=detail, proof_s=now_s, failing=False, wake=wake)
+        else:
+            target.proof_was_bad(now_s)
             if report.proof != detail and not target.must_wake():
                 log.warning("%s: %s", name, detail)
-            self._say(target, proof=detail, failing=report.failing or not target.must_wake())
-            return
-        if report.failing or report.proof_s is None:
-            log.info("%s: %s (%s)", name, word, detail)
-        target.failures, target.good_s = 0, now_s
-        target.prove_s = now_s + PROOF_S - zlib.crc32(name.encode()) % int(PROOF_SPREAD_S)
-        if host:
-            self._book.met(name, host)
-        back = target.must_wake()
-        wake = "back" if back else report.wake
-        self._say(target, state=word, proof=detail, proof_s=now_s, failing=False, wake=wake)
+            self._say(target, proof=detail, failing=report.failing or not target.must_wake(), wake=wake)
         if back and hasattr(self._way(target.server.how), "release"):
             self._begin(target, "release", now_s)
 
@@ -386,7 +398,3 @@ class Delivery:
         if report != target.report:
             target.report = report
             self._report(report)
-
-
-def _place(server: Server) -> tuple[object, ...]:
-    return server.address, server.port, server.how, server.options

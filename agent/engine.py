@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from . import forecast, portrait, rules, wire
 from .config import Config
 from .curve import Curve, Learner
-from .errands import Orders, Report
+from .errands import Orders, Report, Said
 from .guard import Guard, Keeps, Ordered
 from .model import Active, Command, Condition, Event, OrderError, Status, View
 from .outage import Phase
@@ -85,7 +85,7 @@ class Wish:
         self.error = ""
 
 
-Item = Polled | Report | NewConfig | Note | Wish | Ordered | None
+Item = Polled | Report | Said | NewConfig | Note | Wish | Ordered | None
 
 
 class Engine:
@@ -116,7 +116,7 @@ class Engine:
         self._curve, self._keep_curve = curve, learned
         self._learner: Learner | None = None
         self._curve_kept_s = now_s
-        self._silent_ticks = 0
+        self._silent_ticks, self._tick_s = 0, now_s
         self._config, self._protecting_bad = Config(), True
         self._problems: tuple[str, ...] = ()
         self._settled = rules.Settled(
@@ -144,7 +144,7 @@ class Engine:
         now_s = self.turned_s = self._clock.mono_s()
         events: list[Event] = []
         look: Status | None = None
-        self._silent_ticks = self._silent_ticks + 1 if items == (None,) else 0
+        self._count_silence(items, now_s)
         for item in items:
             if isinstance(item, Polled):
                 look = self._take_polled(item)
@@ -192,10 +192,14 @@ class Engine:
         self._status = forecast.filled(polled.status, self._curve, self._config.full_load_minutes)
         return self._status
 
-    def _take(self, item: Report | NewConfig | Note | Wish | Ordered, now_s: float, events: list[Event]) -> None:
+    def _take(
+        self, item: Report | Said | NewConfig | Note | Wish | Ordered, now_s: float, events: list[Event]
+    ) -> None:
         self._fresh = True
         if isinstance(item, Report):
             self._guard.report(item, now_s)
+        elif isinstance(item, Said):
+            self._guard.said(item)
         elif isinstance(item, NewConfig):
             self._take_config(item, now_s, events)
         elif isinstance(item, Note):
@@ -320,6 +324,14 @@ class Engine:
 
     def _age_s(self, now_s: float) -> float:
         return now_s - (self._started_s if self._status is None else self._status.taken_s)
+
+    def _count_silence(self, items: tuple[Item, ...], now_s: float) -> None:
+        """Ticks, and not seconds: while we were stopped nobody could have heard the UPS. Only a poll shows that the
+        ups thread lives."""
+        if any(isinstance(item, Polled) for item in items):
+            self._silent_ticks, self._tick_s = 0, now_s
+        elif now_s - self._tick_s >= 0.9 * TICK_S:
+            self._silent_ticks, self._tick_s = self._silent_ticks + 1, now_s
 
     def _failed_polls(self) -> int:
         """Polls in a row that brought nothing; an ups thread that hangs counts as one for every 5 s of our ticks."""

@@ -1,4 +1,4 @@
-"""What the delivery is to do, and what it says of each server: the two messages between engine and delivery."""
+"""What the delivery is to do, and what it says of each server: the messages between the core's loops."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Report:
     state: str = "unknown"
     delivery: str = "none"
     attempts: int = 0
+    heard: bool = False  # the whole order has left for it in this outage, whatever came of it
     detail: str = ""
     outage: str | None = None
     proof: str = ""  # what the last proof said
@@ -35,3 +36,31 @@ class Report:
     failing: bool = False  # the last one was not good
     wake: str = "none"  # none | waking | back | by-hand
     mac: str = ""  # learned
+    trust: str = ""  # secure | classic | not-enrolled; "": its way makes no such difference
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A server has been given key and certificate: prove it now, and every 2 s for a minute."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A command by hand: tell `server` once, unless it cannot be begun by `until_s`."""
+
+    server: str
+    verb: str  # of RCCMD
+    argument: str
+    until_s: float  # monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What became of an errand; `word` and `detail` as of a delivery."""
+
+    server: str
+    verb: str
+    word: str
+    detail: str

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import addresses, bus, config, snmp, vault
+from . import addresses, bus, config, snmpface, vault
 from .config import Config
 from .model import ConfigError
 from .process import end_with_thread, follow_parent, last_good, load, notify, stop_on_signals
@@ -83,16 +83,16 @@ def main(path: Path) -> int:
 def _is_on(settings: Config, name: str) -> bool:
     if name == WEB_FACE:
         return settings.web is not None
-    return settings.snmp is not None and bool(settings.snmp.communities)
+    return settings.snmp is not None and bool(settings.snmp.communities or settings.snmp.users)
 
 
 def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
-    """The SNMP agent in its thread. ConfigError if it cannot listen."""
-    secrets = vault.read(secrets_path(settings))
-    agent = snmp.Agent(settings.snmp or config.Snmp(), secrets, client.view, time.monotonic())
-    agent.bind()
-    log.info("snmp listens on %s port %d", *agent.address)
-    return _started(lambda: agent.run(stop), SNMP_FACE)
+    """The SNMP agent in its thread, and what tells its receivers in another. ConfigError if it cannot listen."""
+    face = snmpface.start(settings, vault.read(secrets_path(settings)), client)
+    if face.notifier is not None:
+        told = face.notifier
+        _started(lambda: told.run(client, stop, time.monotonic), "notify")
+    return _started(lambda: face.agent.run(stop), SNMP_FACE)
 
 
 def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:

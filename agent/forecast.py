@@ -50,8 +50,9 @@ def expect(state: State, plan: Plan, look: Status | None, curve: Curve | None, n
     if state.on_battery and state.runtime_s is not None:  # protection does not believe one that jumps up
         runtime_s = min(runtime_s, state.runtime_s)
     earliest_s = _earliest_s(state, now_s)
+    pace = _pace(state, look, runtime_s)
     state = _in_outage(state, now_s)
-    due_s = _due_s(state, plan, look, curve, runtime_s, now_s, earliest_s)
+    due_s = _due_s(state, plan, look, curve, runtime_s, pace, now_s, earliest_s)
     down_s = _down_s({**{latch.stage: latch.at_s - now_s for latch in state.latched}, **due_s}, plan)
     margin_s = None if down_s is None else runtime_s - down_s
     return Expectation(Forecast(runtime_s=runtime_s, basis=basis, down_s=down_s, margin_s=margin_s), due_s)
@@ -106,17 +107,33 @@ def _runtime(look: Status | None, curve: Curve | None) -> tuple[float, str] | No
     return min(said, default=None)
 
 
+def _pace(state: State, look: Status, runtime_s: float) -> float:
+    """Real seconds for each second by which the runtime falls that protection acts on: the UPS's word, which is too
+    long if this battery was learned to last less."""
+    said_s = look.battery.runtime_s
+    if said_s is not None and state.on_battery and state.runtime_s is not None:
+        said_s = min(said_s, state.runtime_s)
+    return min(1.0, runtime_s / said_s) if said_s else 1.0
+
+
 def _due_s(
-    state: State, plan: Plan, look: Status, curve: Curve | None, runtime_s: float, now_s: float, earliest_s: float
+    state: State,
+    plan: Plan,
+    look: Status,
+    curve: Curve | None,
+    runtime_s: float,
+    pace: float,
+    now_s: float,
+    earliest_s: float,
 ) -> dict[str, float | None]:
     """When each stage would be latched. One after the other, because the budget shrinks with each that is."""
     latched = {latch.stage for latch in state.latched}
     waiting = [stage for stage in plan.stages if stage.name not in latched]
     due: dict[str, float | None] = {}
     while waiting:
-        own = [min(_own_s(stage, state, look, curve, runtime_s, now_s), default=math.inf) for stage in waiting]
+        own = [min(_own_s(stage, state, look, curve, runtime_s, pace, now_s), default=math.inf) for stage in waiting]
         first_s = max(earliest_s, min(own))
-        emergency_s = max(earliest_s, _emergency_s(state, plan, look, runtime_s))
+        emergency_s = max(earliest_s, _emergency_s(state, plan, look, runtime_s, pace))
         at_s = min(first_s, emergency_s)
         if at_s > max(earliest_s, runtime_s):
             return due | dict.fromkeys((stage.name for stage in waiting), None)
@@ -129,21 +146,21 @@ def _due_s(
     return due
 
 
-def _emergency_s(state: State, plan: Plan, look: Status, runtime_s: float) -> float:
+def _emergency_s(state: State, plan: Plan, look: Status, runtime_s: float, pace: float) -> float:
     """Until low battery, or a runtime within the budget, would latch all stages."""
     times = [math.inf]
     if needed_s := budget_s(state, plan):
-        times.append(runtime_s - needed_s)
+        times.append(runtime_s - needed_s * pace)
     if not plan.ignore_low:
         if look.battery.low is True or Condition.LOW_BATTERY in look.flags:
             return 0.0
         if look.rating.low_battery_s is not None:
-            times.append(runtime_s - look.rating.low_battery_s)
+            times.append(runtime_s - look.rating.low_battery_s * pace)
     return min(times)
 
 
 def _own_s(
-    stage: Stage, state: State, look: Status, curve: Curve | None, runtime_s: float, now_s: float
+    stage: Stage, state: State, look: Status, curve: Curve | None, runtime_s: float, pace: float, now_s: float
 ) -> list[float]:
     """Seconds until each of the stage's own triggers."""
     if state.aborted:
@@ -154,7 +171,7 @@ def _own_s(
         times.append(due_at_s - now_s)
     quiet_s = state.quiet_until_s - now_s
     if stage.runtime_below_s is not None:
-        times.append(max(quiet_s, runtime_s - stage.runtime_below_s))
+        times.append(max(quiet_s, runtime_s - stage.runtime_below_s * pace))
     charge_pct = look.battery.charge_pct
     if stage.charge_below_pct is not None and charge_pct is not None:
         times.append(max(quiet_s, _until_charge_s(charge_pct, stage.charge_below_pct, look, curve, runtime_s)))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from . import byhand, crowd, kept, protection
 from .config import Config
 from .drill import Drill
-from .errands import Orders, Report
+from .errands import Orders, Report, Said
 from .model import Command, OrderError, Status
 from .outage import Effect, Phase, Plan, State
 from .telling import Telling
@@ -22,7 +22,9 @@ from .telling import Telling
 log = logging.getLogger(__name__)
 
 KEEP_WAIT_S = 0.2  # a latch waits so long for the disk, then it is sent anyway
-KEEP_EVERY_S = 10.0  # on battery, so that a restart knows when the UPS was last heard
+KEEP_EVERY_S = (
+    10.0  # in an outage, so that a restart knows when the UPS was last heard, and how long nobody was there
+)
 KEEP_AT_ONCE = 50  # servers; for more of them a thousand told in a second are not a thousand writes:
 KEEP_GAP_S = 0.2
 RETURN_DELAY_S = 60.0  # the UPS stays off at least so long: the servers must lose their power; a unit may need more
@@ -123,12 +125,23 @@ class Guard:
         self._unkept = self._unkept or any(row.name in ("told", "back") for row in rows)
         self._crowd.add(rows)
 
+    def said(self, said: Said) -> None:
+        """What became of a command by hand: it is for the log alone."""
+        if said.verb == "EXECUTE":
+            row = crowd.Row("execute", said.server, said.detail, said.word)
+        else:
+            row = crowd.Row("message", said.server, said.detail, said.word)
+        self._crowd.add((row,))
+
     def ordered(self, ordered: Ordered) -> list[Notice]:
         """What became of an order of ours to the UPS."""
         if ordered.command is not Command.SHUTDOWN_RETURN:
             if ordered.error:
                 log.warning("%s: %s", ordered.command.value, ordered.error)
             return []
+        if not ordered.error and self.state.off_sent_s is not None:
+            self.state = replace(self.state, off_taken=True)
+            self._unkept = True
         delay_s = f"{ordered.args['delay_s']:.0f}"
         return [Notice("ups-off", {"delay_s": delay_s, "outcome": ordered.error or "ordered"})]
 
@@ -155,7 +168,7 @@ class Guard:
         """Have the state on the disk, and then the deliveries as it wants them."""
         if self.state.outage == self._fresh_id:
             self._fresh_id = _new_id()
-        self._unkept = self._unkept or (self.state.on_battery and now_s - self._kept_s >= KEEP_EVERY_S)
+        self._unkept = self._unkept or (self.state.phase in kept.OPEN and now_s - self._kept_s >= KEEP_EVERY_S)
         if self.state.durable() != before.durable():
             urgent = self.state.latched != before.latched or self.state.off_sent_s != before.off_sent_s
             if not self._keep(now_s, KEEP_WAIT_S if urgent else 0.0) and urgent:
@@ -173,7 +186,7 @@ class Guard:
         self._kept_s, self._unkept = now_s, False
         telling = self._telling
         data = kept.pack(
-            self._boot, self.state, self._config.servers, telling.told, frozenset(telling.down), telling.gone
+            self._boot, now_s, self.state, self._config.servers, telling.told, frozenset(telling.down), telling.gone
         )
         return self._keeper.keep(data, within_s)
 

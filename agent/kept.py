@@ -14,6 +14,8 @@ from .outage import Phase, State
 
 log = logging.getLogger(__name__)
 
+AWAY_S = 60.0  # nobody was there for so long in an outage
+OPEN = (Phase.COUNTDOWN, Phase.HOLD, Phase.COMMITTED, Phase.OFF_ARMED)  # an outage: written every 10 s
 GONE_LIMIT_BYTES = 8192  # of servers that must be told though the configuration has them no more
 
 
@@ -65,6 +67,7 @@ class _Rows:
     boot: str
     state: State
     told: Bits
+    kept_s: float | None = None  # monotonic second of the writing
     down: Bits = Bits()
     gone: tuple[Gone, ...] = ()
 
@@ -84,6 +87,8 @@ def unpack(data: bytes | None, boot: str, now_s: float) -> Remembered:
         log.error("the slots hold something else (%s): a new beginning", e)
         return Remembered()
     same_boot = rows.boot == boot
+    if rows.state.phase in OPEN and rows.kept_s is not None and now_s - rows.kept_s > AWAY_S:
+        same_boot = False  # much may have happened since: it must be seen anew, as after a reboot
     state = protection.resume(rows.state, now_s, same_boot=same_boot)
     if same_boot or state.phase is Phase.PLANNED:
         return Remembered(state=state, told=rows.told, down=rows.down, gone=rows.gone)
@@ -94,6 +99,7 @@ def unpack(data: bytes | None, boot: str, now_s: float) -> Remembered:
 
 def pack(
     boot: str,
+    now_s: float,
     state: State,
     servers: Sequence[Server],
     told: Collection[str],
@@ -110,5 +116,12 @@ def pack(
             log.warning("%d deleted servers would be forgotten with a restart", len(gone) - len(fit))
             break
         fit.append(row)
-    rows = _Rows(boot=boot, state=state, told=Bits.of(servers, told), down=Bits.of(servers, down), gone=tuple(fit))
+    rows = _Rows(
+        boot=boot,
+        kept_s=now_s,
+        state=state,
+        told=Bits.of(servers, told),
+        down=Bits.of(servers, down),
+        gone=tuple(fit),
+    )
     return json.dumps(wire.to_json(rows)).encode()

@@ -56,7 +56,9 @@ def names(servers: Sequence[ServerView], words: Words) -> str:
 def too_long(view: View) -> bool:
     """Whether the battery would end before the last server is down."""
     cast = view.forecast
-    return cast is not None and (cast.down_s is None or (cast.margin_s is not None and cast.margin_s < 0))
+    if cast is None or not view.servers:
+        return False
+    return cast.down_s is None or (cast.margin_s is not None and cast.margin_s < 0)
 
 
 def _forecast(view: View, words: Words, gone_s: float) -> Html:
@@ -195,14 +197,16 @@ def _drill(view: View, words: Words, gone_s: float) -> Html:
 def _server(server: ServerView, view: View, words: Words) -> Html:
     return html(
         '<tr><td><b>{name}</b><small>{place} \N{MIDDLE DOT} {needs}</small></td><td>{proof}</td><td>{done}</td></tr>',
-        name=server.name, place=_place(server), needs=words("plan.needs", value=words.duration(server.needs_s)),
-        proof=_proof(server, words), done=_done(server, view, words),
+        name=server.name, place=_place(server, words),
+        needs=words("plan.needs", value=words.duration(server.needs_s)), proof=_proof(server, words),
+        done=_done(server, view, words),
     )  # fmt: skip
 
 
-def _place(server: ServerView) -> str:
+def _place(server: ServerView, words: Words) -> str:
     port = f":{server.port}" if server.port else ""
-    return f"{server.how} {server.address}{port}".strip()
+    trust = f" ({words(f'trust.{server.trust}')})" if server.trust else ""
+    return f"{server.how}{trust} {server.address}{port}".strip()
 
 
 def _proof(server: ServerView, words: Words) -> Html:

@@ -10,7 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from . import ber
 from .ber import COUNTER32, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
@@ -29,6 +29,32 @@ class Alarm(NamedTuple):
     ticks: int
 
 
+class EngineFacts(NamedTuple):
+    """What version 3 says of itself."""
+
+    id: bytes
+    boots: int
+    time_s: int
+    counts: Mapping[str, int]  # of what was refused, by name
+
+
+class Written(Protocol):
+    """What managers have set, and is kept here."""
+
+    @property
+    def texts(self) -> Mapping[str, str]: ...  # by object, such as sysContact
+    @property
+    def spin_lock(self) -> int: ...
+    @property
+    def test_id(self) -> Oid | None: ...  # of the test that was started last
+    @property
+    def returns(self) -> bool: ...  # upsAutoRestart
+
+    def countdown_s(self, name: str, now_s: float) -> int | None:
+        """What is left of a countdown that was ordered here; None: there is none."""
+        ...
+
+
 NOTHING = Status(taken_s=0.0, source=Source.UNKNOWN)
 
 
@@ -43,6 +69,9 @@ class Look(NamedTuple):
     alarms: Mapping[int, Alarm] = MappingProxyType({})  # by upsAlarmId
     interfaces: Mapping[int, Sequence[Any]] = MappingProxyType({})  # by ifIndex: the columns of ifTable
     counts: Sequence[int] = (0,) * 33  # of the snmp group, by the last arc of their name
+    engine: EngineFacts | None = None  # of version 3
+    written: Written | None = None
+    auth_traps: bool = False
 
     @property
     def ticks(self) -> int:
@@ -129,6 +158,11 @@ def _encoder(o: Object) -> Callable[[Value], bytes | None]:
 
     kinds = {COUNTER32: wrapping, TIMETICKS: wrapping, OCTET_STRING: text, OBJECT_ID: name}
     return kinds.get(tag, number)
+
+
+def text(name: str) -> Callable[[Look], str]:
+    """What a manager has set for this object; "" if nobody has."""
+    return lambda look: look.written.texts.get(name, "") if look.written else ""
 
 
 def display(text: str, limit: int) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .ber import COUNTER32, GAUGE32, INTEGER, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
-from .mib import INT_MAX, UINT_MAX, Look, Object, Row, Value, constant, row
+from .mib import INT_MAX, UINT_MAX, Look, Object, Row, Value, constant, row, text
 from .model import VERSION
 from .upsmib import UPS
 
@@ -25,7 +25,7 @@ SERVICES = 72  # layers 4 and 7 (RFC 3418): a host with applications
 IN_PKTS, OUT_PKTS, IN_BAD_VERSIONS, IN_BAD_COMMUNITY_NAMES, IN_BAD_COMMUNITY_USES, IN_PARSE_ERRORS = range(1, 7)
 IN_TOO_BIGS, IN_NO_SUCH_NAMES, IN_BAD_VALUES, IN_READ_ONLYS, IN_GEN_ERRORS, IN_TOTAL_REQ_VARS = range(8, 14)
 IN_TOTAL_SET_VARS, IN_GETS, IN_GETNEXTS, IN_SETS, IN_RESPONSES, IN_TRAPS, OUT_TOO_BIGS = range(14, 21)
-OUT_NO_SUCH_NAMES, OUT_RESPONSES, SILENT_DROPS = 21, 28, 31
+OUT_NO_SUCH_NAMES, OUT_BAD_VALUES, OUT_GEN_ERRS, OUT_RESPONSES, OUT_TRAPS, SILENT_DROPS = 21, 22, 24, 28, 29, 31
 ENABLE_AUTHEN_TRAPS = 30
 
 _COUNTERS = {
@@ -49,20 +49,28 @@ def _count(number: int) -> Callable[[Look], Value]:
     return lambda look: look.counts[number]
 
 
+def _name(look: Look) -> str:
+    return text("sysName")(look) or look.view.name or look.host
+
+
+def _auth_traps(look: Look) -> int:
+    return 1 if look.auth_traps else 2
+
+
 # --- objects ----------------------------------------------------------------------------------------------------
 
 SCALARS = (
     Object((*SYSTEM, 1), "sysDescr", OCTET_STRING, 0, 255, lambda _: DESCRIPTION),
     Object((*SYSTEM, 2), "sysObjectID", OBJECT_ID, 0, 0, lambda _: UPS),
     Object((*SYSTEM, 3), "sysUpTime", TIMETICKS, 0, UINT_MAX, lambda look: look.ticks),
-    Object((*SYSTEM, 4), "sysContact", OCTET_STRING, 0, 255, lambda _: ""),  # RFC 3418: zero length is "not known"
-    Object((*SYSTEM, 5), "sysName", OCTET_STRING, 0, 255, lambda look: look.view.name or look.host),
-    Object((*SYSTEM, 6), "sysLocation", OCTET_STRING, 0, 255, lambda _: ""),
+    Object((*SYSTEM, 4), "sysContact", OCTET_STRING, 0, 255, text("sysContact")),  # "": not known
+    Object((*SYSTEM, 5), "sysName", OCTET_STRING, 0, 255, _name),
+    Object((*SYSTEM, 6), "sysLocation", OCTET_STRING, 0, 255, text("sysLocation")),
     Object((*SYSTEM, 7), "sysServices", INTEGER, 0, 127, lambda _: SERVICES),
     Object((*SYSTEM, 8), "sysORLastChange", TIMETICKS, 0, UINT_MAX, lambda _: 0),
     Object((*INTERFACES, 1), "ifNumber", INTEGER, 0, INT_MAX, lambda look: len(look.interfaces)),
     *(Object((*SNMP, n), name, COUNTER32, 0, UINT_MAX, _count(n)) for n, name in _COUNTERS.items()),
-    Object((*SNMP, ENABLE_AUTHEN_TRAPS), "snmpEnableAuthenTraps", INTEGER, 1, 2, lambda _: 2),
+    Object((*SNMP, ENABLE_AUTHEN_TRAPS), "snmpEnableAuthenTraps", INTEGER, 1, 2, _auth_traps),
 )
 
 #: what we serve: sysORID, sysORDescr

@@ -327,6 +327,7 @@ class ServerView:
     detail: str = ""  # last error or answer of the delivery, one line
     wake: str = "none"  # in the recovery: none | waiting | waking | back | by-hand (no MAC, no outlet)
     mac: str = ""  # configured, or learned while the server was up
+    trust: str = ""  # RCCMD: secure | classic | not-enrolled; "": its way makes no such difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,9 +336,7 @@ class Forecast:
 
     runtime_s: float  # the battery lasts so long
     basis: str  # ups | learned | configured: who says so
-    down_s: float | None = (
-        None  # every server has had its time; None: it ends before a stage is due, or nobody is told
-    )
+    down_s: float | None = None  # all servers had their time; None: no stage is due before the end, or nobody is told
     margin_s: float | None = None  # runtime_s - down_s
 
 

@@ -60,6 +60,9 @@ class State:
     quiet_until_s: float = 0.0  # runtime and charge do not trigger before
     aborted: bool = False  # no trigger counts
     # afterwards
+    owed: bool = False  # somebody who went down in an outage before this one is not back
+    power_ends: bool = False  # the last minutes of the battery: this host's turn, whatever the UPS can do
+    off_taken: bool = False  # the UPS has taken the order to switch off
     off_sent_s: float | None = None  # when the UPS was last told to switch off
     off_skipped: bool = False  # it was left out
     cycled: bool = False  # it was told, and then the board rebooted: the servers lost their power
@@ -75,6 +78,7 @@ class State:
     runtime_s: float | None = None  # as last believed
     charge_pct: float | None = None
     low: bool = False
+    says_low: bool = False  # this UPS has a word on its battery being low
     unheard: bool = False  # of the UPS, since the program started: it must look before it latches
 
     def durable(self) -> tuple[object, ...]:
@@ -82,7 +86,7 @@ class State:
         return (
             self.phase, self.on_battery, self.outage, self.began_s, self.latched, self.unproven, self.seen_battery,
             self.held_s, self.quiet_until_s, self.aborted, self.off_sent_s, self.off_skipped, self.cycled,
-            self.recovery_from_s, self.waking,
+            self.recovery_from_s, self.waking, self.owed, self.power_ends, self.off_taken,
         )  # fmt: skip
 
     def to_tell(self) -> tuple[str, ...]:
@@ -94,7 +98,7 @@ class State:
     def tells_local(self) -> bool:
         """Is it this host's turn: all others had their time, and its power will go?"""
         last = self.phase is Phase.OFF_ARMED and not self.unproven
-        return last and (self.off_sent_s is not None or self.battery_now())
+        return last and (self.off_taken or (self.power_ends and self.battery_now()))
 
     def runs_on_battery(self) -> bool:
         """The last frame itself says battery, in a confirmed outage: an output that is off is not that."""

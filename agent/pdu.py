@@ -1,4 +1,4 @@
-"""Answers one SNMP request out of the table: GET, GETNEXT and GETBULK; SET is always refused.
+"""Answers one SNMP request out of the table: GET, GETNEXT and GETBULK; a SET if the sender may.
 
 Sources: RFC 1157 section 4.1 (version 1), RFC 3416 section 4.2 (version 2c), RFC 3584 section 4.4 (error codes of one
 in the other). Every answer is made from one `Look`, and never longer than its budget.
@@ -6,14 +6,15 @@ in the other). Every answer is made from one `Look`, and never longer than its b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import ber, mib2
 from .ber import END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, V1, Header, Pdu
 from .mib import Look, Table
 
-NO_ERROR, TOO_BIG, NO_SUCH_NAME, NO_ACCESS = 0, 1, 2, 6
+NO_ERROR, TOO_BIG, NO_SUCH_NAME, BAD_VALUE, GEN_ERR, NO_ACCESS = 0, 1, 2, 3, 5, 6
+ROUND_BYTES = 32  # at most so much of a message is around its prefix and bindings
 BINDINGS_LIMIT = 128  # names in a request; more are answered tooBig
 REPETITIONS_LIMIT = 256  # of a GETBULK; the budget ends it earlier
 
@@ -31,6 +32,12 @@ _COUNTED_ERRORS = {
     4: mib2.IN_READ_ONLYS,
     5: mib2.IN_GEN_ERRORS,
 }
+_OUT_ERRORS = {NO_SUCH_NAME: mib2.OUT_NO_SUCH_NAMES, BAD_VALUE: mib2.OUT_BAD_VALUES, GEN_ERR: mib2.OUT_GEN_ERRS}
+#: RFC 3584 section 4.4: what version 1 says instead; genErr for the others
+_V1_ERRORS = {
+    NO_ACCESS: NO_SUCH_NAME, 7: BAD_VALUE, 8: BAD_VALUE, 9: BAD_VALUE, 10: BAD_VALUE, 11: NO_SUCH_NAME,
+    12: BAD_VALUE, 16: NO_SUCH_NAME, 17: NO_SUCH_NAME, 18: NO_SUCH_NAME,
+}  # fmt: skip
 
 
 class _NoSuchName(Exception):
@@ -41,10 +48,23 @@ class _TooBig(Exception):
     """The answer does not fit its budget."""
 
 
-def answer(header: Header, pdu: Pdu, table: Table, look: Look, counts: list[int], budget_bytes: int) -> bytes | None:
+#: sets all of (name, tag, body) or none; error-status of version 2, and error-index
+Write = Callable[[Sequence[tuple[bytes, int, bytes]], Look], tuple[int, int]]
+
+
+def answer(
+    header: Header,
+    pdu: Pdu,
+    table: Table,
+    look: Look,
+    counts: list[int],
+    budget_bytes: int,
+    write: Write | None = None,
+) -> bytes | None:
     """The reply to a request, at most `budget_bytes` long; None: there is none. Malformed if a name is malformed.
 
-    `counts` are the counters of the snmp group; a request that the sender may not make is counted there too.
+    `counts` are the counters of the snmp group; a request that the sender may not make is counted there too. `write`
+    None: he may not write.
     """
     tag, v1 = pdu.tag, header.version == V1
     if tag in _COUNTED:
@@ -59,7 +79,7 @@ def answer(header: Header, pdu: Pdu, table: Table, look: Look, counts: list[int]
         if len(pdu.names) > BINDINGS_LIMIT:
             raise _TooBig
         if tag == ber.SET:
-            return _refuse_set(header, pdu, counts, budget_bytes)
+            return _set(header, pdu, look, counts, budget_bytes, write)
         # around the bindings: three heads of four octets, error-status and error-index
         room = budget_bytes - len(header.prefix) - len(pdu.request_id) - 18
         bindings = _HANDLERS[tag](pdu, table, look, v1, room)
@@ -83,16 +103,29 @@ def _reply(
     return reply
 
 
-def _refuse_set(header: Header, pdu: Pdu, counts: list[int], budget_bytes: int) -> bytes | None:
-    """Nothing can be written: noAccess at the first name (RFC 3416 4.2.5 (1)), in version 1 noSuchName."""
+def _set(
+    header: Header, pdu: Pdu, look: Look, counts: list[int], budget_bytes: int, write: Write | None
+) -> bytes | None:
+    """Who may not write gets noAccess at the first name (RFC 3416 4.2.5 (1)), in version 1 noSuchName."""
     for name in pdu.names:
         ber.arcs(name)
     if not pdu.names:
         return _reply(header, pdu, NO_ERROR, 0, b"", counts, budget_bytes)
-    counts[mib2.IN_BAD_COMMUNITY_USES] += 1
-    if header.version == V1:
-        raise _NoSuchName(1)
-    return _reply(header, pdu, NO_ACCESS, 1, pdu.bindings, counts, budget_bytes)
+    if write is None:
+        counts[mib2.IN_BAD_COMMUNITY_USES] += 1
+        if header.version == V1:
+            raise _NoSuchName(1)
+        return _reply(header, pdu, NO_ACCESS, 1, pdu.bindings, counts, budget_bytes)
+    if len(header.prefix) + len(pdu.bindings) + ROUND_BYTES > budget_bytes:
+        raise _TooBig  # before anything is done that could not be answered
+    error, index = write(ber.values(pdu.bindings), look)
+    if error == NO_ERROR:
+        counts[mib2.IN_TOTAL_SET_VARS] += len(pdu.names)
+    elif header.version == V1:
+        error = _V1_ERRORS.get(error, GEN_ERR)
+    if error in _OUT_ERRORS:
+        counts[_OUT_ERRORS[error]] += 1
+    return _reply(header, pdu, error, index, pdu.bindings, counts, budget_bytes)
 
 
 def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from . import addresses, config, drivers, link, reach, reading
+from . import addresses, config, drivers, lines, link, reach, reading
 from .config import Config
 from .model import ConfigError, Option
 
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 def ups_options(name: str) -> Sequence[Option]:
     """What `[ups]` may hold for driver `name`, its link's options included. ConfigError for an unknown driver."""
     module = drivers.load(name)
-    return (*module.OPTIONS, *(link.OPTIONS if module.LINK == "serial" else ()))
+    of_link = {"serial": link.OPTIONS, "lines": lines.OPTIONS}.get(module.LINK, ())
+    return (*module.OPTIONS, *of_link)
 
 
 def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:

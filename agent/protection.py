@@ -21,7 +21,7 @@ from dataclasses import replace
 from . import afterwards
 from .config import Stage
 from .model import Condition, Source, Status
-from .outage import Effect, Latch, Phase, Plan, Seen, State, budget_s
+from .outage import MARGIN_S, Effect, Latch, Phase, Plan, Seen, State, budget_s
 
 CONFIRM_S = 3.0  # battery frames must span this, and be two
 STALE_S = 15.0  # a gap between two frames after which a run starts anew
@@ -31,7 +31,8 @@ EXCUSE_S = 60.0  # a self test may look like an outage for so long
 RUNTIME_RISE_PER_S = 0.10 / 60  # a runtime may not rise faster than 10 % a minute on battery
 VIRTUAL_RUNTIME = 0.8  # of the last known runtime, when the UPS is silent
 NOTHING_SEEN = Seen()
-MAINS_SEEN_V = 60.0  # an input voltage above this is mains, whatever the nominal
+MAINS_PART = 0.8, 1.2  # of the nominal voltage: the mains is there
+NOMINALS_V = (110.0, 230.0)  # of a UPS that does not say its own
 
 
 def step(
@@ -53,9 +54,11 @@ def step(
     effects: list[Effect] = []
     if look is not None:
         state = _take(state, look)
-        state = _confirm(state, look.taken_s, fresh_id, effects)
+        state = _confirm(state, look.taken_s, fresh_id, seen, effects)
     if state.battery_now() and not state.cycled:
         state = _latch(state, now_s, plan, failed_polls, effects)
+    ends = state.power_ends or _power_ends(state, now_s, plan, failed_polls)
+    state = replace(state, power_ends=ends and state.battery_now())
     state = afterwards.go_on(state, now_s, plan, seen, effects)
     return state, tuple(effects)
 
@@ -69,7 +72,7 @@ def resume(state: State, now_s: float, *, same_boot: bool) -> State:
     """
     state = replace(state, battery_from_s=None, battery_frames=0, line_from_s=None, test_from_s=None, unheard=True)
     if same_boot or state.phase is Phase.IDLE:
-        return state
+        return replace(state, off_taken=state.off_sent_s is not None)
     state = replace(
         state,
         began_s=now_s,
@@ -83,7 +86,7 @@ def resume(state: State, now_s: float, *, same_boot: bool) -> State:
     if state.phase is Phase.RECOVERY:
         return replace(state, recovery_from_s=now_s, waking=False)
     cycled = state.cycled or state.off_sent_s is not None
-    return replace(state, unproven=True, cycled=cycled, off_sent_s=None)
+    return replace(state, unproven=True, cycled=cycled, off_sent_s=None, off_taken=False, power_ends=False)
 
 
 def confirms_at_s(state: State) -> float | None:
@@ -126,6 +129,7 @@ def _take(state: State, look: Status) -> State:
         runtime_s=runtime_s,
         charge_pct=look.battery.charge_pct,
         low=_is_low(look),
+        says_low=state.says_low or look.battery.low is not None,
         unheard=False,
     )
 
@@ -140,12 +144,19 @@ def _excused(look: Status, test_from_s: float | None) -> bool:
     if test_from_s is None:
         return False
     volts = [line.voltage_v for line in look.inputs if line.voltage_v is not None]
-    if volts and min(volts) > MAINS_SEEN_V:
+    if volts and all(_is_mains(voltage_v, look.rating.input_voltage_v) for voltage_v in volts):
         return True
     return not _is_low(look) and look.taken_s - test_from_s < EXCUSE_S
 
 
-def _confirm(state: State, now_s: float, fresh_id: str, effects: list[Effect]) -> State:
+def _is_mains(voltage_v: float, nominal_v: float | None) -> bool:
+    """Is this an input voltage from which no UPS would switch to its battery?"""
+    low, high = MAINS_PART
+    nominals = (nominal_v,) if nominal_v else NOMINALS_V
+    return any(low * nominal <= voltage_v <= high * nominal for nominal in nominals)
+
+
+def _confirm(state: State, now_s: float, fresh_id: str, seen: Seen, effects: list[Effect]) -> State:
     """On battery, on line, outage closed: at the receipt of a frame only."""
     if (
         state.battery_from_s is not None
@@ -159,7 +170,7 @@ def _confirm(state: State, now_s: float, fresh_id: str, effects: list[Effect]) -
         effects.append(Effect(kind="mains-back"))
         state = replace(state, on_battery=False, phase=Phase.HOLD if state.phase is Phase.COUNTDOWN else state.phase)
     if line_s >= afterwards.ON_LINE_S + afterwards.CLOSE_S:
-        return afterwards.closed(state, now_s, effects)
+        return afterwards.closed(state, now_s, seen, effects)
     return state
 
 
@@ -167,8 +178,9 @@ def _on_battery(state: State, from_s: float, fresh_id: str, effects: list[Effect
     """Confirmed: another outage, or the one that was open goes on."""
     if state.phase in (Phase.IDLE, Phase.RECOVERY):
         effects.append(Effect(kind="outage-began"))
+        owed = state.phase is Phase.RECOVERY  # it is interrupted: whoever is still down is woken after this one
         fresh = afterwards.fresh(state)
-        return replace(fresh, phase=Phase.COUNTDOWN, on_battery=True, outage=fresh_id, began_s=from_s)
+        return replace(fresh, phase=Phase.COUNTDOWN, on_battery=True, outage=fresh_id, began_s=from_s, owed=owed)
     effects.append(Effect(kind="battery-again"))
     if state.phase is Phase.PLANNED:
         return replace(state, phase=Phase.COUNTDOWN, on_battery=True, began_s=from_s)
@@ -214,6 +226,20 @@ def latch_up_to(state: State, whys: list[str], now_s: float, plan: Plan, effects
         effects.append(Effect(kind="committed"))
         return replace(state, phase=Phase.COMMITTED)
     return state
+
+
+def _power_ends(state: State, now_s: float, plan: Plan, failed_polls: int) -> bool:
+    """Everybody had his time, and the battery is at its end, as far as anybody can know: low, a runtime that just
+    suffices for this host, silence, or a UPS that says neither."""
+    if state.phase is not Phase.OFF_ARMED or not state.battery_now() or state.last_frame_s is None:
+        return False
+    age_s = now_s - state.last_frame_s
+    if age_s > STALE_S and failed_polls < LOST_POLLS:
+        return False
+    runtime_s = virtual_runtime_s(state, now_s)
+    if age_s >= BLIND_S or (state.low and not plan.ignore_low):
+        return True
+    return runtime_s <= plan.local_needs_s + MARGIN_S if runtime_s is not None else not state.says_low
 
 
 def _critical(state: State, runtime_s: float | None, age_s: float, plan: Plan) -> str:

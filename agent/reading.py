@@ -7,7 +7,7 @@ import ipaddress
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,12 +23,16 @@ from .config import (
     PROBLEM_LIMIT,
     PROBLEMS_LIMIT,
     PROTECTING,
+    RECEIVER,
+    RECEIVERS_LIMIT,
     SERVER,
     SERVERS_LIMIT,
     SNMP,
     STAGE,
     STAGES_LIMIT,
     UPS,
+    USER,
+    USERS_LIMIT,
     WEB,
     Community,
     Config,
@@ -36,11 +40,14 @@ from .config import (
     Server,
     Snmp,
     Stage,
+    TrapReceiver,
+    User,
     Web,
 )  # fmt: skip
 from .model import ConfigError, Option
 
 NO_MAC = "00:00:00:00:00:00"
+SNMP_TABLES = ("community", "user", "receiver")
 SECTIONS = ("agent", "ups", "web", "snmp", "server", "stage")
 
 
@@ -237,14 +244,15 @@ class _Reader:
         """One server, with what its way says of it."""
         way = self._ways(values["how"])
         common = {o.name for o in SERVER}
+        options = {k: v for k, v in values.items() if k not in common}
         if not values["address"] and way.PORT:
             self.bad("server", f"{here}: address is missing (IP address or name)")
         server = Server(
             **{k: v for k, v in values.items() if k in common - {"address", "port", "mac"}},
             address=values["address"] or "",
-            port=way.PORT if values["port"] is None else values["port"],
+            port=_default_port(way, options) if values["port"] is None else values["port"],
             mac=_plain_mac(values["mac"]),
-            options={k: v for k, v in values.items() if k not in common},
+            options=options,
         )
         if problem := way.wrong(server):
             self.bad("server", f"{here}: {problem}")
@@ -262,14 +270,32 @@ class _Reader:
         if raw is None:
             return None
         before = len(self.problems)
-        rest = {k: v for k, v in raw.items() if k != "community"} if isinstance(raw, dict) else raw
+        rest = {k: v for k, v in raw.items() if k not in SNMP_TABLES} if isinstance(raw, dict) else raw
         values = self.table(rest, "snmp", "[snmp]", SNMP)
         self.listen("snmp", values["listen"])
-        rows = raw.get("community", []) if isinstance(raw, dict) else []
-        communities = []
-        for row, good in self.tables(rows, "snmp", "[[snmp.community]]", COMMUNITY, COMMUNITIES_LIMIT):
+        tables = raw if isinstance(raw, dict) else {}
+        rows = self.tables(tables.get("community", []), "snmp", "[[snmp.community]]", COMMUNITY, COMMUNITIES_LIMIT)
+        communities = [Community(**row) for row in self._with_sources(rows, "[[snmp.community]]")]
+        rows = self.tables(tables.get("user", []), "snmp", "[[snmp.user]]", USER, USERS_LIMIT)
+        users = [User(**row) for row in self._with_sources(rows, "[[snmp.user]]")]
+        names = {user.name for user in users}
+        receivers = []
+        rows = self.tables(tables.get("receiver", []), "snmp", "[[snmp.receiver]]", RECEIVER, RECEIVERS_LIMIT)
+        for row, good in rows:
+            if good and not (problem := _wrong_receiver(row, names)):
+                receivers.append(TrapReceiver(**row))
+            elif good:
+                self.bad("snmp", f"[[snmp.receiver]] {row['name']}: {problem}")
+        if len(self.problems) > before:
+            return None
+        return Snmp(**values, communities=tuple(communities), users=tuple(users), receivers=tuple(receivers))
+
+    def _with_sources(self, rows: Iterable[tuple[dict[str, Any], bool]], table: str) -> list[dict[str, Any]]:
+        """The good ones, whose `from` must be networks."""
+        found = []
+        for row, good in rows:
             sources = row.pop("from")
-            here = f"[[snmp.community]] {row['label']}"
+            here = f"{table} {row.get('label') or row.get('name')}"
             if sources == []:
                 self.bad("snmp", f"{here} from: name at least one network")
             for source in sources or ():
@@ -278,16 +304,32 @@ class _Reader:
                 except ValueError as e:
                     self.bad("snmp", f"{here} from: {e}")
             if good:
-                communities.append(Community(**row, sources=tuple(sources)))
-        if len(self.problems) > before:
-            return None
-        return Snmp(listen=values["listen"], communities=tuple(communities))
+                found.append({**row, "sources": tuple(sources)})
+        return found
 
     def listen(self, section: str, value: str) -> None:
         try:
             split_address(value)
         except ConfigError as e:
             self.bad(section, f"[{section}] listen: {e}")
+
+
+def _wrong_receiver(row: Mapping[str, Any], users: Container[str]) -> str:
+    """What is wrong with a receiver of notifications, or ""."""
+    try:
+        ipaddress.ip_address(row["address"])
+    except ValueError:
+        return f'address = "{row["address"]}" is not an IP address'
+    if row["version"] == "3":
+        return "" if row["user"] in users else f'user = "{row["user"]}": there is no such [[snmp.user]]'
+    if row["inform"] and row["version"] == "1":
+        return 'inform: version 1 has none; write version = "2c"'
+    return "" if row["label"] else "label is missing: the name of the community's secret"
+
+
+def _default_port(way: Way, options: Mapping[str, Any]) -> int:
+    by_options = getattr(way, "port", None)
+    return way.PORT if by_options is None else int(by_options(options))
 
 
 def _plain_mac(text: str) -> str:

@@ -82,7 +82,8 @@ def _triggers(on_battery_s: float | None) -> str:
 def _server(server: ServerView, latched_s: float | None) -> list[Finding]:
     if server.how == "wake":
         return [Finding(f"  {server.name}: only woken ({_waking(server)})")]
-    why = f" ({server.proof})" if server.proof else ""
+    facts = [server.trust.replace("-", " "), server.proof]
+    why = f" ({'; '.join(fact for fact in facts if fact)})" if any(facts) else ""
     down = "" if latched_s is None else f", down at {_clock(latched_s + server.needs_s)}"
     text = f"  {server.name}: {server.state}{why}, needs {server.needs_s:.0f} s{down}; {_waking(server)}"
     return [Finding(text, bad=server.state == "unknown")]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import bus, wire
+from . import bus, byword, wire
 from .busserver import Peer
 from .engine import Engine, Item, Note, Wish
-from .model import Command, OrderError
+from .errands import Errand
+from .model import Command, ConfigError, OrderError
 from .store import Store
 from .ups import Ups
 
@@ -16,7 +17,8 @@ WISH_WITHIN_S = 5.0
 
 
 class Requests:
-    """`put` gives the engine an item; `reload` reads the configuration again and says what came of it."""
+    """`put` gives the engine an item; `reload` reads the configuration again and says what came of it; `enrol` keeps
+    the SHA-256 of a server's certificate and gives ours; `post` has something said to a server."""
 
     def __init__(
         self,
@@ -25,8 +27,11 @@ class Requests:
         ups: Ups,
         put: Callable[[Item], None],
         reload: Callable[[], bus.Message],
+        enrol: Callable[[str, str], str],
+        post: Callable[[Errand], None],
     ) -> None:
         self._engine, self._store, self._ups, self._put, self._reload = engine, store, ups, put, reload
+        self._enrol, self._post = enrol, post
 
     def answer(self, message: bus.Message, peer: Peer) -> bus.Message:
         """One request from the bus. BusError says why not."""
@@ -43,6 +48,14 @@ class Requests:
             return self._command(message, peer)
         if kind == "protect":
             return self._protect(message, peer)
+        if kind == "audit":
+            data = {"command": "set", "args": _plain(message.get("what", ""), 200), "outcome": "done"}
+            self._put(Note("command", "", {**data, **_origin(message, peer)}))
+            return {}
+        if kind == "say":
+            return self._say(message, peer)
+        if kind == "pin":
+            return self._pin(message, peer)
         if kind == "reload":
             self._put(Note("command", "", {"command": "reload", **_origin(message, peer), "outcome": "done"}))
             return self._reload()
@@ -61,6 +74,37 @@ class Requests:
         if wish.error:
             raise bus.BusError(wish.error)
         return {}
+
+    def _say(self, message: bus.Message, peer: Peer) -> bus.Message:
+        """A text, or a command's name, to servers; what becomes of it is in the log (notes message and execute)."""
+        do, to, text = (message.get(key) for key in ("do", "to", "text"))
+        if not isinstance(do, str) or not isinstance(to, str) or not isinstance(text, str):
+            raise bus.BusError("do, to and text must be texts")
+        do, to, text = _plain(do, 32), _plain(to, 64), _plain(text, 2 * byword.TEXT_LIMIT_BYTES)
+        data = {"command": do, "args": f"{to} {text}"[:200], **_origin(message, peer)}
+        try:
+            errands = byword.errands(do, to, text, self._engine.view)
+        except OrderError as e:
+            self._put(Note("command", str(e), {**data, "outcome": "refused"}))
+            raise bus.BusError(str(e)) from e
+        self._put(Note("command", "", {**data, "outcome": "done"}))
+        for errand in errands:
+            self._post(errand)
+        return {"servers": [errand.server for errand in errands]}
+
+    def _pin(self, message: bus.Message, peer: Peer) -> bus.Message:
+        """A server was given its key: this is its certificate, and our own is the answer."""
+        name, sha256 = message.get("name"), message.get("sha256")
+        if not isinstance(name, str) or not isinstance(sha256, str):
+            raise bus.BusError("name and sha256 must be texts")
+        data = {"command": "pin", "args": _plain(name, 64), **_origin(message, peer)}
+        try:
+            certificate = self._enrol(name, sha256)
+        except ConfigError as e:
+            self._put(Note("command", str(e), {**data, "outcome": "refused"}))
+            raise bus.BusError(str(e)) from e
+        self._put(Note("command", "", {**data, "outcome": "done"}))
+        return {"sender_pem": certificate}
 
     def _command(self, message: bus.Message, peer: Peer) -> bus.Message:
         try:

@@ -1,4 +1,4 @@
-"""Answers SNMP managers (versions 1 and 2c, read-only) with what the UPS says: the socket, who may ask, how often.
+"""Answers SNMP managers (versions 1, 2c and 3) with what the UPS says: the socket, and the way of a datagram.
 
 One thread, one UDP socket. A datagram is looked at in this order, and dropped without a word at the first that fails:
 size, source network, rate, form of the header, version, community, form of the request.
@@ -6,130 +6,31 @@ size, source network, rate, form of the header, version, community, form of the 
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 import logging
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
 
-from . import addresses, ber, config, mib2, pdu, upsmib
+from . import addresses, ber, config, enginemib, mib2, pdu, upsmib, usm, v3
+from .gate import Gate
 from .mib import NOTHING, Look, Table, ticks
 from .model import ConfigError, View
 from .netif import Interfaces
+from .upsset import Writer
 
 log = logging.getLogger(__name__)
 
 REQUEST_LIMIT_BYTES = 1472  # what fits an Ethernet frame; nobody asks for so much at once that it needs fragments
 REPLY_LIMIT_BYTES = {socket.AF_INET: 1472, socket.AF_INET6: 1452}  # an unfragmented reply
 RECEIVE_BUFFER_BYTES = 256 * 1024
-# A walk of everything is some 250 requests; a burst of several walks passes at full speed. Sustained, a source gets
-# two walks a second, and all together four: more than any manager asks for, and few enough that the web page, which
-# lives in the same process, keeps most of the processor (docs/snmp.md has the arithmetic).
-SOURCE_RATE_PER_S, SOURCE_BURST = 500.0, 2000.0
-TOTAL_RATE_PER_S, TOTAL_BURST = 1000.0, 4000.0
-SOURCES_LIMIT = 1024  # addresses whose rate and rights are remembered
 INTERFACES_FOR_S = 2.0  # how long the numbers of /sys are good
 REFUSALS_LOGGED_EVERY_S = 60.0
 WAKE_US = 250_000  # how soon `run` sees that it shall stop
 IP_PKTINFO = 8  # Linux, ip(7); not in Python's socket module
 
 Clock = Callable[[], float]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-# --- who may ask, and how often ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Community:
-    secret: bytes
-    networks: tuple[Network, ...]
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """Lets `burst` through at once, and then `rate_per_s`."""
-
-    rate_per_s: float
-    burst: float
-    tokens: float
-    at_s: float
-
-    def take(self, now_s: float) -> bool:
-        self.tokens = min(self.burst, self.tokens + (now_s - self.at_s) * self.rate_per_s)
-        self.at_s = now_s
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
-
-
-@dataclass(slots=True)
-class _Sender:
-    """What is remembered of one source address."""
-
-    communities: tuple[_Community, ...]
-    bucket: _Bucket
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The address behind what recvfrom names; an IPv4 address on an IPv6 socket is an IPv4 address."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-class Gate:
-    """Decides for each datagram, before its decoding, whether the sender may ask now."""
-
-    def __init__(self, settings: config.Snmp, secrets: Mapping[str, str], now_s: float) -> None:
-        """A community without a secret is off; one log line says so. ConfigError: a source that is no network."""
-        self._communities: list[_Community] = []
-        for community in settings.communities:
-            if not secrets.get(community.label):
-                log.warning(
-                    "snmp: community %s is off, it has no secret; give it one with: ridethrough secret set %s",
-                    community.label, community.label,
-                )  # fmt: skip
-                continue
-            try:
-                networks = tuple(ipaddress.ip_network(s) for s in community.sources)
-            except ValueError as e:
-                raise ConfigError(f"[[snmp.community]] {community.label} from: {e}") from e
-            self._communities.append(_Community(secrets[community.label].encode(), networks))
-        self._senders: dict[str, _Sender] = {}
-        self._all = _Bucket(TOTAL_RATE_PER_S, TOTAL_BURST, TOTAL_BURST, now_s)
-
-    def __bool__(self) -> bool:
-        return bool(self._communities)
-
-    def refusal(self, host: str, now_s: float) -> str | None:
-        """Why nothing of this source is looked at now; None: it may ask."""
-        sender = self._senders.get(host) or self._meet(host, now_s)
-        if not sender.communities:
-            return "foreign source"
-        if not sender.bucket.take(now_s) or not self._all.take(now_s):
-            return "too many requests"
-        return None
-
-    def knows(self, host: str, community: bytes) -> bool:
-        """Whether a source may use this community; takes equally long wherever a wrong one differs."""
-        found = False
-        for allowed in self._senders[host].communities:
-            found |= hmac.compare_digest(allowed.secret, community)
-        return found
-
-    def _meet(self, host: str, now_s: float) -> _Sender:
-        if len(self._senders) >= SOURCES_LIMIT:
-            self._senders.clear()  # of spoofed addresses, most likely; the bucket of all still holds
-        address = _address(host)
-        allowed = tuple(c for c in self._communities if any(address in n for n in c.networks))
-        bucket = _Bucket(SOURCE_RATE_PER_S, SOURCE_BURST, SOURCE_BURST, now_s)
-        sender = self._senders[host] = _Sender(allowed, bucket)
-        return sender
 
 
 def _wake_now_and_then(sock: socket.socket) -> None:
@@ -158,20 +59,26 @@ class Agent:
         started_s: float,
         *,
         host: str = "",
+        responder: v3.Responder | None = None,
+        keys: Container[str] = (),
+        writer: Writer | None = None,
         interfaces: Interfaces | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         """`secrets` gives the community strings by label; `view` the newest View, never waiting; `started_s` is the
-        monotonic second from which sysUpTime counts; `host` is sysName as long as
-        the view has no name (default: the machine's)."""
+        monotonic second from which sysUpTime counts; `host` is sysName as long as the view has no name (default: the
+        machine's); `keys`: the users of version 3, whose `responder` may be set later; `writer` does what is set."""
         self.settings = settings
-        self.gate = Gate(settings, secrets, clock())
+        self.responder, self.writer = responder, writer or Writer()
+        self.gate = Gate(settings, secrets, clock(), responder.users if responder else keys)
         self.counts = mib2.new_counts()
+        self.on_refused: Callable[[], None] = lambda: None  # a wrong community or key
         self.refused: dict[str, int] = {}  # why -> how many, since the start
         self._view, self._clock, self._started_s = view, clock, started_s
         self._host = host or socket.gethostname()
         self._interfaces = interfaces or Interfaces()
         self._alarms = upsmib.Alarms()
+        self._looking = threading.Lock()
         self._seen: View | None = None
         self._ports: dict[int, tuple[object, ...]] = {}
         self._ports_due_s = clock()
@@ -189,7 +96,7 @@ class Agent:
     def bind(self) -> None:
         """Take the address. ConfigError if that cannot be, or if no community could ask anyway."""
         if not self.gate:
-            raise ConfigError("[snmp]: no [[snmp.community]] has a secret, so nobody could ask and nothing listens")
+            raise ConfigError("[snmp]: no [[snmp.community]] or [[snmp.user]] has a secret, so nothing listens")
         where = f'[snmp] listen = "{self.settings.listen}"'
         host, port = addresses.split_address(self.settings.listen)
         try:
@@ -290,23 +197,58 @@ class Agent:
         if why := self.gate.refusal(host, now_s):
             raise _RefusedError(why)
         header = ber.read_header(data)
+        if header.version == ber.V3 and self.responder is not None:
+            return self._sent(self._answer_v3(self.responder, data, host, now_s))
         if header.version not in (ber.V1, ber.V2C):
             counts[mib2.IN_BAD_VERSIONS] += 1
             raise _RefusedError("other version")
-        if not self.gate.knows(host, header.community):
+        community = self.gate.community(host, header.community)
+        if community is None:
             counts[mib2.IN_BAD_COMMUNITY_NAMES] += 1
+            self.on_refused()
             raise _RefusedError("wrong community")
         request = ber.read_pdu(data, header.pdu_at)
         look = self.look(now_s)
-        reply = pdu.answer(header, request, self._table, look, counts, self._budget_bytes)
+        write = self._writing(f"community {community.label}", host) if community.writes else None
+        reply = pdu.answer(header, request, self._table, look, counts, self._budget_bytes, write)
         if reply is None:
             raise _RefusedError("no request")
-        counts[mib2.OUT_PKTS] += 1
-        counts[mib2.OUT_RESPONSES] += 1
+        return self._sent(reply)
+
+    def _sent(self, reply: bytes) -> bytes:
+        self.counts[mib2.OUT_PKTS] += 1
+        self.counts[mib2.OUT_RESPONSES] += 1
         return reply
 
+    def _answer_v3(self, responder: v3.Responder, data: bytes, host: str, now_s: float) -> bytes:
+        def make(header: ber.Header, request: ber.Pdu, room: int, user: usm.User) -> bytes | None:
+            look = self.look(now_s)  # which may change the table
+            write = self._writing(f"user {user.name}", host) if user.writes else None
+            return pdu.answer(header, request, self._table, look, self.counts, room, write)
+
+        try:
+            return responder.answer(data, now_s, lambda user: self.gate.admits(host, user), self._budget_bytes, make)
+        except v3.Dropped as e:
+            raise _RefusedError(e.args[0]) from None
+
+    def _writing(self, who: str, host: str) -> pdu.Write:
+        return lambda pairs, look: self.writer.write(pairs, look, who, host)
+
+    def sent_notice(self) -> None:
+        """A notification has left: counted in the snmp group."""
+        self.counts[mib2.OUT_PKTS] += 1
+        self.counts[mib2.OUT_TRAPS] += 1
+
+    def last_row(self) -> int:
+        """The greatest upsAlarmId so far."""
+        return self._alarms.last
+
     def look(self, now_s: float) -> Look:
-        """What an answer of this moment is made from; brings the table up to date with it."""
+        """What an answer of this moment is made from; brings the table up to date with it. From any thread."""
+        with self._looking:
+            return self._look(now_s)
+
+    def _look(self, now_s: float) -> Look:
         view = self._view()
         news = view is not self._seen
         if news:
@@ -319,9 +261,14 @@ class Agent:
         look = Look(
             view=view, status=view.status or NOTHING, now_s=now_s, started_s=self._started_s, host=self._host,
             alarms=self._alarms.rows, interfaces=self._ports, counts=self.counts,
+            engine=self.responder.facts(now_s) if self.responder else None, written=self.writer,
+            auth_traps=self.settings.auth_traps,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
-            self._table = Table(upsmib.rows(look) + mib2.rows(look), upsmib.OBJECTS + mib2.OBJECTS)
+            self._table = Table(
+                upsmib.rows(look) + mib2.rows(look) + enginemib.rows(look),
+                upsmib.OBJECTS + mib2.OBJECTS + enginemib.OBJECTS,
+            )
             self._shape = shape
         return look
 

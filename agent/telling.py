@@ -28,6 +28,9 @@ class Telling:
         self._reports: dict[str, Report] = {}
         self._told_s: dict[str, float] = {}  # in this outage; of those told before a restart, when it restarted
         self._told_before: frozenset[str] = frozenset()  # by the process before this one
+        self._comes_back: set[str] = (
+            set()
+        )  # of a stage, when it was latched, whose servers are woken after the outage
         self.down: set[str] = set()  # went down in an outage, and are not back
         self._to_tell: dict[str, Server] = {}  # everybody of a latched stage, also if deleted since
         self._outage: str | None = remembered.state.outage
@@ -47,9 +50,9 @@ class Telling:
             self._told_before = frozenset(names)
             self._told_s = dict.fromkeys(names, self._started_s)
             self.down = set(kept.down.names(servers)) | {g.server.name for g in kept.gone if g.down}
-            if kept.state.phase is Phase.RECOVERY and kept.down.plan != Bits.of(servers, ()).plan:
+            if kept.down.plan != Bits.of(servers, ()).plan:
                 # another plan since: whoever may be down is asked, and answers if he is not
-                self.down |= {s.name for s in servers if s.stage in _woken(kept.state)}
+                self.down |= {s.name for s in servers if s.stage in _woken(kept.state) and _is_woken(s)}
         names_now = {s.name for s in servers} | self._to_tell.keys()
         self._reports = {name: report for name, report in self._reports.items() if name in names_now}
 
@@ -73,13 +76,15 @@ class Telling:
             self.down.discard(report.server)
             self._by_hand.pop(report.server, None)
             rows.append(Row("back", report.server))
-        if state.outage is None or report.outage != state.outage or report.delivery == before.delivery:
+        if state.outage is None or report.outage != state.outage:
+            return tuple(rows)
+        if (report.heard or report.delivery in TOLD) and report.server in self._comes_back:
+            self.down.add(report.server)
+            self._comes_back.discard(report.server)  # once: it may be back already when more is said of it
+        if report.delivery == before.delivery:
             return tuple(rows)
         if report.delivery in TOLD and report.server not in self._told_s:
             self._told_s[report.server] = now_s
-            server = self._to_tell.get(report.server)
-            if server is not None and server.stage in _woken(state) and server.wake and server.how != "local":
-                self.down.add(report.server)
             rows.append(Row("told", report.server, report.detail, report.delivery))
         elif report.delivery == "not-delivered" and state.outage != self._resumed:
             # a restart in the outage cannot know whether the log has this already
@@ -101,13 +106,18 @@ class Telling:
         if state.outage != self._outage:
             self._outage, self._to_tell = state.outage, {}
             self._told_s, self._told_before = {}, frozenset()
+            self._comes_back.clear()
             self._waking_s = None
             if state.outage is None:
                 self.down.clear()
         stages = state.to_tell()
+        if stages:
+            self._by_hand.clear()  # nobody is woken who is being told to go
         if stages != self._stages:
             self._stages = stages
             for stage in stages:
+                news = [s for s in self._servers if s.stage == stage and s.name not in self._to_tell]
+                self._comes_back |= {s.name for s in news if stage in _woken(state) and _is_woken(s)}
                 self._to_tell |= {s.name: s for s in self._servers if s.stage == stage}
             self._to_tell |= {s.name: s for s in self._servers if s.name in self._to_tell}  # in their newest form
         armed = mode == "armed"
@@ -138,6 +148,7 @@ class Telling:
             all(self._is_back(s) for s in self._groups[self._group]) or now_s - self._group_s >= WAKE_STAGE_S
         ):
             self._group, self._group_s = self._group + 1, now_s
+        self._groups = self._with_late(state)
         woken = tuple(s for group in self._groups[: self._group + 1] for s in group)
         return woken + tuple(s for s in by_hand if s not in woken)
 
@@ -156,6 +167,16 @@ class Telling:
             for stage in (*reversed(latched), *rest)
         ]
         return tuple(group for group in groups if group)
+
+    def _with_late(self, state: State) -> tuple[tuple[Server, ...], ...]:
+        """Who went down only after the waking began, as was learned meanwhile, is woken now."""
+        known = {s.name for group in self._groups for s in group}
+        late = tuple(s for group in self._group_up(state) for s in group if s.name not in known)
+        if not late:
+            return self._groups
+        now = self._group if self._groups else 0
+        groups = self._groups or ((),)
+        return (*groups[:now], (*groups[now], *late), *groups[now + 1 :])
 
     def _is_back(self, server: Server) -> bool:
         report = self._reports.get(server.name)
@@ -227,7 +248,12 @@ class Telling:
             detail=report.detail,
             wake="waiting" if waiting and report.wake == "none" else report.wake,
             mac=server.mac or report.mac,
+            trust=report.trust,
         )
+
+
+def _is_woken(server: Server) -> bool:
+    return server.wake and server.how != "local"
 
 
 def _woken(state: State) -> set[str]:

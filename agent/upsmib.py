@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from .ber import COUNTER32, GAUGE32, INTEGER, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
-from .mib import INT_MAX, INT_MIN, UINT_MAX, Alarm, Look, Object, Row, Value, constant, row, ticks
+from .mib import INT_MAX, INT_MIN, UINT_MAX, Alarm, Look, Object, Row, Value, constant, row, text, ticks
 from .model import ALARM_NUMBER, VERSION, Active, Condition, Line, Source, Test, TestResult
 
 UPS: Oid = (1, 3, 6, 1, 2, 1, 33)
@@ -29,7 +29,7 @@ class Alarms:
     def __init__(self) -> None:
         self.rows: dict[int, Alarm] = {}
         self._ids: dict[tuple[int, float], int] = {}  # (number, since_s) -> upsAlarmId
-        self._last = 0
+        self.last = 0  # the upsAlarmId that was given last
 
     def update(self, conditions: Iterable[Active], now_s: float, started_s: float) -> None:
         """Replace the rows by those of these conditions. upsAlarmTime is 0 for what began before the agent."""
@@ -52,12 +52,12 @@ class Alarms:
         rows = {key: old_rows[key] for key in self._ids.values()}
         for key in wanted.items():
             if key not in self._ids:
-                self._ids[key] = self._last = self._free(rows)
-                rows[self._last] = Alarm(key[0], ticks(min(key[1], now_s), started_s))
+                self._ids[key] = self.last = self._free(rows)
+                rows[self.last] = Alarm(key[0], ticks(min(key[1], now_s), started_s))
         self.rows = rows
 
     def _free(self, rows: Mapping[int, Alarm]) -> int:
-        row = self._last + 1
+        row = self.last + 1
         while row > INT_MAX or row in rows:
             row = 1 if row >= INT_MAX else row + 1
         return row
@@ -118,7 +118,9 @@ def _test(look: Look) -> Test:
 
 
 def _test_id(look: Look) -> Oid | None:
-    """Which test ran is not known, only that none has been."""
+    """Of a test that was started here; else only that there has been none is known."""
+    if look.written and look.written.test_id:
+        return look.written.test_id
     return NO_TESTS_INITIATED if _test(look).result is TestResult.NONE else None
 
 
@@ -136,9 +138,22 @@ def _test_elapsed_s(look: Look) -> float | None:
     return max(0.0, look.now_s - running.since_s) if running else None
 
 
-def _countdown(look: Look) -> int | None:
-    """-1: no countdown. While one runs its seconds are not known, so the object is absent."""
-    return None if _holds(look, *_PENDING) else -1
+def _countdown(name: str) -> Callable[[Look], int | None]:
+    """-1: no countdown. One that was ordered elsewhere is of unknown length, so then the object is absent."""
+
+    def read(look: Look) -> int | None:
+        left_s = look.written.countdown_s(name, look.now_s) if look.written else None
+        return left_s if left_s is not None else None if _holds(look, *_PENDING) else -1
+
+    return read
+
+
+def _spin_lock(look: Look) -> int:
+    return look.written.spin_lock if look.written else 1
+
+
+def _auto_restart(look: Look) -> int:
+    return 1 if look.written is None or look.written.returns else 2
 
 
 def _beeper(look: Look) -> int | None:
@@ -166,21 +181,23 @@ def _frequency(lines: Lines) -> Callable[[Look], float | None]:
 
 
 def _attached(look: Look) -> str:
-    """The names of the protected servers, as many whole ones as fit."""
-    text = ""
+    """As a manager set it, else the names of the protected servers, as many whole ones as fit."""
+    if given := text("upsIdentAttachedDevices")(look):
+        return given
+    names = ""
     for server in look.view.servers:
-        longer = f"{text}, {server.name}" if text else server.name
+        longer = f"{names}, {server.name}" if names else server.name
         if len(longer) > 63:
             break
-        text = longer
-    return text
+        names = longer
+    return names
 
 
 # fmt: off
 #: what the agent knows by itself, with or without a UPS: read(look)
 ALWAYS = (
     Object((*UPS, 1, 1, 4), "upsIdentAgentSoftwareVersion", OCTET_STRING, 0, 63, lambda _: f"Ridethrough {VERSION}"),
-    Object((*UPS, 1, 1, 5), "upsIdentName", OCTET_STRING, 0, 63, attrgetter("view.name")),
+    Object((*UPS, 1, 1, 5), "upsIdentName", OCTET_STRING, 0, 63, lambda k: text("upsIdentName")(k) or k.view.name),
     Object((*UPS, 1, 1, 6), "upsIdentAttachedDevices", OCTET_STRING, 0, 63, _attached),
     Object((*UPS, 1, 6, 1), "upsAlarmsPresent", GAUGE32, 0, UINT_MAX, lambda look: len(look.alarms)),
 )
@@ -206,16 +223,16 @@ MEASURED = (
     Object((*UPS, 1, 5, 1), "upsBypassFrequency", INTEGER, 0, INT_MAX, _frequency(attrgetter("status.bypass")), 10),
     Object((*UPS, 1, 5, 2), "upsBypassNumLines", INTEGER, 0, INT_MAX, lambda k: len(k.status.bypass[:LINES_LIMIT])),
     Object((*UPS, 1, 7, 1), "upsTestId", OBJECT_ID, 0, 0, _test_id),
-    Object((*UPS, 1, 7, 2), "upsTestSpinLock", INTEGER, 0, INT_MAX, lambda _: 1),  # nobody can add to its first value
+    Object((*UPS, 1, 7, 2), "upsTestSpinLock", INTEGER, 0, INT_MAX, _spin_lock),
     Object((*UPS, 1, 7, 3), "upsTestResultsSummary", INTEGER, 1, 6, lambda k: _RESULTS[_test(k).result]),
     Object((*UPS, 1, 7, 4), "upsTestResultsDetail", OCTET_STRING, 0, 255, lambda k: _test(k).detail),
     Object((*UPS, 1, 7, 5), "upsTestStartTime", TIMETICKS, 0, UINT_MAX, _test_start),
     Object((*UPS, 1, 7, 6), "upsTestElapsedTime", INTEGER, 0, INT_MAX, _test_elapsed_s, 100),
     Object((*UPS, 1, 8, 1), "upsShutdownType", INTEGER, 1, 2, lambda _: 1),
-    Object((*UPS, 1, 8, 2), "upsShutdownAfterDelay", INTEGER, -1, INT_MAX, _countdown),
-    Object((*UPS, 1, 8, 3), "upsStartupAfterDelay", INTEGER, -1, INT_MAX, _countdown),
-    Object((*UPS, 1, 8, 4), "upsRebootWithDuration", INTEGER, -1, 300, _countdown),
-    Object((*UPS, 1, 8, 5), "upsAutoRestart", INTEGER, 1, 2, lambda _: 1),
+    Object((*UPS, 1, 8, 2), "upsShutdownAfterDelay", INTEGER, -1, INT_MAX, _countdown("upsShutdownAfterDelay")),
+    Object((*UPS, 1, 8, 3), "upsStartupAfterDelay", INTEGER, -1, INT_MAX, _countdown("upsStartupAfterDelay")),
+    Object((*UPS, 1, 8, 4), "upsRebootWithDuration", INTEGER, -1, 300, _countdown("upsRebootWithDuration")),
+    Object((*UPS, 1, 8, 5), "upsAutoRestart", INTEGER, 1, 2, _auto_restart),
     Object((*UPS, 1, 9, 1), "upsConfigInputVoltage", INTEGER, 0, INT_MAX, _rating("input_voltage_v"), 1),
     Object((*UPS, 1, 9, 2), "upsConfigInputFreq", INTEGER, 0, INT_MAX, _rating("input_frequency_hz"), 10),
     Object((*UPS, 1, 9, 3), "upsConfigOutputVoltage", INTEGER, 0, INT_MAX, _rating("output_voltage_v"), 1),
@@ -259,6 +276,18 @@ _LINE_TABLES: tuple[tuple[tuple[Object, ...], Lines], ...] = (
     (BYPASS_COLUMNS, attrgetter("status.bypass")),
 )
 OBJECTS = (*ALWAYS, *MEASURED, *INPUT_COLUMNS, *OUTPUT_COLUMNS, *BYPASS_COLUMNS, *ALARM_COLUMNS)
+
+_BY_NAME = {o.name: o for o in MEASURED}
+
+
+def number(name: str, look: Look) -> int | None:
+    """The present value of a scalar that is a number, as the MIB has it; None: there is none."""
+    found = _BY_NAME[name]
+    value = found.read(look) if look.view.status is not None else None
+    if value is None or found.factor is None:
+        return value
+    return _whole(value * found.factor, round)
+
 
 # --- the rows that there are for one look -----------------------------------------------------------------------
 

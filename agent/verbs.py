@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from . import bus, rehearse, steer, vault, wire
+from . import bus, rehearse, sayto, steer, vault, wire
 from .config import NAME, PROTECTING, Config
 from .faces import secrets_path
 from .model import ConfigError, Event, View
@@ -28,8 +28,10 @@ def main(args: argparse.Namespace) -> int:
         "log": _log,
         "secret": _secret,
         "password": _password,
+        "snmp-user": _snmp_user,
         **dict.fromkeys(("hold", "abort", "release", "clear", "drill"), steer.simple),
         "wake": steer.wake,
+        **dict.fromkeys(("message", "execute"), sayto.say),
         "shutdown": lambda args, settings: steer.shutdown(args, settings, _ask_view(settings)),
         "arm": lambda args, settings: steer.arm(args, settings, _ask_view(settings)),
         "disarm": steer.disarm,
@@ -143,11 +145,13 @@ def describe(view: View) -> list[str]:
                 words = f"{server.state} ({server.proof}), " if server.proof else f"{server.state}, "
                 words += f"{server.delivery.replace('-', ' ')} {server.detail}".rstrip()
                 words += f", {WAKING[server.wake]}" if server.wake in WAKING else ""
-                lines.append(f"  server {server.name} ({server.address}:{server.port}): {words}")
+                place = f"{server.address}:{server.port}" + (f", {TRUST[server.trust]}" if server.trust else "")
+                lines.append(f"  server {server.name} ({place}): {words}")
     lines.extend(f"configuration: {error}" for error in view.config_errors)
     return lines
 
 
+TRUST = {"secure": "secure", "classic": "classic", "not-enrolled": "not enrolled"}
 WAKING = {
     "waiting": "will be woken",
     "waking": "being woken",
@@ -255,6 +259,12 @@ def _given_secret(label: str) -> str:
     if not 1 <= len(value) <= SECRET_LIMIT or not value.isprintable():
         raise ConfigError(f"a secret is one line of 1 to {SECRET_LIMIT} printable characters on standard input")
     return value
+
+
+def _snmp_user(args: argparse.Namespace, settings: Config) -> int:
+    from . import snmpuser
+
+    return snmpuser.main(args, settings)
 
 
 def _password(_args: argparse.Namespace, settings: Config) -> int:

@@ -22,7 +22,7 @@ METHODS = ("GET", "PUT", "POST", "PATCH")
 HEADERS_LIMIT = 20
 SECRET_LIMIT = 4096  # characters
 ACCEPTED_CODES = range(200, 300)
-#: what a preset stands for; {node} is its own, and `port` counts when the server's is the way's default
+#: what a preset stands for; {node} is its own, and `port` the default of the server's
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "proxmox-ve": {
         "url": "/api2/json/nodes/{node}/status",
@@ -40,7 +40,7 @@ _TARGET = re.compile(r"/[!-~]*")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ ]*([ -~]*)")
 _OURS = ("host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "expect")
 _PLACE = re.compile(r"\{([a-z]+)\}")
-_DEFAULT_PORT = 443
+DEFAULT_PORT = 443
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,11 @@ def build(server: Server, *, outage: str, secret: Callable[[str], str | None], p
     )
 
 
+def port(options: Mapping[str, Any]) -> int:
+    """Where such a server listens unless its `port` says otherwise."""
+    return int(PRESETS.get(str(options.get("preset", "")), {}).get("port", DEFAULT_PORT))
+
+
 def _shape(server: Server) -> _Shape:
     given = {name: value for name, value in server.options.items() if value}
     preset = PRESETS.get(str(given.get("preset", "")), {})
@@ -134,8 +139,7 @@ def _shape(server: Server) -> _Shape:
     method = str(options.get("method", "POST"))
     if method not in METHODS:
         raise ConfigError(f'method = "{method}": there are {", ".join(METHODS)}')
-    port = preset.get("port", server.port) if server.port == _DEFAULT_PORT else server.port
-    tls, host, port, target = _place(str(options.get("url", "")), server.address, port)
+    tls, host, port, target = _place(str(options.get("url", "")), server.address, server.port)
     prove_target = str(options.get("prove_url", ""))
     if prove_target and not _TARGET.fullmatch(prove_target):
         raise ConfigError("prove_url: must be a path on the same server, such as /api/version")

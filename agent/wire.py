@@ -23,7 +23,7 @@ def to_json(value: Any) -> Any:
         return value
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):  # a list: an option of a way, as the configuration has it
         return [to_json(v) for v in value]
     if isinstance(value, frozenset):
         return sorted(to_json(v) for v in value)

@@ -69,7 +69,7 @@ class Oracle:
         self.at_s: float | None = None  # of the last frame
         self.runtime_s: float | None = None
         self.charge_pct: float | None = None
-        self.low = self.deaf = False  # deaf: since the start nothing came
+        self.low = self.deaf = self.says_low = False  # deaf: since the start nothing came
         self.forget()
 
     def forget(self) -> None:
@@ -82,6 +82,8 @@ class Oracle:
         self.held_s = self.quiet_until_s = 0.0
         self.aborted = self.doubt = self.cycled = False
         self.off_s: float | None = None
+        self.off_taken = self.last_minutes = self.owed = False
+        self.ordered_s = -1e9  # when an administrator ordered a stage of this outage down
         self.off_left_out = self.woken = False
         self.recovery_from_s = 0.0
 
@@ -91,24 +93,43 @@ class Oracle:
         """One step; the kinds of effects that must come of it."""
         kinds: list[str] = []
         if look is not None:
-            self.take(look, kinds)
+            self.take(look, seen, kinds)
         kinds += ["latched"] * self.latch(self.due(now_s, plan, failed), now_s, plan)
         if self.on_battery and self.may_latch(now_s, failed):
             self.commit(plan, kinds)
+        ends = self.last_minutes or self.is_at_its_end(now_s, plan, failed)
+        self.last_minutes = ends and self.on_battery and self.word == "battery"
         self.afterwards(now_s, plan, seen, kinds)
         return kinds
 
+    def is_at_its_end(self, now_s: float, plan: Plan, failed: int) -> bool:
+        """The battery, when everybody had his time."""
+        if not (self.where == "outage" and self.committed and self.all_had_their_time and self.word == "battery"):
+            return False
+        age_s = 0.0 if self.at_s is None else now_s - self.at_s
+        if not self.on_battery or (age_s > 15.0 and failed < 3):
+            return False
+        if age_s >= 60.0 or (self.low and not plan.ignore_low):
+            return True
+        if self.runtime_s is None:
+            return not self.says_low
+        left_s = self.runtime_s * 0.8 - age_s if age_s > 15.0 else self.runtime_s
+        return left_s <= plan.local_needs_s + 30.0
+
     def restart(self, now_s: float, *, same_boot: bool) -> None:
         self.streak, self.test_from_s, self.deaf = NO_STREAK, None, True
+        self.off_taken = self.off_s is not None and (same_boot or self.where == "idle")
         if same_boot or self.where == "idle":
             return
         self.began_s = self.at_s = now_s  # another clock
         self.runtime_s, self.quiet_until_s = None, 0.0
         self.latched = dict.fromkeys(self.latched, now_s)
+        self.ordered_s = now_s if self.ordered_s > 0 else self.ordered_s
         if self.where == "recovery":
             self.recovery_from_s, self.woken = now_s, False
         elif self.where == "outage":
             self.doubt, self.cycled, self.off_s = True, self.cycled or self.off_s is not None, None
+            self.last_minutes = False
 
     def hold(self, now_s: float) -> None:
         self.held_s += 300.0
@@ -117,7 +138,9 @@ class Oracle:
     def order(self, wanted: Iterable[str], now_s: float, plan: Plan) -> None:
         if self.where == "idle":
             self.where, self.began_s = "planned", now_s
-        self.latched.update({name: now_s for name in wanted if name not in self.latched})
+        new = {name: now_s for name in wanted if name not in self.latched}
+        self.ordered_s = now_s if new else self.ordered_s
+        self.latched.update(new)
         if self.on_battery:
             self.commit(plan, [])
 
@@ -131,7 +154,7 @@ class Oracle:
         return set() if self.doubt or self.where in ("idle", "recovery") else set(self.latched)
 
     def host_is_told(self) -> bool:
-        powerless = self.off_s is not None or (self.on_battery and self.word == "battery")
+        powerless = self.off_taken or (self.last_minutes and self.on_battery and self.word == "battery")
         return self.where == "outage" and self.all_had_their_time and not self.doubt and powerless
 
     def everybody(self, plan: Plan) -> bool:
@@ -143,7 +166,7 @@ class Oracle:
 
     # -- how
 
-    def take(self, look: Status, kinds: list[str]) -> None:
+    def take(self, look: Status, seen: Seen, kinds: list[str]) -> None:
         now_s = look.taken_s
         since_s = 0.0 if self.at_s is None else now_s - self.at_s
         if since_s > 15.0:
@@ -164,6 +187,7 @@ class Oracle:
         if runtime_s is not None and self.runtime_s is not None and self.on_battery:
             runtime_s = min(runtime_s, self.runtime_s * (1 + since_s * 0.10 / 60))
         self.runtime_s, self.charge_pct, self.low = runtime_s, look.battery.charge_pct, is_low(look)
+        self.says_low = self.says_low or look.battery.low is not None
         self.at_s, self.deaf = now_s, False
         if self.streak.count >= 2 and self.streak.length_s("battery") >= 3.0 and (self.doubt or not self.on_battery):
             self.confirmed(kinds)
@@ -171,6 +195,7 @@ class Oracle:
             self.on_battery = False
             kinds.append("mains-back")
         undecided = not self.committed or (self.doubt and not self.all_had_their_time)
+        undecided = undecided and (seen.all_told or now_s >= self.ordered_s + 900.0)
         if self.streak.length_s("line") >= 70.0 and self.where == "outage" and undecided:
             self.close(now_s, kinds)
 
@@ -178,14 +203,16 @@ class Oracle:
         if self.test_from_s is None:
             return False
         volts = [line.voltage_v for line in look.inputs if line.voltage_v is not None]
-        if volts and all(v > 60.0 for v in volts):
+        nominal_v = look.rating.input_voltage_v or 230.0
+        if volts and all(0.8 * nominal_v <= v <= 1.2 * nominal_v for v in volts):
             return True
         return not is_low(look) and look.taken_s - self.test_from_s < 60.0
 
     def confirmed(self, kinds: list[str]) -> None:
         if self.where in ("idle", "recovery"):
+            owed = self.where == "recovery"
             self.forget()
-            self.began_s = self.streak.from_s
+            self.began_s, self.owed = self.streak.from_s, owed
             kinds.append("outage-began")
         else:
             if self.where == "planned":
@@ -198,12 +225,12 @@ class Oracle:
 
     def close(self, now_s: float, kinds: list[str]) -> None:
         kinds.append("outage-closed")
-        latched, cycled, off_s, began_s = self.latched, self.cycled, self.off_s, self.began_s
+        latched, cycled, off_s, began_s, owed = self.latched, self.cycled, self.off_s, self.began_s, self.owed
         self.forget()
-        if latched:
+        if latched or owed:
             kinds.append("recovery-began")
             self.where, self.latched, self.recovery_from_s = "recovery", latched, now_s
-            self.cycled, self.off_s, self.began_s = cycled, off_s, began_s
+            self.cycled, self.off_s, self.began_s, self.owed = cycled, off_s, began_s, owed
 
     def may_latch(self, now_s: float, failed: int) -> bool:
         """On battery, and it was asked lately; a board that has just booted must have seen that, or been blind."""
@@ -294,7 +321,7 @@ class Oracle:
             stale = self.at_s is None or now_s - self.at_s > 15.0
             if (on_battery and not stale) or not self.on_battery:
                 kinds.append("ups-off")
-                self.off_s = now_s
+                self.off_s, self.off_taken = now_s, False
         elif on_battery and self.at_s is not None and self.at_s >= self.off_s + self.delay_s(plan) + 60.0:
             kinds += ["ups-off-ignored", "ups-off"]
-            self.off_s = now_s
+            self.off_s, self.off_taken = now_s, False

@@ -89,11 +89,16 @@ class Net:
 class Stage:
     """An agent whose view and clock a test holds in its hands."""
 
-    def __init__(self, shown: View, net: Path, listen: str = "127.0.0.1:0", **more: Any) -> None:
+    def __init__(
+        self, shown: View, net: Path, listen: str = "127.0.0.1:0", users: tuple[config.User, ...] = (),
+        access: str = "read-only", **more: Any,
+    ) -> None:  # fmt: skip
         self.view = shown
         self.now_s = 100.0
         settings = config.Snmp(
-            listen=listen, communities=(config.Community(label="tests", sources=("127.0.0.0/8", "::1/128")),)
+            listen=listen,
+            communities=(config.Community(label="tests", access=access, sources=("127.0.0.0/8", "::1/128")),),
+            users=users,
         )
         more = {"host": "adapter.example", "interfaces": Interfaces(str(net)), **more}
         self.agent = Agent(settings, {"tests": COMMUNITY}, lambda: self.view, 100.0, clock=lambda: self.now_s, **more)
@@ -119,9 +124,9 @@ class Stage:
 
 
 @contextmanager
-def listening(shown: View, net: Path, listen: str = "127.0.0.1:0") -> Iterator[Stage]:
+def listening(shown: View, net: Path, listen: str = "127.0.0.1:0", **more: Any) -> Iterator[Stage]:
     """A Stage whose agent answers on a port of its own, with the real clock."""
-    stage = Stage(shown, net, listen)
+    stage = Stage(shown, net, listen, **more)
     stage.agent._clock = time.monotonic
     stage.agent.bind()
     stop = threading.Event()

@@ -19,8 +19,9 @@ import pytest
 from agent import deliver, reach
 from agent.book import Book
 from agent.config import Server
-from agent.deliver import Delivery, Places
+from agent.deliver import Delivery
 from agent.errands import Orders, Report
+from agent.places import Places
 from agent.reach import ACCEPTED, PROVEN, Job, Outcome, Steps, Wait
 
 OUTAGE = "0123456789abcdef"
@@ -534,4 +535,33 @@ def test_an_unknown_way_is_said_and_stops_nobody_else() -> None:
     with delivering((odd, peer.server("a"))) as (delivery, reports):
         delivery.order(armed(odd, peer.server("a")))
         until(reports, lambda r: r.server == "a" and r.delivery == "delivered-unconfirmed")
+    peer.close()
+
+
+def test_who_need_not_be_told_any_more_is_left_alone() -> None:
+    """The mains is back: a server that was not reached must not be shut down when it appears."""
+    port = free_port()
+    server = Server(name="a", address="127.0.0.1", port=port)
+    with delivering((server,)) as (delivery, reports):
+        delivery.order(armed(server))
+        until(reports, lambda r: r.delivery == "not-delivered")
+        delivery.order(Orders(outage="0" * 16, tell=(), armed=True))
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+            listener.settimeout(0.1)
+            delivery.wake()
+            with pytest.raises(TimeoutError):
+                listener.accept()
+            delivery.order(armed(server))
+            listener.settimeout(5.0)
+            listener.accept()[0].close()
+
+
+def test_who_reads_the_order_and_does_not_answer_may_go_down_all_the_same() -> None:
+    peer = Peer("hang")
+    with delivering((peer.server("a"),)) as (delivery, reports):
+        delivery.order(armed(peer.server("a")))
+        assert until(reports, lambda r: r.heard).delivery == "sending"
     peer.close()

@@ -118,10 +118,20 @@ def test_this_host_is_not_told_once_the_mains_is_seen() -> None:
         drive.frame(look(MAINS))
         assert not drive.state.tells_local()
     assert drive.state.phase is Phase.OFF_ARMED
-    drive = committed(PLAN).frames(130)
-    assert drive.state.tells_local()  # nothing switches off, but the battery will be empty
-    drive.frames(1, MAINS)
-    assert not drive.state.tells_local()
+
+
+def test_where_nothing_switches_the_ups_off_this_host_stays_until_the_battery_is_at_its_end() -> None:
+    """It would stay off when the mains comes back before the battery is empty."""
+    plan = replace(PLAN, local_needs_s=40.0)
+    for end in ({"low": True}, {"runtime_s": 70.0}, {"runtime_s": None}):
+        drive = committed(plan).frames(200)
+        assert drive.state.phase is Phase.OFF_ARMED and not drive.state.tells_local()
+        drive.frames(2, **end)
+        assert drive.state.tells_local() == (end != {"runtime_s": None}), "this UPS will say that it is low"
+    silent = committed(plan).frames(200).silence(62)
+    assert silent.state.tells_local()
+    silent.frames(1, MAINS)
+    assert not silent.state.tells_local()
 
 
 def test_the_delay_leaves_this_host_its_time() -> None:

@@ -26,12 +26,14 @@ def plain(status: Status, **battery: object) -> Status:
 
 @dataclass(frozen=True)
 class Ideal:
-    """A battery that lasts exactly as long as its UPS says, or, where that says nothing, as its curve."""
+    """A battery that lasts exactly as long as its UPS says, or as its curve, of which the UPS says nothing, or
+    `boast` times as much."""
 
     runtime_s: float
     charge_pct: float
     curve: Curve | None
     low_s: float | None
+    boast: float | None = None
 
     def lasts_s(self) -> float:
         learned_s = self.curve.runtime_s(self.charge_pct, 30.0) if self.curve else None
@@ -40,7 +42,7 @@ class Ideal:
     def frame(self, spent_s: float, now_s: float, *, mains: bool) -> Status:
         """After so many seconds of battery."""
         rest_s = max(0.0, self.lasts_s() - spent_s)
-        low = self.low_s is not None and rest_s <= self.low_s
+        low = self.low_s is not None and rest_s * (self.boast if self.curve and self.boast else 1.0) <= self.low_s
         status = replace(look(MAINS if mains else BATTERY, at_s=now_s), rating=Rating(low_battery_s=self.low_s))
         if self.curve is None:
             charge_pct = self.charge_pct * rest_s / self.runtime_s
@@ -49,7 +51,9 @@ class Ideal:
         for per_pct in self.curve.s_per_pct:
             charge_pct += min(10.0, full_load_s / (per_pct or 1.0))
             full_load_s = max(0.0, full_load_s - 10.0 * (per_pct or 1.0))
-        return filled(replace(status, battery=Battery(charge_pct=charge_pct, low=low)), self.curve, None)
+        said_s = None if self.boast is None else rest_s * self.boast
+        battery = Battery(charge_pct=charge_pct, runtime_s=said_s, low=low)
+        return filled(replace(status, battery=battery), self.curve, None)
 
 
 ROWS = st.lists(
@@ -69,6 +73,7 @@ BATTERIES = st.builds(
     charge_pct=st.integers(20, 100).map(float),
     curve=st.one_of(st.none(), CURVES),
     low_s=st.one_of(st.none(), st.integers(10, 300).map(float)),
+    boast=st.one_of(st.none(), st.sampled_from([1.0, 1.5, 3.0])),
 )
 #: what happened before the forecast: seconds on battery or mains, or an administrator's order
 PAST = st.lists(
@@ -255,6 +260,14 @@ def test_the_smaller_of_what_the_ups_says_and_what_was_learned_counts() -> None:
     assert found is not None and found.forecast.basis == "ups"
     assert found.stages == {"all": 3.0}  # the budget at once
     assert found.forecast.margin_s == pytest.approx(-23.0)
+
+
+def test_where_the_ups_says_too_much_the_forecast_says_that_its_word_comes_too_late() -> None:
+    plan = Plan(stages=(Stage(name="all", runtime_below_s=300),), needs_s={"all": 120})
+    status = plain(replace(look(MAINS), outputs=()), charge_pct=100.0, runtime_s=3600.0)
+    found = expect(State(), plan, status, FLAT, 0.0)
+    assert found is not None and found.stages == {"all": 1100.0}  # a third of the time for each second that it says
+    assert found.forecast.margin_s == pytest.approx(-20.0)
 
 
 def test_where_the_unit_says_no_runtime_it_is_learned_or_configured_and_marked_or_not_there() -> None:

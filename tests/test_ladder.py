@@ -141,6 +141,20 @@ def test_a_server_shows_its_proof_how_old_it_is_and_why_it_is_not_better():
     assert "unknown never proven" in text(said(view)["servers-0"])
 
 
+@pytest.mark.parametrize(
+    "trust, english, german",
+    [
+        ("secure", "rccmd (secure) 192.0.2.10:6003", "rccmd (sicher) 192.0.2.10:6003"),
+        ("not-enrolled", "rccmd (not enrolled) 192.0.2.10:6003", "rccmd (nicht aufgenommen) 192.0.2.10:6003"),
+        ("", "rccmd 192.0.2.10:6003", "rccmd 192.0.2.10:6003"),
+    ],
+)
+def test_a_server_shows_whether_it_is_told_securely(trust, english, german):
+    view = on_line()
+    view = replace(view, servers=(replace(view.servers[0], trust=trust),))
+    assert english in text(said(view)["servers-0"]) and german in text(said(view, "de")["servers-0"])
+
+
 def test_in_the_recovery_a_server_shows_how_far_it_is_back():
     pieces = said(recovery(0.0))
     assert text(pieces["servers-0"]).endswith("back delivered, unconfirmed")
@@ -306,3 +320,9 @@ def test_a_server_without_a_proof_for_a_day_is_a_condition_with_a_text():
     view = on_line()
     lost = replace(on_battery().conditions[0], condition=Condition.SERVER_UNPROVEN)
     assert "has not been proven for a day" in said(replace(view, conditions=(lost,)))["conditions"]
+
+
+def test_without_a_server_no_plan_is_too_long():
+    view = forecast(forecast=Forecast(runtime_s=600.0, basis="ups", down_s=None, margin_s=None))
+    assert "The battery ends" in "".join(map(str, said(view).values()))
+    assert "The battery ends" not in "".join(map(str, said(replace(view, servers=())).values()))

@@ -59,7 +59,8 @@ def notes():
 DETAILS = (
     "accepts connections", "answers", "only woken", "ordered",
     "closed without a word", "closed without reading", "no answer", "no connection in time",
-    "the line was not taken whole", "Connection refused", "No route to host",
+    "the line was not taken whole", "was told before", "is going down", "self test failed",
+    "Connection refused", "No route to host",
 )  # fmt: skip
 
 
@@ -85,6 +86,7 @@ def families():
         | {f"said.{d}" for d in controls.SAID}
     )
     keys |= {f"forecast.{f}" for f in ("first", "down", "battery", "margin")}
+    keys |= {f"trust.{t}" for t in ("secure", "classic", "not-enrolled")}  # agent/reach/rccmd.py
     keys |= {f"flow.{b}" for b in ("mains", "ups", "load", "battery")}
     keys |= {f"error.{c}" for c in ("wrong", "wait", "busy", "too-short", "too-long", "common", "same")}
     return keys

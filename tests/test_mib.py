@@ -398,7 +398,7 @@ def test_a_lost_ups_and_then_a_lost_core_are_one_and_the_same_row() -> None:
 def test_ids_wrap_to_a_free_value() -> None:
     alarms = upsmib.Alarms()
     alarms.update([since(Condition.ON_BATTERY, 110.0)], 110.0, 100.0)
-    alarms._last = 2**31 - 2
+    alarms.last = 2**31 - 2
     both = [since(Condition.ON_BATTERY, 110.0), since(Condition.OVERLOAD, 111.0)]
     alarms.update(both, 111.0, 100.0)
     alarms.update([*both, since(Condition.INPUT_BAD, 112.0)], 112.0, 100.0)

@@ -161,7 +161,7 @@ def test_the_preset_for_proxmox_sends_exactly_this(peer: Peer) -> None:
 
 def test_the_preset_has_its_port_and_wants_a_whole_token() -> None:
     options = {"preset": "proxmox-ve", "node": "pve1", "secret": "pve", "fingerprint": FINGERPRINT}
-    made = Server(name="a", address="192.0.2.7", port=http.PORT, how="http", options=options)
+    made = Server(name="a", address="192.0.2.7", port=http.port(options), how="http", options=options)
     request = webrequest.build(made, outage=OUTAGE, secret=lambda label: TOKEN)
     assert request.port == 8006 and b"Host: 192.0.2.7:8006\r\n" in request.data
     with pytest.raises(ConfigError, match="USER@REALM!TOKENID=UUID"):

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.config import Server
-from agent.reach import NOT_DELIVERED, REACHABLE, UNCONFIRMED, Job, Late, Outcome, rccmd, wake
+from agent.reach import NOT_DELIVERED, REACHABLE, UNCONFIRMED, UNKNOWN, Job, Late, Outcome, rccmd, wake
 from tests import steps
 
 LINE = b"CONNECT TO RCCMD (SEND) MSG_EXECUTE SHUTDOWN\n"
@@ -55,9 +56,9 @@ def peer(manner: Manner) -> Iterator[int]:
         thread.join(5)
 
 
-def job(port: int, host: str = "127.0.0.1", how: str = "rccmd", connect_s: float = 2.0) -> Job:
+def job(port: int, host: str = "127.0.0.1", how: str = "rccmd", connect_s: float = 2.0, **options: Any) -> Job:
     return Job(
-        server=Server(name="a", address=host, port=port, how=how),
+        server=Server(name="a", address=host, port=port, how=how, options=options),
         address=(socket.AF_INET, (host,)) if host else None,
         outage="",
         connect_s=connect_s,
@@ -152,6 +153,107 @@ def test_a_proof_says_nothing_to_the_server() -> None:
     with peer(lambda sock: got.put(read_all(sock))) as port:
         assert steps.run(rccmd.prove(job(port))).word == REACHABLE
         assert got.get(timeout=5) == b""
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"terminator": "none"}, LINE[:-1]),
+        ({"terminator": "crlf"}, LINE[:-1] + b"\r\n"),
+        ({"terminator": "nul"}, LINE[:-1] + b"\0"),
+        ({"template": "RCCMD {command}!"}, b"RCCMD SHUTDOWN!\n"),
+        ({"template": None, "terminator": None, "half_close": True, "udp": False, "secure": None}, LINE),
+    ],
+)
+def test_the_message_has_the_form_that_the_server_wants(options: dict[str, Any], line: bytes) -> None:
+    got: list[bytes] = []
+    with peer(lambda sock: got.append(read_all(sock))) as port:
+        assert steps.run(rccmd.send(job(port, **options))).word == UNCONFIRMED
+    assert got == [line]
+
+
+def test_without_half_close_the_servers_end_comes_first() -> None:
+    open_still: list[bool] = []
+
+    def read_a_line(sock: socket.socket) -> None:
+        data = b""
+        while not data.endswith(b"\n"):
+            data += sock.recv(1000)
+        sock.settimeout(0.1)
+        try:
+            open_still.append(bool(sock.recv(1)))
+        except TimeoutError:
+            open_still.append(True)
+
+    with peer(read_a_line) as port:
+        assert steps.run(rccmd.send(job(port, half_close=False))).word == UNCONFIRMED
+        assert steps.run(rccmd.send(job(port))).word == UNCONFIRMED
+    assert open_still == [True, False]
+
+
+@contextmanager
+def udp_peer() -> Iterator[tuple[socket.socket, int]]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))  # noqa: S104  (hears the broadcast of loopback)
+        sock.settimeout(2)
+        yield sock, sock.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.255.255.255"])
+def test_datagrams_are_sent_three_times_and_never_count_as_delivered(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rccmd, "APART_S", 0.05)
+    with udp_peer() as (sock, port):
+        outcome = steps.run(rccmd.send(job(port, host, udp=True)))
+        assert outcome == Outcome(NOT_DELIVERED, "sent 3 times by UDP: nobody can say whether it arrived")
+        assert [sock.recv(2000) for _ in range(3)] == [LINE[:-1]] * 3
+        steps.run(rccmd.say(job(port, host, udp=True), "MSG_TEXT", "hello"))
+        assert sock.recv(2000).endswith(b"MSG_TEXT hello")
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+
+
+def test_copies_are_a_second_apart_and_answers_do_not_hurry_them() -> None:
+    with udp_peer() as (sock, port):
+        way = rccmd.send(job(port, udp=True))
+        wait = next(way)
+        assert not wait.write and 0.9 < wait.within_s <= rccmd.APART_S == 1.0
+        _, address = sock.recvfrom(2000)
+        for _ in range(3):
+            sock.sendto(b"?", address)
+            wait = next(way)
+        assert 0.8 < wait.within_s <= 1.0
+        way.close()
+
+
+def test_a_datagram_to_a_machine_where_nobody_listens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rccmd, "APART_S", 0.05)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        steps.run(rccmd.send(job(port, udp=True)))
+    assert steps.run(rccmd.prove(job(port, udp=True))).word == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        ({"template": "SHUTDOWN"}, "must hold {command} once"),
+        ({"template": "{command} {command}"}, "must hold {command} once"),
+        ({"template": "x" * 2048 + "{command}"}, "at most 2048"),
+        ({"secure": True, "udp": True}, "are for classic RCCMD"),
+        ({"secure": True, "template": "{command}"}, "are for classic RCCMD"),
+        ({"udp": True, "half_close": False}, "half_close is for TCP"),
+        ({"secure": True, "half_close": True, "udp": False, "template": None, "terminator": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(options: dict[str, Any], part: str) -> None:
+    found = rccmd.wrong(Server(name="a", address="192.0.2.1", options=options))
+    assert part in found and bool(part) == bool(found)
 
 
 def test_the_end_of_the_outage_gives_the_connection_back() -> None:

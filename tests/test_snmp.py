@@ -13,6 +13,7 @@ from pysnmp_client import Manager
 from snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, dotted, listening, request, since, three_phase, view, whole
 
 from agent import ber, config, mib2, snmp
+from agent import gate as gates
 from agent.model import Condition, ConfigError
 from agent.netif import Interfaces
 
@@ -282,13 +283,13 @@ def test_traffic_is_counted(stage: Stage) -> None:
 # --- who may ask, and how often ---------------------------------------------------------------------------------
 
 
-def gate_of(*communities: tuple[str, tuple[str, ...]], **secrets: str) -> snmp.Gate:
+def gate_of(*communities: tuple[str, tuple[str, ...]], **secrets: str) -> gates.Gate:
     rows = tuple(config.Community(label=label, sources=sources) for label, sources in communities)
-    return snmp.Gate(config.Snmp(communities=rows), secrets, 0.0)
+    return gates.Gate(config.Snmp(communities=rows), secrets, 0.0)
 
 
-def allowed(gate: snmp.Gate, host: str, community: str) -> bool:
-    return gate.refusal(host, 0.0) is None and gate.knows(host, community.encode())
+def allowed(gate: gates.Gate, host: str, community: str) -> bool:
+    return gate.refusal(host, 0.0) is None and gate.community(host, community.encode()) is not None
 
 
 def test_a_community_counts_only_from_its_networks() -> None:
@@ -323,26 +324,26 @@ def test_a_whole_walk_passes_at_full_speed_and_a_flood_does_not(stage: Stage) ->
     for _ in range(5):
         stage.walk()
     assert stage.agent.refused == {}
-    for _ in range(int(snmp.SOURCE_BURST)):
+    for _ in range(int(gates.SOURCE_BURST)):
         stage.agent.answer(request(ber.GET, NAME), "127.0.0.1")
     assert stage.agent.refused["too many requests"] > 0
     assert stage.ask(request(ber.GET, NAME), "127.0.0.2") is not None  # another manager is not disturbed
     stage.now_s += 1.0
-    assert sum(stage.ask(request(ber.GET, NAME)) is not None for _ in range(1000)) == int(snmp.SOURCE_RATE_PER_S)
+    assert sum(stage.ask(request(ber.GET, NAME)) is not None for _ in range(1000)) == int(gates.SOURCE_RATE_PER_S)
 
 
 def test_all_sources_together_are_limited(stage: Stage) -> None:
     answered = 0
     for n in range(6000):
         answered += stage.agent.answer(request(ber.GET, NAME), f"127.0.{n % 4}.1") is not None
-    assert answered == int(snmp.TOTAL_BURST)
+    assert answered == int(gates.TOTAL_BURST)
 
 
 def test_the_memory_of_sources_is_bounded() -> None:
     gate = gate_of(("a", ("127.0.0.0/8",)), a="x")
     for n in range(5000):
         gate.refusal(f"10.0.{n >> 8}.{n & 255}", 0.0)
-    assert len(gate._senders) <= snmp.SOURCES_LIMIT
+    assert len(gate._senders) <= gates.SOURCES_LIMIT
     assert allowed(gate, "127.0.0.1", "x")
 
 

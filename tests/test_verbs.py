@@ -83,3 +83,13 @@ def test_the_status_says_how_far_it_has_come() -> None:
     ):
         text = "\n".join(describe(view))
         assert all(part in text for part in parts), text
+
+
+def test_status_and_rehearsal_say_whether_a_server_is_told_securely() -> None:
+    for trust, shown, walked in (
+        ("secure", "web (192.0.2.2:6003, secure)", "web: reachable (secure; accepts connections)"),
+        ("not-enrolled", "web (192.0.2.2:6003, not enrolled)", "web: reachable (not enrolled; accepts connections)"),
+        ("", "web (192.0.2.2:6003)", "web: reachable (accepts connections)"),
+    ):
+        view = replace(GOOD, servers=(GOOD.servers[0], replace(GOOD.servers[1], trust=trust)))
+        assert shown in "\n".join(describe(view)) and walked in "\n".join(lines(view, bad=False))

@@ -4,12 +4,15 @@ A way is a module with
 
     NAME, TITLE   as in `how`, and for people
     PORT          the default of the server's `port`; 0: it has none
+    port(options) optional: the default with these options
     OPTIONS       what a [[server]] with this way may hold besides the common options (agent/config.py)
     wrong(server) what is wrong with the server's options taken together, or ""
     send(job)     tell it to go down now; ends with ACCEPTED, UNCONFIRMED or NOT_DELIVERED
     prove(job)    the same as far as possible without telling it anything; ends with PROVEN, REACHABLE or UNKNOWN
     release(job)  optional: tell it that the outage is over; ends with any word
+    say(job, verb, argument)  optional: an RCCMD command by hand; ends as send does
     SLOTS         optional: so many of this way at once (processes, TLS handshakes); without it any number
+    trust(server, pin)  optional: secure | classic | not-enrolled; SLOTS are for the secure ones then
 
 `send` and `prove` are generators: they never block, but yield a Wait whenever they must wait for a descriptor, and
 return an Outcome. The delivery runs a thousand of them in one thread. When a Wait takes too long, Late is thrown in
@@ -58,6 +61,7 @@ class Outcome:
 
     word: str
     detail: str = ""
+    up: bool = False  # a proof that is not good, but it answered: after an outage it is back
 
 
 Steps = Generator[Wait, None, Outcome]
@@ -74,6 +78,8 @@ class Job:
     folder: Path  # the core's own: keys, known hosts
     commands_dir: Path  # what people allowed to be run
     secret: Callable[[str], str | None]  # label -> secret
+    heard: Callable[[], None] = lambda: None  # to be called when the whole order has left, before the answer
+    pin: str = ""  # SHA-256 of the certificate of an enrolled server, 64 hex digits
 
 
 def connect(job: Job) -> Generator[Wait, None, socket.socket]:

@@ -7,25 +7,26 @@ the standard library waits; the thread ends by its own deadline, and these steps
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import tlssteps
 from ..config import Server
 from ..model import ConfigError, Option
-from ..webrequest import METHODS, PRESETS, Request, build, mistake
+from ..webrequest import DEFAULT_PORT, METHODS, PRESETS, Request, build, mistake
+from ..webrequest import port as default_port
 from . import ACCEPTED, NOT_DELIVERED, PROVEN, REACHABLE, UNKNOWN, Job, Outcome, Steps, Wait
 
 if TYPE_CHECKING:
     import ssl
 
-NAME, TITLE, PORT, SLOTS = "http", "HTTP: one request", 443, 64
+NAME, TITLE, PORT, SLOTS = "http", "HTTP: one request", DEFAULT_PORT, 64
 OPTIONS = (
     Option(name="method", kind=str, choices=METHODS, help="of the request; POST unless written"),
     Option(name="url", kind=str, help="a path on the server, or a whole https:// address"),
@@ -58,6 +59,11 @@ class _Answer:
     status: int
     text: str
     failed: bool = False
+
+
+def port(options: Mapping[str, Any]) -> int:
+    """Where it listens unless `port` says otherwise: the preset's, else that of HTTPS."""
+    return default_port(options)
 
 
 def wrong(server: Server) -> str:
@@ -109,6 +115,8 @@ def _ask(job: Job, request: Request, total_s: float) -> Generator[Wait, None, _A
         yield Wait(asking.fd, False, job.connect_s + total_s + SLACK_S, "no answer in time")
         return asking.answer
     finally:
+        if asking.sent:
+            job.heard()
         asking.close()
 
 
@@ -119,6 +127,7 @@ class _Asking:
         self, request: Request, family: int, place: tuple[Any, ...], connect_s: float, total_s: float
     ) -> None:
         self.answer = _Answer(0, "no answer", failed=True)
+        self.sent = False  # the whole request
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._request, self._family, self._place = request, family, place
         self._connect_s, self._total_s = connect_s, total_s
@@ -178,11 +187,12 @@ class _Asking:
                 sock = secured = _wrapped(sock, request)
                 self._hold(secured)
                 secured.do_handshake()
-                _check(secured, request)
+                tlssteps.check(secured, request.fingerprint)
             if not request.target:
                 return _Answer(0, "the certificate is the right one" if request.tls else "it can be reached")
             sock.settimeout(max(0.001, end_s - time.monotonic()))
             sock.sendall(request.data)
+            self.sent = True
             return read_answer(_Timed(sock, end_s), request.secret)
         finally:
             self._hold(None)
@@ -249,25 +259,4 @@ def _line(text: str, secret: str) -> str:
 
 def _wrapped(sock: socket.socket, request: Request) -> ssl.SSLSocket:
     name = None if request.host.replace(".", "").isdigit() or ":" in request.host else request.host
-    return _context().wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
-
-
-def _check(sock: ssl.SSLSocket, request: Request) -> None:
-    """OSError if the server has another certificate than the pinned one."""
-    import hashlib
-    import hmac
-
-    found = hashlib.sha256(sock.getpeercert(binary_form=True) or b"").digest()
-    if not hmac.compare_digest(found, request.fingerprint):
-        raise OSError(f"another certificate; its SHA-256 is {found.hex()}")
-
-
-@functools.cache
-def _context() -> ssl.SSLContext:
-    import ssl
-
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.check_hostname = False
-    made.verify_mode = ssl.CERT_NONE  # the fingerprint is compared instead
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    return made
+    return tlssteps.anonymous().wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)

@@ -94,6 +94,8 @@ def send(job: Job, client: str = "ssh", command_s: float = COMMAND_S) -> Steps:
         return Outcome(NOT_DELIVERED, str(e))
     try:
         yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
+        if running.marked:
+            job.heard()
         yield from running.run(command_s, f"the command did not end within {command_s:g} s")
     except Late as e:
         return Outcome(NOT_DELIVERED, str(e))

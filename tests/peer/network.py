@@ -23,11 +23,12 @@ from typing import Any, TypeVar
 
 from agent.book import Book
 from agent.config import Server
-from agent.deliver import Delivery, Places
-from agent.errands import Orders, Report
+from agent.deliver import Delivery
+from agent.errands import Orders, Report, Said
+from agent.places import Places
 from tests.peer.world import ROOT
 
-LIVE, HANGING, NOBODY = 6003, 6004, 6005  # ports of the other machine
+LIVE, HANGING, NOBODY, SECURE = 6003, 6004, 6005, 6006  # ports of the other machine
 HERE_V4, THERE_V4, ABSENT_V4 = "10.198.0.1", "10.198.0.2", "10.198.0.77"
 THERE_V6 = "fd00:198::2"
 BLACK_HOLE = "10.199.9.1"  # dropped without a word; all other addresses of 10.199/16 are the other machine's, too
@@ -40,9 +41,11 @@ def ip(line: str) -> str:
 
 
 class Network:
-    """`with Network() as net:`; `net.here` and `net.there` are the names of the namespaces, no route leads out."""
+    """`with Network() as net:`; `net.here` and `net.there` are the names of the namespaces, no route leads out.
+    `tls`: files with a server's key and a sender's certificate; then the farm also speaks secure RCCMD."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
+        self._tls = (str(SECURE), *map(str, tls)) if tls else ()
         number = os.getpid()
         self.here, self.there = f"rt-h{number}", f"rt-t{number}"
         self.cable_here, self.cable_there = f"rth{number}", f"rtt{number}"
@@ -65,6 +68,7 @@ class Network:
         ):  # fmt: skip
             ip(line)
         argv = ["ip", "netns", "exec", self.there, sys.executable, "-m", "bench.farm", str(LIVE), str(HANGING)]
+        argv += self._tls
         self._farm = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self._farm.stdout is not None and self._farm.stdout.readline() == "ready\n"
         threading.Thread(target=self._listen, daemon=True).start()
@@ -168,7 +172,7 @@ def main(folder: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     assert re.search(r"CapEff:\s+0+\n", Path("/proc/self/status").read_text()), "without any privilege"
 
-    def report(found: Report) -> None:
+    def report(found: Report | Said) -> None:
         print(json.dumps([time.time(), asdict(found)]), flush=True)
 
     book, stop = Book(folder / "known.json"), threading.Event()

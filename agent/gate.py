@@ -1,0 +1,132 @@
+"""Decides which SNMP datagrams are looked at: who may ask from where, how often, and what he may do."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from . import config
+from .model import ConfigError
+
+log = logging.getLogger(__name__)
+
+# A walk of everything is some 250 requests; a burst of several walks passes at full speed. Sustained, a source gets
+# two walks a second, and all together four: more than any manager asks for, and few enough that the web page, which
+# lives in the same process, keeps most of the processor (docs/snmp.md has the arithmetic).
+SOURCE_RATE_PER_S, SOURCE_BURST = 500.0, 2000.0
+TOTAL_RATE_PER_S, TOTAL_BURST = 1000.0, 4000.0
+SOURCES_LIMIT = 1024  # addresses whose rate and rights are remembered
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Community:
+    """One that has a secret."""
+
+    label: str
+    secret: bytes
+    networks: tuple[Network, ...]
+    writes: bool
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Lets `burst` through at once, and then `rate_per_s`."""
+
+    rate_per_s: float
+    burst: float
+    tokens: float
+    at_s: float
+
+    def take(self, now_s: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now_s - self.at_s) * self.rate_per_s)
+        self.at_s = now_s
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass(slots=True)
+class _Sender:
+    """What is remembered of one source address."""
+
+    communities: tuple[Community, ...]
+    users: frozenset[str]  # of version 3
+    bucket: _Bucket
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address behind what recvfrom names; an IPv4 address on an IPv6 socket is an IPv4 address."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+class Gate:
+    """Decides for each datagram, before its decoding, whether the sender may ask now."""
+
+    def __init__(
+        self, settings: config.Snmp, secrets: Mapping[str, str], now_s: float, keys: Container[str] = ()
+    ) -> None:
+        """`keys`: the users that have some. A community without a secret is off; one log line says so. ConfigError:
+        a source that is no network."""
+        self._communities: list[Community] = []
+        for community in settings.communities:
+            if not secrets.get(community.label):
+                log.warning(
+                    "snmp: community %s is off, it has no secret; give it one with: ridethrough secret set %s",
+                    community.label, community.label,
+                )  # fmt: skip
+                continue
+            try:
+                networks = tuple(ipaddress.ip_network(s) for s in community.sources)
+            except ValueError as e:
+                raise ConfigError(f"[[snmp.community]] {community.label} from: {e}") from e
+            self._communities.append(
+                Community(
+                    community.label, secrets[community.label].encode(), networks, community.access == "read-write"
+                )
+            )
+        self._users = {
+            u.name: tuple(ipaddress.ip_network(s) for s in u.sources) for u in settings.users if u.name in keys
+        }
+        self._senders: dict[str, _Sender] = {}
+        self._all = _Bucket(TOTAL_RATE_PER_S, TOTAL_BURST, TOTAL_BURST, now_s)
+
+    def __bool__(self) -> bool:
+        return bool(self._communities or self._users)
+
+    def refusal(self, host: str, now_s: float) -> str | None:
+        """Why nothing of this source is looked at now; None: it may ask."""
+        sender = self._senders.get(host) or self._meet(host, now_s)
+        if not sender.communities and not sender.users:
+            return "foreign source"
+        if not sender.bucket.take(now_s) or not self._all.take(now_s):
+            return "too many requests"
+        return None
+
+    def community(self, host: str, secret: bytes) -> Community | None:
+        """The community of a source, if it may use it; takes equally long wherever a wrong one differs."""
+        found = None
+        for allowed in self._senders[host].communities:
+            if hmac.compare_digest(allowed.secret, secret):
+                found = allowed
+        return found
+
+    def admits(self, host: str, user: str) -> bool:
+        """Whether this user of version 3 may ask from a source."""
+        return user in self._senders[host].users
+
+    def _meet(self, host: str, now_s: float) -> _Sender:
+        if len(self._senders) >= SOURCES_LIMIT:
+            self._senders.clear()  # of spoofed addresses, most likely; the bucket of all still holds
+        address = _address(host)
+        allowed = tuple(c for c in self._communities if any(address in n for n in c.networks))
+        users = frozenset(name for name, networks in self._users.items() if any(address in n for n in networks))
+        bucket = _Bucket(SOURCE_RATE_PER_S, SOURCE_BURST, SOURCE_BURST, now_s)
+        sender = self._senders[host] = _Sender(allowed, users, bucket)
+        return sender

@@ -1,0 +1,192 @@
+"""Which SNMP notifications follow from what happens to the UPS, and their bytes. Pure.
+
+Sources: RFC 1628 (the four of a UPS, with their exceptions), RFC 3418 (coldStart, authenticationFailure), RFC 2863
+(linkUp, linkDown), RFC 1157 section 4.1.6 (Trap-PDU of version 1), RFC 3416 section 4.2.6, RFC 3584 section 3.
+
+    version 1:  Trap-PDU { enterprise, agent-addr, generic-trap, specific-trap, time-stamp, bindings }
+    else:       SNMPv2-Trap-PDU or InformRequest-PDU { request-id, 0, 0,
+                  { sysUpTime.0, snmpTrapOID.0, bindings } }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from . import ber, upsmib
+from .ber import INTEGER, IP_ADDRESS, SEQUENCE, TIMETICKS, Oid
+from .mib import Look, Object, row
+from .model import ALARM_NUMBER, Condition, Event
+from .upsmib import UPS, WELL_KNOWN_ALARMS
+
+TRAPS: Oid = (*UPS, 2)
+ON_BATTERY, TEST_COMPLETED, ALARM_ADDED, ALARM_REMOVED = 1, 2, 3, 4
+GENERIC: Oid = (1, 3, 6, 1, 6, 3, 1, 1, 5)
+COLD_START, LINK_DOWN, LINK_UP, AUTHENTICATION_FAILURE = 1, 3, 4, 5
+ENTERPRISE_SPECIFIC = 6
+ON_BATTERY_EVERY_S = 60.0
+SYS_UP_TIME: Oid = (1, 3, 6, 1, 2, 1, 1, 3, 0)
+TRAP_OID: Oid = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
+IF_TABLE: Oid = (1, 3, 6, 1, 2, 1, 2, 2, 1)
+IF_ADMIN_STATUS, IF_OPER_STATUS = 7, 8
+
+_NUMBERS = {condition.value: number for condition, number in ALARM_NUMBER.items()}
+#: RFC 1628: "on battery" has a notification of its own, and so has the end of a test
+_NOT_ADDED = {ALARM_NUMBER[Condition.ON_BATTERY], ALARM_NUMBER[Condition.TEST_RUNNING]}
+_NOT_REMOVED = {ALARM_NUMBER[Condition.TEST_RUNNING]}
+
+_OF_ON_BATTERY = ("upsEstimatedMinutesRemaining", "upsSecondsOnBattery", "upsConfigLowBattTime")
+_OF_TEST = (
+    "upsTestId", "upsTestSpinLock", "upsTestResultsSummary", "upsTestResultsDetail", "upsTestStartTime",
+    "upsTestElapsedTime",
+)  # fmt: skip
+_OBJECTS: Mapping[str, Object] = {o.name: o for o in upsmib.MEASURED}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One notification, the same for all receivers."""
+
+    trap: Oid  # snmpTrapOID
+    ticks: int  # sysUpTime
+    bindings: bytes
+
+    @property
+    def kind(self) -> Oid:
+        """Of one kind a receiver gets at most one in 5 s; alarms differ by what they tell of."""
+        return self.trap
+
+    def of_version_1(self, request_from: bytes, community: bytes) -> bytes:
+        """A whole message; `request_from`: our IPv4 address, four octets."""
+        generic, specific, enterprise = ENTERPRISE_SPECIFIC, self.trap[-1], self.trap[:-1]
+        if enterprise == GENERIC:
+            generic, specific, enterprise = self.trap[-1] - 1, 0, UPS
+        pdu = ber.tlv(
+            ber.TRAP_V1,
+            ber.oid(enterprise) + ber.tlv(IP_ADDRESS, request_from) + ber.integer(generic) + ber.integer(specific)
+            + ber.integer(self.ticks, TIMETICKS) + ber.tlv(SEQUENCE, self.bindings),
+        )  # fmt: skip
+        return ber.tlv(SEQUENCE, ber.integer(ber.V1) + ber.tlv(ber.OCTET_STRING, community) + pdu)
+
+    def of_version_2(self, prefix: bytes, request_id: int, *, inform: bool) -> bytes:
+        """`prefix` (version and community, or context of version 3) and the PDU, in a SEQUENCE."""
+        bindings = bound(SYS_UP_TIME, ber.integer(self.ticks, TIMETICKS)) + bound(TRAP_OID, ber.oid(self.trap))
+        tag = ber.INFORM if inform else ber.TRAP_V2
+        return ber.message(prefix, tag, ber.integer(request_id), 0, 0, bindings + self.bindings)
+
+
+def bound(name: Oid, value: bytes) -> bytes:
+    """One variable binding."""
+    return ber.binding(ber.oid(name), value)
+
+
+def _values(look: Look, names: Iterable[str]) -> bytes:
+    """The bindings of scalars; of one that has no value now the smallest, because all are mandatory."""
+    found = b""
+    for name in names:
+        o = _OBJECTS[name]
+        value = row(o, 0, o.read).get(look) if look.view.status is not None else None
+        if value is None:
+            empty = {ber.OBJECT_ID: ber.oid((0, 0)), ber.OCTET_STRING: ber.tlv(ber.OCTET_STRING, b"")}
+            value = empty.get(o.tag, ber.integer(max(0, o.low), o.tag))
+        found += bound((*o.oid, 0), value)
+    return found
+
+
+class Watch:
+    """Turns events into notices. It remembers which alarms it has told of as begun, and their rows: `open`, which
+    with `cursor` (the last event seen) is all that must outlive a restart."""
+
+    def __init__(self, cursor: int | None = None, open_: Mapping[int, int] | None = None) -> None:
+        self.cursor = cursor
+        self.open: dict[int, int] = dict(open_ or {})  # alarm's number -> upsAlarmId
+        self._battery_s: float | None = None  # when "on battery" was told last
+        self._links: dict[int, int] = {}  # ifIndex -> ifOperStatus
+
+    def events(self, events: Iterable[Event], look: Look, last_id: int) -> list[Notice]:
+        """What these events mean. `last_id`: the greatest upsAlarmId given so far, for alarms that are over."""
+        found: list[Notice] = []
+        for event in events:
+            if event.id:
+                self.cursor = event.id
+            number = _NUMBERS.get(event.name)
+            if number is None or event.kind not in ("began", "ended") or event.again:
+                continue
+            if event.kind == "began" and number not in self.open:
+                self.open[number] = self._row(number, look, last_id)
+                found += self._began(number, look)
+            elif event.kind == "ended" and number in self.open:
+                found += self._ended(number, self.open.pop(number), look)
+        return found
+
+    def _row(self, number: int, look: Look, last_id: int) -> int:
+        found = next((row for row, alarm in look.alarms.items() if alarm.number == number), None)
+        return found if found is not None else max([last_id, *self.open.values()]) + 1
+
+    def _began(self, number: int, look: Look) -> list[Notice]:
+        if number == ALARM_NUMBER[Condition.ON_BATTERY]:
+            self._battery_s = look.now_s
+            return [_on_battery(look)]
+        return [] if number in _NOT_ADDED else [_alarm(ALARM_ADDED, self.open[number], number, look)]
+
+    def _ended(self, number: int, row_id: int, look: Look) -> list[Notice]:
+        if number == ALARM_NUMBER[Condition.ON_BATTERY]:
+            self._battery_s = None
+        found = [] if number in _NOT_REMOVED else [_alarm(ALARM_REMOVED, row_id, number, look)]
+        if number == ALARM_NUMBER[Condition.TEST_RUNNING]:
+            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, _values(look, _OF_TEST)))
+        return found
+
+    def core(self, look: Look, last_id: int) -> list[Notice]:
+        """A core that is silent is a lost UPS to managers; of that there is no event."""
+        number = ALARM_NUMBER[Condition.COMM_LOST]
+        gone = any(a.condition is Condition.NO_CORE for a in look.view.conditions)
+        lost = gone or any(a.condition is Condition.COMM_LOST for a in look.view.conditions)
+        if gone and number not in self.open:
+            self.open[number] = self._row(number, look, last_id)
+            return self._began(number, look)
+        if not lost and number in self.open:
+            return self._ended(number, self.open.pop(number), look)
+        return []
+
+    def tick(self, look: Look) -> list[Notice]:
+        """What time brings: still on battery, each minute; interfaces that go up or down."""
+        found = []
+        told_s = self._battery_s if self._battery_s is not None else -ON_BATTERY_EVERY_S
+        if ALARM_NUMBER[Condition.ON_BATTERY] in self.open and look.now_s - told_s >= ON_BATTERY_EVERY_S:
+            self._battery_s = look.now_s
+            found.append(_on_battery(look))
+        for index, columns in look.interfaces.items():
+            state = int(columns[IF_OPER_STATUS - 1])
+            before = self._links.get(index)
+            if before is not None and (before == 1) != (state == 1):
+                found.append(_link(index, int(columns[IF_ADMIN_STATUS - 1]), state, look))
+        self._links = {index: int(columns[IF_OPER_STATUS - 1]) for index, columns in look.interfaces.items()}
+        return found
+
+
+def cold_start(look: Look) -> Notice:
+    """The agent has started."""
+    return Notice((*GENERIC, COLD_START), look.ticks, b"")
+
+
+def authentication_failure(look: Look) -> Notice:
+    """Somebody has asked with a wrong community."""
+    return Notice((*GENERIC, AUTHENTICATION_FAILURE), look.ticks, b"")
+
+
+def _on_battery(look: Look) -> Notice:
+    return Notice((*TRAPS, ON_BATTERY), look.ticks, _values(look, _OF_ON_BATTERY))
+
+
+def _alarm(kind: int, row_id: int, number: int, look: Look) -> Notice:
+    columns = (*UPS, 1, 6, 2, 1)
+    bindings = bound((*columns, 1, row_id), ber.integer(row_id))
+    bindings += bound((*columns, 2, row_id), ber.oid((*WELL_KNOWN_ALARMS, number)))
+    return Notice((*TRAPS, kind), look.ticks, bindings)
+
+
+def _link(index: int, admin: int, state: int, look: Look) -> Notice:
+    values = ((1, index), (IF_ADMIN_STATUS, admin), (IF_OPER_STATUS, state))
+    bindings = b"".join(bound((*IF_TABLE, column, index), ber.integer(value, INTEGER)) for column, value in values)
+    return Notice((*GENERIC, LINK_UP if state == 1 else LINK_DOWN), look.ticks, bindings)

@@ -1,0 +1,112 @@
+"""Which certificate each enrolled server has: kept by name, forgotten when the server leaves the configuration.
+
+    FOLDER/pins.json, 0600:   {"nas": {"sha256": "64 hex digits", "enrolled_s": 1790000000.0}, ...}
+
+`sha256` is that of the certificate's DER; `enrolled_s` is wall-clock time, for people. A damaged file is set aside.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import NAME, SERVERS_LIMIT
+from .vault import write_private
+
+log = logging.getLogger(__name__)
+
+FILE = "pins.json"
+LIMIT_BYTES = 512 * 1024
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One server's certificate, and when it was enrolled."""
+
+    sha256: str
+    enrolled_s: float
+
+
+class Pins:
+    """Reading is for every thread; whoever changes something waits for the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self.damaged = ""  # why the file was set aside
+        self._pins: Mapping[str, Pin] = self._read()
+
+    def __len__(self) -> int:
+        return len(self._pins)
+
+    def get(self, name: str) -> str:
+        """SHA-256 of the certificate of the server of this name, 64 hex digits, or ''."""
+        pin = self._pins.get(name)
+        return pin.sha256 if pin is not None else ""
+
+    def add(self, name: str, sha256: str, wall_s: float) -> None:
+        """This is the server's certificate from now on, and once this returns it is on the disk. ValueError for what
+        is no pin, OSError as the disk says; then nothing has changed."""
+        if not NAME.fullmatch(name) or not SHA256.fullmatch(sha256):
+            raise ValueError("not a name and the SHA-256 of a certificate, 64 lower-case hex digits")
+        with self._lock:
+            new = {**self._pins, name: Pin(sha256, wall_s)}
+            if len(new) > SERVERS_LIMIT:
+                raise ValueError(f"{SERVERS_LIMIT} servers are enrolled already")
+            self._write(new)
+            self._pins = new
+
+    def keep(self, names: Collection[str]) -> tuple[str, ...]:
+        """Forget all but these; the names of those that lost their pin. A disk that cannot be written is no excuse:
+        they are revoked all the same, and again after a restart."""
+        with self._lock:
+            gone = tuple(name for name in self._pins if name not in names)
+            if gone:
+                self._pins = {name: pin for name, pin in self._pins.items() if name in names}
+                try:
+                    self._write(self._pins)
+                except OSError as e:
+                    log.error("%s: %s: enrolments of deleted servers are forgotten again later", self._path, e)
+        return gone
+
+    def _write(self, pins: Mapping[str, Pin]) -> None:
+        rows = {name: {"sha256": pin.sha256, "enrolled_s": pin.enrolled_s} for name, pin in pins.items()}
+        write_private(self._path, json.dumps(rows, indent=1).encode() + b"\n")
+
+    def _read(self) -> dict[str, Pin]:
+        try:
+            with self._path.open("rb") as file:
+                raw = file.read(LIMIT_BYTES + 1)
+        except FileNotFoundError:
+            return {}
+        except OSError as e:
+            self.damaged = f"{self._path}: {e.strerror}"
+            log.error("%s: no server counts as enrolled", self.damaged)
+            return {}
+        try:
+            if len(raw) > LIMIT_BYTES:
+                raise ValueError("too long")
+            return {name: _pin(name, row) for name, row in json.loads(raw).items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            self.damaged = f"{self._path}: damaged ({e}), set aside"
+        log.error("%s: no server counts as enrolled", self.damaged)
+        try:
+            self._path.rename(self._path.with_name(self._path.name + ".damaged"))
+        except OSError as e:
+            log.error("%s: %s", self._path, e.strerror)
+        return {}
+
+
+def _pin(name: str, row: Any) -> Pin:
+    """One row of the file. ValueError, KeyError, TypeError if it is none."""
+    sha256, enrolled_s = row["sha256"], float(row["enrolled_s"])
+    if not NAME.fullmatch(name) or not SHA256.fullmatch(sha256) or not math.isfinite(enrolled_s):
+        raise ValueError(f"no pin: {name[:40]!r}")
+    return Pin(sha256, enrolled_s)

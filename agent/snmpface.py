@@ -1,0 +1,143 @@
+"""Puts the SNMP agent together: its users, what may be set, and who is told by itself."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import ber, bus, config, engineid, notify, receiver, settexts, snmp, upsset, usm, v3
+from .config import Config
+from .model import Command, ConfigError
+
+log = logging.getLogger(__name__)
+
+ORDER_S = 2.0  # that a manager who sets something waits for the core
+VERSIONS = {"1": ber.V1, "2c": ber.V2C, "3": ber.V3}
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What has to run, each in a thread of its own."""
+
+    agent: snmp.Agent
+    notifier: notify.Notifier | None
+
+
+def start(settings: Config, secrets: Mapping[str, str], client: bus.Client) -> Face:
+    """Take the address, and only then count this start. ConfigError if it cannot listen."""
+    wanted, now_s = settings.snmp or config.Snmp(), time.monotonic()
+    folder = Path(settings.state_dir) / "faces" / "snmp"
+    rows = _keys(folder) if wanted.users else {}
+    writer = _writer(wanted, folder, client)
+    agent = snmp.Agent(wanted, secrets, client.view, now_s, keys=rows, writer=writer)
+    agent.bind()
+    log.info("snmp listens on %s port %d", *agent.address)
+    responder = _responder(wanted, folder, rows, now_s) if rows else None
+    agent.responder = responder
+    receivers = _receivers(wanted, secrets, rows, responder, agent)
+    if not receivers:
+        return Face(agent, None)
+    notifier = notify.Notifier(agent.look, agent.last_row, client.ask, receivers, folder)
+    if wanted.auth_traps:
+        agent.on_refused = notifier.refused
+        if responder is not None:
+            responder.on_refused = notifier.refused
+    return Face(agent, notifier)
+
+
+def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Writer:
+    """Does what managers set: orders go over the bus, texts to a file."""
+
+    def order(command: Command, args: Mapping[str, object], who: str, host: str) -> None:
+        origin = {"user": f"snmp {who}", "address": host}
+        try:
+            client.ask({"type": "command", "command": command.value, "args": dict(args), "origin": origin}, ORDER_S)
+        except bus.BusError as e:
+            log.warning("snmp: %s for %s: %s", command.value, who, e)
+            raise upsset.Refused(str(e)) from e
+
+    def audit(what: str, who: str, host: str) -> None:
+        try:
+            client.ask({"type": "audit", "what": what, "origin": {"user": f"snmp {who}", "address": host}}, ORDER_S)
+        except bus.BusError as e:
+            log.warning("snmp: %s has set %s; the core does not keep that: %s", who, what, e)
+
+    return upsset.Writer(
+        settexts.read(folder), lambda texts: settexts.write(folder, texts), order, audit,
+        allow_shutdown=wanted.allow_shutdown,
+    )  # fmt: skip
+
+
+# --- version 3: what cannot be had is said, and the rest works ---------------------------------------------------
+
+
+def _keys(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return engineid.keys(folder)
+    except ConfigError as e:
+        log.error("snmp: version 3 is off: %s", e)
+        return {}
+
+
+def _responder(
+    wanted: config.Snmp, folder: Path, rows: Mapping[str, Mapping[str, Any]], now_s: float
+) -> v3.Responder | None:
+    try:
+        found, boots = engineid.started(folder)
+    except ConfigError as e:
+        log.error("snmp: version 3 is off: %s", e)
+        return None
+    users = {}
+    for user in wanted.users:
+        if user.name not in rows:
+            log.warning("snmp: user %s has no keys yet: ridethrough snmp-user %s", user.name, user.name)
+            continue
+        try:
+            users[user.name] = engineid.user(
+                user.name, user.level, user.access == "read-write", rows[user.name], found, wanted.allow_weak
+            )
+        except ConfigError as e:
+            log.error("snmp: %s", e)
+    return v3.Responder(v3.Engine(found, boots, now_s), users) if users else None
+
+
+# --- who is told -------------------------------------------------------------------------------------------------
+
+
+def _receivers(
+    wanted: config.Snmp,
+    secrets: Mapping[str, str],
+    rows: Mapping[str, Mapping[str, Any]],
+    responder: v3.Responder | None,
+    agent: snmp.Agent,
+) -> list[receiver.Receiver]:
+    found = []
+    for one in wanted.receivers:
+        version = VERSIONS[one.version]
+        user = responder.user(one.user) if responder else None
+        try:
+            if version != ber.V3 and not secrets.get(one.label):
+                raise ConfigError(f"has no secret; give it one with: ridethrough secret set {one.label}")
+            if version == ber.V3 and (user is None or responder is None):
+                raise ConfigError(
+                    f"user {one.user} has no keys; give him some with: ridethrough snmp-user {one.user}"
+                )
+            other = _for_engine(user, rows) if one.inform and user is not None and version == ber.V3 else None
+        except ConfigError as e:
+            log.error("snmp: receiver %s is off: %s", one.name, e)
+            continue
+        found.append(
+            receiver.Receiver(
+                (one.address, one.port), version, community=secrets.get(one.label, "").encode(), inform=one.inform,
+                user=user, engine=responder.engine if responder else None, for_engine=other, sent=agent.sent_notice,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _for_engine(user: usm.User, rows: Mapping[str, Mapping[str, Any]]) -> engineid.Maker:
+    return engineid.for_engine(user, rows[user.name])

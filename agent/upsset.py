@@ -1,0 +1,299 @@
+"""What SNMP managers may set: texts, tests, the beeper, and, if that is allowed, the output of the UPS. Pure.
+
+Sources: RFC 1628 (what may be written, and what it does), RFC 3416 section 4.2.5 (the errors, and their order). A SET
+is checked whole before anything is done. It holds at most one order to the UPS: two could not be undone together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import ber, upsmib
+from .ber import INTEGER, OBJECT_ID, OCTET_STRING, Oid
+from .mib import INT_MAX, Look
+from .model import Command, Condition
+from .upsmib import UPS
+
+NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 6, 7, 8, 9, 10, 11
+INCONSISTENT_VALUE, RESOURCE_UNAVAILABLE, COMMIT_FAILED, UNDO_FAILED, NOT_WRITABLE = 12, 13, 14, 15, 17
+
+Triple = tuple[bytes, int, bytes]  # encoded name, tag and body of the value
+SYSTEM: Oid = (1, 3, 6, 1, 2, 1, 1)
+TESTS: Oid = (*UPS, 1, 7, 7)
+ABORT_TEST, GENERAL_TEST, QUICK_TEST, DEEP_TEST = 2, 3, 4, 5
+_TEST_COMMANDS = {
+    ABORT_TEST: Command.TEST_STOP, GENERAL_TEST: Command.TEST_QUICK, QUICK_TEST: Command.TEST_QUICK,
+    DEEP_TEST: Command.TEST_DEEP,
+}  # fmt: skip
+ON, OFF = 1, 2
+
+
+class Refused(Exception):
+    """The UPS, or the core, does not do what was ordered. `error` is what the manager gets."""
+
+    def __init__(self, text: str, error: int = INCONSISTENT_VALUE) -> None:
+        super().__init__(text)
+        self.error = error
+
+
+class _Wrong(Exception):
+    """A value cannot be set; the argument is the error's number."""
+
+
+@dataclass
+class _Plan:
+    """What a SET would do."""
+
+    texts: dict[str, str]
+    returns: bool
+    locked: bool  # it holds the spin lock's value
+    test_id: Oid | None = None
+    order: tuple[Command, dict[str, Any], int] | None = None  # and the index of its object
+    countdown: tuple[str, int | None] | None = None  # the object, and its seconds; None: stopped
+    changed: list[str] = field(default_factory=list)  # for the audit row
+
+
+Order = Callable[[Command, Mapping[str, Any], str, str], None]
+Audit = Callable[[str, str, str], None]
+
+
+def _nobody(command: Command, args: Mapping[str, Any], who: str, host: str) -> None:
+    raise Refused("there is no core", RESOURCE_UNAVAILABLE)
+
+
+class Writer:
+    """Does what managers set, and remembers what they have set."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, str] | None = None,
+        save: Callable[[Mapping[str, str]], None] = lambda texts: None,
+        order: Order = _nobody,
+        audit: Audit = lambda what, who, host: None,
+        *,
+        allow_shutdown: bool = False,
+    ) -> None:
+        """`texts` were set before; `save` keeps them (OSError); `order(command, args, who, host)` has the UPS do it
+        (Refused); `audit(what, who, host)` leaves a row of what else was set."""
+        self.texts: dict[str, str] = dict(texts or {})
+        self.spin_lock = 1
+        self.test_id: Oid | None = None
+        self._save, self._order, self._audit, self._may_switch = save, order, audit, allow_shutdown
+        self._until: tuple[str, float] | None = None  # the countdown that was ordered last: object, monotonic second
+
+    @property
+    def returns(self) -> bool:
+        """upsAutoRestart: does the output come back with the mains?"""
+        return self.texts.get("upsAutoRestart") != "off"
+
+    def countdown_s(self, name: str, now_s: float) -> int | None:
+        """What is left of the countdown of an object; -1 if it is another's; None: none that was ordered here."""
+        if self._until is None or self._until[1] <= now_s:
+            return None
+        return int(self._until[1] - now_s) if self._until[0] == name else -1
+
+    def write(self, triples: Sequence[Triple], look: Look, who: str, host: str) -> tuple[int, int]:
+        """Set all or nothing; error-status and error-index."""
+        locked = (SPIN_LOCK, INTEGER, ber.integer(self.spin_lock)[2:]) in triples
+        plan = _Plan(dict(self.texts), self.returns, locked)
+        for index, (name, tag, body) in enumerate(triples, start=1):
+            try:
+                self._check(name, tag, body, look, plan, index)
+            except _Wrong as e:
+                return e.args[0], index
+        return self._commit(plan, look, who, host)
+
+    def _check(self, name: bytes, tag: int, body: bytes, look: Look, plan: _Plan, index: int) -> None:
+        setting = SETTINGS.get(name)
+        if setting is None:
+            raise _Wrong(NO_CREATION if any(name.startswith(s[:-1]) for s in SETTINGS) else NOT_WRITABLE)
+        if setting.switches and not self._may_switch:
+            raise _Wrong(NO_ACCESS)
+        value = _value(setting, tag, body)
+        before = plan.order
+        setting.plan(self, setting.name, value, look, plan)
+        if plan.order is not before:
+            if before is not None or plan.order is None:
+                raise _Wrong(RESOURCE_UNAVAILABLE)
+            plan.order = (*plan.order[:2], index)
+
+    def _commit(self, plan: _Plan, look: Look, who: str, host: str) -> tuple[int, int]:
+        before = self.texts
+        if plan.texts != before:
+            try:
+                self._save(plan.texts)
+            except OSError:
+                return COMMIT_FAILED, 1
+        if plan.order is not None:
+            command, args, index = plan.order
+            try:
+                self._order(command, args, who, host)
+            except Refused as e:
+                try:
+                    if plan.texts != before:
+                        self._save(before)
+                except OSError:
+                    return UNDO_FAILED, 0
+                return e.error, index
+        self.texts = plan.texts
+        if plan.locked:
+            self.spin_lock = 0 if self.spin_lock >= INT_MAX else self.spin_lock + 1
+        self.test_id = plan.test_id or self.test_id
+        if plan.countdown is not None:
+            name, seconds = plan.countdown
+            self._until = None if seconds is None else (name, look.now_s + seconds)
+        if plan.changed:
+            self._audit(" ".join(plan.changed), who, host)
+        return 0, 0
+
+
+# --- one object each --------------------------------------------------------------------------------------------
+
+Value = Any  # int, str or Oid, as the object's type wants it
+Planner = Callable[[Writer, str, Value, Look, _Plan], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One object that may be written. `low`, `high`: of a number; of a text its length."""
+
+    name: str
+    tag: int
+    low: int
+    high: int
+    plan: Planner
+    switches: bool = False  # the UPS's output
+
+
+def _value(setting: Setting, tag: int, body: bytes) -> Value:
+    """The value in the object's type. _Wrong."""
+    if tag != setting.tag:
+        raise _Wrong(WRONG_TYPE)
+    if tag == OBJECT_ID:
+        return ber.arcs(body)
+    if tag == OCTET_STRING:
+        if not setting.low <= len(body) <= setting.high:
+            raise _Wrong(WRONG_LENGTH)
+        if any(not 32 <= octet < 127 for octet in body):
+            raise _Wrong(WRONG_VALUE)
+        return body.decode("ascii")
+    if not 1 <= len(body) <= 4:
+        raise _Wrong(WRONG_ENCODING)
+    number = int.from_bytes(body, "big", signed=True)
+    if not setting.low <= number <= setting.high:
+        raise _Wrong(WRONG_VALUE)
+    return number
+
+
+def _keep(_: Writer, name: str, value: str, look: Look, plan: _Plan) -> None:
+    plan.texts[name] = value
+    plan.changed.append(f"{name}={value!r}")
+
+
+def _need(look: Look, command: Command) -> Command:
+    """The command, if this UPS can do it."""
+    if command not in look.view.commands:
+        raise _Wrong(INCONSISTENT_VALUE)
+    return command
+
+
+def _spin_lock(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    if not plan.locked:
+        raise _Wrong(INCONSISTENT_VALUE)
+
+
+def _test(_: Writer, name: str, value: Oid, look: Look, plan: _Plan) -> None:
+    command = _TEST_COMMANDS.get(value[-1]) if value[:-1] == TESTS else None
+    if command is None:
+        raise _Wrong(WRONG_VALUE)
+    running = any(active.condition is Condition.TEST_RUNNING for active in look.view.conditions)
+    if not plan.locked or running != (command is Command.TEST_STOP):
+        raise _Wrong(INCONSISTENT_VALUE)
+    plan.order, plan.test_id = (_need(look, command), {}, 0), value
+
+
+def _shutdown_type(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    if value != 1:  # output; we do not switch the UPS itself off
+        raise _Wrong(INCONSISTENT_VALUE)
+
+
+def _auto_restart(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    _need(look, Command.SHUTDOWN_RETURN if value == ON else Command.SHUTDOWN_STAY_OFF)
+    plan.returns = value == ON
+    _keep(_, name, "on" if value == ON else "off", look, plan)
+
+
+def _stop(writer: Writer, name: str, look: Look, plan: _Plan) -> None:
+    """-1: end the countdown of this object, if it has one."""
+    if (writer.countdown_s(name, look.now_s) or -1) >= 0:
+        plan.order, plan.countdown = (_need(look, Command.SHUTDOWN_STOP), {}, 0), (name, None)
+
+
+def _shut_down(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    if value < 0:
+        _stop(writer, name, look, plan)
+        return
+    command = _need(look, Command.SHUTDOWN_RETURN if plan.returns else Command.SHUTDOWN_STAY_OFF)
+    plan.order, plan.countdown = (command, {"delay_s": float(value)}, 0), (name, value)
+
+
+def _reboot(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    if value < 0:
+        _stop(writer, name, look, plan)
+        return
+    args = {"delay_s": 0.0, "return_delay_s": float(value)}
+    plan.order, plan.countdown = (_need(look, Command.SHUTDOWN_RETURN), args, 0), (name, value)
+
+
+def _start_up(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    if value >= 0:  # no driver switches an output on after a delay of its own
+        raise _Wrong(INCONSISTENT_VALUE)
+
+
+def _beeper(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    if value == 3:  # muted until the next alarm: no driver can
+        raise _Wrong(INCONSISTENT_VALUE)
+    if upsmib.number(name, look) != value:
+        plan.order = (_need(look, Command.BEEPER_ON if value == 2 else Command.BEEPER_OFF), {}, 0)
+
+
+def _as_it_is(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    """What the unit's maker has set: only its present value is accepted."""
+    found = upsmib.number(name, look)
+    if found is None:
+        raise _Wrong(NOT_WRITABLE)
+    if found != value:
+        raise _Wrong(INCONSISTENT_VALUE)
+
+
+def _settings() -> dict[bytes, Setting]:
+    rows: list[tuple[Oid, Setting]] = [
+        ((*SYSTEM, 4), Setting("sysContact", OCTET_STRING, 0, 255, _keep)),
+        ((*SYSTEM, 5), Setting("sysName", OCTET_STRING, 0, 255, _keep)),
+        ((*SYSTEM, 6), Setting("sysLocation", OCTET_STRING, 0, 255, _keep)),
+        ((*UPS, 1, 1, 5), Setting("upsIdentName", OCTET_STRING, 0, 63, _keep)),
+        ((*UPS, 1, 1, 6), Setting("upsIdentAttachedDevices", OCTET_STRING, 0, 63, _keep)),
+        ((*UPS, 1, 7, 1), Setting("upsTestId", OBJECT_ID, 0, 0, _test)),
+        ((*UPS, 1, 7, 2), Setting("upsTestSpinLock", INTEGER, 0, INT_MAX, _spin_lock)),
+        ((*UPS, 1, 8, 1), Setting("upsShutdownType", INTEGER, 1, 2, _shutdown_type)),
+        ((*UPS, 1, 8, 2), Setting("upsShutdownAfterDelay", INTEGER, -1, INT_MAX, _shut_down, switches=True)),
+        ((*UPS, 1, 8, 3), Setting("upsStartupAfterDelay", INTEGER, -1, INT_MAX, _start_up, switches=True)),
+        ((*UPS, 1, 8, 4), Setting("upsRebootWithDuration", INTEGER, -1, 300, _reboot, switches=True)),
+        ((*UPS, 1, 8, 5), Setting("upsAutoRestart", INTEGER, 1, 2, _auto_restart, switches=True)),
+        ((*UPS, 1, 9, 8), Setting("upsConfigAudibleStatus", INTEGER, 1, 3, _beeper)),
+    ]
+    rows += [
+        ((*UPS, 1, 9, number), Setting(name, INTEGER, 0, INT_MAX, _as_it_is))
+        for number, name in (
+            (1, "upsConfigInputVoltage"), (2, "upsConfigInputFreq"), (3, "upsConfigOutputVoltage"),
+            (4, "upsConfigOutputFreq"), (7, "upsConfigLowBattTime"), (9, "upsConfigLowVoltageTransferPoint"),
+            (10, "upsConfigHighVoltageTransferPoint"),
+        )
+    ]  # fmt: skip
+    return {ber.oid_body((*oid, 0)): setting for oid, setting in rows}
+
+
+SETTINGS = _settings()
+SPIN_LOCK = ber.oid_body((*UPS, 1, 7, 2, 0))

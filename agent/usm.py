@@ -1,0 +1,164 @@
+"""Keys, signatures and encryption of SNMP version 3: nobody can read along, or say something in another's name. Pure.
+
+Sources: RFC 3414 (user-based security; keys 2.6 and A.2), RFC 3826 (AES-128), RFC 7860 (SHA-2). AES-256 is in no RFC:
+its key is lengthened as in draft-blumenthal-aes-usm-04, which net-snmp, pysnmp and most managers call "AES-256".
+
+A key is made in three steps: a million octets of the pass phrase are hashed; that is mixed with the engineID of one
+agent, so that what is stolen from one opens no other; it is lengthened, if encryption wants more than the hash gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from .model import ConfigError
+
+NO_AUTH, AUTH, AUTH_PRIV = 0, 1, 3  # the two lower bits of msgFlags
+PASSPHRASE_LEAST, PASSPHRASE_LIMIT = 8, 256  # RFC 3414 section 11.2; characters
+HASHED_OCTETS = 1048576
+NAME_LIMIT = 32  # octets, RFC 3414 section 5
+SALT_BYTES = 8
+
+
+class Auth(NamedTuple):
+    """A way to sign: the name of its hash, and how much of the HMAC is sent."""
+
+    digest: str
+    mac_bytes: int
+    weak: bool = False
+
+
+class Priv(NamedTuple):
+    """A way to encrypt, and how long its key is (DES: key and pre-IV)."""
+
+    key_bytes: int
+    weak: bool = False
+
+
+AUTHS = {
+    "sha256": Auth("sha256", 24),
+    "sha384": Auth("sha384", 32),
+    "sha512": Auth("sha512", 48),
+    "sha224": Auth("sha224", 16),
+    "sha1": Auth("sha1", 12),
+    "md5": Auth("md5", 12, weak=True),
+}
+PRIVS = {"aes128": Priv(16), "aes256": Priv(32), "des": Priv(16, weak=True)}
+LEVELS = {"auth-priv": AUTH_PRIV, "auth": AUTH}
+
+
+class Unreadable(Exception):
+    """What is encrypted cannot be decrypted."""
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+def common_key(passphrase: str, auth: str) -> bytes:
+    """The key of a pass phrase before it is mixed with an engine. ConfigError if it is too short."""
+    octets = passphrase.encode()
+    if not PASSPHRASE_LEAST <= len(octets) <= PASSPHRASE_LIMIT:
+        raise ConfigError(f"a pass phrase has {PASSPHRASE_LEAST} to {PASSPHRASE_LIMIT} characters")
+    stream = (octets * (HASHED_OCTETS // len(octets) + 1))[:HASHED_OCTETS]
+    return hashlib.new(AUTHS[auth].digest, stream).digest()
+
+
+def key(passphrase: str, auth: str, engine_id: bytes, size: int = 0) -> bytes:
+    """The key of a pass phrase for one engine; `size` 0: as long as the hash. ConfigError if it is too short."""
+    return localised(common_key(passphrase, auth), auth, engine_id, size)
+
+
+def localised(common: bytes, auth: str, engine_id: bytes, size: int = 0) -> bytes:
+    """A common key for one engine; `size` 0: as long as the hash."""
+    digest = AUTHS[auth].digest
+    found = hashlib.new(digest, common + engine_id + common).digest()
+    while len(found) < size:
+        found += hashlib.new(digest, found).digest()
+    return found[:size] if size else found
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who may ask, with keys for this engine. `level`: AUTH or AUTH_PRIV, what he must use."""
+
+    name: str
+    level: int
+    auth: str
+    auth_key: bytes = field(repr=False)
+    priv: str = ""
+    priv_key: bytes = field(default=b"", repr=False)
+    writes: bool = False
+
+    @property
+    def knows(self) -> int:
+        """The highest level that his keys allow."""
+        return AUTH_PRIV if self.priv else AUTH
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message whose own place is filled with zeros."""
+        way = AUTHS[self.auth]
+        return hmac.digest(self.auth_key, message, way.digest)[: way.mac_bytes]
+
+
+# --- encryption -------------------------------------------------------------------------------------------------
+
+
+def encrypt(user: User, boots: int, time_s: int, salt: int, data: bytes) -> tuple[bytes, bytes]:
+    """Encrypted data, and msgPrivacyParameters. `salt` must never be used twice with one key."""
+    if user.priv == "des":
+        params = boots.to_bytes(4, "big") + (salt & 0xFFFFFFFF).to_bytes(4, "big")
+        data += bytes(-len(data) % 8)
+    else:
+        params = salt.to_bytes(SALT_BYTES, "big")
+    way = _cipher(user, boots, time_s, params).encryptor()
+    return way.update(data) + way.finalize(), params
+
+
+def decrypt(user: User, boots: int, time_s: int, params: bytes, data: bytes) -> bytes:
+    """What `encrypt` was given (DES: and up to 7 octets more). Unreadable."""
+    if len(params) != SALT_BYTES:
+        raise Unreadable(f"privacy parameters of {len(params)} octets")
+    if user.priv == "des" and len(data) % 8:
+        raise Unreadable(f"{len(data)} octets are no whole blocks")
+    way = _cipher(user, boots, time_s, params).decryptor()
+    return bytes(way.update(data) + way.finalize())
+
+
+def _cipher(user: User, boots: int, time_s: int, params: bytes) -> Any:
+    cipher, aes, triple_des, cbc, cfb = _ways()
+    if user.priv == "des":
+        vector = bytes(a ^ b for a, b in zip(user.priv_key[8:16], params, strict=True))
+        return cipher(triple_des(user.priv_key[:8] * 3), cbc(vector))
+    return cipher(aes(user.priv_key), cfb(boots.to_bytes(4, "big") + time_s.to_bytes(4, "big") + params))
+
+
+@lru_cache(maxsize=1)
+def _ways() -> tuple[Any, ...]:
+    """What is needed of `cryptography`, which is imported only when somebody encrypts."""
+    from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    decrepit: ModuleType = modes
+    try:
+        from cryptography.hazmat.decrepit.ciphers import modes as decrepit
+    except ImportError:
+        pass  # an older release has CFB where it belonged then
+    return Cipher, algorithms.AES, TripleDES, modes.CBC, decrepit.CFB
+
+
+class Salts:
+    """Numbers for `encrypt` that come only once, from a random beginning (RFC 3826 section 3.1.2.1)."""
+
+    def __init__(self) -> None:
+        self._next = secrets.randbits(64)
+
+    def take(self) -> int:
+        """The next one."""
+        self._next = (self._next + 1) & 0xFFFFFFFFFFFFFFFF
+        return self._next

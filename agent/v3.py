@@ -1,0 +1,308 @@
+"""Answers SNMP version 3: who sends it, is it fresh, may he; everything else is the answer of version 2c. Pure.
+
+Sources: RFC 3412 sections 6 and 7.2 (message, dispatching), RFC 3414 section 3.2 (the order of the checks), RFC 3413
+section 3.2 (authorizationError), RFC 3416 (Report-PDU).
+
+    SEQUENCE { 3, SEQUENCE { msgID, msgMaxSize, msgFlags, msgSecurityModel = 3 },
+      OCTET STRING { SEQUENCE { engineID, engineBoots, engineTime, userName, signature, privacy parameters } },
+      SEQUENCE { contextEngineID, contextName, PDU }      or the same, encrypted, as OCTET STRING }
+
+What is not answered by the rules is dropped and counted. Nothing of a message is believed before its signature is
+right, but for what a Report needs.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from . import ber, usm
+from .ber import COUNTER32, INTEGER, OCTET_STRING, SEQUENCE, Header, Malformed, Oid, Pdu
+from .mib import EngineFacts
+from .usm import AUTH, AUTH_PRIV, NO_AUTH, User
+
+MODEL = 3  # USM, in msgSecurityModel
+REPORTABLE = 4  # in msgFlags
+TIME_WINDOW_S = 150
+BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far is not answered any more
+SIZE_LEAST, SIZE_LIMIT = 484, 65507  # msgMaxSize
+AUTHORIZATION_ERROR = 16
+
+USM_STATS: Oid = (1, 3, 6, 1, 6, 3, 15, 1, 1)
+MPD_STATS: Oid = (1, 3, 6, 1, 6, 3, 11, 2, 1)
+CONTEXTS: Oid = (1, 3, 6, 1, 6, 3, 12, 1)
+#: what is counted and, but for the first two, reported: name -> object
+REPORTS: Mapping[str, Oid] = {
+    "snmpUnknownSecurityModels": (*MPD_STATS, 1),
+    "snmpInvalidMsgs": (*MPD_STATS, 2),
+    "snmpUnknownPDUHandlers": (*MPD_STATS, 3),
+    "usmStatsUnsupportedSecLevels": (*USM_STATS, 1),
+    "usmStatsNotInTimeWindows": (*USM_STATS, 2),
+    "usmStatsUnknownUserNames": (*USM_STATS, 3),
+    "usmStatsUnknownEngineIDs": (*USM_STATS, 4),
+    "usmStatsWrongDigests": (*USM_STATS, 5),
+    "usmStatsDecryptionErrors": (*USM_STATS, 6),
+    "snmpUnknownContexts": (*CONTEXTS, 5),
+}
+
+
+class Message(NamedTuple):
+    """A version 3 message as far as it is in clear."""
+
+    msg_id: int
+    max_size: int
+    flags: int
+    model: int
+    engine_id: bytes
+    boots: int
+    time_s: int
+    user: bytes
+    signature_at: int
+    signature: bytes
+    privacy: bytes
+    scoped: bytes  # the scoped PDU's TLV, or what is encrypted
+
+    @property
+    def level(self) -> int:
+        """NO_AUTH, AUTH, AUTH_PRIV, or 2, which is none."""
+        return self.flags & 3
+
+
+class Engine(NamedTuple):
+    """Who we are."""
+
+    id: bytes
+    boots: int
+    started_s: float  # monotonic second from which its time counts
+
+
+class Dropped(Exception):
+    """A message is not answered; the text says why."""
+
+
+class _Report(Exception):
+    """It is answered by the counter of this name, on this level."""
+
+    def __init__(self, name: str, level: int = NO_AUTH, user: User | None = None) -> None:
+        super().__init__(name)
+        self.level, self.user = level, user
+
+
+#: makes the encoded scoped PDU that answers a request; None: there is no answer
+Answer = Callable[[Header, Pdu, int, User], bytes | None]
+
+
+def read(data: bytes) -> Message:
+    """The message's clear parts. Malformed."""
+    start, end = ber.body(data, 0, len(data), SEQUENCE)
+    if end != len(data):
+        raise Malformed(f"{len(data) - end} octets after the message")
+    _, at = ber.number(data, start, end)
+    start, after = ber.body(data, at, end, SEQUENCE)
+    msg_id, at = ber.number(data, start, after)
+    max_size, at = ber.number(data, at, after)
+    flags_at, at = ber.body(data, at, after, OCTET_STRING)
+    if at - flags_at != 1:
+        raise Malformed(f"msgFlags of {at - flags_at} octets")
+    model, at = ber.number(data, at, after)
+    if at != after or msg_id < 0 or model < 1:
+        raise Malformed(f"impossible header of version 3: {data[start:after].hex()}")
+    outer, stop = ber.body(data, after, end, OCTET_STRING)
+    scoped, flags = data[stop:end], data[flags_at]
+    if model != MODEL:
+        return Message(msg_id, max_size, flags, model, b"", 0, 0, b"", 0, b"", b"", scoped)
+    at, last = ber.body(data, outer, stop, SEQUENCE)
+    parts = []
+    for tag in (OCTET_STRING, INTEGER, INTEGER, OCTET_STRING, OCTET_STRING, OCTET_STRING):
+        if tag == INTEGER:
+            value, at = ber.number(data, at, last)
+            parts.append((value, at))
+        else:
+            begin, at = ber.body(data, at, last, tag)
+            parts.append((begin, at))
+    if last != stop or at != last:
+        raise Malformed("octets after the security parameters")
+    engine, boots, time_s, user, signature, privacy = parts
+    tag, first, last = ber.head(data, stop, end)
+    if last != end or tag != (OCTET_STRING if flags & 2 else SEQUENCE):
+        raise Malformed(f"no scoped PDU: {data[stop : stop + 6].hex()}")
+    return Message(
+        msg_id, max_size, flags, model, data[slice(*engine)], boots[0], time_s[0], data[slice(*user)],
+        signature[0], data[slice(*signature)], data[slice(*privacy)], data[first:end] if flags & 2 else scoped,
+    )  # fmt: skip
+
+
+def read_scoped(data: bytes) -> tuple[bytes, bytes, bytes, Pdu]:
+    """Context engine and name, their TLVs, and the PDU. Malformed. Octets behind it are padding (DES)."""
+    start, end = ber.body(data, 0, len(data), SEQUENCE)
+    engine_at, at = ber.body(data, start, end, OCTET_STRING)
+    name_at, stop = ber.body(data, at, end, OCTET_STRING)
+    return data[engine_at:at], data[name_at:stop], data[start:stop], ber.read_pdu(data[:end], stop)
+
+
+def seal(
+    msg_id: int, flags: int, engine_id: bytes, boots: int, time_s: int, user: User | None, name: bytes,
+    scoped: bytes, salts: usm.Salts,
+) -> bytes:  # fmt: skip
+    """A whole message around a scoped PDU, encrypted and signed as `flags` say."""
+    privacy = b""
+    if flags & 2 and user is not None:
+        scoped, privacy = usm.encrypt(user, boots, time_s, salts.take(), scoped)
+        scoped = ber.tlv(OCTET_STRING, scoped)
+    blank = bytes(usm.AUTHS[user.auth].mac_bytes) if flags & 1 and user is not None else b""
+    header = ber.tlv(
+        SEQUENCE,
+        ber.integer(msg_id) + ber.integer(SIZE_LIMIT) + ber.tlv(OCTET_STRING, bytes((flags,))) + ber.integer(MODEL),
+    )
+    before = ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots) + ber.integer(time_s) + ber.tlv(OCTET_STRING, name)
+    after = ber.tlv(OCTET_STRING, privacy)
+    security = ber.tlv(OCTET_STRING, ber.tlv(SEQUENCE, before + ber.tlv(OCTET_STRING, blank) + after))
+    message = ber.tlv(SEQUENCE, ber.integer(MODEL) + header + security + scoped)
+    if not blank or user is None:
+        return message
+    at = len(message) - len(scoped) - len(after) - len(blank)
+    return message[:at] + user.sign(message) + message[at + len(blank) :]
+
+
+def is_signed(data: bytes, message: Message, user: User) -> bool:
+    """Is the signature that of this user?"""
+    at, signature = message.signature_at, message.signature
+    blank = data[:at] + bytes(len(signature)) + data[at + len(signature) :]
+    right = len(signature) == usm.AUTHS[user.auth].mac_bytes
+    return hmac.compare_digest(user.sign(blank), signature) and right
+
+
+def opened(data: bytes, message: Message, user: User) -> bytes:
+    """The scoped PDU of an answer to us, on any level that is signed. Unreadable."""
+    if message.level not in (AUTH, AUTH_PRIV) or not is_signed(data, message, user):
+        raise usm.Unreadable("not signed with our key")
+    if message.level == AUTH:
+        return message.scoped
+    return usm.decrypt(user, message.boots, message.time_s, message.privacy, message.scoped)
+
+
+class Responder:
+    """Answers the messages of our users."""
+
+    def __init__(self, engine: Engine, users: Mapping[str, User], salts: usm.Salts | None = None) -> None:
+        self.engine = engine
+        self.counts = dict.fromkeys(REPORTS, 0)
+        self.on_refused: Callable[[], None] = lambda: None  # a wrong key
+        self._users = {name.encode(): user for name, user in users.items()}
+        self._salts = salts or usm.Salts()
+
+    def user(self, name: str) -> User | None:
+        """A user of this name."""
+        return self._users.get(name.encode())
+
+    @property
+    def users(self) -> frozenset[str]:
+        """Their names."""
+        return frozenset(user.name for user in self._users.values())
+
+    def facts(self, now_s: float) -> EngineFacts:
+        """What the engine says of itself."""
+        return EngineFacts(self.engine.id, self.engine.boots, self.time_s(now_s), self.counts)
+
+    def time_s(self, now_s: float) -> int:
+        """snmpEngineTime."""
+        return int(now_s - self.engine.started_s)
+
+    def answer(
+        self, data: bytes, now_s: float, allowed: Callable[[str], bool], budget_bytes: int, make: Answer
+    ) -> bytes:
+        """The reply to a datagram. `allowed`: may a user ask from where this comes? `make` answers his request in so
+        many octets. Malformed, Dropped: there is none."""
+        message = read(data)
+        try:
+            if message.model != MODEL:
+                raise _Report("snmpUnknownSecurityModels")
+            if message.level == 2 or not SIZE_LEAST <= message.max_size < 2**31:
+                raise _Report("snmpInvalidMsgs")
+            user = self._known(data, message, now_s, allowed)
+            scoped = message.scoped
+            if message.level == AUTH_PRIV and user is not None:
+                scoped = self._decrypted(user, message)
+            return self._answered(message, user, scoped, now_s, budget_bytes, make)
+        except _Report as e:
+            return self._report(message, e, now_s)
+
+    def _known(self, data: bytes, message: Message, now_s: float, allowed: Callable[[str], bool]) -> User:
+        """Steps 3 to 7 of RFC 3414 section 3.2, in their order."""
+        if message.engine_id != self.engine.id:
+            raise _Report("usmStatsUnknownEngineIDs")
+        user = self._users.get(message.user)
+        if user is None or not allowed(user.name):
+            raise _Report("usmStatsUnknownUserNames")
+        if message.level > user.knows:
+            raise _Report("usmStatsUnsupportedSecLevels")
+        if message.level == NO_AUTH:
+            return user
+        if not is_signed(data, message, user):
+            raise _Report("usmStatsWrongDigests")
+        fresh = abs(message.time_s - self.time_s(now_s)) <= TIME_WINDOW_S
+        if message.boots != self.engine.boots or not fresh or self.engine.boots >= BOOTS_LIMIT:
+            raise _Report("usmStatsNotInTimeWindows", AUTH, user)
+        return user
+
+    def _decrypted(self, user: User, message: Message) -> bytes:
+        try:
+            return usm.decrypt(user, message.boots, message.time_s, message.privacy, message.scoped)
+        except usm.Unreadable:
+            raise _Report("usmStatsDecryptionErrors") from None
+
+    def _answered(
+        self, message: Message, user: User, scoped: bytes, now_s: float, budget_bytes: int, make: Answer
+    ) -> bytes:
+        try:
+            context_engine, context, prefix, pdu = read_scoped(scoped)
+        except Malformed:
+            if message.level != AUTH_PRIV:
+                raise
+            raise _Report("usmStatsDecryptionErrors") from None  # most likely another key
+        if pdu.tag == ber.REPORT or pdu.tag == ber.RESPONSE:
+            raise Dropped("no request")
+        if context_engine != self.engine.id:
+            raise _Report("snmpUnknownPDUHandlers", message.level, user)
+        if context:
+            raise _Report("snmpUnknownContexts", message.level, user)
+        if message.level < user.level:
+            reply = ber.message(prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
+        else:
+            header = Header(ber.V2C, b"", prefix, 0)
+            room = min(budget_bytes, message.max_size) - self._around_bytes(message, user)
+            made = make(header, pdu, room, user)
+            if made is None:
+                raise Dropped("no request")
+            reply = made
+        return seal(
+            message.msg_id, message.level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
+            reply, self._salts,
+        )  # fmt: skip
+
+    def _around_bytes(self, message: Message, user: User) -> int:
+        """At most so much of the message is not the scoped PDU."""
+        signature = usm.AUTHS[user.auth].mac_bytes if message.level else 0
+        return 64 + len(self.engine.id) + len(message.user) + signature + 2 * usm.SALT_BYTES
+
+    def _report(self, message: Message, why: _Report, now_s: float) -> bytes:
+        name = why.args[0]
+        self.counts[name] += 1
+        if name == "usmStatsWrongDigests":
+            self.on_refused()
+        if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not self._wants_report(message):
+            raise Dropped(name)
+        body = ber.binding(ber.oid((*REPORTS[name], 0)), ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
+        request_id = ber.integer(0)
+        prefix = ber.tlv(OCTET_STRING, self.engine.id) + ber.tlv(OCTET_STRING, b"")
+        scoped = ber.message(prefix, ber.REPORT, request_id, 0, 0, body)
+        user = why.user if why.level else None
+        return seal(
+            message.msg_id, why.level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
+            scoped, self._salts,
+        )  # fmt: skip
+
+    def _wants_report(self, message: Message) -> bool:
+        """A message that is itself a report must not be answered by one (RFC 3412 section 7.1, 3)."""
+        return bool(message.flags & REPORTABLE)

@@ -1,0 +1,120 @@
+"""SNMP version 3 against net-snmp's programs and NUT's driver: every way to sign and encrypt, and who is kept out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent import config, engineid, v3
+from tests.peer.test_snmp_agent import MISSING, nut, run, upsc
+from tests.snmp_kit import ON_LINE, UPS, Net, listening, view
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(bool(MISSING) and not os.environ.get("CI"), reason=f"not run: {', '.join(MISSING)} missing"),
+]
+SIGN, CRYPT = "the-signing-phrase", "the-secret-phrase"
+AUTHS = {
+    "sha1": "SHA", "sha224": "SHA-224", "sha256": "SHA-256", "sha384": "SHA-384", "sha512": "SHA-512", "md5": "MD5",
+}  # fmt: skip
+PRIVS = {"aes128": "AES", "aes256": "AES-256", "des": "DES"}
+SYS_NAME = "1.3.6.1.2.1.1.5.0"
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Net(tmp_path_factory.mktemp("net") / "net").folder
+
+
+@contextmanager
+def agent(net: Path, folder: Path, auth: str, priv: str, level: str = "auth-priv") -> Iterator[int]:
+    """An agent with one user, ops; its port."""
+    found, boots = engineid.started(folder)
+    row = engineid.made(found, auth, SIGN, priv, CRYPT)
+    ops = engineid.user("ops", level, False, row, found, True)
+    responder = v3.Responder(v3.Engine(found, boots, time.monotonic()), {"ops": ops})
+    users = (config.User(name="ops", level=level, sources=("127.0.0.0/8",)),)
+    with listening(view(ON_LINE), net, users=users, responder=responder) as stage:
+        yield stage.agent.address[1]
+
+
+def ask(
+    verb: str, port: int, *words: str, auth: str = "sha256", priv: str = "aes128", level: str = "authPriv",
+    sign: str = SIGN, crypt: str = CRYPT, name: str = "ops", more: tuple[str, ...] = (),
+) -> tuple[int, str]:  # fmt: skip
+    keys = ["-a", AUTHS[auth], "-A", sign] if level != "noAuthNoPriv" else []
+    keys += ["-x", PRIVS[priv], "-X", crypt] if level == "authPriv" else []
+    return run(
+        f"snmp{verb}", "-v3", "-u", name, "-l", level, *keys, "-On", "-r0", "-t2", *more, f"127.0.0.1:{port}", *words
+    )
+
+
+def offered(priv: str) -> bool:
+    """Whether this machine's net-snmp has the way."""
+    return not (priv == "des" and "Invalid privacy protocol" in run("snmpget", "-v3", "-x", "DES", "x")[1])
+
+
+@pytest.mark.parametrize("priv", PRIVS)
+@pytest.mark.parametrize("auth", AUTHS)
+def test_every_pair_of_ways_reads_the_name(net: Path, tmp_path: Path, auth: str, priv: str) -> None:
+    if not offered(priv):
+        pytest.skip(f"this net-snmp has no {priv}")
+    with agent(net, tmp_path, auth, priv) as port:
+        code, said = ask("get", port, SYS_NAME, auth=auth, priv=priv)
+    assert (code, said.strip()) == (0, f'.{SYS_NAME} = STRING: "rack-3"')
+
+
+def test_a_walk_a_bulkwalk_and_version_2c_see_the_same(net: Path, tmp_path: Path) -> None:
+    with agent(net, tmp_path, "sha256", "aes128") as port:
+        code, walk = ask("walk", port, UPS)
+        bulk = ask("bulkwalk", port, UPS)[1]
+        plain = run("snmpwalk", "-v2c", "-c", "a-community-of-tests", "-On", f"127.0.0.1:{port}", UPS)[1]
+    rows = [row for row in walk.splitlines() if ".33.1.2.2.0" not in row]
+    assert code == 0 and walk == bulk and len(rows) > 50
+    assert rows == [row for row in plain.splitlines() if ".33.1.2.2.0" not in row]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"sign": "another-signing-phrase"}, "Authentication failure"),
+        ({"crypt": "another-secret-phrase"}, "Decryption error|Timeout"),
+        ({"name": "nobody"}, "Unknown user name"),
+        ({"level": "authNoPriv"}, "authorizationError|authorization error"),
+        ({"level": "noAuthNoPriv"}, "authorizationError|authorization error"),
+        ({"auth": "sha512"}, "Authentication failure"),
+        ({"more": ("-n", "vlan-1")}, "Bad context"),
+        ({"more": ("-Z", "1,99999")}, "Timeout|time window"),
+    ],
+)
+def test_who_is_not_allowed_is_told_why_and_gets_no_value(
+    net: Path, tmp_path: Path, how: dict[str, str], said: str
+) -> None:
+    with agent(net, tmp_path, "sha256", "aes128") as port:
+        code, text = ask("get", port, SYS_NAME, **how)  # type: ignore[arg-type]
+    assert code != 0 and "rack-3" not in text
+    assert any(part in text for part in said.split("|")), text
+
+
+def test_after_a_restart_the_boots_have_grown_and_the_manager_finds_out(net: Path, tmp_path: Path) -> None:
+    oid = "1.3.6.1.6.3.10.2.1.2.0"  # snmpEngineBoots
+    seen = []
+    for _ in range(2):
+        with agent(net, tmp_path, "sha256", "aes128") as port:
+            seen.append(ask("get", port, oid)[1].strip())
+    assert seen == [f".{oid} = INTEGER: 1", f".{oid} = INTEGER: 2"]
+
+
+def test_nut_reads_it_over_version_3(net: Path, tmp_path: Path) -> None:
+    settings = (
+        "mibs = ietf", "snmp_version = v3", "secLevel = authPriv", "secName = ops", "authProtocol = SHA",
+        f"authPassword = {SIGN}", "privProtocol = AES", f"privPassword = {CRYPT}",
+    )  # fmt: skip
+    with agent(net, tmp_path / "engine", "sha1", "aes128") as port, nut(tmp_path, port, *settings) as upsd:
+        values = upsc(upsd, "OL")
+    assert values["battery.charge"] == "98" and values["ups.model"] == "EP 1000"

@@ -1,0 +1,233 @@
+"""Notifications: which, how often, and what a restart, a silent receiver or a flood does to them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snmp_kit import ON_LINE, UPS, Net, Stage, since, view
+
+from agent import ber, notices, wire
+from agent.bus import BusError
+from agent.model import Active, Condition, Event, View
+from agent.notify import Notifier
+from agent.receiver import INFORM_AGAIN_S, QUEUE_LIMIT, Receiver
+
+TRAP = "1.3.6.1.6.3.1.1.4.1.0"
+ON_BATTERY, TEST_COMPLETED, ADDED, REMOVED = (f"1.3.6.1.2.1.33.2.{n}" for n in range(1, 5))
+COLD_START = "1.3.6.1.6.3.1.1.5.1"
+
+
+def dotted(body: bytes) -> str:
+    return ".".join(map(str, ber.arcs(body)))
+
+
+class Peer:
+    """A manager that listens, and confirms if it is told to."""
+
+    def __init__(self, *, confirms: bool = False) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.setblocking(False)
+        self.confirms = confirms
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", int(self.sock.getsockname()[1])
+
+    def heard(self) -> list[tuple[str, dict[str, bytes]]]:
+        """(snmpTrapOID, bindings) of each message of version 2c since the last call."""
+        found = []
+        while True:
+            try:
+                data, peer = self.sock.recvfrom(4096)
+            except BlockingIOError:
+                return found
+            header = ber.read_header(data)
+            pdu = ber.read_pdu(data, header.pdu_at)
+            values = {dotted(name): body for name, _, body in ber.values(pdu.bindings)}
+            found.append((dotted(values.pop(TRAP)), values))
+            if self.confirms and pdu.tag == ber.INFORM:
+                self.sock.sendto(ber.message(header.prefix, ber.RESPONSE, pdu.request_id, 0, 0, pdu.bindings), peer)
+
+
+class Core:
+    """A core's log and view, an agent, and a notifier, on a clock that stands still."""
+
+    def __init__(self, folder: Path, **more: Any) -> None:
+        self.folder = folder
+        self.stage = Stage(view(ON_LINE, last_event_id=0), Net(folder / "net").folder)
+        self.events: list[Event] = []
+        self.silent = False
+        self.peer = Peer(confirms=more.get("inform", False))
+        self.more = more
+        self.start()
+
+    def start(self) -> None:
+        self.receiver = Receiver(self.peer.address, ber.V2C, community=b"public-not", **self.more)
+        agent = self.stage.agent
+        self.notifier = Notifier(agent.look, agent.last_row, self.ask, [self.receiver], self.folder)
+
+    def ask(self, query: dict[str, object], _: float) -> dict[str, object]:
+        if self.silent:
+            raise BusError("no core")
+        since_id, limit = query["since"], query["limit"]
+        assert isinstance(since_id, int) and isinstance(limit, int)
+        return {"events": [wire.to_json(e) for e in self.events if e.id > since_id][:limit]}
+
+    def happens(self, kind: str, condition: Condition) -> None:
+        """A condition begins or ends, in the log and in the view."""
+        self.events.append(Event(id=len(self.events) + 1, kind=kind, name=condition.value))
+        held: list[Active] = [a for a in self.stage.view.conditions if a.condition is not condition]
+        if kind == "began":
+            held.append(since(condition, self.stage.now_s))
+        self.stage.view = view(ON_LINE, *held, last_event_id=len(self.events))
+
+    def turn(self, seconds: float = 1.0) -> list[str]:
+        """Time passes; the traps that were heard."""
+        found = []
+        for _ in range(max(1, int(seconds))):
+            self.stage.now_s += min(1.0, seconds)
+            self.notifier.turn(self.stage.now_s)
+            found += self.peer.heard()
+        self.last = found
+        return [trap for trap, _ in found]
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[Core]:
+    made = Core(tmp_path)
+    yield made
+    made.peer.sock.close()
+    made.receiver.close()
+
+
+def test_the_start_is_told_and_an_alarm_comes_and_goes(core: Core) -> None:
+    assert core.turn() == [COLD_START]
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn() == [ADDED]
+    row = next(iter(core.stage.agent.look(core.stage.now_s).alarms))
+    _, bindings = core.last[0]
+    assert bindings[f"{UPS}.6.2.1.1.{row}"] == bytes((row,))
+    assert dotted(bindings[f"{UPS}.6.2.1.2.{row}"]) == f"{UPS}.6.3.8"
+    core.happens("ended", Condition.OVERLOAD)
+    assert core.turn() == [REMOVED] and f"{UPS}.6.2.1.1.{row}" in core.last[0][1]
+
+
+def test_on_battery_is_told_at_once_and_each_minute_and_its_end_as_an_alarm_that_is_removed(core: Core) -> None:
+    core.turn()
+    core.happens("began", Condition.ON_BATTERY)
+    assert core.turn() == [ON_BATTERY]
+    assert list(core.last[0][1])[1:] == [f"{UPS}.2.3.0", f"{UPS}.2.2.0", f"{UPS}.9.7.0"]
+    assert core.turn(125) == [ON_BATTERY] * 2
+    core.happens("ended", Condition.ON_BATTERY)
+    assert core.turn(70) == [REMOVED]
+
+
+def test_the_end_of_a_test_has_a_notification_of_its_own_and_no_other(core: Core) -> None:
+    core.turn()
+    core.happens("began", Condition.TEST_RUNNING)
+    assert core.turn(10) == []
+    core.happens("ended", Condition.TEST_RUNNING)
+    assert core.turn(10) == [TEST_COMPLETED] and len(core.last[0][1]) == 7
+
+
+def test_of_one_kind_there_is_at_most_one_in_five_seconds_and_none_is_lost(core: Core) -> None:
+    core.turn()
+    for condition in (Condition.OVERLOAD, Condition.FAN_FAILURE, Condition.BATTERY_BAD):
+        core.happens("began", condition)
+    assert core.turn() == [ADDED]
+    assert core.turn(4) == []
+    assert core.turn() == [ADDED] and core.turn(10) == [ADDED]
+
+
+def test_what_happens_while_the_faces_are_away_is_told_after_their_start(core: Core) -> None:
+    core.turn(6)
+    core.happens("began", Condition.FAN_FAILURE)
+    core.turn(10)
+    core.happens("ended", Condition.FAN_FAILURE)
+    core.happens("began", Condition.OVERLOAD)
+    core.happens("ended", Condition.OVERLOAD)
+    core.start()
+    assert sorted(core.turn(30)) == sorted([COLD_START, REMOVED, ADDED, REMOVED])
+    core.start()
+    assert core.turn(30) == [COLD_START]
+
+
+def test_a_silent_core_is_a_lost_ups(core: Core) -> None:
+    core.turn()
+    here: View = core.stage.view
+    core.stage.view = view(None, since(Condition.NO_CORE, core.stage.now_s))
+    assert core.turn() == [ADDED] and f"{UPS}.6.3.20" in [dotted(v) for v in core.last[0][1].values() if len(v) > 8]
+    core.stage.view = here
+    assert core.turn() == [REMOVED]
+
+
+def test_a_new_log_begins_with_what_holds_now(core: Core) -> None:
+    core.happens("began", Condition.FAN_FAILURE)
+    core.happens("began", Condition.ON_BATTERY)
+    core.turn(10)
+    core.events = []
+    core.stage.view = view(ON_LINE, since(Condition.FAN_FAILURE, 1.0), last_event_id=0)
+    assert core.turn(10) == [REMOVED]
+
+
+def test_an_inform_is_repeated_until_it_is_confirmed(tmp_path: Path) -> None:
+    core = Core(tmp_path, inform=True)
+    core.peer.confirms = False
+    assert core.turn() == [COLD_START] and core.turn(2) == []
+    core.peer.confirms = True
+    assert core.turn(INFORM_AGAIN_S) == [COLD_START] and core.turn(2 * INFORM_AGAIN_S) == []
+    assert not core.receiver.busy
+
+
+def test_who_never_confirms_is_given_up_and_the_next_is_tried(tmp_path: Path) -> None:
+    core = Core(tmp_path, inform=True)
+    core.peer.confirms = False
+    core.turn()
+    core.happens("began", Condition.OVERLOAD)
+    heard = core.turn(60)
+    assert heard.count(COLD_START) == 3 and ADDED in heard
+
+
+def test_a_flood_leaves_the_newest(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    look = core.stage.agent.look(core.stage.now_s)
+    core.receiver.put([notices.cold_start(look)] * (QUEUE_LIMIT + 50))
+    assert core.receiver.dropped == 50 and len(core.receiver._waiting) == QUEUE_LIMIT
+    assert len([r for r in caplog.records if "too many" in r.message]) == 1
+
+
+def test_a_receiver_that_cannot_be_reached_disturbs_nobody(core: Core) -> None:
+    other = Receiver(("127.0.0.1", 9), ber.V2C, community=b"x")
+    core.notifier.receivers = [other, core.receiver]
+    core.turn()
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn() == [ADDED]
+    other.close()
+
+
+def test_an_interface_that_goes_down_and_up_is_told(core: Core) -> None:
+    core.turn(4)
+    net = Net(core.folder / "net")
+    net.set("eth0", operstate="down")
+    assert core.turn(4) == ["1.3.6.1.6.3.1.1.5.3"]
+    net.set("eth0", operstate="up")
+    assert core.turn(8) == ["1.3.6.1.6.3.1.1.5.4"]
+
+
+def test_a_damaged_cursor_is_said_and_begins_with_what_holds(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    (core.folder / "notify.json").write_text("{")
+    core.happens("began", Condition.OVERLOAD)
+    core.start()
+    assert "damaged" in caplog.text and core.turn(10) == [COLD_START, ADDED]
+
+
+def test_version_1_has_generic_and_enterprise_traps(core: Core) -> None:
+    look = core.stage.agent.look(core.stage.now_s)
+    cold = notices.cold_start(look).of_version_1(bytes((192, 0, 2, 1)), b"c")
+    assert ber.oid((1, 3, 6, 1, 2, 1, 33)) + b"\x40\x04\xc0\x00\x02\x01\x02\x01\x00\x02\x01\x00" in cold
+    added = notices.Notice((*notices.TRAPS, 3), 7, b"").of_version_1(bytes(4), b"c")
+    assert ber.oid((1, 3, 6, 1, 2, 1, 33, 2)) + b"\x40\x04\0\0\0\0\x02\x01\x06\x02\x01\x03" in added

@@ -1,0 +1,90 @@
+"""What is asked over the bus of RCCMD: texts, commands, pins; every order leaves an audit row, also a refused one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agent import bus
+from agent.busserver import Peer
+from agent.engine import Note
+from agent.errands import Errand
+from agent.model import ConfigError
+from agent.requests import Requests
+from tests.fakecore import on_line
+
+PEER = Peer(uid=1000, pid=1)
+ORIGIN = {"user": "admin", "address": "192.0.2.7"}
+
+
+class Asked:
+    """A Requests with nothing real behind it."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.rows, self.posted, self.pinned = list[Any](), list[Errand](), list[tuple[str, str]]()
+        engine: Any = SimpleNamespace(view=on_line(**changes))
+        nothing: Any = None
+        self.requests = Requests(engine, nothing, nothing, self.rows.append, dict, self.enrol, self.posted.append)
+
+    def enrol(self, name: str, sha256: str) -> str:
+        if name != "nas":
+            raise ConfigError("there is no such server")
+        self.pinned.append((name, sha256))
+        return "PEM"
+
+    def ask(self, **message: Any) -> bus.Message:
+        return self.requests.answer({"origin": ORIGIN, **message}, PEER)
+
+    def row(self) -> dict[str, str]:
+        (note,) = self.rows
+        assert isinstance(note, Note) and note.name == "command" and note.data is not None
+        return {"text": note.text, **note.data}
+
+
+def test_a_text_is_said_to_all_and_leaves_a_row() -> None:
+    asked = Asked()
+    assert asked.ask(type="say", do="message", to="all", text="#BATTCAP %") == {"servers": ["nas", "vm-host"]}
+    assert [(e.server, e.verb, e.argument) for e in asked.posted] == [
+        ("nas", "MSG_TEXT", "97 %"),
+        ("vm-host", "MSG_TEXT", "97 %"),
+    ]
+    assert asked.row() == {"text": "", "command": "message", "args": "all #BATTCAP %", **ORIGIN, "outcome": "done"}
+
+
+def test_what_is_refused_leaves_a_row_and_says_nothing() -> None:
+    asked = Asked(mode="dry-run")
+    with pytest.raises(bus.BusError, match="only in mode armed"):
+        asked.ask(type="say", do="execute", to="nas", text="backup")
+    assert asked.row()["outcome"] == "refused" and "only in mode armed" in asked.row()["text"]
+    assert asked.posted == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "say", "do": "message", "to": "all"},
+        {"type": "say", "do": 1, "to": "all", "text": "x"},
+        {"type": "say", "do": "message", "to": ["all"], "text": "x"},
+        {"type": "say", "do": "message", "to": "all", "text": "x", "origin": "me"},
+        {"type": "pin", "name": "nas"},
+        {"type": "pin", "name": 1, "sha256": "x"},
+    ],
+)
+def test_a_request_of_a_wrong_form_is_refused(message: dict[str, Any]) -> None:
+    asked = Asked()
+    with pytest.raises(bus.BusError):
+        asked.ask(**message)
+    assert asked.posted == [] and asked.pinned == [] and asked.rows == []
+
+
+def test_a_pin_is_answered_with_our_certificate_and_leaves_a_row() -> None:
+    asked = Asked()
+    assert asked.ask(type="pin", name="nas", sha256="ab" * 32) == {"sender_pem": "PEM"}
+    assert asked.pinned == [("nas", "ab" * 32)]
+    assert asked.row() == {"text": "", "command": "pin", "args": "nas", **ORIGIN, "outcome": "done"}
+    refused = Asked()
+    with pytest.raises(bus.BusError, match="there is no such server"):
+        refused.ask(type="pin", name="other", sha256="ab" * 32)
+    assert refused.row()["outcome"] == "refused"

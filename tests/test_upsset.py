@@ -1,0 +1,226 @@
+"""What managers may set: the right error at the right object, all or nothing, and an order for the UPS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, since, view
+
+from agent import ber, settexts, upsset
+from agent.model import Command, Condition
+from agent.upsset import Refused, Writer
+
+ALL = frozenset(Command) - {Command.SIMULATE}
+TEST, LOCK, DOWN = f"{UPS}.7.1.0", f"{UPS}.7.2.0", f"{UPS}.8.2.0"
+START, REBOOT, RESTART = f"{UPS}.8.3.0", f"{UPS}.8.4.0", f"{UPS}.8.5.0"
+BEEPER, NAME, CONTACT = f"{UPS}.9.8.0", f"{UPS}.1.5.0", "1.3.6.1.2.1.1.4.0"
+QUICK, DEEP, ABORT = (tuple(int(a) for a in f"{UPS}.7.7.{n}".split(".")) for n in (4, 5, 2))
+
+
+class Desk:
+    """An agent that lets its one community write, and what came of it."""
+
+    def __init__(self, folder: Path, *, commands: frozenset[Command] = ALL, allow_shutdown: bool = True) -> None:
+        self.orders: list[tuple[Command, dict[str, Any], str, str]] = []
+        self.audits: list[tuple[str, str, str]] = []
+        self.saved: dict[str, str] = {}
+        self.refuses: Refused | None = None
+        self.disk_full = False
+        self.writer = Writer({}, self.save, self.order, self.audit, allow_shutdown=allow_shutdown)
+        shown, net = view(ON_LINE, commands=commands), Net(folder).folder
+        self.stage = Stage(shown, net, access="read-write", writer=self.writer)
+
+    def audit(self, what: str, who: str, host: str) -> None:
+        self.audits.append((what, who, host))
+
+    def save(self, texts: Mapping[str, str]) -> None:
+        if self.disk_full:
+            raise OSError("no space")
+        self.saved = dict(texts)
+
+    def order(self, command: Command, args: Mapping[str, Any], who: str, host: str) -> None:
+        if self.refuses:
+            raise self.refuses
+        self.orders.append((command, dict(args), who, host))
+
+    def set(self, *pairs: tuple[str, Any], version: int = ber.V2C) -> tuple[int, int]:
+        bindings = b"".join(ber.binding(ber.oid(dotted(name)), encoded(value)) for name, value in pairs)
+        prefix = ber.integer(version) + ber.tlv(ber.OCTET_STRING, COMMUNITY.encode())
+        reply = self.stage.ask(ber.message(prefix, ber.SET, ber.integer(5), 0, 0, bindings))
+        assert reply is not None
+        return reply.error, reply.index
+
+    def get(self, name: str) -> Any:
+        found = self.stage.walk(name.rpartition(".")[0])[name]
+        return int.from_bytes(found[1], "big", signed=True) if found[0] == ber.INTEGER else found[1]
+
+
+def dotted(name: str) -> ber.Oid:
+    return tuple(int(arc) for arc in name.split("."))
+
+
+def encoded(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, int):
+        return ber.integer(value)
+    return ber.oid(value) if isinstance(value, tuple) else ber.tlv(ber.OCTET_STRING, value.encode())
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_texts_are_kept_and_leave_an_audit_row(desk: Desk) -> None:
+    assert desk.set((CONTACT, "ops@example.net"), (NAME, "rack 7")) == (0, 0)
+    assert desk.get(CONTACT) == b"ops@example.net" and desk.get(NAME) == b"rack 7"
+    assert desk.saved == {"sysContact": "ops@example.net", "upsIdentName": "rack 7"}
+    assert desk.audits == [("sysContact='ops@example.net' upsIdentName='rack 7'", "community tests", "127.0.0.1")]
+
+
+def test_a_test_needs_the_spin_lock_in_the_same_request_and_moves_it(desk: Desk) -> None:
+    assert desk.set((TEST, QUICK)) == (upsset.INCONSISTENT_VALUE, 1)
+    assert desk.set((TEST, QUICK), (LOCK, 2)) == (upsset.INCONSISTENT_VALUE, 1)
+    assert desk.orders == [] and desk.get(LOCK) == 1
+    assert desk.set((LOCK, 1), (TEST, QUICK)) == (0, 0)
+    assert desk.orders == [(Command.TEST_QUICK, {}, "community tests", "127.0.0.1")]
+    assert desk.get(LOCK) == 2 and desk.get(TEST) == ber.oid_body(QUICK)
+    assert desk.set((LOCK, 1), (TEST, QUICK)) == (upsset.INCONSISTENT_VALUE, 1)
+
+
+def test_a_second_test_is_refused_and_the_running_one_can_be_aborted(desk: Desk) -> None:
+    desk.stage.view = view(ON_LINE, since(Condition.TEST_RUNNING), commands=ALL)
+    assert desk.set((TEST, DEEP), (LOCK, 1)) == (upsset.INCONSISTENT_VALUE, 1)
+    assert desk.set((TEST, ABORT), (LOCK, 1)) == (0, 0)
+    assert [order[0] for order in desk.orders] == [Command.TEST_STOP]
+
+
+def test_the_output_is_switched_only_where_that_is_allowed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, allow_shutdown=False)
+    for name in (DOWN, START, REBOOT, RESTART):
+        assert desk.set((name, 1)) == (upsset.NO_ACCESS, 1)
+    assert desk.orders == []
+
+
+def test_a_shutdown_counts_down_and_minus_one_ends_it(desk: Desk) -> None:
+    assert desk.get(DOWN) == -1 and desk.set((DOWN, -1)) == (0, 0) and desk.orders == []
+    assert desk.set((DOWN, 300)) == (0, 0)
+    assert desk.orders[-1][:2] == (Command.SHUTDOWN_RETURN, {"delay_s": 300.0})
+    desk.stage.now_s += 100.0
+    assert desk.get(DOWN) == 200 and desk.get(REBOOT) == -1
+    assert desk.set((DOWN, -1)) == (0, 0)
+    assert desk.orders[-1][0] is Command.SHUTDOWN_STOP and desk.get(DOWN) == -1
+
+
+def test_without_auto_restart_it_stays_off(desk: Desk) -> None:
+    assert desk.set((RESTART, 2), (DOWN, 60)) == (0, 0)
+    assert desk.orders[-1][:2] == (Command.SHUTDOWN_STAY_OFF, {"delay_s": 60.0})
+    assert desk.get(RESTART) == 2 and desk.saved == {"upsAutoRestart": "off"}
+
+
+def test_a_reboot_is_off_for_so_long(desk: Desk) -> None:
+    assert desk.set((REBOOT, 30)) == (0, 0)
+    assert desk.orders[-1][:2] == (Command.SHUTDOWN_RETURN, {"delay_s": 0.0, "return_delay_s": 30.0})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "error", "index"),
+    [
+        ([(BEEPER, "on")], upsset.WRONG_TYPE, 1),
+        ([(NAME, "x" * 64)], upsset.WRONG_LENGTH, 1),
+        ([(NAME, "tab\there")], upsset.WRONG_VALUE, 1),
+        ([(BEEPER, 4)], upsset.WRONG_VALUE, 1),
+        ([(BEEPER, 3)], upsset.INCONSISTENT_VALUE, 1),
+        ([(REBOOT, 301)], upsset.WRONG_VALUE, 1),
+        ([(START, 10)], upsset.INCONSISTENT_VALUE, 1),
+        ([(TEST, b"\x02\x01\x00"), (LOCK, 1)], upsset.WRONG_TYPE, 1),  # NUT's
+        ([(f"{UPS}.8.1.0", 2)], upsset.INCONSISTENT_VALUE, 1),
+        ([(f"{UPS}.9.1.0", 231)], upsset.INCONSISTENT_VALUE, 1),
+        ([(f"{UPS}.9.1.0", 230)], 0, 0),
+        ([(CONTACT, "a"), (f"{UPS}.2.1.0", 2)], upsset.NOT_WRITABLE, 2),
+        ([(CONTACT, "a"), (NAME, "b"), (f"{UPS}.1.5.1", "c")], upsset.NO_CREATION, 3),
+        ([("1.3.6.1.4.1.1.1.0", 2)], upsset.NOT_WRITABLE, 1),
+        ([(DOWN, 60), (REBOOT, 60)], upsset.RESOURCE_UNAVAILABLE, 2),
+        ([(BEEPER, b"\x02\x05\x00\x00\x00\x00\x01")], upsset.WRONG_ENCODING, 1),
+    ],
+)
+def test_a_wrong_value_gets_its_error_and_nothing_is_done(
+    desk: Desk, pairs: list[tuple[str, Any]], error: int, index: int
+) -> None:
+    assert desk.set(*pairs) == (error, index)
+    assert desk.orders == [] and desk.saved == {} and desk.audits == []
+
+
+def test_what_the_unit_cannot_do_is_said(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, commands=frozenset())
+    for name, value in ((BEEPER, 1), (DOWN, 1), (REBOOT, 1), (RESTART, 2)):
+        assert desk.set((name, value)) == (upsset.INCONSISTENT_VALUE, 1)
+    assert desk.set((TEST, QUICK), (LOCK, 1)) == (upsset.INCONSISTENT_VALUE, 1)
+
+
+def test_when_the_ups_refuses_nothing_stays_set(desk: Desk) -> None:
+    desk.refuses = Refused("this UPS is busy")
+    assert desk.set((CONTACT, "a"), (BEEPER, 1)) == (upsset.INCONSISTENT_VALUE, 2)
+    assert desk.saved == {} and desk.get(CONTACT) == b"" and desk.audits == []
+    assert desk.set((TEST, QUICK), (LOCK, 1))[0] and desk.get(LOCK) == 1
+
+
+def test_a_full_disk_is_a_failed_commit(desk: Desk) -> None:
+    desk.disk_full = True
+    assert desk.set((CONTACT, "a"), (BEEPER, 1)) == (upsset.COMMIT_FAILED, 1)
+    assert desk.orders == [] and desk.get(CONTACT) == b""
+
+
+def test_version_1_has_its_own_words_for_the_errors(desk: Desk) -> None:
+    assert desk.set((BEEPER, "on"), version=ber.V1) == (3, 1)
+    assert desk.set((f"{UPS}.2.1.0", 2), version=ber.V1) == (2, 1)
+    assert desk.set((CONTACT, "a"), version=ber.V1) == (0, 0)
+
+
+def test_who_may_only_read_sets_nothing(tmp_path: Path) -> None:
+    writer = Writer()
+    stage = Stage(view(ON_LINE, commands=ALL), Net(tmp_path).folder, writer=writer)
+    prefix = ber.integer(ber.V2C) + ber.tlv(ber.OCTET_STRING, COMMUNITY.encode())
+    body = ber.binding(ber.oid(dotted(CONTACT)), encoded("x"))
+    reply = stage.ask(ber.message(prefix, ber.SET, ber.integer(5), 0, 0, body))
+    assert reply is not None and (reply.error, reply.index) == (upsset.NO_ACCESS, 1) and writer.texts == {}
+
+
+NAMES = st.sampled_from(sorted(upsset.SETTINGS)) | st.binary(max_size=20)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(NAMES, st.integers(0, 255), st.binary(max_size=8)), max_size=4))
+def test_no_value_raises_and_an_error_does_nothing(triples: list[tuple[bytes, int, bytes]]) -> None:
+    orders: list[Command] = []
+    writer = Writer(order=lambda command, *_: orders.append(command), allow_shutdown=True)
+    look = LOOK
+    try:
+        error, index = writer.write(triples, look, "who", "host")
+    except ber.Malformed:
+        return  # an object identifier that is none: the whole message is refused
+    assert 0 <= index <= len(triples) and (not error or (orders == [] and writer.texts == {}))
+
+
+def _look() -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return Stage(view(ON_LINE, commands=ALL), Net(Path(folder)).folder).agent.look(100.0)
+
+
+LOOK = _look()
+
+
+def test_the_texts_outlive_a_restart_and_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    assert settexts.read(tmp_path) == {}
+    settexts.write(tmp_path, {"sysContact": "ops", "foreign": "x"})
+    assert settexts.read(tmp_path) == {"sysContact": "ops"}
+    (tmp_path / "texts.json").write_bytes(b"\xff{")
+    assert settexts.read(tmp_path) == {} and (tmp_path / "texts.damaged").exists()

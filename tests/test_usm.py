@@ -1,0 +1,262 @@
+"""Version 3: the keys of the RFCs, and what a message gets that is old, forged, foreign, or too little secured."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent import ber, engineid, usm, v3
+from agent.ber import Header, Malformed, Pdu
+from agent.model import ConfigError
+
+ENGINE_ID = bytes.fromhex("8000000005010203040506070809")
+#: RFC 3414 A.3.1 and A.3.2
+OF_THE_RFC = bytes.fromhex("000000000000000000000002")
+SIGN, CRYPT = "the-signing-phrase", "the-secret-phrase"
+
+
+def user(
+    auth: str = "sha256", priv: str = "aes128", level: int = usm.AUTH_PRIV, engine: bytes = ENGINE_ID
+) -> usm.User:
+    size = usm.PRIVS[priv].key_bytes if priv else 0
+    return usm.User(
+        "ops", level, auth, usm.key(SIGN, auth, engine), priv, usm.key(CRYPT, auth, engine, size) if priv else b""
+    )
+
+
+KEYS = {(auth, priv): user(auth, priv) for auth in usm.AUTHS for priv in usm.PRIVS}
+OPS = KEYS["sha256", "aes128"]
+ENGINE = v3.Engine(ENGINE_ID, 7, 1000.0)
+NOW_S = 1500.0
+SYS_UP_TIME = ber.oid_body((1, 3, 6, 1, 2, 1, 1, 3, 0))
+
+
+def request(tag: int = ber.GET, context: bytes = ENGINE_ID, name: bytes = b"") -> bytes:
+    body = ber.binding(ber.tlv(ber.OBJECT_ID, SYS_UP_TIME), b"\x05\x00")
+    prefix = ber.tlv(ber.OCTET_STRING, context) + ber.tlv(ber.OCTET_STRING, name)
+    return ber.message(prefix, tag, ber.integer(77), 0, 0, body)
+
+
+def sent(
+    who: usm.User = OPS, level: int = usm.AUTH_PRIV, *, boots: int = 7, time_s: int = 500, engine: bytes = ENGINE_ID,
+    scoped: bytes | None = None, name: bytes | None = None, reportable: bool = True,
+) -> bytes:  # fmt: skip
+    flags = level | (v3.REPORTABLE if reportable else 0)
+    called = who.name.encode() if name is None else name
+    return v3.seal(4711, flags, engine, boots, time_s, who, called, scoped or request(), usm.Salts())
+
+
+def made(header: Header, pdu: Pdu, room: int, _: usm.User) -> bytes:
+    body = ber.binding(ber.tlv(ber.OBJECT_ID, SYS_UP_TIME), ber.integer(room, ber.TIMETICKS))
+    return ber.message(header.prefix, ber.RESPONSE, pdu.request_id, 0, 0, body)
+
+
+def asked(data: bytes, *, who: usm.User = OPS, engine: v3.Engine = ENGINE, allowed: bool = True) -> v3.Message:
+    """The answer's clear parts, its scoped PDU decrypted."""
+    responder = v3.Responder(engine, {who.name: who})
+    answer = v3.read(responder.answer(data, NOW_S, lambda name: allowed, 1472, made))
+    assert answer.msg_id == 4711
+    if answer.level == usm.AUTH_PRIV:
+        return answer._replace(scoped=usm.decrypt(who, answer.boots, answer.time_s, answer.privacy, answer.scoped))
+    return answer
+
+
+def reported(answer: v3.Message) -> tuple[str, int]:
+    """The counter that a Report names, and its level."""
+    pdu = v3.read_scoped(answer.scoped)[3]
+    assert pdu.tag == ber.REPORT and len(pdu.names) == 1
+    names = {ber.oid_body((*oid, 0)): name for name, oid in v3.REPORTS.items()}
+    return names[pdu.names[0]], answer.level
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+def test_the_keys_of_rfc_3414() -> None:
+    assert usm.key("maplesyrup", "md5", OF_THE_RFC).hex() == "526f5eed9fcce26f8964c2930787d82b"
+    assert usm.key("maplesyrup", "sha1", OF_THE_RFC).hex() == "6695febc9288e36282235fc7151f128497b38f3f"
+
+
+def test_a_key_is_lengthened_by_hashes_of_itself() -> None:
+    short = usm.key(CRYPT, "sha1", ENGINE_ID)
+    assert usm.key(CRYPT, "sha1", ENGINE_ID, 32) == (short + hashlib.sha1(short).digest())[:32]
+    assert usm.key(CRYPT, "sha256", ENGINE_ID, 16) == usm.key(CRYPT, "sha256", ENGINE_ID)[:16]
+
+
+@pytest.mark.parametrize("phrase", ["", "seven77", "x" * 257])
+def test_a_pass_phrase_has_eight_to_256_characters(phrase: str) -> None:
+    with pytest.raises(ConfigError, match="8 to 256"):
+        usm.key(phrase, "sha256", ENGINE_ID)
+
+
+# --- the answers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("auth", "priv"), KEYS)
+def test_every_pair_of_ways_is_answered_in_kind(auth: str, priv: str) -> None:
+    answer = asked(sent(KEYS[auth, priv]), who=KEYS[auth, priv])
+    context, name, _, pdu = v3.read_scoped(answer.scoped)
+    assert answer.level == usm.AUTH_PRIV and answer.user == b"ops" and (answer.boots, answer.time_s) == (7, 500)
+    assert (context, name, pdu.tag, pdu.request_id) == (ENGINE_ID, b"", ber.RESPONSE, ber.integer(77))
+
+
+def test_an_empty_engine_is_a_discovery() -> None:
+    answer = asked(sent(level=usm.NO_AUTH, engine=b"", boots=0, time_s=0, name=b""))
+    assert reported(answer) == ("usmStatsUnknownEngineIDs", usm.NO_AUTH)
+    assert (answer.engine_id, answer.boots, answer.time_s) == (ENGINE_ID, 7, 500)
+
+
+def other_key() -> usm.User:
+    return replace(OPS, auth_key=OPS.auth_key[::-1])
+
+
+def other_secret() -> usm.User:
+    return replace(OPS, priv_key=OPS.priv_key[::-1])
+
+
+ONLY_SIGNS = replace(OPS, priv="", priv_key=b"", level=usm.AUTH)
+
+
+@pytest.mark.parametrize(
+    ("data", "who", "name", "level"),
+    [
+        (sent(name=b"nobody"), OPS, "usmStatsUnknownUserNames", usm.NO_AUTH),
+        (sent(), ONLY_SIGNS, "usmStatsUnsupportedSecLevels", usm.NO_AUTH),
+        (sent(other_key()), OPS, "usmStatsWrongDigests", usm.NO_AUTH),
+        (sent(other_secret()), OPS, "usmStatsDecryptionErrors", usm.NO_AUTH),
+        (sent(boots=6), OPS, "usmStatsNotInTimeWindows", usm.AUTH),
+        (sent(boots=8), OPS, "usmStatsNotInTimeWindows", usm.AUTH),
+        (sent(time_s=349), OPS, "usmStatsNotInTimeWindows", usm.AUTH),
+        (sent(time_s=651), OPS, "usmStatsNotInTimeWindows", usm.AUTH),
+        (sent(scoped=request(name=b"vlan-1")), OPS, "snmpUnknownContexts", usm.AUTH_PRIV),
+        (sent(scoped=request(context=b"another")), OPS, "snmpUnknownPDUHandlers", usm.AUTH_PRIV),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_gets_the_report_of_the_rfc(data: bytes, who: usm.User, name: str, level: int) -> None:
+    assert reported(asked(data, who=who)) == (name, level)
+
+
+@pytest.mark.parametrize("time_s", [350, 650])
+def test_the_time_window_is_150_seconds_to_both_sides(time_s: int) -> None:
+    assert v3.read_scoped(asked(sent(time_s=time_s)).scoped)[3].tag == ber.RESPONSE
+
+
+def test_a_replayed_message_of_before_the_restart_is_refused() -> None:
+    recorded = sent()
+    assert reported(asked(recorded, engine=v3.Engine(ENGINE_ID, 8, 1000.0)))[0] == "usmStatsNotInTimeWindows"
+
+
+@pytest.mark.parametrize("level", [usm.NO_AUTH, usm.AUTH])
+def test_who_must_encrypt_and_does_not_gets_an_authorization_error_and_no_value(level: int) -> None:
+    answer = asked(sent(level=level))
+    pdu = v3.read_scoped(answer.scoped)[3]
+    assert (answer.level, pdu.tag, pdu.first, pdu.second) == (level, ber.RESPONSE, v3.AUTHORIZATION_ERROR, 0)
+    assert pdu.bindings == ber.binding(ber.tlv(ber.OBJECT_ID, SYS_UP_TIME), b"\x05\x00")
+
+
+def test_a_user_from_a_foreign_network_is_nobody() -> None:
+    assert reported(asked(sent(), allowed=False))[0] == "usmStatsUnknownUserNames"
+
+
+def test_an_engine_at_its_last_boot_answers_nobody() -> None:
+    last = v3.Engine(ENGINE_ID, v3.BOOTS_LIMIT, 1000.0)
+    assert reported(asked(sent(boots=v3.BOOTS_LIMIT), engine=last))[0] == "usmStatsNotInTimeWindows"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        sent(name=b"nobody", reportable=False),
+        sent(scoped=request(tag=ber.REPORT)),
+        sent(scoped=request(tag=ber.RESPONSE)),
+        v3.seal(1, 2 | v3.REPORTABLE, ENGINE_ID, 7, 500, OPS, b"ops", request(), usm.Salts()),
+        sent().replace(ber.integer(v3.SIZE_LIMIT), b"\x02\x03\0\1\xe3", 1),  # 483
+    ],
+    ids=["no report wanted", "a report", "a response", "encrypted but not signed", "another size"],
+)
+def test_what_is_no_request_is_dropped(data: bytes) -> None:
+    with pytest.raises((v3.Dropped, Malformed)):
+        asked(data)
+
+
+def test_no_two_messages_are_encrypted_with_the_same_salt() -> None:
+    salts = usm.Salts()
+    assert len({salts.take() for _ in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize("at", range(len(sent())))
+def test_no_changed_octet_is_believed(at: int) -> None:
+    data = sent()
+    changed = data[:at] + bytes((data[at] ^ 0x01,)) + data[at + 1 :]
+    try:
+        answer = asked(changed.replace(b"", b""))
+    except (v3.Dropped, Malformed):
+        return
+    except AssertionError:  # another msgID, which is signed, too
+        return
+    assert v3.read_scoped(answer.scoped)[3].tag == ber.REPORT
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=300) | st.tuples(st.integers(0, 140), st.binary(min_size=1, max_size=6)))
+def test_no_octets_do_more_than_being_malformed(junk: bytes | tuple[int, bytes]) -> None:
+    data = sent()
+    if isinstance(junk, bytes):
+        data = junk
+    else:
+        data = data[: junk[0]] + junk[1] + data[junk[0] + len(junk[1]) :]
+    responder = v3.Responder(ENGINE, {"ops": OPS})
+    try:
+        responder.answer(data, NOW_S, lambda name: True, 1472, made)
+    except (v3.Dropped, Malformed):
+        pass
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------
+
+
+def test_the_engine_is_the_same_for_ever_and_counts_its_starts(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    first, boots = engineid.started(tmp_path)
+    assert boots == 1 and 5 <= len(first) <= 32 and first[0] & 0x80
+    assert engineid.started(tmp_path) == (first, 2)
+    assert engineid.engine_id(tmp_path) == first
+    assert (tmp_path / "engine.json").stat().st_mode & 0o777 == 0o600
+
+
+ENGINES = ["", "{}", '{"engine_id": "80", "boots": 1}', '{"engine_id": "8000000005aa", "boots": -1}']
+
+
+@pytest.mark.parametrize("text", ENGINES)
+def test_a_damaged_engine_is_said_and_never_made_anew(tmp_path, text: str) -> None:  # type: ignore[no-untyped-def]
+    engineid.path(tmp_path).write_text(text)
+    engineid.path(tmp_path).chmod(0o600)
+    with pytest.raises(ConfigError, match="damaged"):
+        engineid.started(tmp_path)
+    assert engineid.path(tmp_path).read_text() == text
+
+
+def test_an_engine_that_started_too_often_stays_off(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    engineid.path(tmp_path).write_text('{"engine_id": "8000000005aabbcc", "boots": 2147483647}')
+    engineid.path(tmp_path).chmod(0o600)
+    with pytest.raises(ConfigError, match="too often"):
+        engineid.started(tmp_path)
+
+
+def test_keys_are_kept_without_pass_phrases_and_are_good_for_one_engine_only(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    row = engineid.made(ENGINE_ID, "sha256", SIGN, "aes128", CRYPT)
+    engineid.write_keys(tmp_path, {"ops": row})
+    text = (tmp_path / "users.json").read_text()
+    assert SIGN not in text and CRYPT not in text
+    kept = engineid.keys(tmp_path)["ops"]
+    assert engineid.user("ops", "auth-priv", False, kept, ENGINE_ID, False) == OPS
+    with pytest.raises(ConfigError, match="not for this agent"):
+        engineid.user("ops", "auth-priv", False, kept, ENGINE_ID + b"x", False)
+    with pytest.raises(ConfigError, match="no key to encrypt"):
+        engineid.user("ops", "auth-priv", False, engineid.made(ENGINE_ID, "sha256", SIGN), ENGINE_ID, False)
+    with pytest.raises(ConfigError, match="allow_weak"):
+        engineid.user("ops", "auth", False, engineid.made(ENGINE_ID, "md5", SIGN), ENGINE_ID, False)
+    assert engineid.user("ops", "auth", False, engineid.made(ENGINE_ID, "md5", SIGN), ENGINE_ID, True).auth == "md5"
