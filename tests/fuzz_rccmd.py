@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 400_000
 SHARES = {"classic": 1, "secure": 1, "pairs": 4, "listener": 20, "tls": 200}
-LONGEST = 4096
+LONGEST = 2600
 LIMIT = 2048
 HELLO = rb"CONNECT TO RCCMD \(SEND\)(?: ?[\r\n\0]{1,2}| )MSG_EXECUTE "
 BARE, SAYING = rb"(?:SHUTDOWN|WAKEUP) *", rb"(?:MSG_TEXT|EXECUTE) (?=[^\r\n\0]*[^\r\n\0 ])[^\r\n\0]*"
@@ -77,6 +77,12 @@ def pieces(data: bytes, rng: random.Random) -> list[bytes]:
     return [data[a:b] for a, b in zip(at, at[1:], strict=False)]
 
 
+def ways(data: bytes, rng: random.Random) -> tuple[list[bytes], ...]:
+    """Whole, in pieces, byte by byte (long ones: in sevens)."""
+    step = 1 if len(data) <= 300 else 7
+    return [data], pieces(data, rng), [data[i : i + step] for i in range(0, len(data), step)]
+
+
 def same(found: object, expected: object, data: bytes) -> None:
     if found != expected:
         raise AssertionError(f"{found!r} instead of {expected!r} for {data!r}")
@@ -102,7 +108,7 @@ class Classic:
 
     def __call__(self, data: bytes) -> None:
         expected = may(data)
-        for parts in ([data], pieces(data, random.Random(data)), [data[i : i + 1] for i in range(len(data))]):
+        for parts in ways(data, random.Random(data)):
             same(self.read(parts), expected, data)
         found = self.codec.parse(data)
         same(found if found is None else tuple(found), expected if len(data) <= LIMIT else None, data)
@@ -128,7 +134,7 @@ class Secure:
 
     def __call__(self, data: bytes) -> None:
         expected = may_secure(data)
-        for parts in ([data], pieces(data, random.Random(data)), [data[i : i + 1] for i in range(len(data))]):
+        for parts in ways(data, random.Random(data)):
             same(self.read(parts), expected, data)
         if expected is not None:
             written = self.secure.encode_request(self.secure.Request(*expected))
@@ -156,7 +162,7 @@ class Pairs:
             line = codec.encode(verb, argument, terminator=rng.choice(list(codec.TERMINATORS)))
         except ValueError:
             return  # too long, or a word in the text that nobody may send
-        for parts in ([line], pieces(line, rng), [line[i : i + 1] for i in range(len(line))]):
+        for parts in ways(line, rng):
             same(self.classic.read(parts), (verb, argument), line)
         cut = line[: rng.randrange(len(line) + 1)]
         left = self.classic.read(pieces(cut, rng))
@@ -171,7 +177,7 @@ class Pairs:
             line = secure.encode_request(request)
         except ValueError:
             return
-        for parts in ([line], pieces(line, rng), [line[i : i + 1] for i in range(len(line))]):
+        for parts in ways(line, rng):
             same(self.secure.read(parts), tuple(request), line)
         same(self.secure.read([line[: rng.randrange(len(line))]]), None, line)  # half a line is none
         same(self.classic.read([line]), None, line)

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def halves() -> Iterator[bytes]:
 class Live:
     """`with Live(folder, ...) as live`: a real `rccmd listen` on 127.0.0.1 whose every command leaves a line.
 
-    It is the folder alone, under `python` (default: the one that this venv was made with), as on a server.
+    It is one file, as on a server, under `python` (default: the one that this venv was made with).
     """
 
     def __init__(
@@ -105,11 +106,12 @@ class Live:
         more = "".join(f"{option}\n" for option in options)
         commands = f"on_shutdown = {script}\non_message = {script}\n[execute]\nhello = {script}\n"
         ini.write_text(f"[listen]\nbind = 127.0.0.1:0\n{allowed}{more}{commands}")
-        (folder / "rccmd").mkdir()
-        for source in (ROOT / "agent" / "rccmd").glob("*.py"):
-            (folder / "rccmd" / source.name).write_bytes(source.read_bytes())
+        with zipfile.ZipFile(folder / "rccmd.pyz", "w") as packed:
+            for source in sorted((ROOT / "agent" / "rccmd").glob("*.py")):
+                packed.write(source, f"rccmd/{source.name}")
+            packed.writestr("__main__.py", "import sys\nfrom rccmd.__main__ import main\nsys.exit(main())\n")
         base = python or getattr(sys, "_base_executable", sys.executable)
-        self._argv = [base, "-s", "-m", "rccmd", "listen", "--config", str(ini)]
+        self._argv = [base, "-I", str(folder / "rccmd.pyz"), "listen", "--config", str(ini)]
         self.dropped = 0  # times that a true command had to be told again
 
     def __enter__(self) -> Live:
