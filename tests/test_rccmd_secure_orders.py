@@ -11,11 +11,13 @@ from pathlib import Path
 from agent.rccmd.alive import Heard
 from agent.rccmd.codec import Command
 from agent.rccmd.journal import Journal
-from agent.rccmd.orders import EXECUTES_LIMIT, Orders
+from agent.rccmd.orders import RETRIES_LIMIT, RETRY_S, Orders
 from agent.rccmd.seen import LIMIT, Seen
 from agent.rccmd.selftest import EVERY_S, LIMIT_S
 from agent.rccmd.settings import USERS, Settings
+from agent.rccmd.small import EXECUTES_LIMIT
 from agent.rccmd.status import Status, read
+from agent.rccmd.waiting import LATE_S
 
 A, B, C = "east", "west", "north"
 ID, OTHER = "00c0ffee00c0ffee", "0123456789abcdef"
@@ -96,6 +98,13 @@ class Case(unittest.TestCase):
         word, facts = orders.answer(f"RT1 {verb} {ident}{tail}\n".encode(), sender, "192.0.2.7", now_s)
         return f"{word} {facts['why']}" if "why" in facts else word
 
+    def fails(self, orders: Orders, first_s: int, last_s: int) -> None:
+        """Time goes by, and whatever was started ends with exit code 1."""
+        for now_s in range(first_s, last_s):
+            for job in self.jobs:
+                job.code = 1
+            orders.tick(float(now_s))
+
     def text(self) -> str:
         return "\n".join(record.getMessage() for record in self.logged.records)
 
@@ -136,6 +145,41 @@ class Once(Case):
         self.jobs[0].code = 7
         self.assertEqual(self.say(orders, "SHUTDOWN", A, 3.0), "accepted")
         self.assertEqual(len(self.calls), 2)
+
+    def test_a_command_that_failed_is_tried_again_because_its_sender_was_told_accepted(self) -> None:
+        orders = self.orders()
+        self.say(orders, "SHUTDOWN", A, 1.0)
+        self.jobs[0].code = 1
+        orders.tick(2.0)
+        self.assertEqual((orders.state(2.0), orders.due_s(2.0)), ({"doing": "retrying"}, 2.0 + RETRY_S))
+        orders.tick(2.0 + RETRY_S)
+        self.assertEqual(self.calls, [("/halt",)] * 2)
+        self.jobs[1].code = 0
+        orders.tick(20.0)
+        self.assertEqual(self.say(orders, "SHUTDOWN", A, 21.0), "duplicate")
+        self.assertEqual(orders.state(21.0), {"doing": "listening"})
+
+    def test_the_retries_are_few_and_end_with_the_outage(self) -> None:
+        orders = self.orders()
+        self.say(orders, "SHUTDOWN", A, 1.0)
+        self.fails(orders, 2, 200)
+        self.assertEqual(len(self.calls), 1 + RETRIES_LIMIT)
+        self.assertEqual(self.say(orders, "SHUTDOWN", A, 300.0), "accepted")
+        self.fails(orders, 301, 303)
+        self.assertEqual(self.say(orders, "WAKEUP", A, 304.0), "accepted")
+        self.fails(orders, 305, 400)
+        self.assertEqual(len(self.calls), 2 + RETRIES_LIMIT)
+
+    def test_with_two_adapters_a_failed_command_is_tried_again_while_both_want_it(self) -> None:
+        orders = self.orders(need=2)
+        for name in (A, B):
+            self.say(orders, "SHUTDOWN", name, 1.0)
+        self.fails(orders, 2, 4)
+        self.say(orders, "WAKEUP", B, 4.0)
+        self.fails(orders, 5, 100)
+        self.assertEqual((len(self.calls), list(orders.votes.of(100.0))), (1, [A]))
+        self.say(orders, "SHUTDOWN", B, 101.0, OTHER)
+        self.assertEqual((len(self.calls), orders.votes.of(101.0)), (2, {}))
 
     def test_messages_and_executes_are_run_once_for_each_number(self) -> None:
         orders = self.orders()
@@ -237,6 +281,47 @@ class Voting(Case):
         self.assertEqual(self.calls, [("/halt",)])
 
 
+class Crashes(Case):
+    def test_a_grace_delay_goes_on_after_a_crash_and_is_over_when_it_would_have_been(self) -> None:
+        self.say(self.orders(grace_s=30.0), "SHUTDOWN", A, 100.0)
+        again = self.orders(grace_s=30.0)
+        again.tick(110.0)
+        self.assertEqual(again.state(110.0), {"doing": "grace", "starts_in_s": 20.0})
+        again.tick(130.0)
+        self.assertEqual(self.calls, [("/halt",)])
+        self.assertEqual(self.seen_at_start, [f"SHUTDOWN {A} {ID}\n"])
+        third = self.orders(grace_s=30.0)
+        third.tick(131.0)
+        self.assertEqual((len(self.calls), third.state(131.0)), (1, {"doing": "listening"}))
+
+    def test_its_wakeup_cancels_it_after_a_crash_too_and_before_one_for_good(self) -> None:
+        self.say(self.orders(grace_s=30.0), "SHUTDOWN", A, 100.0)
+        again = self.orders(grace_s=30.0)
+        self.assertEqual(self.say(again, "WAKEUP", A, 110.0), "accepted")
+        self.orders(grace_s=30.0).tick(131.0)
+        self.assertEqual(self.calls, [])
+
+    def test_nothing_is_started_long_after_its_time_or_after_a_stop_or_another_boot(self) -> None:
+        self.say(self.orders(grace_s=30.0), "SHUTDOWN", A, 100.0)
+        self.orders(grace_s=30.0).tick(130.0 + LATE_S)
+        path = self.folder / "waiting"
+        boot, _, rest = path.read_text().partition(" ")
+        path.write_text(f"another-boot {rest}")
+        self.orders(grace_s=30.0).tick(110.0)
+        for text in ("", "x", f"{boot} x\n{A} {ID}\n", f"{boot} 130.0\n", f"{boot} 130.0\n{A}\n"):
+            path.write_text(text)
+            self.orders(grace_s=30.0).tick(131.0)
+        path.write_text(f"{boot} {rest}")
+        (self.folder / "seen").write_text(f"SHUTDOWN {A} {ID}\n")
+        self.orders(grace_s=30.0).tick(131.0)
+        (self.folder / "seen").unlink()
+        stopped = self.orders(grace_s=30.0)
+        stopped.tick(110.0)
+        stopped.close()
+        self.orders(grace_s=30.0).tick(131.0)
+        self.assertEqual(self.calls, [])
+
+
 class Living(Case):
     def unreachable(self) -> Orders:
         return self.orders(need=2, alive_s=600.0, unreachable_counts=True)
@@ -262,10 +347,8 @@ class Living(Case):
         self.assertEqual(self.calls, [])
         orders.tick(1600.0)
         self.assertEqual(self.calls, [("/halt",)])
-        self.jobs[0].code = 1
-        for now_s in range(1601, 1700):
-            orders.tick(float(now_s))
-        self.assertEqual(len(self.calls), 1, "a command that fails is not run in a loop")
+        self.fails(orders, 1601, 2000)
+        self.assertEqual(len(self.calls), 1 + RETRIES_LIMIT, "a command that fails is not run in a loop")
 
     def test_by_default_a_silent_adapter_asks_for_nothing(self) -> None:
         orders = self.orders(need=2, alive_s=600.0)

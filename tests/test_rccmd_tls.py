@@ -15,12 +15,16 @@ import sys
 import tempfile
 import time
 import unittest
+import warnings
 from pathlib import Path
 
 from agent.rccmd import secure
+from agent.rccmd.journal import Journal
+from agent.rccmd.listen import DEADLINE_S, Listener
+from agent.rccmd.orders import Orders
 from agent.rccmd.settings import SettingsError, load
 from agent.rccmd.trust import TlsLine, Trust
-from tests.rccmd_kit import Adapter, Server, certificate, public_part
+from tests.rccmd_keys import Adapter, Server, certificate, public_part
 
 ROOT = Path(__file__).resolve().parent.parent
 NOOP, HALT = b"RT1 NOOP 0123456789abcdef\n", b"RT1 SHUTDOWN 00c0ffee00c0ffee\n"
@@ -109,7 +113,8 @@ class Trusting(Case):
 
     def test_an_old_tls_is_refused(self) -> None:
         context = self.east.context()
-        with self.assertWarns(DeprecationWarning):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
             context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
         context.set_ciphers("ALL:@SECLEVEL=0")
         with self.assertRaises((secure.NotSecure, ssl.SSLError)):
@@ -151,6 +156,54 @@ class Trusting(Case):
         self.server.key.unlink()
         with self.assertRaisesRegex(SettingsError, "key.pem.*No such file"):
             self.trust()
+
+
+class Slow(Case):
+    """The listener with its clock in the test's hand."""
+
+    def test_a_handshake_that_trickles_and_a_line_that_never_ends_are_reset_after_ten_seconds(self) -> None:
+        now_s, started = [1000.0], []
+        settings = load({**self.server.settings(), "on_shutdown": "true", "bind": "127.0.0.1:0"})
+        trust, journal = Trust(settings), Journal()
+        orders = Orders(settings, journal, lambda *what: started.append(what))
+        with self.assertLogs("rccmd") as logged:
+            listener = Listener(settings, orders, journal, lambda: now_s[0], trust)
+            self.addCleanup(listener.close)
+            slow = socket.create_connection(("127.0.0.1", listener.port), WITHIN_S)
+            half = socket.create_connection(("127.0.0.1", listener.port), WITHIN_S)
+            self.addCleanup(slow.close)
+            client = Client(self.east.context())
+            half.setblocking(False)
+            said = False
+            for _ in range(20):
+                try:
+                    client.tls.do_handshake()
+                    if not said:
+                        client.tls.write(HALT[:-1])
+                        said = True
+                except ssl.SSLWantReadError:
+                    pass
+                half.send(client.outside.read() or b"")
+                listener.turn(0.02)
+                try:
+                    client.inside.write(half.recv(10_000))
+                except BlockingIOError:
+                    continue
+            self.assertTrue(said)
+            for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01":
+                slow.send(bytes([byte]))
+                listener.turn(0.02)
+                now_s[0] += 1.0
+            now_s[0] = 1000.0 + DEADLINE_S
+            listener.turn(0.02)
+            listener.turn(0.02)
+            for sock in (slow, half):
+                sock.settimeout(1.0)
+                with self.assertRaises(ConnectionResetError):
+                    sock.recv(10)
+            half.close()
+        self.assertEqual(started, [])
+        self.assertEqual(sum("no command within 10 s" in line for line in logged.output), 2)
 
 
 class Program(Case):
@@ -255,6 +308,19 @@ class Program(Case):
         self.assertEqual((code, "does not run" in text), (1, True))
         code, text = self.tool("selftest")
         self.assertEqual((code, "no listener runs" in text), (1, True))
+
+    def test_what_is_wrong_with_the_keys_is_in_the_log_once(self) -> None:
+        torn = self.server.senders / "torn.pem"
+        torn.write_text("x")
+        self.listen("need = 2")
+        self.wait_for("warning: torn.pem: must hold one certificate")
+        self.wait_for("warning: 1 adapters in .*senders, but 2 must ask")
+        for _ in range(3):
+            self.east.ask(self.port, NOOP, self.server)
+        torn.unlink()
+        self.east.ask(self.port, NOOP, self.server)
+        self.wait_for("the keys are in order again")
+        self.assertEqual(self.said.count(b"torn.pem"), 1)
 
     def test_two_listeners_do_not_share_a_state_folder(self) -> None:
         self.listen()

@@ -71,6 +71,7 @@ class Listener:
         status: Status | None = None,
     ) -> None:
         self._trust, self._status = trust, status
+        self._problem = ""  # what of the keys cannot be used, as the log has it
         self._settings, self._orders, self._journal, self._clock = settings, orders, journal, clock
         self._selector = selectors.DefaultSelector()
         self._connections: dict[_Connection, None] = {}  # oldest first
@@ -79,6 +80,12 @@ class Listener:
         self.port: int = self._tcp.getsockname()[1]
         if status is not None:
             status.restore(clock())
+        if trust is not None:
+            self._say_problem(trust)
+            voices = len(list(trust.names()))
+            if settings.require_tls and voices < settings.need:
+                outcome = f"warning: {voices} adapters in {settings.senders}, but {settings.need} must ask"
+                journal.line("-", "-", outcome)
         self._selector.register(self._tcp, selectors.EVENT_READ, self._incoming)
         if self._udp is not None:
             self._selector.register(self._udp, selectors.EVENT_READ, self._datagrams)
@@ -185,6 +192,7 @@ class Listener:
         if connection.tls is None and self._trust is not None and connection.feed.empty:
             if data[0] == secure.FIRST_BYTE:
                 connection.tls = self._trust.line()
+                self._say_problem(self._trust)
             elif self._settings.require_tls:
                 self._refuse(connection, f"refused, not secure: {data[:80]!r}", now_s)
                 return
@@ -225,6 +233,12 @@ class Listener:
             self._finish(connection, tls.out(), now_s)
         elif (out := tls.out()) and not _write(connection.sock, out):
             self._refuse(connection, "reset, it does not read", now_s)
+
+    def _say_problem(self, trust: Trust) -> None:
+        """Say once what is wrong with the files of keys."""
+        if trust.problem != self._problem:
+            self._problem = trust.problem
+            self._journal.line("-", "-", f"warning: {self._problem or 'the keys are in order again'}")
 
     def _finish(self, connection: _Connection, data: bytes, now_s: float) -> None:
         """Write the last bytes and our end, then wait a little for the sender's own."""

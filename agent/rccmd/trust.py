@@ -7,14 +7,13 @@ The folder is looked at again for each connection, so that a new adapter is hear
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import ssl
 from collections.abc import Iterable
 
 from .secure import NotSecure
-from .settings import Settings, SettingsError
+from .settings import Settings, SettingsError, is_address
 
 SENDERS_LIMIT = 16
 PEM_LIMIT_BYTES = 64 * 1024
@@ -93,7 +92,7 @@ class Trust:
             files = sorted(file for file in os.listdir(self._folder) if _NAME.fullmatch(file))
         except OSError:
             return []
-        return [file for file in files if not _is_address(file[: -len(".pem")])][:SENDERS_LIMIT]
+        return [file for file in files if not is_address(file[: -len(".pem")])][:SENDERS_LIMIT]
 
     def _look(self) -> tuple[tuple[str, int, int, int], ...]:
         """What changes when a file does."""
@@ -158,11 +157,3 @@ def _context() -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0  # a resumed session would skip the certificate
     return context
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -90,6 +90,7 @@ def connect(job: Job) -> Generator[Wait, None, socket.socket]:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     connected = False
     try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the last word waits 40 ms for the peer's
         try:
             sock.connect((host, job.server.port, *rest))
         except BlockingIOError:
