@@ -37,11 +37,11 @@ def write(path: Path, values: Mapping[str, str]) -> None:
     write_private(path, json.dumps(dict(values), indent=1).encode() + b"\n")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make the folder and what is missing above it, owner-only; made by root, it gets the owner of the one above."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:
         owner = folder.parent.stat()
@@ -50,7 +50,7 @@ def _make_folder(folder: Path) -> None:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a 0600 file atomically: temporary file, fsync, rename, fsync of the folder."""
-    _make_folder(path.parent)
+    make_folder(path.parent)
     temporary = path.with_name(path.name + ".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

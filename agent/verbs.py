@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from . import bus, rehearse, sayto, steer, vault, wire
+from . import bus, invite, rehearse, sayto, steer, vault, wire
 from .config import NAME, PROTECTING, Config
 from .faces import secrets_path
 from .model import ConfigError, Event, View
@@ -36,6 +36,7 @@ def main(args: argparse.Namespace) -> int:
         "arm": lambda args, settings: steer.arm(args, settings, _ask_view(settings)),
         "disarm": steer.disarm,
         "rehearse": _rehearse,
+        "enroll": lambda args, settings: invite.main(args, settings, _ask_view(settings)),
         "ssh-key": _ssh_key,
     }
     if args.verb == "check":

@@ -10,9 +10,10 @@ import ssl
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from agent.rccmd import archive
 
 ROOT = Path(__file__).resolve().parent.parent
 SHUTDOWN = b"CONNECT TO RCCMD (SEND) MSG_EXECUTE SHUTDOWN"
@@ -106,10 +107,7 @@ class Live:
         more = "".join(f"{option}\n" for option in options)
         commands = f"on_shutdown = {script}\non_message = {script}\n[execute]\nhello = {script}\n"
         ini.write_text(f"[listen]\nbind = 127.0.0.1:0\n{allowed}{more}{commands}")
-        with zipfile.ZipFile(folder / "rccmd.pyz", "w") as packed:
-            for source in sorted((ROOT / "agent" / "rccmd").glob("*.py")):
-                packed.write(source, f"rccmd/{source.name}")
-            packed.writestr("__main__.py", "import sys\nfrom rccmd.__main__ import main\nsys.exit(main())\n")
+        (folder / "rccmd.pyz").write_bytes(archive.pack(str(ROOT / "agent" / "rccmd")))
         base = python or getattr(sys, "_base_executable", sys.executable)
         self._argv = [base, "-I", str(folder / "rccmd.pyz"), "listen", "--config", str(ini)]
         self.dropped = 0  # times that a true command had to be told again

@@ -19,11 +19,12 @@ AGENT = ROOT / "agent"
 #: room -> floor; imports only go down or stay on the floor, and a face never imports another
 FLOORS = {
     "__main__": 5, "run": 5, "core": 5, "faces": 5, "demo": 5, "verbs": 5, "steer": 5, "sayto": 5, "rehearse": 5,
-    "process": 5,
+    "process": 5, "invite": 5,
     "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "tls": 4, "page": 4,
     "saying": 4, "ladder": 4, "controls": 4, "assets": 4, "words": 4, "layout": 4, "history": 4,
     "snmp": 4, "gate": 4, "settexts": 4, "netif": 4, "engineid": 4, "snmpuser": 5, "snmpface": 5,
     "notify": 4, "receiver": 4, "notices": 2,
+    "enroll": 4, "authority": 4, "codes": 4, "pyz": 4, "bootstrap": 4,
     "engine": 3, "portrait": 3, "telling": 3, "guard": 3, "deliver": 3, "reach": 3,
     "attempt": 3, "target": 3, "waker": 3, "places": 3, "tlssteps": 3, "enrolments": 3, "senderkey": 3,
     "book": 3, "requests": 3, "program": 3,
@@ -41,7 +42,7 @@ FLOORS = {
 WEB, SNMP = (
     {
         "web", "httpd", "httphead", "httpanswer", "login", "tls", "page", "saying", "ladder", "controls", "assets",
-        "words", "layout", "history",
+        "words", "layout", "history", "enroll", "authority", "codes", "pyz", "bootstrap",
     },
     {"snmp", "gate", "netif", "engineid", "settexts", "notify", "receiver"},
 )  # fmt: skip

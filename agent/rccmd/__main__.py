@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -37,16 +38,24 @@ confirmation. UDP: "sent" is all that can be known. Exit codes: 0 all delivered 
 """
 
 
+#: verbs with a parser of their own, loaded only when they are used: (module, function, help)
+OTHERS = {
+    "install": ("install", "main", "install the listener on this server and enrol it at a UPS adapter"),
+    "uninstall": ("uninstall", "main", "remove what install made"),
+    "ask": ("root", "ask_main", "what the listener's commands say to the root side"),
+    "root": ("root", "main", "the root side: shuts the server down on the listener's word"),
+    "probe": ("probing", "main", "record what genuine RCCMD parts say, byte by byte"),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     import argparse  # a megabyte that the service does without
-
-    from . import probing
 
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="rccmd", description=__doc__, epilog=OVERVIEW, formatter_class=raw, allow_abbrev=False
     )
-    verbs = parser.add_subparsers(dest="what", metavar="{listen,send,status,selftest,probe}", required=True)
+    verbs = parser.add_subparsers(dest="what", metavar="VERB", required=True)
     _listen_options(
         verbs.add_parser(
             "listen",
@@ -57,21 +66,14 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
+    for verb, (_, _, what) in OTHERS.items():
+        verbs.add_parser(verb, help=what, add_help=False)
     _send_options(
         verbs.add_parser(
             "send",
             help="tell a command to one or many listeners",
             description="Tell a command to one or many listeners, all at the same time.",
             epilog=SEND,
-            formatter_class=raw,
-            allow_abbrev=False,
-        )
-    )
-    probing.options(
-        verbs.add_parser(
-            "probe",
-            help="record what genuine RCCMD parts say, byte by byte",
-            description="Record what genuine RCCMD parts say, byte by byte. Nothing that is heard has any effect.",
             formatter_class=raw,
             allow_abbrev=False,
         )
@@ -199,13 +201,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         words.insert(0, "send")  # the original has no verb: rccmd -s -se "..." -a ...
+    if words and words[0] in OTHERS:
+        module, function, _ = OTHERS[words[0]]
+        return int(getattr(importlib.import_module(f"{__package__}.{module}"), function)(words[1:]))
     if words[:2] == ["listen", "--config"] and len(words) == 3:  # as the service is started: without argparse
         return _listen({}, words[2])
     options = _parser().parse_args(words)
-    if options.what == "probe":
-        from . import probing
-
-        return probing.run(options)
     if options.what in ("status", "selftest"):
         from . import tools
 

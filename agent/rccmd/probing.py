@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 from . import probe
@@ -39,12 +40,19 @@ share them.
 """
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """Give the parser of `rccmd probe` its two ways."""
-    parser.epilog = CAPTURES
+def main(words: Sequence[str]) -> int:
+    """Run `rccmd probe` with these arguments and return the exit code; 2: wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="rccmd probe",
+        description="Record what genuine RCCMD parts say, byte by byte. Nothing that is heard has any effect.",
+        epilog=CAPTURES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     ways = parser.add_subparsers(dest="way", metavar="{listen,connect}", required=True)
     _listen(ways.add_parser("listen", help="record who comes, on TCP and UDP", allow_abbrev=False))
     _connect(ways.add_parser("connect", help="connect to a part and record what it says", allow_abbrev=False))
+    return _run(parser.parse_args(words))
 
 
 def _listen(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +90,8 @@ def _common(parser: argparse.ArgumentParser, seconds: str) -> None:
     parser.add_argument("--out", metavar="FILE", help="write the record to FILE too; it must not exist yet")
 
 
-def run(given: argparse.Namespace) -> int:
-    """`rccmd probe`: 0 recorded, 1 no port or no connection, 2 wrong use or a file that cannot be written."""
+def _run(given: argparse.Namespace) -> int:
+    """0 recorded, 1 no port or no connection, 2 wrong use or a file that cannot be written."""
     with contextlib.ExitStack() as stack:
         streams: list[TextIO] = [sys.stdout]
         if given.out is not None:
