@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.gate import gate
 from bench.memory import cpu_s, rss_mb
 from tests.rccmd_hostile_kit import SHUTDOWN, STRANGERS, Flood, Live
-from tests.rccmd_kit import Adapter, Server
+from tests.rccmd_keys import Adapter, Server
 
 IDLE_S, SHORT_IDLE_S = 30.0, 5.0
 CONNECTIONS, SHORT_CONNECTIONS = 10_000, 1_000

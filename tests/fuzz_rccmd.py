@@ -287,7 +287,7 @@ class Tls:
     def __init__(self) -> None:
         from agent.rccmd import secure, trust
         from agent.rccmd.settings import Settings
-        from tests.rccmd_kit import Adapter, Server
+        from tests.rccmd_keys import Adapter, Server
 
         self.folder = tempfile.TemporaryDirectory()
         folder = Path(self.folder.name)

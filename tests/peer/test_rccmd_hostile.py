@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.rccmd_hostile_kit import SHUTDOWN, STRANGERS, Flood, Live, client_hello
-from tests.rccmd_kit import Adapter, Server
+from tests.rccmd_keys import Adapter, Server
 
 pytestmark = pytest.mark.peer
 

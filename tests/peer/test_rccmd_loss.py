@@ -16,7 +16,7 @@ import pytest
 from agent.reach import ACCEPTED, UNCONFIRMED, Late, rccmd
 from tests import steps
 from tests.rccmd_hostile_kit import SHUTDOWN, Live
-from tests.rccmd_kit import Adapter, Server
+from tests.rccmd_keys import Adapter, Server
 from tests.secure_peer import keys, pem
 from tests.test_reach_secure import job
 
