@@ -98,7 +98,7 @@ class Unit:
 
     @property
     def battery_v(self) -> float:
-        """From 20.8 V empty to 26 V full: the line that NUT assumes (megatec.estimate_charge_pct)."""
+        """From 20.8 V empty to 26 V full: the line that NUT assumes (q1/meaning.py)."""
         return BATTERY_V * (104 + 26 * self.charge_pct / 100) / 120
 
     @property

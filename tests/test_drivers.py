@@ -180,6 +180,7 @@ def test_a_silent_or_senseless_unit_is_a_link_error_in_bounded_time(module: Modu
 
 def test_each_of_its_commands_works_on_a_working_unit_and_leaves_it_readable(module: ModuleType) -> None:
     driver, _ = connect(module, WORKING[module.NAME])
+    driver.poll()
     assert isinstance(driver.commands, frozenset) and driver.commands <= frozenset(Command)
     assert driver.wake_fd is None or isinstance(driver.wake_fd, int)
     for command in sorted(driver.commands, key=lambda c: c.value):  # a test is begun before it is stopped

@@ -5,18 +5,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from agent import pyz
 from agent.rccmd import archive
+from tests import pythons
 
-PYTHONS = [
-    p
-    for v in ("3.9.18", "3.10.13", "3.12.1", "3.13.0")
-    if (p := Path(f"/root/.pyenv/versions/{v}/bin/python")).exists()
-]
+PYTHONS = [found for version in ("3.9", "3.10", "3.12", "3.13") if (found := pythons.other(version))]
 
 
 def test_it_is_the_same_whenever_and_wherever_it_is_built(tmp_path):

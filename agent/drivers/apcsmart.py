@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import apc
 from ..model import Command, Driver, Link, LinkError, Option, OrderError, Status
-from .megatec import check_arguments
+from ..q1.orders import check_arguments
 
 log = logging.getLogger(__name__)
 

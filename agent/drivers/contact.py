@@ -25,7 +25,7 @@ from ..model import (
     Source,
     Status,
 )
-from .megatec import check_arguments
+from ..q1.orders import check_arguments
 
 log = logging.getLogger(__name__)
 

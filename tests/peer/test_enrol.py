@@ -20,11 +20,11 @@ from agent import tls
 from tests.peer.network import HERE_V4, THERE_V4, Network
 from tests.peer.test_secure_core import notes, server_toml, view_of
 from tests.peer.world import ROOT, World, free_port, until
+from tests.pythons import other
 
 pytestmark = pytest.mark.peer
 
-OLDEST = Path("/root/.pyenv/versions/3.9.18/bin/python")
-PYTHON = str(OLDEST) if OLDEST.exists() else sys.executable
+PYTHON = str(other("3.9") or sys.executable)
 
 
 class Server:
