@@ -1,4 +1,4 @@
-"""The command `rccmd`: listen on a server for a shutdown, or send one."""
+"""The command `rccmd`: listen on a server for a shutdown, send one, or record what others say."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ OTHERS = {
     "uninstall": ("uninstall", "main", "remove what install made"),
     "ask": ("root", "ask_main", "what the listener's commands say to the root side"),
     "root": ("root", "main", "the root side: shuts the server down on the listener's word"),
+    "probe": ("probing", "main", "record what genuine RCCMD parts say, byte by byte"),
 }
 
 

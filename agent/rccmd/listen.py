@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .trust import TlsLine, Trust
 
 CONNECTIONS_LIMIT = 32
-BACKLOG = 128  # connections that the kernel holds for us
+BACKLOG = 1024  # connections that the kernel holds for us; one too many costs its sender a second (its SYN is lost)
 TURN_LIMIT = 64  # connections or datagrams taken in one turn before the others have theirs
 DEADLINE_S = 10.0  # a connection's whole life until its command is complete
 DRAIN_S = 1.0  # after accepting: how long to wait for the sender's own end
