@@ -109,7 +109,7 @@ class Live:
         ini.write_text(f"[listen]\nbind = 127.0.0.1:0\n{allowed}{more}{commands}")
         (folder / "rccmd.pyz").write_bytes(archive.pack(str(ROOT / "agent" / "rccmd")))
         base = python or getattr(sys, "_base_executable", sys.executable)
-        self._argv = [base, "-I", str(folder / "rccmd.pyz"), "listen", "--config", str(ini)]
+        self._argv = [base, "-I", "-S", str(folder / "rccmd.pyz"), "listen", "--config", str(ini)]
         self.dropped = 0  # times that a true command had to be told again
 
     def __enter__(self) -> Live:

@@ -78,7 +78,7 @@ class UnitsTest(unittest.TestCase):
             what = plistlib.loads(file.read_bytes())
             self.assertEqual(f"{what['Label']}.plist", name)
             self.assertEqual((what["RunAtLoad"], what["KeepAlive"]), (True, True))
-            self.assertEqual(what["ProgramArguments"][:3], PLACES.line())
+            self.assertEqual(what["ProgramArguments"][:4], PLACES.line())
         self.assertEqual(plistlib.loads(files[f"{units.LABEL}.plist"].read_bytes())["UserName"], "daemon")
         self.assertNotIn("UserName", plistlib.loads(files[f"{units.LABEL}-root.plist"].read_bytes()))
 
@@ -89,7 +89,7 @@ class UnitsTest(unittest.TestCase):
             "-AllowStartIfOnBatteries -DontStopIfGoingOnBatteries",
             "-ExecutionTimeLimit ([TimeSpan]::Zero)",
             "-Execute 'C:\\Program Files\\Python\\it''s\\python.exe'",
-            "'-I \"C:\\Program Files\\rccmd\\rccmd.pyz\" listen --config C:\\ProgramData\\rccmd\\rccmd.ini'",
+            "'-I -S \"C:\\Program Files\\rccmd\\rccmd.pyz\" listen --config C:\\ProgramData\\rccmd\\rccmd.ini'",
             "-LocalPort 6004",
         ):
             self.assertIn(words, start)

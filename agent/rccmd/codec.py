@@ -18,7 +18,6 @@ behind MSG_EXECUTE and nothing else: a MSG_TEXT that mentions SHUTDOWN is a text
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import NamedTuple
 
 LIMIT_BYTES = 2048  # the longest message, its end included
@@ -126,6 +125,10 @@ def encode(verb: str, argument: str = "", *, template: str = TEMPLATE, terminato
 
 def printable(text: str) -> str:
     """The text without control, format and line-separating characters: fit for a log line or a terminal."""
+    if text.isascii():
+        return "".join(c for c in text if " " <= c <= "~")
+    import unicodedata  # its tables are large, and most texts do without
+
     return "".join(c for c in text if not unicodedata.category(c).startswith(("C", "Zl", "Zp")))
 
 

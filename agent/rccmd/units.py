@@ -86,7 +86,7 @@ class Places:
 
     def line(self, *words: str) -> list[str]:
         """The command line that runs the program with these words."""
-        return [self.python, "-I", self.program, *words]
+        return [self.python, "-I", "-S", self.program, *words]
 
 
 def systemd_line(argv: Sequence[str]) -> str:
