@@ -28,7 +28,7 @@ FLOORS = {
     "attempt": 3, "target": 3, "waker": 3, "places": 3, "tlssteps": 3, "enrolments": 3, "senderkey": 3,
     "book": 3, "requests": 3, "program": 3,
     "bus": 3, "busserver": 3, "ups": 3,
-    "drivers": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
+    "drivers": 2, "usages": 2, "hid": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
     "drill": 2, "curve": 2, "forecast": 2,
     "crowd": 2, "kept": 2, "pretend": 2, "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2, "usm": 2,
     "v3": 2, "enginemib": 2, "upsset": 2, "webrequest": 2, "variables": 2, "byword": 2,
