@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import bus, busserver, config, curve, drivers, link, vault, wire
+from . import bus, busserver, config, curve, drivers, vault, wire
 from .book import Book
 from .config import Config
 from .curve import Curve
@@ -32,7 +32,7 @@ from .enrolments import Enrolments
 from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver, LinkError
 from .places import Places
-from .process import end_with_thread, follow_parent, last_good, load, notify
+from .process import end_with_thread, follow_parent, last_good, load, notify, open_link
 from .requests import Requests
 from .slots import Keeper
 from .store import Store
@@ -341,7 +341,7 @@ class Core:
         module: ModuleType = drivers.load(self._config.driver)
         names = {o.name for o in module.OPTIONS}
         section = {k: v for k, v in self._config.ups.items() if k in names}
-        opened = link.open(self._config.ups, time.monotonic) if module.LINK == "serial" else None
+        opened = open_link(module.LINK, self._config.ups, time.monotonic)
         try:
             driver: Driver = module.connect(section, opened, time.monotonic)
         except LinkError:

@@ -8,21 +8,30 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import Any
 
-from . import addresses, config, drivers, link, reach, reading
+from . import addresses, config, drivers, hidraw, link, reach, reading
 from .config import Config
 from .model import ConfigError, Option
 
 log = logging.getLogger(__name__)
 
+#: LINK of a driver -> the module that opens it
+LINKS: Mapping[str, ModuleType] = {"serial": link, "usb": hidraw}
+
 
 def ups_options(name: str) -> Sequence[Option]:
     """What `[ups]` may hold for driver `name`, its link's options included. ConfigError for an unknown driver."""
     module = drivers.load(name)
-    return (*module.OPTIONS, *(link.OPTIONS if module.LINK == "serial" else ()))
+    return (*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ()))
+
+
+def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
+    """The link that a driver wants, None if it wants none. LinkError if it cannot be had."""
+    return LINKS[kind].open(section, now) if kind in LINKS else None
 
 
 def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
