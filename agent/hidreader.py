@@ -72,12 +72,13 @@ class Reader:
         self._seen: dict[Key, Reply] = {}
         self._refused: set[Key] = set()
         self._lost: dict[Key, tuple[float, float]] = {}  # key -> (not before this second, wait next time)
-        self._measured_s = float("-inf")
+        self._began_s = self._measured_s = float("-inf")
         self._queue: list[Key] = []  # of a round of measuring that is not through
 
     def read(self) -> float:
         """One poll: take the interrupt reports, ask the vital reports, then others within their time. The second at
         which the report that tells of the mains was complete. LinkError if there is none."""
+        self._began_s = self._now()
         fresh = self._take_inputs() if self._quirk.interrupts else set()
         vital = self._ask_vital(fresh)
         if self._now() - self._measured_s >= MEASURE_EVERY_S or self._queue:
@@ -85,10 +86,10 @@ class Reader:
         return vital
 
     def numbers(self) -> dict[str, float]:
-        """Variable -> its newest value, as the unit says it, in SI units."""
-        now_s, found = self._now(), {}
+        """Variable -> its newest value, as the unit says it, in SI units. Ages count from the last `read`."""
+        found = {}
         for name in self.places:
-            value = self._value(name, now_s)
+            value = self._value(name)
             if value is not None:
                 found[name] = value
         return found
@@ -213,7 +214,7 @@ class Reader:
             return "input", place.input.report
         return "feature", place.feature.report if place.feature is not None else 0
 
-    def _value(self, name: str, now_s: float) -> float | None:
+    def _value(self, name: str) -> float | None:
         """From the newest report of its place; what was lost for long is no value, but for what never changes."""
         place = self._place(name)
         if place is None:
@@ -227,6 +228,6 @@ class Reader:
             return None
         received_s, field, data = max(seen, key=lambda one: one[0])
         old_s = OLD_VITAL_S if name in hidtable.ESSENTIAL else OLD_S
-        if now_s - received_s > old_s and name not in hidtable.FIXED:
+        if self._began_s - received_s > old_s and name not in hidtable.FIXED:
             return None
         return hid.value(field, data)

@@ -170,9 +170,9 @@ class Scales:
 
     def believe(self, name: str, value: float, nominal: float | None) -> float | None:
         """The value of variable `name` in its unit; None if no power of ten makes it one. `nominal`: rated volts."""
-        value = round(value * self._factors.get(name, 1.0), 6)
+        value *= self._factors.get(name, 1.0)
         if credible(name, value, nominal):
-            return value
+            return round(value, 6)
         if name == "battery.voltage" and self._quirk.two_thirds and nominal and 1.4 < value / nominal < 1.8:
             return round(value * 2 / 3, 6)
         factor = pick(name, value, nominal)
