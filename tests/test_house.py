@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import __main__ as command_line
-from agent import config, drivers, link, reach
+from agent import config, drivers, process, reach
 
 ROOT = Path(__file__).resolve().parent.parent
 AGENT = ROOT / "agent"
@@ -187,7 +187,7 @@ def test_every_option_of_the_configuration_is_documented() -> None:
         *config.SERVER,
         *config.STAGE,
     ]
-    options += link.OPTIONS
+    options += [o for module in process.LINKS.values() for o in module.OPTIONS]
     for name in drivers.available():
         options += drivers.load(name).OPTIONS
     for name in reach.available():
