@@ -30,10 +30,12 @@ Finder = Callable[[], Iterable[Any]]  # all USB devices, as pyusb's usb.core.Dev
 
 
 def open(  # noqa: A001 (hidusb.open reads well)
-    section: Mapping[str, Any], now: Callable[[], float], finder: Finder | None = None
+    section: Mapping[str, Any], now: Callable[[], float], finder: Finder | None = None, util: Any = None
 ) -> HidUsbLink:
-    """The device that `section` (hidraw.OPTIONS) describes. LinkError with the remedy."""
+    """The device that `section` (hidraw.OPTIONS) describes. LinkError with the remedy. `finder` and `util` stand in
+    for usb.core.find and usb.util."""
     import usb.core  # only here: nobody else needs its memory
+    import usb.util
 
     if finder is None:
 
@@ -45,7 +47,7 @@ def open(  # noqa: A001 (hidusb.open reads well)
         found = [(Found(hidraw.DEV, _identity(device)), device, number) for device, number in there]
         chosen = hidraw.choose([one for one, *_ in found], section)
         device, number = next((device, number) for one, device, number in found if one is chosen)
-        return HidUsbLink(device, number, chosen.identity, now)
+        return HidUsbLink(device, number, chosen.identity, now, util or usb.util)
     except usb.core.NoBackendError as e:
         raise LinkError("libusb is missing; mend with: sudo apt install libusb-1.0-0") from e
     except usb.core.USBError as e:
@@ -87,10 +89,11 @@ def _text(device: Any, name: str) -> str:
 class HidUsbLink:
     """An open device. Each call takes at most 2 s."""
 
-    def __init__(self, device: Any, interface: int, identity: Identity, now: Callable[[], float]) -> None:
+    def __init__(self, device: Any, interface: int, identity: Identity, now: Callable[[], float], util: Any) -> None:
         import usb.core
 
         self._error: type[OSError] = usb.core.USBError
+        self._util = util
         self._device, self._interface, self.identity, self._now = device, interface, identity, now
         self._detached = self._take_from_kernel()
         try:
@@ -155,10 +158,8 @@ class HidUsbLink:
 
     def string(self, index: int) -> str | None:
         """A string descriptor, in the unit's first language; None if it has none."""
-        import usb.util
-
         try:
-            return str(usb.util.get_string(self._device, index) or "") or None
+            return str(self._util.get_string(self._device, index) or "") or None
         except (ValueError, self._error) as e:
             log.debug("usb: string %d: %s", index, e)
             return None
@@ -174,24 +175,20 @@ class HidUsbLink:
         self._give_back()
 
     def _give_back(self) -> None:
-        import usb.util
-
         try:
-            usb.util.release_interface(self._device, self._interface)
+            self._util.release_interface(self._device, self._interface)
             if self._detached:
                 self._device.attach_kernel_driver(self._interface)
         except self._error as e:
             log.debug("usb: closing: %s", e)  # it was unplugged
-        usb.util.dispose_resources(self._device)
+        self._util.dispose_resources(self._device)
 
     def _take_from_kernel(self) -> bool:
-        import usb.util
-
         detached = False
         if self._device.is_kernel_driver_active(self._interface):
             self._device.detach_kernel_driver(self._interface)
             detached = True
-        usb.util.claim_interface(self._device, self._interface)
+        self._util.claim_interface(self._device, self._interface)
         return detached
 
     def _read_descriptor(self) -> bytes:
