@@ -130,11 +130,18 @@ def _flags(numbers: Numbers, source: Source, low: bool | None, test: TestResult 
         Condition.OUTPUT_OFF: numbers.get("good") == 0,
         Condition.ON_BYPASS: source is Source.BYPASS,
         Condition.AWAITING_POWER: _so(numbers, "awaiting"),
-        Condition.SHUTDOWN_PENDING: _so(numbers, "requested") or numbers.get("off_in", 0) > 0,
+        Condition.FAN_FAILURE: _so(numbers, "fan"),
+        Condition.SHUTDOWN_PENDING: _so(numbers, "requested") or _counting(numbers),
         Condition.TEST_RUNNING: test is TestResult.RUNNING,
         Condition.TEST_FAILED: test is TestResult.FAILED,
     }
     return frozenset(condition for condition, so in facts.items() if so)
+
+
+def _counting(numbers: Numbers) -> bool:
+    """Whether the shutdown timer runs: all ones is how a unit without signs says -1 (Minuteman, 65535)."""
+    left_s = numbers.get("off_in", -1.0)
+    return left_s > 0 and left_s not in NO_RUNTIME_S
 
 
 def _lines(side: str, numbers: Numbers) -> tuple[Line, ...]:

@@ -89,6 +89,7 @@ MEASURED: Mapping[str, tuple[str, ...]] = {
     "depleted": _under(STATUS, "FullyDischarged"),
     "failure": _under((*SUMMARY, "PowerConverter.PresentStatus"), "InternalFailure"),
     "charger_failure": _under(("BatterySystem.Charger.PresentStatus", "Charger.PresentStatus"), "InternalFailure"),
+    "fan": ("PowerSummary.PresentStatus.FanFailure", "PowerConverter.PresentStatus.FanFailure"),
     "fuse": ("PowerConverter.PresentStatus.FuseFault", "PowerSummary.PresentStatus.FuseFault"),
     "communication": _under(SUMMARY, "CommunicationLost"),
     "good": ("PowerSummary.PresentStatus.Good", "PresentStatus.Good"),

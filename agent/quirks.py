@@ -39,7 +39,7 @@ class Quirk:
 
 GENERIC = Quirk(title="generic", evidence="USB-IF, HID Usage Tables for Power Devices 1.1", vendor=0)
 
-_TRIPP = {  # exponent 1 in the descriptor, tenths in the report (hundredths would be the word for it)
+_TENTHS = {  # exponent 1 in the descriptor, tenths in the report (hundredths would be the word for it)
     "input.voltage": 1e5, "output.voltage": 1e5, "battery.voltage": 1e5,
     "input.frequency": 0.01, "output.frequency": 0.01, "output.current": 0.01,
 }  # fmt: skip
@@ -102,7 +102,7 @@ ROWS: tuple[Quirk, ...] = (
         evidence="09ae-3016-tripp-lite (report 31: be 04 is 121.4 V, unit V with exponent 1); NUT issue 414",
         vendor=0x09AE,
         products=(0x3016, 0x3024),
-        factors=_TRIPP,
+        factors=_TENTHS,
     ),
     Quirk(
         title="Tripp Lite 1003 to 2014",
@@ -130,9 +130,23 @@ ROWS: tuple[Quirk, ...] = (
         q1_reports=tuple(range(0xA0, 0xA7)),
     ),
     Quirk(
-        title="Delta / Minuteman",
-        evidence="NUT drivers/liebert-hid.c, delta_ups-hid.c: exponents as with Tripp Lite, so they are picked",
+        title="Minuteman",
+        evidence="05dd-a0a0-minuteman (report 46: 16 00 is 2.2 A, unit A with exponent 1); NUT pull request 1848",
         vendor=0x05DD,
+        products=(0xA0A0,),
+        factors=_TENTHS,
+    ),
+    Quirk(
+        title="Delta",
+        evidence="NUT drivers/delta_ups-hid.c: exponents as with Tripp Lite, so they are picked",
+        vendor=0x05DD,
+    ),
+    Quirk(
+        title="iDowell",
+        evidence="075d-0300-idowell-smart-battery (timers hold 1 and 257 while nothing is ordered); NUT issue 3015",
+        vendor=0x075D,
+        drop=frozenset({"PowerSummary.DelayBeforeShutdown"}),
+        shutdown=False,
     ),
 )
 

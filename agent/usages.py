@@ -56,7 +56,7 @@ NAMES: Mapping[str, int] = {
     **_page(
         0xFFFF,
         """10 Phase 22 OverallAlarm 45 TestPeriod 4D RemainingCapacityLimitSetting 5D ShutdownTimer 5E StartupTimer
-        64 FuseFault F0 iModel F1 iVersion""",
+        64 FuseFault 68 EmergencyStop 77 FanFailure F0 iModel F1 iVersion""",
     ),
 }
 _NAME_OF = {number: name for name, number in NAMES.items()}

@@ -80,7 +80,7 @@ def test_two_equal_units_are_told_apart_by_serial_number_or_socket(machine: Mach
 @pytest.mark.parametrize("section", [{"usb_vendor": "0x0764"}, {"usb_vendor": "764", "usb_product": "0501"}])
 def test_ids_may_be_written_in_any_usual_way(machine: Machine, section: dict[str, str]) -> None:
     machine.plug(HidUnit.of("0764"))
-    machine.plug(HidUnit.of("0463"), 1, "1-2")
+    machine.plug(HidUnit.of("0463-ffff-eaton-prot"), 1, "1-2")
     assert machine.open(**section).identity.vendor == 0x0764
 
 
@@ -100,7 +100,7 @@ def test_a_unit_that_may_not_be_opened_names_the_udev_rule(machine: Machine) -> 
 
 
 def test_a_half_removed_device_does_not_hide_the_others(machine: Machine) -> None:
-    machine.plug(HidUnit.of("0463"))
+    machine.plug(HidUnit.of("0463-ffff-eaton-prot"))
     machine.plug(HidUnit.of("0764"), 1, "1-2")
     (machine.root / "class" / "hidraw0" / "device" / "uevent").write_text("")
     assert [f.identity.vendor for f in machine.find()] == [0x0764]
@@ -215,6 +215,7 @@ class Running:
 
     def __init__(self, machine: Machine, poll_s: float) -> None:
         self.polled: list[tuple[float, Polled]] = []
+        self.seen = 0
         self.arrived = threading.Condition()
         self.stop = threading.Event()
         self.ups = Ups(lambda: usbhid.connect({}, machine.open(usb_serial="S1"), time.monotonic), self.take, poll_s)
@@ -227,11 +228,16 @@ class Running:
             self.arrived.notify_all()
 
     def until(self, source: Source | None, within_s: float) -> float:
-        """When a frame of this source (None: a failed poll) came."""
-        seen = len(self.polled)
+        """When the next frame of this source (None: failed poll) came, counted from the one that was found before."""
         with self.arrived:
-            assert self.arrived.wait_for(lambda: any(self.is_it(p, source) for _, p in self.polled[seen:]), within_s)
-            return next(s for s, p in self.polled[seen:] if self.is_it(p, source))
+            assert self.arrived.wait_for(lambda: self.next(source) is not None, within_s)
+            found = self.next(source)
+            assert found is not None
+            self.seen = found + 1
+            return self.polled[found][0]
+
+    def next(self, source: Source | None) -> int | None:
+        return next((n for n in range(self.seen, len(self.polled)) if self.is_it(self.polled[n][1], source)), None)
 
     @staticmethod
     def is_it(polled: Polled, source: Source | None) -> bool:

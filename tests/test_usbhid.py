@@ -20,7 +20,16 @@ from agent.hidraw import Identity
 from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
 from tests.simulators.hidunit import HidUnit, case, describe
 
-READABLE = ("0463", "051d-0002-back-ups-bk", "051d-0002-back-ups-bx", "051d-0002-back-ups-cs", "0764", "0d9f", "10af")
+READABLE = (
+    "0463-ffff-eaton-9px",
+    "0463-ffff-eaton-prot",
+    "051d-0002-back-ups-bk",
+    "051d-0002-back-ups-bx",
+    "051d-0002-back-ups-cs",
+    "0764",
+    "0d9f",
+    "10af",
+)
 
 
 def connect(unit: HidUnit) -> usbhid.UsbHid:
@@ -143,7 +152,11 @@ def test_the_name_of_an_apc_unit_is_parted_from_its_firmware() -> None:
 
 
 def test_outlets_of_an_eaton_unit_have_its_own_numbers() -> None:
-    assert [(o.number, o.on) for o in polled(HidUnit.of("0463")).outlets] == [(1, None), (2, None), (3, True)]
+    assert [(o.number, o.on) for o in polled(HidUnit.of("0463-ffff-eaton-prot")).outlets] == [
+        (1, None),
+        (2, None),
+        (3, True),
+    ]
 
 
 def test_three_phases_give_three_lines() -> None:
@@ -185,6 +198,36 @@ def tripp() -> HidUnit:
 
 def test_tripp_lite_volts_are_what_they_mean() -> None:
     assert polled(tripp()).inputs[0].voltage_v == 121.4
+
+
+def test_minuteman_volts_and_amperes_are_what_they_mean_and_its_idle_timers_are_no_shutdown() -> None:
+    status = polled(HidUnit.of("05dd"))
+    assert (status.inputs[0].voltage_v, status.battery.voltage_v) == (123.3, 41.2)
+    line = status.outputs[0]
+    assert (line.voltage_v, line.current_a, line.power_w, line.load_pct) == (121.7, 2.2, 236.0, 22.0)
+    assert (status.rating.apparent_va, status.rating.battery_voltage_v) == (1500.0, 36.0)
+    assert Condition.SHUTDOWN_PENDING not in status.flags and status.flags == frozenset()
+
+
+def test_a_unit_without_signs_stops_its_timer_with_all_ones() -> None:
+    unit = HidUnit.of("05dd")
+    driver = connect(unit)
+    driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=90)
+    assert written(unit) == [b"\x61\xff\xff", b"\x15\x5a\x00"]
+    assert Condition.SHUTDOWN_PENDING in driver.poll().flags
+    driver.order(Command.SHUTDOWN_STOP)
+    assert written(unit)[-1] == b"\x15\xff\xff"
+
+
+def test_a_unit_that_has_its_numbers_in_input_reports_alone_is_asked_for_them() -> None:
+    unit = made(
+        [
+            ("PowerSummary.PresentStatus.ACPresent", "Input", 1, 0, 1, 1),
+            ("PowerSummary.RemainingCapacity", "Input", 2, 0, 8, 55),
+        ]
+    )
+    status = polled(unit)
+    assert (status.source, status.battery.charge_pct) == (Source.MAINS, 55) and ("input", 1) in unit.sent
 
 
 def test_a_scale_that_nobody_wrote_down_is_picked_by_the_nominal_voltage_and_told_once(caplog: Any) -> None:
@@ -294,7 +337,7 @@ def test_cyberpower_ut_discharges_only_on_battery() -> None:
 
 
 def test_an_early_cry_of_an_eaton_unit_with_a_full_battery_is_no_low_battery() -> None:
-    unit = HidUnit.of("0463")
+    unit = HidUnit.of("0463-ffff-eaton-prot")
     unit.reports["feature", 1] = bytes.fromhex("01300001")  # on battery, shutdown imminent; charge 100
     assert polled(unit).battery.low is False
     unit.reports["feature", 6] = bytes.fromhex("06 50 53070000".replace(" ", ""))
@@ -415,13 +458,13 @@ def test_shutdown_and_return_writes_the_return_first_and_minutes_rounded_up() ->
 
 
 def test_an_eaton_unit_takes_seconds() -> None:
-    unit = HidUnit.of("0463")
+    unit = HidUnit.of("0463-ffff-eaton-prot")
     connect(unit).order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=45)
     assert written(unit) == [b"\x0a" + bytes((45, 0, 0, 0)), b"\x09" + bytes((20, 0, 0, 0))]
 
 
 def test_a_timer_that_does_not_run_after_it_was_written_is_an_order_refused() -> None:
-    unit = HidUnit.of("0463")
+    unit = HidUnit.of("0463-ffff-eaton-prot")
     unit.deaf = True
     driver = connect(unit)
     with pytest.raises(OrderError, match="did not start its shutdown timer"):
@@ -487,7 +530,7 @@ def numbers_of(value: Any) -> Iterator[float]:
             yield from numbers_of(getattr(value, one.name))
 
 
-@given(st.sampled_from((*READABLE, "09ae")), st.data())
+@given(st.sampled_from((*READABLE, "05dd", "075d", "09ae")), st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_report_bytes_give_a_status_or_a_link_error(name: str, data: st.DataObject) -> None:
     unit = HidUnit.of(name)
