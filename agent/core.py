@@ -32,7 +32,7 @@ from .enrolments import Enrolments
 from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver, LinkError
 from .places import Places
-from .process import end_with_thread, follow_parent, last_good, load, notify, open_link
+from .process import back_off_s, end_with_thread, follow_parent, last_good, load, notify, open_link
 from .requests import Requests
 from .slots import Keeper
 from .store import Store
@@ -97,7 +97,7 @@ class Core:
         self._book = Book(self._folder / "known.json")
         self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
-        self._ups = Ups(self._open, self._take, self._config.poll_s)
+        self._ups = Ups(self._open, self._take, self._config.poll_s, back_off_s(self._config.driver))
         self._server: busserver.Server | None = None
         self._engine = Engine(
             boot=boot_id(),

@@ -26,6 +26,7 @@ SYS, DEV = Path("/sys/class/hidraw"), Path("/dev")
 REPORT_LIMIT_BYTES = 1025  # id byte and what the parser allows
 LARGER_BYTES = 256  # asked for when a report turns out longer than it was described (APC ES 525, CS)
 DESCRIPTOR_LIMIT_BYTES = 4096
+BACK_OFF_S = (0.5,)  # a look into a folder costs nothing, and a unit that re-enumerated shall not be missed long
 DEVICES_LIMIT = 64  # looked at; more are not listed
 TEXT_LIMIT = 256
 POWER_PAGE = re.compile(rb"\x05[\x84\x85]|\x06[\x84\x85]\x00")  # Usage Page: power device, battery system

@@ -29,6 +29,12 @@ def ups_options(name: str) -> Sequence[Option]:
     return (*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ()))
 
 
+def back_off_s(driver: str) -> tuple[float, ...]:
+    """The pauses before a driver's link is opened again; empty: the usual ones."""
+    kind = drivers.load(driver).LINK if driver in drivers.available() else ""
+    return getattr(LINKS.get(kind), "BACK_OFF_S", ())
+
+
 def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
     """The link that a driver wants, None if it wants none. LinkError if it cannot be had."""
     return LINKS[kind].open(section, now) if kind in LINKS else None

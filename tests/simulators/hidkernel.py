@@ -49,8 +49,8 @@ class UnitKernel:
         self.sizes: list[int] = []
 
     def open(self, node: Path) -> int:
-        if self.refuse_open or node not in self.units:
-            number = self.refuse_open or errno.ENOENT
+        if self.refuse_open or node not in self.units or self.units[node].gone:
+            number = self.refuse_open or (errno.ENODEV if node in self.units else errno.ENOENT)
             raise OSError(number, os.strerror(number))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setblocking(False)
@@ -63,6 +63,11 @@ class UnitKernel:
         """The unit sends an interrupt report as it is now."""
         for unit, theirs in self.open_as.values():
             theirs.send(unit.reports["input", report])
+
+    def hang_up(self) -> None:
+        """What poll() sees when the device is pulled out."""
+        for _, theirs in self.open_as.values():
+            theirs.shutdown(socket.SHUT_RDWR)
 
     def ioctl(self, fd: int, request: int, buffer: bytearray) -> int:
         unit, _ = self.open_as[fd]
