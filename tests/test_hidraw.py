@@ -213,7 +213,7 @@ def test_the_real_calls_are_made_on_a_real_descriptor(tmp_path: Path) -> None:
 class Running:
     """The ups thread with the driver on a machine."""
 
-    def __init__(self, machine: Machine, poll_s: float) -> None:
+    def __init__(self, machine: Machine, poll_s: float, back_off_s: tuple[float, ...] = ()) -> None:
         self.polled: list[tuple[float, Polled]] = []
         self.seen = 0
         self.arrived = threading.Condition()
@@ -222,7 +222,7 @@ class Running:
             lambda: usbhid.connect({}, machine.open(usb_serial="S1"), time.monotonic),
             self.take,
             poll_s,
-            process.back_off_s("usbhid"),
+            back_off_s,
         )
         self.thread = threading.Thread(target=self.ups.run, args=(self.stop,))
         self.thread.start()
@@ -272,12 +272,17 @@ def test_a_mains_failure_is_in_the_core_at_once_however_seldom_it_polls(machine:
         running.end()
 
 
-@pytest.mark.parametrize("away_s", [0.0, 1.2])
-def test_a_unit_that_comes_back_under_another_number_is_found_again_within_a_second(
+def test_the_pause_is_half_a_second_for_a_usb_unit_and_the_usual_ones_for_a_line() -> None:
+    assert process.back_off_s("usbhid") == (0.5,)
+    assert process.back_off_s("megatec") == process.back_off_s("simulator") == process.back_off_s("") == ()
+
+
+@pytest.mark.parametrize("away_s", [0.0, 0.15])
+def test_a_unit_that_comes_back_under_another_number_is_found_again_at_the_end_of_a_pause(
     machine: Machine, away_s: float
 ) -> None:
     unit = machine.plug(HidUnit.of("0764"))
-    running = Running(machine, poll_s=30.0)
+    running = Running(machine, poll_s=30.0, back_off_s=(0.05,))
     try:
         running.until(Source.MAINS, 2.0)
         unit.gone = True
@@ -289,7 +294,7 @@ def test_a_unit_that_comes_back_under_another_number_is_found_again_within_a_sec
         (machine.root / "class" / "hidraw0").rmdir()
         machine.plug(HidUnit.of("0764"), 5, "1-3")
         back_s = time.monotonic()
-        assert running.until(Source.MAINS, 3.0) - back_s < 1.0
+        assert running.until(Source.MAINS, 3.0) - back_s < 0.3
         running.ups.order(Command.BEEPER_OFF, {})
     finally:
         running.end()
