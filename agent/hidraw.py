@@ -10,8 +10,7 @@ import errno
 import fcntl
 import logging
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -29,7 +28,7 @@ DESCRIPTOR_LIMIT_BYTES = 4096
 BACK_OFF_S = (0.5,)  # a look into a folder costs nothing, and a unit that re-enumerated shall not be missed long
 DEVICES_LIMIT = 64  # looked at; more are not listed
 TEXT_LIMIT = 256
-POWER_PAGE = re.compile(rb"\x05[\x84\x85]|\x06[\x84\x85]\x00")  # Usage Page: power device, battery system
+POWER_PAGE = 0x84
 
 OPTIONS: tuple[Option, ...] = (
     Option(name="usb_vendor", kind=str, help='USB vendor id of the UPS, 4 hex digits as lsusb shows them ("051d")'),
@@ -135,7 +134,7 @@ def find(sys: Path = SYS, dev: Path = DEV) -> list[Found]:
         try:
             with (device / "report_descriptor").open("rb") as file:
                 descriptor = file.read(DESCRIPTOR_LIMIT_BYTES)
-            if POWER_PAGE.search(descriptor):
+            if is_power_device(descriptor):
                 found.append(Found(dev / name, _identity(device)))
         except (OSError, ValueError) as e:
             log.debug("%s: %s", device, e)  # it was unplugged at this moment
@@ -321,17 +320,35 @@ class HidrawLink:
 
 
 def has_ids(descriptor: bytes) -> bool:
-    """Whether an item of the descriptor is a Report ID: then reports begin with one on the wire."""
+    """Whether reports begin with an id on the wire: there is a Report ID item."""
+    return any(tag == 0x84 for tag, _ in _items(descriptor))
+
+
+def is_power_device(descriptor: bytes) -> bool:
+    """Whether it is one as a whole (an application collection of the power device page): a wireless mouse that tells
+    of its battery is none."""
+    page, usage = 0, 0
+    for tag, number in _items(descriptor):
+        if tag == 0x04:
+            page = number
+        elif tag == 0x08:
+            usage = number if number > 0xFFFF else page << 16 | number
+        elif tag == 0xA0 and number == 1 and usage >> 16 == POWER_PAGE:
+            return True
+    return False
+
+
+def _items(descriptor: bytes) -> Iterator[tuple[int, int]]:
+    """(tag, number) of the short items, as far as they go; agent/hid.py reads them in earnest."""
     place = 0
     while place < len(descriptor):
         head = descriptor[place]
-        if head & 0xFC == 0x84 and head != 0x84:
-            return True
-        if head == 0xFE:
-            place += 3 + (descriptor[place + 1] if place + 1 < len(descriptor) else 0)
+        size = (0, 1, 2, 4)[head & 3]
+        if head != 0xFE:
+            yield head & 0xFC, int.from_bytes(descriptor[place + 1 : place + 1 + size], "little")
+            place += 1 + size
         else:
-            place += 1 + (0, 1, 2, 4)[head & 3]
-    return False
+            place += 3 + (descriptor[place + 1] if place + 1 < len(descriptor) else 0)
 
 
 def _remedy(found: Found, error: OSError) -> str:

@@ -111,7 +111,8 @@ class Reader:
     def _take_inputs(self) -> set[int]:
         fresh = set()
         for reply in self._link.inputs(INPUTS_LIMIT):
-            if reply.data:
+            described = self.descriptor.lengths.get(("input", reply.data[0])) if reply.data else None
+            if described is not None and len(reply.data) >= described:
                 self._seen["input", reply.data[0]] = reply
                 fresh.add(reply.data[0])
         return fresh

@@ -43,24 +43,25 @@ def open(  # noqa: A001 (hidusb.open reads well)
             return list(usb.core.find(find_all=True) or ())
 
     try:
-        there = [(device, number) for device in finder() if (number := _hid_interface(device)) is not None]
-        found = [(Found(hidraw.DEV, _identity(device)), device, number) for device, number in there]
-        chosen = hidraw.choose([one for one, *_ in found], section)
-        device, number = next((device, number) for one, device, number in found if one is chosen)
-        return HidUsbLink(device, number, chosen.identity, now, util or usb.util)
+        found = [(Found(hidraw.DEV, _identity(device)), device) for device in finder() if _hid_interfaces(device)]
+        chosen = hidraw.choose([one for one, _ in found], section)
+        device = next(device for one, device in found if one is chosen)
+        for number in _hid_interfaces(device):
+            link = HidUsbLink(device, number, chosen.identity, now, util or usb.util)
+            if hidraw.is_power_device(link.descriptor):
+                return link
+            link.close()
+        raise LinkError(f"{chosen.identity.name or 'this USB device'} is no power device")
     except usb.core.NoBackendError as e:
         raise LinkError("libusb is missing; mend with: sudo apt install libusb-1.0-0") from e
     except usb.core.USBError as e:
         raise LinkError(f"USB device cannot be opened: {e}; docs/drivers.md has a udev rule") from e
 
 
-def _hid_interface(device: Any) -> int | None:
-    """The number of its first HID interface."""
-    for configuration in device:
-        for interface in configuration:
-            if interface.bInterfaceClass == HID_CLASS:
-                return int(interface.bInterfaceNumber)
-    return None
+def _hid_interfaces(device: Any) -> list[int]:
+    """The numbers of its HID interfaces; some units have two, and the second is the one."""
+    there = [interface for configuration in device for interface in configuration]
+    return [int(one.bInterfaceNumber) for one in there if one.bInterfaceClass == HID_CLASS]
 
 
 def _identity(device: Any) -> Identity:

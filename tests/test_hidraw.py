@@ -64,6 +64,20 @@ def test_a_power_device_is_found_among_other_hid_devices(machine: Machine) -> No
     assert machine.open().identity == found.identity
 
 
+def test_a_mouse_that_tells_of_its_battery_is_no_ups(machine: Machine) -> None:
+    mouse = "05010902a1010901a10005091901290315002501950375018102c005850944150025019501750181020584c0"
+    assert not hidraw.is_power_device(bytes.fromhex(mouse))
+    machine.plug(HidUnit(bytes.fromhex(mouse), {}, Identity(0x046D, 0xC539, "", "Mouse")), 0, "1-2")
+    machine.plug(HidUnit.of("0764"), 1)
+    assert machine.open().identity.vendor == 0x0764
+
+
+@pytest.mark.parametrize("name", ["0463-ffff-eaton-9px", "05dd", "051d-0003", "075d", "09ae", "0d9f", "10af"])
+def test_every_real_unit_is_taken_for_a_power_device_with_report_ids(name: str) -> None:
+    descriptor = HidUnit.of(name).descriptor
+    assert hidraw.is_power_device(descriptor) and hidraw.has_ids(descriptor)
+
+
 def test_two_equal_units_are_told_apart_by_serial_number_or_socket(machine: Machine) -> None:
     for number, serial in enumerate(("A1", "B2")):
         unit = HidUnit.of("0764")
@@ -185,8 +199,8 @@ def test_an_unplugged_unit_is_a_link_error_and_closing_twice_is_none(machine: Ma
 
 
 def test_a_descriptor_that_cannot_be_had_closes_the_device_again(machine: Machine) -> None:
-    machine.plug(HidUnit(bytes.fromhex("0584") + bytes(5000), {}, Identity(1, 2)))
-    with pytest.raises(LinkError, match="descriptor of 5002 bytes"):
+    machine.plug(HidUnit(bytes.fromhex("05840904a101") + bytes(5000), {}, Identity(1, 2)))
+    with pytest.raises(LinkError, match="descriptor of 5006 bytes"):
         machine.open()
     assert machine.kernel.open_as == {}
 

@@ -30,6 +30,7 @@ class Device:
         keyboard = SimpleNamespace(bInterfaceClass=1, bInterfaceNumber=0)
         hid = Interface(bInterfaceClass=3, bInterfaceNumber=1, endpoints=[ENDPOINT])
         self.configuration = [keyboard, hid]
+        self.other_descriptor = b""  # of a second HID interface, number 0
         self.kernel_driver = True
         self.log: list[str] = []
         self.interrupts: queue.Queue[bytes] = queue.Queue()
@@ -42,7 +43,6 @@ class Device:
         return self.configuration
 
     def is_kernel_driver_active(self, interface: int) -> bool:
-        assert interface == 1
         return self.kernel_driver
 
     def detach_kernel_driver(self, interface: int) -> None:
@@ -52,7 +52,10 @@ class Device:
         self.kernel_driver = True
 
     def ctrl_transfer(self, kind: int, request: int, value: int, index: int, data: Any, timeout: int) -> Any:
-        assert index == 1 and timeout <= 5000
+        assert timeout <= 5000
+        if index == 0:
+            return self.other_descriptor
+        assert index == 1
         if self.unit.gone:
             raise usb.core.USBError("No such device", -4, 19)
         if (kind, request) == (0x81, 6):
@@ -118,6 +121,22 @@ def test_the_kernels_driver_is_taken_off_and_given_back(device: Device) -> None:
     link.close()
     link.close()
     assert device.kernel_driver and device.log == ["claim_interface", "release_interface", "dispose_resources"]
+
+
+def test_of_two_hid_interfaces_the_power_device_is_taken_and_the_other_left_as_it_was(device: Device) -> None:
+    device.configuration[0] = Interface(bInterfaceClass=3, bInterfaceNumber=0, endpoints=[])
+    device.other_descriptor = bytes.fromhex("05010906a101c0")
+    link = opened(device)
+    assert link.descriptor == device.unit.descriptor
+    assert device.log == ["claim_interface", "release_interface", "dispose_resources", "claim_interface"]
+    link.close()
+
+
+def test_a_hid_device_that_is_no_power_device_is_left_alone(device: Device) -> None:
+    device.unit.descriptor = bytes.fromhex("05010906a101c0")
+    with pytest.raises(LinkError, match="is no power device"):
+        opened(device)
+    assert device.kernel_driver
 
 
 def test_a_kernel_driver_that_was_not_there_is_not_put_there(device: Device) -> None:

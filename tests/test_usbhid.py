@@ -300,6 +300,14 @@ def test_an_interrupt_report_alone_tells_of_the_mains_failure_at_the_next_poll()
     assert ("feature", 1) not in unit.sent and unit.now_s - begin_s < 0.3 and status.taken_s == begin_s
 
 
+def test_an_interrupt_report_that_is_cut_short_or_unknown_counts_for_nothing() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    for data in (b"\x01", b"", b"\x77\x00\x00"):
+        unit.waiting.append(data)
+    assert driver.poll().source is Source.MAINS and ("feature", 1) in unit.sent
+
+
 def test_without_interrupt_reports_asking_finds_it_too() -> None:
     unit = made(GENERIC)
     driver = connect(unit)
