@@ -28,8 +28,8 @@ LEAKED = {
 HUGE = bytes.fromhex("0584 0904 a101 0930 75 20 97 ffffffff b102 c0".replace(" ", ""))
 
 
-def test_the_cases_are_those_of_twelve_real_units() -> None:
-    assert len(UNITS) == 12
+def test_the_cases_are_those_of_thirteen_real_units() -> None:
+    assert len(UNITS) == 13
     assert all(len(bytes.fromhex(case["descriptor"])) == case["descriptor_bytes"] for case in UNITS.values())
     assert all(case["source_url"] and case["via"] for case in UNITS.values())
 
@@ -50,14 +50,14 @@ def test_every_value_that_a_log_printed_is_found_again_from_the_bytes(name: str)
     assert with_bytes or not case.get("reports")
 
 
-def test_there_are_472_values_and_two_that_a_log_had_wrong() -> None:
+def test_there_are_478_values_and_two_that_a_log_had_wrong() -> None:
     checked = [
         (name, path)
         for name, case in UNITS.items()
         for path, _, report, *_ in case.get("expect", [])
         if f"{report:02x}" in case["reports"]
     ]
-    assert len(checked) == 474 and len([c for c in checked if c in LEAKED]) == 2
+    assert len(checked) == 480 and len([c for c in checked if c in LEAKED]) == 2
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -135,6 +135,13 @@ def test_a_physical_range_makes_minutes_of_a_timer_seconds() -> None:
     assert hid.value(field, b"\1\xff\xff") == -60.0 and hid.value(field, b"\1\x02\x00") == 120.0
     assert hid.put(field, 61, b"\1\0\0") == b"\1\x02\x00"  # rounded up, never earlier than asked
     assert hid.put(field, -1, b"\1\0\0") == b"\1\xff\xff"
+
+
+def test_legrands_maximum_of_ff_over_sixteen_bits_hides_no_volts() -> None:
+    parsed = hid.parse(bytes.fromhex(UNITS["1cb0-0038-legrand-keor-pdu-800"]["descriptor"]))
+    field = parsed.find(usages.path("UPS.Output.Voltage"), "feature")
+    assert field is not None and (field.bits, field.high) == (16, 255)
+    assert hid.value(field, b"\x12\x70\x08") == 216.0
 
 
 def test_a_report_that_is_too_short_for_a_field_has_no_value() -> None:

@@ -72,7 +72,7 @@ def test_a_mouse_that_tells_of_its_battery_is_no_ups(machine: Machine) -> None:
     assert machine.open().identity.vendor == 0x0764
 
 
-@pytest.mark.parametrize("name", ["0463-ffff-eaton-9px", "05dd", "051d-0003", "075d", "09ae", "0d9f", "10af"])
+@pytest.mark.parametrize("name", ["0463-ffff-eaton-9px", "05dd", "051d-0003", "075d", "09ae", "0d9f", "10af", "1cb0"])
 def test_every_real_unit_is_taken_for_a_power_device_with_report_ids(name: str) -> None:
     descriptor = HidUnit.of(name).descriptor
     assert hidraw.is_power_device(descriptor) and hidraw.has_ids(descriptor)

@@ -230,6 +230,14 @@ def test_a_unit_that_has_its_numbers_in_input_reports_alone_is_asked_for_them() 
     assert (status.source, status.battery.charge_pct) == (Source.MAINS, 55) and ("input", 1) in unit.sent
 
 
+def test_a_unit_that_refuses_its_state_as_a_feature_tells_it_as_an_input() -> None:
+    unit = HidUnit.of("1cb0")
+    del unit.reports["feature", 0x0B]
+    status = polled(unit)
+    assert (status.source, status.battery.flow, status.battery.low) == (Source.MAINS, Flow.CHARGING, False)
+    assert unit.sent.count(("feature", 0x0B)) == 1
+
+
 def test_a_scale_that_nobody_wrote_down_is_picked_by_the_nominal_voltage_and_told_once(caplog: Any) -> None:
     unit = tripp()
     unit.identity = Identity(0x1234, 1)  # no row knows it
@@ -538,7 +546,7 @@ def numbers_of(value: Any) -> Iterator[float]:
             yield from numbers_of(getattr(value, one.name))
 
 
-@given(st.sampled_from((*READABLE, "05dd", "075d", "09ae")), st.data())
+@given(st.sampled_from((*READABLE, "05dd", "1cb0", "075d", "09ae")), st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_report_bytes_give_a_status_or_a_link_error(name: str, data: st.DataObject) -> None:
     unit = HidUnit.of(name)
