@@ -19,7 +19,7 @@ from .quirks import Quirk
 log = logging.getLogger(__name__)
 
 BUDGET_S = 1.0  # for reports that are not vital, in one poll
-MEASURE_EVERY_S = 0.9  # not at each wake-up by an interrupt report
+MEASURE_EVERY_S = 2.0  # gentle: some firmware freezes or drops off when it is asked all the time
 OLD_S = 10.0  # a measured value that could not be read again for so long is no value any more
 OLD_VITAL_S = 3.0
 LOST_WAIT_S = 10.0  # before a lost report is asked again; doubled each time
@@ -95,16 +95,9 @@ class Reader:
         return found
 
     def report(self, report: int) -> bytes | None:
-        """A feature report as it is now, for what the table does not know. None: refused or lost."""
-        key = "feature", report
-        if not self._may_ask(key):
-            return None
-        try:
-            reply = self._ask(key)
-        except LinkError as e:
-            self._lose(key, e)
-            return None
-        return reply.data if reply is not None else None
+        """A feature report of the quirk's own, as it was read last; None: not there, or too old."""
+        seen = self._seen.get(("feature", report))
+        return seen.data if seen is not None and self._began_s - seen.received_s <= OLD_S else None
 
     # -- reading
 
@@ -166,7 +159,8 @@ class Reader:
                 place = self._place(name)
                 if place is not None and (key := self._key(place)) not in vital and (again or key not in self._seen):
                     keys[key] = None
-        return list(keys)
+        own = (("feature", report) for report in self._quirk.q1_reports)
+        return [*keys, *(key for key in own if key in self.descriptor.lengths and key not in keys)]
 
     def _try(self, key: Key) -> bool:
         """Ask for a report that may be lost; False if it was."""

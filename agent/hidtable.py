@@ -38,7 +38,7 @@ OUTPUT = ("Output", "PowerConverter.Output", "Output.[1]", "PowerConverter.Outpu
 BYPASS = ("PowerConverter.Input.[2]",)
 TIMERS = ("PowerSummary", "Output", "OutletSystem.Outlet.[1]", "OutletSystem.Outlet", "")
 
-#: flags that say where the power comes from, and how the battery is: read at every poll
+#: what protection looks at: where the power comes from, how the battery is, and whether a test really has its mains
 ESSENTIAL: Mapping[str, tuple[str, ...]] = {
     "ac": _under(STATUS, "ACPresent"),
     "discharging": _under(STATUS, "Discharging"),
@@ -48,6 +48,7 @@ ESSENTIAL: Mapping[str, tuple[str, ...]] = {
     "imminent": _under(SUMMARY, "ShutdownImminent"),
     "charge": ("PowerSummary.RemainingCapacity", *_under(BATTERY, "RemainingCapacity")),
     "runtime": ("PowerSummary.RunTimeToEmpty", *_under(BATTERY, "RunTimeToEmpty")),
+    "input.voltage": _under(INPUT, "Voltage"),
 }
 
 _LINE = {
