@@ -214,7 +214,7 @@ def credible(name: str, value: float, nominal: float | None) -> bool:
 
 
 def pick(name: str, value: float, nominal: float | None) -> float | None:
-    """The power of ten that makes `value` credible, if there is exactly one that does, or one near the nominal."""
+    """The power of ten that makes `value` credible: never two do, because each range is narrower than a decade."""
     kind = name.rpartition(".")[2]
     if kind == "frequency":
         fits = [p for p in _POWERS if 40 <= value * p <= 70]
@@ -224,4 +224,4 @@ def pick(name: str, value: float, nominal: float | None) -> float | None:
         fits = [p for p in _POWERS if 85 <= value * p <= 300]
     else:
         fits = []
-    return fits[0] if len(fits) == 1 else None
+    return fits[0] if fits else None

@@ -256,7 +256,7 @@ def test_a_scale_that_nobody_wrote_down_is_picked_by_the_nominal_voltage_and_tol
         ("input.voltage", 0.0, 230.0, 0.0),
         ("input.voltage", 0.00003, 230.0, None),  # of a dead input the scale cannot be told
         ("output.voltage", 2160.0, 230.0, 216.0),  # Legrand, NUT issue 2073
-        ("output.voltage", 0.0000023, None, None),  # 230 and 23 would both do
+        ("output.voltage", 0.0000023, None, None),  # no power of ten within reach makes a mains of it
         ("input.frequency", 600.0, None, 60.0),
         ("input.frequency", 5000.0, None, 50.0),
         ("battery.voltage", 240.0, 24.0, 24.0),
@@ -270,6 +270,13 @@ def test_what_is_not_credible_gets_a_scale_or_is_left_out(
     name: str, value: float, nominal: float | None, want: float | None
 ) -> None:
     assert quirks.Scales(quirks.GENERIC).believe(name, value, nominal) == want
+
+
+def test_what_is_left_out_is_told_once(caplog: Any) -> None:
+    scales = quirks.Scales(quirks.GENERIC)
+    with caplog.at_level("INFO"):
+        assert [scales.believe("load", 999.0, None) for _ in range(3)] == [None] * 3
+    assert [r.message for r in caplog.records] == ["usbhid: load says 999; left out: no scale makes it credible"]
 
 
 def test_a_scale_once_picked_serves_the_dead_input_too() -> None:
@@ -471,6 +478,12 @@ def test_shutdown_and_return_writes_the_return_first_and_minutes_rounded_up() ->
     unit.sent.clear()
     driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=61)
     assert written(unit) == [b"\x16\xff\xff", b"\x15\x02\x00"]
+
+
+def test_a_cyberpower_unit_is_never_told_to_go_at_once() -> None:
+    unit = HidUnit.of("0764")
+    connect(unit).order(Command.SHUTDOWN_STAY_OFF, delay_s=0)
+    assert written(unit)[-1] == b"\x15\x01\x00"
 
 
 def test_an_eaton_unit_takes_seconds() -> None:
