@@ -14,8 +14,20 @@ INTERFACES_LIMIT = 64
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
+def normal(host: str) -> str:
+    """An address or name in its one form: 2001:db8::1 of 2001:0DB8:0::1, 192.0.2.1 of ::ffff:192.0.2.1, nas.lan of
+    NAS.lan."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower().rstrip(".")
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return str(mapped or address)
+
+
 def is_loopback(host: str) -> bool:
     """Is `host` this machine itself, as an address or as the name localhost?"""
+    host = normal(host)
     if host == "localhost":
         return True
     try:

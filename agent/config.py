@@ -88,6 +88,7 @@ class Snmp:
     allow_weak: bool = False
     allow_shutdown: bool = False
     auth_traps: bool = False
+    lenient_scalars: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +199,12 @@ SNMP = (
         kind=bool,
         default=False,
         help="tell the receivers when somebody asks with a wrong community or key",
+    ),
+    Option(
+        name="lenient_scalars",
+        kind=bool,
+        default=False,
+        help="answer a GET of a scalar without its .0, as some old cards do",
     ),
     Option(name="allow_weak", kind=bool, default=False, help="MD5 and DES of version 3, for old managers"),
 )

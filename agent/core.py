@@ -32,7 +32,17 @@ from .enrolments import Enrolments
 from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver, LinkError
 from .places import Places
-from .process import back_off_s, end_with_thread, follow_parent, last_good, load, notify, open_link
+from .process import (
+    SystemClock,
+    back_off_s,
+    boot_id,
+    end_with_thread,
+    follow_parent,
+    last_good,
+    load,
+    notify,
+    open_link,
+)
 from .requests import Requests
 from .slots import Keeper
 from .store import Store
@@ -48,29 +58,6 @@ HUNG_S = 25.0  # a thread that has not moved for so long never will
 BUS_AGAIN_S = 5.0
 CURVE, CURVE_LIMIT_BYTES = "discharge-curve.json", 4096
 EXIT_AGAIN = 75  # start me again
-TIMESYNC = Path("/run/systemd/timesync")
-BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
-
-
-class SystemClock:
-    """The real time."""
-
-    def mono_s(self) -> float:
-        return time.monotonic()
-
-    def wall_s(self) -> float:
-        return time.time()
-
-    def synced(self) -> bool:
-        """Has the clock been set? systemd-timesyncd says so in a file; without it, a plausible year must do."""
-        if TIMESYNC.is_dir():
-            return (TIMESYNC / "synchronized").exists()
-        return time.time() > BUILT_WALL_S
-
-
-def boot_id() -> str:
-    """The kernel's id of this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
 
 
 class Core:
@@ -81,6 +68,7 @@ class Core:
         self._path = path
         self._stop = threading.Event()
         self._reload, self._reloaded = threading.Event(), threading.Event()
+        self._disarm = False  # whatever else the file says, at the next reading
         self._looked_s = time.monotonic()
         first, problems = load(path)
         self._folder = Path(first.state_dir) / "core"
@@ -312,19 +300,20 @@ class Core:
 
     def _load_again(self) -> bool:
         """SIGHUP: read the file again. True: what changed needs a new start (another UPS must not get this plan)."""
+        disarm, self._disarm = self._disarm, False
         try:
-            found, problems = load(self._path)
+            new = self._choose(*load(self._path))
         except ConfigError as e:
             log.error("configuration: %s", e)
-            self._loaded = NewConfig(self._config, (str(e),), protecting_bad=True)
-            self._inbox.put(self._loaded)
-            return False
-        new = self._loaded = self._choose(found, problems)
+            new = NewConfig(self._config, (str(e),), protecting_bad=True)
+        self._loaded = new
         if new.protecting_bad:
             new = NewConfig(self._config, new.problems, protecting_bad=True)
         elif _needs_start(new.config) != _needs_start(self._config):
             log.warning("[ups] or the folders changed: the core is started again")
             return True
+        if disarm and new.config.mode == "armed":
+            new = replace(new, config=replace(new.config, mode="dry-run"))
         self._config = new.config
         self._delivery.places = self._places()
         self._delivery.plan(new.config.servers)
@@ -360,9 +349,11 @@ class Core:
         """An order of protection to the UPS; what became of it comes back through the inbox."""
         self._ups.post(command, args, lambda error: self._inbox.put(Ordered(command, args, error)))
 
-    def _reload_asked(self) -> bus.Message:
-        """Read the configuration again, in the main thread, and say what came of it."""
+    def _reload_asked(self, disarm: bool) -> bus.Message:
+        """Read the configuration again, in the main thread, and say what came of it. `disarm`: what is
+        in force then is so in mode dry-run, whatever the file says, until a good one is read."""
         self._reloaded.clear()
+        self._disarm = self._disarm or disarm
         self._reload.set()
         if not self._reloaded.wait(RELOAD_WITHIN_S):
             raise bus.BusError("the core did not read its configuration in time")

@@ -7,6 +7,7 @@ armed nothing is sent but proofs. Outcomes are in the words of the house.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import queue
@@ -26,7 +27,7 @@ from .errands import Enrolled, Errand, Orders, Report, Said
 from .model import ConfigError
 from .places import Places
 from .reach import Outcome
-from .target import ERRANDS_LIMIT, PROOF_HOLDS_S, Target, Try, place
+from .target import PROOF_HOLDS_S, Target, Try, place
 from .waker import Waker
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,8 @@ IDLE_S = 0.5
 
 TOLD = (reach.ACCEPTED, reach.UNCONFIRMED)
 
-_News = (
-    Orders | tuple[Server, ...] | Enrolled | Errand | str
-)  # a tuple: the plan; a text: what the book knows more of
+#: a tuple: the plan; a text: what the book knows more of
+_News = Orders | tuple[Server, ...] | Enrolled | Errand | str
 
 
 class Delivery:
@@ -136,11 +136,10 @@ class Delivery:
     def _take_errand(self, errand: Errand) -> None:
         target = self._targets.get(errand.server)
         if target is None or not hasattr(self._ways.get(target.server.how), "say"):
-            self._report(Said(errand.server, errand.verb, reach.NOT_DELIVERED, "nobody there who would understand"))
-        elif len(target.errands) >= ERRANDS_LIMIT:
-            self._report(Said(errand.server, errand.verb, reach.NOT_DELIVERED, "too many wait already"))
-        else:
-            target.errands.append(errand)
+            why = "nobody there who would understand"
+        elif not (why := target.take_errand(errand)):
+            return
+        self._report(Said(errand.server, errand.verb, reach.NOT_DELIVERED, why))
 
     def _take_enrolled(self, name: str, now_s: float) -> None:
         """It is another one now: what was known of it counts no more, but not that it was told."""
@@ -319,9 +318,8 @@ class Delivery:
         number = max(0, target.report.attempts - 1) if purpose == "tell" else target.failures
         address = addresses[number % len(addresses)] if addresses else None
         connect_s = FIRST_PASS_S if target.report.attempts <= 1 else CONNECT_S
-        job = self.places.job(
-            server, address, self._orders.outage or "", connect_s, lambda: self._heard(target, purpose)
-        )
+        heard = functools.partial(self._say, target, heard=True) if purpose == "tell" else None
+        job = self.places.job(server, address, self._orders.outage or "", connect_s, heard)
         tried = Try(target, purpose, str(address[1][0]) if address else "")
         if purpose == "say":
             tried.errand = errand = target.errands.popleft()
@@ -333,11 +331,6 @@ class Delivery:
             steps = {"tell": way.send, "prove": way.prove, "release": getattr(way, "release", None)}[purpose](job)
         target.attempt = self._attempts.begin(tried, lane, steps, now_s)
         self._attempts.go_on(target.attempt, now_s)
-
-    def _heard(self, target: Target, purpose: str) -> None:
-        """The whole order has left: whatever comes of it, it may go down."""
-        if purpose == "tell":
-            self._say(target, heard=True)
 
     def _end(self, target: Target) -> None:
         """Stop the attempt that runs, if one does."""

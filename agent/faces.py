@@ -29,6 +29,11 @@ def secrets_path(settings: Config) -> Path:
     return Path(settings.state_dir) / "faces" / "secrets.json"
 
 
+def speaks_tls(web: config.Web) -> bool:
+    """Is the page behind TLS? ConfigError if `listen` is no address."""
+    return web.tls == "on" or not addresses.is_loopback(addresses.split_address(web.listen)[0])
+
+
 def _settings(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
     """The configuration; of a file that is no TOML at all, the last good one, so that the page can tell."""
     settings, problems = load(path)
@@ -97,20 +102,20 @@ def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> 
 
 def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
     """The web page in its thread. ConfigError, OSError if it cannot listen."""
-    from . import httpd, login, tls, web  # late: SNMP has answered by now
+    from . import enroll, httpd, login, tls, web  # late: SNMP has answered by now
 
     wanted = settings.web or config.Web()
     folder = Path(settings.state_dir) / "faces"
     accounts = login.Accounts(folder, time.monotonic)
     accounts.first_password()
-    host, _ = addresses.split_address(wanted.listen)
-    secure = wanted.tls == "on" or not addresses.is_loopback(host)
+    secure = speaks_tls(wanted)
     names = [settings.name, socket.gethostname()]
     context, fingerprint = None, ""
     if secure:
         context, fingerprint = tls.context(folder, names)
         log.info("certificate fingerprint (SHA-256): %s", fingerprint)
     app = web.make_app(wanted, client, accounts, fingerprint=fingerprint)
+    app = enroll.Desk(app, client, folder / enroll.FOLDER, settings.name)
     server = httpd.Server(wanted.listen, app, context, names)
     server.bind()
     log.info("web listens on %s port %d (%s)", *server.address, "https" if secure else "http, loopback only")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from . import protection
 from .config import Stage
 from .curve import Curve
-from .model import Condition, Forecast, Status
+from .model import Condition, Forecast, Source, Status
 from .outage import Latch, Phase, Plan, State, budget_s
 
 
@@ -56,6 +56,43 @@ def expect(state: State, plan: Plan, look: Status | None, curve: Curve | None, n
     down_s = _down_s({**{latch.stage: latch.at_s - now_s for latch in state.latched}, **due_s}, plan)
     margin_s = None if down_s is None else runtime_s - down_s
     return Expectation(Forecast(runtime_s=runtime_s, basis=basis, down_s=down_s, margin_s=margin_s), due_s)
+
+
+def countdown(state: State, plan: Plan, expected: Expectation | None, now_s: float) -> dict[str, float]:
+    """For each stage not yet latched the seconds until it will be, as far as anybody knows: by its time on battery,
+    as expected of the battery, by silence, or with a later stage. Nothing while the mains is seen."""
+    if not state.battery_now() or state.cycled or state.last_frame_s is None:
+        return {}
+    said: Mapping[str, float | None]
+    if now_s - state.last_frame_s > protection.STALE_S:
+        said = _silent_s(state, plan, now_s)
+    else:
+        said = expected.stages if expected else {}
+    latched = {latch.stage for latch in state.latched}
+    due, soonest_s = dict[str, float](), math.inf
+    for stage in reversed(plan.stages):
+        if stage.name in latched:
+            continue
+        by_time_s, by_battery_s = protection.due_at_s(stage, state), said.get(stage.name)
+        if by_time_s is not None:
+            soonest_s = min(soonest_s, max(_earliest_s(state, now_s), by_time_s - now_s))
+        if by_battery_s is not None:
+            soonest_s = min(soonest_s, by_battery_s)
+        if soonest_s < math.inf:
+            due[stage.name] = max(0.0, soonest_s)
+    return due
+
+
+def _silent_s(state: State, plan: Plan, now_s: float) -> dict[str, float]:
+    """The UPS is silent: its battery runs down as protection pretends, and 60 s without a frame are an emergency."""
+    blind_s = (state.last_frame_s or now_s) + protection.BLIND_S - now_s
+    runtime_s = protection.virtual_runtime_s(state, now_s)
+    told = dict.fromkeys((stage.name for stage in plan.stages), blind_s)
+    if state.unproven or runtime_s is None:
+        return told
+    nothing = Status(taken_s=now_s, source=Source.BATTERY)
+    due = _due_s(state, plan, nothing, None, max(0.0, runtime_s), 1.0, now_s, 0.0)
+    return {name: min(blind_s, s) if (s := due.get(name)) is not None else blind_s for name in told}
 
 
 def _earliest_s(state: State, now_s: float) -> float:

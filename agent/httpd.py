@@ -46,6 +46,12 @@ LOG_PAUSE_S = 60.0  # between two reports of the same kind
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
+def own_names(names: Iterable[str] = ()) -> set[str]:
+    """Under which host names the page may be opened, lower-case: our own, and `names`."""
+    host = socket.gethostname().lower()
+    return {"localhost", host, f"{host.partition('.')[0]}.local", *(n.lower() for n in names if n)}
+
+
 # --- the server -------------------------------------------------------------------------------------------------
 
 _RECEIVING, _WORKING, _STREAMING, _GONE = range(4)
@@ -77,8 +83,7 @@ class Server:
         host's own name, the same with .local, and every literal address."""
         self._listen, self._app, self._tls = listen, app, tls
         self._receive_s, self._send_s = receive_s, send_s
-        host = socket.gethostname().lower()
-        self._names = {"localhost", host, f"{host.partition('.')[0]}.local", *(n.lower() for n in names if n)}
+        self._names = own_names(names)
         self._listener: socket.socket | None = None
         self._change = threading.Condition()
         self._slots: set[_Slot] = set()

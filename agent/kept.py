@@ -6,11 +6,12 @@ import json
 import logging
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import protection, wire
 from .config import Server
 from .outage import Phase, State
+from .slots import DATA_LIMIT_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -107,21 +108,21 @@ def pack(
     gone: Sequence[Server],
 ) -> bytes:
     """The bytes for the slots. Of `gone` as many as fit; the rest is forgotten with a restart, and said."""
+    rows = _Rows(
+        boot=boot, kept_s=now_s, state=state, told=Bits.of(servers, told), down=Bits.of(servers, down)
+    )  # fmt: skip
+    room = min(GONE_LIMIT_BYTES, DATA_LIMIT_BYTES - len(_bytes(rows)))  # with 50 stages of long names there is less
     fit: list[Gone] = []
-    size = 0
     for server in gone:
         row = Gone(server=server, told=server.name in told, down=server.name in down)
-        size += len(json.dumps(wire.to_json(row)))
-        if size > GONE_LIMIT_BYTES:
-            log.warning("%d deleted servers would be forgotten with a restart", len(gone) - len(fit))
-            break
-        fit.append(row)
-    rows = _Rows(
-        boot=boot,
-        kept_s=now_s,
-        state=state,
-        told=Bits.of(servers, told),
-        down=Bits.of(servers, down),
-        gone=tuple(fit),
-    )
-    return json.dumps(wire.to_json(rows)).encode()
+        size = len(_bytes(row)) + 1  # and a comma
+        if size <= room:
+            room -= size
+            fit.append(row)
+    if len(fit) < len(gone):
+        log.warning("%d deleted servers would be forgotten with a restart", len(gone) - len(fit))
+    return _bytes(replace(rows, gone=tuple(fit)))
+
+
+def _bytes(value: _Rows | Gone) -> bytes:
+    return json.dumps(wire.to_json(value), separators=(",", ":")).encode()

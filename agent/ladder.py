@@ -65,7 +65,8 @@ def _forecast(view: View, words: Words, gone_s: float) -> Html:
     cast = view.forecast
     if cast is None or view.status is None or view.phase not in ("idle", "countdown"):
         return Html("")
-    first_s = min((s.forecast_s for s in view.stages if s.forecast_s is not None and not s.latched), default=None)
+    begins = [s.forecast_s if s.due_in_s is None else s.due_in_s for s in view.stages if not s.latched]
+    first_s = min((s for s in begins if s is not None), default=None)
     short = too_long(view) and not view.aborted
     facts = [
         ("first", _later(first_s, gone_s), ""),
@@ -216,10 +217,13 @@ def _proof(server: ServerView, words: Words) -> Html:
         when = age if server.state != "unknown" else words("proof.last", ago=age)
     else:
         when = words("proof.never") if server.state == "unknown" else ""
-    why = outcome(server.proof, words) if server.state != "proven" else ""
+    why = outcome(server.proof, words) if server.state != "proven" or server.failing else ""
+    word = words(f"server.{server.state}")
     return html(
         '<span class="is-{state}">{word}</span><small>{when}</small><small>{why}</small>',
-        state=server.state, word=words(f"server.{server.state}"), when=when, why=why,
+        state="failing" if server.failing else server.state,
+        word=words("proof.failing", state=word) if server.failing and server.state != "unknown" else word,
+        when=when, why=why,
     )  # fmt: skip
 
 

@@ -76,13 +76,13 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  #
         line.port = port
         line.open()
     except (OSError, ValueError, termios.error) as e:
-        raise LinkError(_remedy(port, e)) from e
+        raise LinkError(remedy(port, e)) from e
     try:
         _keep_lines_at_close(line.fileno())
         has_lines = _set_lines(line, port)
     except (OSError, termios.error) as e:
         line.close()
-        raise LinkError(_remedy(port, e)) from e
+        raise LinkError(remedy(port, e)) from e
     return SerialLink(line, now, ready_s=now() + (SETTLE_S if has_lines else 0.0))
 
 
@@ -94,8 +94,8 @@ class SerialLink:
 
     @property
     def wake_fd(self) -> int | None:
-        """None: what such a UPS sends unasked is noise."""
-        return None
+        """Readable when the UPS says something unasked. Only a driver whose UPS means it hands this on."""
+        return self._line.fileno() if self._line.is_open else None
 
     def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
         """Discard what is waiting, send `command`, return what comes up to the first `end` (not with it).
@@ -185,7 +185,7 @@ def _shown(data: bytes | bytearray) -> str:
     return f"{bytes(data[:SHOWN_BYTES])!r}{more}"
 
 
-def _remedy(port: str, error: Exception) -> str:
+def remedy(port: str, error: Exception) -> str:
     """Why `port` cannot be opened, and what to do about it."""
     number = getattr(error, "errno", None)
     if number == errno.ENOENT:

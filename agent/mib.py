@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from . import ber
-from .ber import COUNTER32, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
+from .ber import COUNTER32, COUNTER64, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
 from .model import Source, Status, View
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
@@ -72,6 +72,7 @@ class Look(NamedTuple):
     engine: EngineFacts | None = None  # of version 3
     written: Written | None = None
     auth_traps: bool = False
+    lenient: bool = False  # a scalar may be asked for without its .0
 
     @property
     def ticks(self) -> int:
@@ -150,13 +151,16 @@ def _encoder(o: Object) -> Callable[[Value], bytes | None]:
     def wrapping(v: Value) -> bytes | None:
         return None if v is None else ber.integer(v & UINT_MAX, tag)
 
+    def wide(v: Value) -> bytes | None:
+        return None if v is None else ber.integer(v & 0xFFFFFFFFFFFFFFFF, tag)
+
     def text(v: Value) -> bytes | None:
         return None if v is None else ber.tlv(OCTET_STRING, v if isinstance(v, bytes) else display(v, high))
 
     def name(v: Value) -> bytes | None:
         return None if v is None else ber.oid(v)
 
-    kinds = {COUNTER32: wrapping, TIMETICKS: wrapping, OCTET_STRING: text, OBJECT_ID: name}
+    kinds = {COUNTER64: wide, COUNTER32: wrapping, TIMETICKS: wrapping, OCTET_STRING: text, OBJECT_ID: name}
     return kinds.get(tag, number)
 
 

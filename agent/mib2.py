@@ -1,13 +1,13 @@
 """The adapter itself as SNMP managers see it: who it is, its network interfaces, and its SNMP traffic.
 
-Sources: RFC 3418 (system, snmp group, sysORTable), RFC 2863 (ifNumber, ifTable). The numbers are handed in.
+Sources: RFC 3418 (system, snmp group, sysORTable), RFC 2863 (ifNumber, ifTable, ifXTable). The numbers are handed in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from .ber import COUNTER32, GAUGE32, INTEGER, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
+from .ber import COUNTER32, COUNTER64, GAUGE32, INTEGER, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
 from .mib import INT_MAX, UINT_MAX, Look, Object, Row, Value, constant, row, text
 from .model import VERSION
 from .upsmib import UPS
@@ -15,6 +15,7 @@ from .upsmib import UPS
 SYSTEM: Oid = (1, 3, 6, 1, 2, 1, 1)
 INTERFACES: Oid = (1, 3, 6, 1, 2, 1, 2)
 SNMP: Oid = (1, 3, 6, 1, 2, 1, 11)
+IFX: Oid = (1, 3, 6, 1, 2, 1, 31, 1, 1, 1)
 
 #: ends in "SNMP Agent": LibreNMS's rule for UPS cards that speak RFC 1628
 DESCRIPTION = f"Ridethrough {VERSION} UPS network adapter, SNMP Agent"
@@ -77,7 +78,7 @@ SCALARS = (
 _MODULES: tuple[tuple[Oid, str], ...] = (
     (UPS, "UPS-MIB: RFC 1628"),
     ((1, 3, 6, 1, 6, 3, 1), "SNMPv2-MIB: RFC 3418"),
-    ((1, 3, 6, 1, 2, 1, 31), "IF-MIB: RFC 2863, ifNumber and ifTable"),
+    ((1, 3, 6, 1, 2, 1, 31), "IF-MIB: RFC 2863, ifNumber, ifTable, ifXTable"),
 )
 MODULE_COLUMNS = (
     Object((*SYSTEM, 9, 1, 2), "sysORID", OBJECT_ID, 0, 0, lambda module: module[0]),
@@ -104,7 +105,17 @@ IF_COLUMNS = tuple(
     Object((*INTERFACES, 2, 1, n), name, tag, 0, INT_MAX if tag == INTEGER else UINT_MAX, _column(n - 1))
     for n, (name, tag) in enumerate(_IF_COLUMNS, start=1)
 )
-OBJECTS = (*SCALARS, *MODULE_COLUMNS, *IF_COLUMNS)
+#: ifXTable, of which Linux knows these: number, name, type, and the place in ifTable's columns
+_IFX_COLUMNS = (
+    (1, "ifName", OCTET_STRING, 1), (6, "ifHCInOctets", COUNTER64, 9), (7, "ifHCInUcastPkts", COUNTER64, 10),
+    (8, "ifHCInMulticastPkts", COUNTER64, 11), (10, "ifHCOutOctets", COUNTER64, 15),
+    (11, "ifHCOutUcastPkts", COUNTER64, 16),
+)  # fmt: skip
+IFX_COLUMNS = (
+    *(Object((*IFX, n), name, tag, 0, UINT_MAX, _column(place)) for n, name, tag, place in _IFX_COLUMNS),
+    Object((*IFX, 15), "ifHighSpeed", GAUGE32, 0, UINT_MAX, lambda values: values[4] // 1_000_000),
+)
+OBJECTS = (*SCALARS, *MODULE_COLUMNS, *IF_COLUMNS, *IFX_COLUMNS)
 
 # --- the rows that there are for one look -----------------------------------------------------------------------
 
@@ -120,7 +131,7 @@ def rows(look: Look) -> list[Row]:
     for number, module in enumerate(_MODULES, start=1):
         found += [constant(o, number, o.read(module)) for o in MODULE_COLUMNS]
     for index in look.interfaces:
-        found += [row(o, index, _of_interface(o, index)) for o in IF_COLUMNS]
+        found += [row(o, index, _of_interface(o, index)) for o in (*IF_COLUMNS, *IFX_COLUMNS)]
     return found
 
 

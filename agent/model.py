@@ -101,6 +101,8 @@ class Command(Enum):
     SHUTDOWN_RETURN = "shutdown-return"  # delay_s: float, return_delay_s: float
     SHUTDOWN_STAY_OFF = "shutdown-stay-off"  # delay_s: float
     SHUTDOWN_STOP = "shutdown-stop"
+    LOAD_OFF = "load-off"  # at once, until LOAD_ON
+    LOAD_ON = "load-on"
     OUTLET_ON = "outlet-on"  # number: int
     OUTLET_OFF = "outlet-off"  # number: int
     SIMULATE = "simulate"  # driver simulator alone; mains: "on" | "off"
@@ -253,11 +255,9 @@ class Link(Protocol):
 
     def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
         """Discard what is waiting, send `command`, return what comes up to the first `end`. LinkError otherwise."""
-        ...
 
     def send(self, command: bytes) -> None:
         """Send `command` to which there is no reply. LinkError if it cannot be written."""
-        ...
 
     def close(self) -> None: ...
 
@@ -305,7 +305,7 @@ class StageView:
     charge_below_pct: float | None = None
     latched: bool = False  # its servers are being told, or have been
     why: str = ""  # it was latched: one of outage.WHYS, and a value behind a blank
-    due_in_s: float | None = None  # by time on battery, holds included; None: not counting, or not by time
+    due_in_s: float | None = None  # on battery: latched by whatever comes first; None: not counting, nobody knows
     forecast_s: float | None = None  # latched by any trigger: from now; on mains: from an outage now
 
 
@@ -322,6 +322,7 @@ class ServerView:
     state: str = "unknown"  # unknown | reachable | proven
     proof: str = ""  # what the last proof said, one line
     proof_age_s: float | None = None  # since the last good proof
+    failing: bool = False  # the last proof was not good, whatever `state` an earlier one gave it
     delivery: str = "none"  # none | sending | accepted | delivered-unconfirmed | not-delivered | dry-run
     attempts: int = 0
     detail: str = ""  # last error or answer of the delivery, one line

@@ -160,32 +160,39 @@ def _values(view: View, words: Words) -> dict[str, Html]:
     hertz = next((i.frequency_hz for i in inputs if i.frequency_hz is not None), None)
     loads = [o.load_pct for o in outputs if o.load_pct is not None]
     watts = [o.power_w for o in outputs if o.power_w is not None]
-    output_v = next((o.voltage_v for o in outputs if o.voltage_v is not None), None)
+    output_v = [o.voltage_v for o in outputs if o.voltage_v is not None]
     battery_v = battery.voltage_v if battery else None
     charge_pct = battery.charge_pct if battery else None
     runtime_s = battery.runtime_s if battery else None
     guessed = battery.estimated if battery else frozenset()
     load_pct = max(loads) if loads else None
     power_w = sum(watts) if watts else None
-    phases = " / ".join(words.number(v) for v in volts)
-    input_v = phases if len(volts) > 1 else words.number(volts[0] if volts else None, 1)
+    input_v = _each(volts, words) if len(volts) > 1 else words.number(volts[0] if volts else None, 1)
+    all_loads = _each(loads, words) if len(loads) > 1 else words.number(load_pct)
     return {
-        "f-mains": html("{v}", v=words.quantity(volts[0], "V", 1) if len(volts) == 1 else _unit_of(phases, "V")),
+        "f-mains": html("{v}", v=_volts(volts, words) or "\N{EN DASH}"),
         "f-mains2": html("{v}", v=words.quantity(hertz, "Hz", 1) if hertz is not None else ""),
-        "f-ups": html("{v}", v=words.quantity(output_v, "V", 1) if output_v is not None else ""),
+        "f-ups": html("{v}", v=_volts(output_v, words)),
         "f-load": html("{v}", v=words.quantity(load_pct, "%")),
         "f-load2": html("{v}", v=words.quantity(power_w, "W") if power_w is not None else ""),
         "f-battery": html("{v}", v=words.quantity(charge_pct, "%")),
         "f-battery2": html("{v}", v=words.quantity(battery_v, "V", 1) if battery_v is not None else ""),
         "t-charge": _tile(words.number(charge_pct), "%", charge_pct, "charge_pct" in guessed, words),
         "t-runtime": _tile(*_split(words.duration(runtime_s)), None, "runtime_s" in guessed, words),
-        "t-load": _tile(words.number(load_pct), "%", load_pct, False, words),
+        "t-load": _tile(all_loads, "%", load_pct, False, words),
         "t-input": _tile(input_v, "V", None, False, words),
     }  # fmt: skip
 
 
-def _unit_of(text: str, unit: str) -> str:
-    return f"{text} {unit}" if text else "\N{EN DASH}"
+def _each(values: Sequence[float], words: Words) -> str:
+    """One number a line of three phases."""
+    return " / ".join(words.number(v) for v in values)
+
+
+def _volts(values: Sequence[float], words: Words) -> str:
+    if len(values) == 1:
+        return words.quantity(values[0], "V", 1)
+    return f"{_each(values, words)} V" if values else ""
 
 
 def _split(duration: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import ber, mib2
-from .ber import END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, V1, Header, Pdu
+from .ber import COUNTER64, END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, V1, Header, Pdu
 from .mib import Look, Table
 
 NO_ERROR, TOO_BIG, NO_SUCH_NAME, BAD_VALUE, GEN_ERR, NO_ACCESS = 0, 1, 2, 3, 5, 6
@@ -136,9 +136,13 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
         if position is None:
             ber.arcs(name)
             name_tlv = ber.tlv(OBJECT_ID, name)
+            if look.lenient and (position := table.index.get(name + b"\0")) is not None:
+                value = table.gets[position](look)
         else:
             value = table.gets[position](look)
             name_tlv = table.names[position]
+        if v1 and value is not None and value[0] == COUNTER64:
+            value = None
         if value is None:
             if v1:
                 raise _NoSuchName(number)
@@ -151,19 +155,20 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
     return bindings
 
 
-def _from(table: Table, look: Look, position: int) -> Iterator[tuple[bytes, bytes]]:
-    """From a position to the end of the table: the name of each row that has a value, and its binding."""
+def _from(table: Table, look: Look, position: int, v1: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    """From a position to the end of the table: the name of each row that has a value, and its binding. Version 1 has
+    no 64 bit counters (RFC 3584 section 4.2.2.1): they are passed by."""
     names, gets, binding = table.names, table.gets, ber.binding
     for at in range(position, len(gets)):
         value = gets[at](look)
-        if value is not None:
+        if value is not None and not (v1 and value[0] == COUNTER64):
             yield names[at], binding(names[at], value)
 
 
 def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
     bindings = []
     for number, name in enumerate(pdu.names, start=1):
-        found = next(_from(table, look, table.after(name)), None)
+        found = next(_from(table, look, table.after(name), v1), None)
         if found is None and v1:
             raise _NoSuchName(number)
         binding = found[1] if found else ber.binding(ber.tlv(OBJECT_ID, name), END_OF_MIB_VIEW)

@@ -21,7 +21,12 @@ class Places:
     pin: Callable[[str], str] = field(default=lambda name: "")  # SHA-256 of a server's certificate, by its name
 
     def job(
-        self, server: Server, address: Address | None, outage: str, connect_s: float, heard: Callable[[], None]
+        self,
+        server: Server,
+        address: Address | None,
+        outage: str,
+        connect_s: float,
+        heard: Callable[[], None] | None = None,
     ) -> Job:
         """One attempt."""
         return Job(
@@ -33,7 +38,7 @@ class Places:
             commands_dir=self.commands_dir,
             secret=self.secret,
             pin=self.pin(server.name),
-            heard=heard,
+            heard=heard or (lambda: None),
         )
 
     def trust(self, server: Server, way: ModuleType | None) -> str:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from .addresses import is_loopback
-from .config import Config, Problem
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .addresses import is_loopback, normal
+from .config import Config, Problem, Server
 
 MARGIN_S = 30.0  # as protection keeps it (agent/outage.py)
 
 
-def mistakes(config: Config, own_addresses: frozenset[str]) -> list[Problem]:
-    """Everything that makes the plan a bad one, each with place and remedy."""
-    found = [
-        Problem("server", text) for text in (*_places(config, own_addresses), *_local(config), *_battery(config))
-    ]
+class Place(NamedTuple):
+    """Where the order of a server really goes. `what`: of a place that several servers share, the own part of it."""
+
+    host: str
+    port: int
+    what: str = ""
+
+
+def mistakes(config: Config, own_addresses: frozenset[str], place: Callable[[Server], Place]) -> list[Problem]:
+    """Everything that makes the plan a bad one, each with place and remedy. `own_addresses`: of this machine,
+    loopback aside; `place`: where the order of a server really goes."""
+    places = {server.name: place(server) for server in config.servers}
+    texts = (*_places(config, own_addresses, places), *_local(config), *_battery(config))
+    found = [Problem("server", text) for text in texts]
     if config.driver == "simulator" and config.mode == "armed":
-        found += _simulator_away(config)
+        found += _simulator_away(config, places)
     if config.mode == "armed" and not config.servers:
         found.append(
             Problem("agent", '[agent] mode = "armed": there is no [[server]] to protect; add one, or use "dry-run"')
@@ -22,20 +34,24 @@ def mistakes(config: Config, own_addresses: frozenset[str]) -> list[Problem]:
     return found
 
 
-def _places(config: Config, own_addresses: frozenset[str]) -> list[str]:
+def _places(config: Config, own_addresses: frozenset[str], places: dict[str, Place]) -> list[str]:
     """Servers that are told at the same place, or at our own."""
-    texts, seen = [], dict[tuple[str, int], str]()
+    texts, seen = [], dict[tuple[str, int], list[tuple[str, str]]]()
+    own = {normal(address) for address in own_addresses}
     for server in config.servers:
-        if not server.address:
+        host, port, what = places[server.name]
+        if not host:
             continue
         here = f"[[server]] {server.name}"
-        twin = seen.setdefault((server.address.lower(), server.port), server.name)
-        if twin != server.name:
+        others = seen.setdefault((normal(host), port), [])
+        twin = next((name for name, theirs in others if what == theirs or not (what and theirs)), None)
+        others.append((server.name, what))
+        if twin is not None:
             texts.append(f"{here}: same address and port as {twin}; remove one of them")
-        if server.how != "local" and server.address.lower() in own_addresses:
+        if server.how != "local" and own & {normal(host), normal(server.address)}:
+            option = f'address = "{server.address}"' if normal(server.address) in own else f"url: goes to {host}"
             texts.append(
-                f'{here} address = "{server.address}": an address of this machine itself; use how = "local", '
-                "which goes down last"
+                f'{here} {option}: an address of this machine itself; use how = "local", which goes down last'
             )
     return texts
 
@@ -54,21 +70,28 @@ def _local(config: Config) -> list[str]:
 
 
 def _battery(config: Config) -> list[str]:
-    """Servers that need longer than the battery lasts, where that is configured."""
+    """Servers that need longer than the battery lasts, where that is configured: by themselves, or this host after
+    the slowest of the others."""
     if config.full_load_minutes is None:
         return []
     lasts_s = config.full_load_minutes * 60
-    return [
-        f"[[server]] {s.name} needs_s = {s.needs_s:g}: with a margin of {MARGIN_S:g} s longer than the full battery "
-        f"({lasts_s:g} s by [ups] full_load_minutes)"
-        for s in config.servers
-        if s.needs_s + MARGIN_S > lasts_s
-    ]
+    full = f"with a margin of {MARGIN_S:g} s longer than the full battery ({lasts_s:g} s by [ups] full_load_minutes)"
+    told = [s for s in config.servers if s.how != "wake"]
+    texts = [f"[[server]] {s.name} needs_s = {s.needs_s:g}: {full}" for s in told if s.needs_s + MARGIN_S > lasts_s]
+    local = next((s for s in told if s.how == "local"), None)
+    slowest = max((s for s in told if s.how != "local"), key=lambda s: s.needs_s, default=None)
+    if not texts and local and slowest and slowest.needs_s + local.needs_s + MARGIN_S > lasts_s:
+        texts.append(
+            f"[[server]] {local.name} needs_s = {local.needs_s:g}: goes down after {slowest.name}, which needs "
+            f"{slowest.needs_s:g} s: {full}"
+        )
+    return texts
 
 
-def _simulator_away(config: Config) -> list[Problem]:
+def _simulator_away(config: Config, places: dict[str, Place]) -> list[Problem]:
     """The simulated UPS may be armed only against this machine itself."""
-    away = [s.name for s in config.servers if s.address and not is_loopback(s.address)]
+    hosts = {s.name: {s.address, places[s.name].host} - {""} for s in config.servers}
+    away = [name for name, where in hosts.items() if not all(is_loopback(host) for host in where)]
     if not away:
         return []
     text = (
@@ -81,6 +104,8 @@ def _simulator_away(config: Config) -> list[Problem]:
 def hints(config: Config) -> tuple[str, ...]:
     """What is no mistake, but probably not meant."""
     texts = []
+    if config.servers and all(s.how == "wake" for s in config.servers):
+        texts.append('[[server]]: every one is only woken (how = "wake"); nobody would be told to go down')
     used = {s.stage for s in config.servers}
     texts += [f"[[stage]] {s.name}: no server belongs to it" for s in config.stages if s.name not in used]
     timed = [s for s in config.stages if s.on_battery_s is not None]

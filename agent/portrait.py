@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from . import protection
 from .afterwards import line_s
 from .config import Config, Stage
 from .curve import Curve
-from .forecast import Expectation, expect
+from .forecast import Expectation, countdown, expect
 from .model import VERSION, Active, Condition, ServerView, StageView, Status, View
 from .outage import Phase, Plan, Seen, State, down_s
 from .ups import Polled
@@ -72,7 +71,7 @@ def view(facts: Facts) -> View:
         wake_in_s=_wake_in_s(facts),
         drill_left_s=facts.drill_left_s,
         forecast=expected.forecast if expected else None,
-        stages=tuple(_stage(s, state, expected, now_s) for s in config.stages),
+        stages=_stages(facts, expected),
         servers=facts.servers,
         commands=facts.polled.commands,
         config_errors=facts.problems,
@@ -85,9 +84,13 @@ def view(facts: Facts) -> View:
     )
 
 
-def _stage(stage: Stage, state: State, expected: Expectation | None, now_s: float) -> StageView:
+def _stages(facts: Facts, expected: Expectation | None) -> tuple[StageView, ...]:
+    due = countdown(facts.state, facts.plan, expected, facts.now_s)
+    return tuple(_stage(s, facts.state, expected, due.get(s.name)) for s in facts.config.stages)
+
+
+def _stage(stage: Stage, state: State, expected: Expectation | None, due_in_s: float | None) -> StageView:
     latch = next((latch for latch in state.latched if latch.stage == stage.name), None)
-    due_s = protection.due_at_s(stage, state) if state.on_battery and latch is None else None
     return StageView(
         name=stage.name,
         on_battery_s=stage.on_battery_s,
@@ -96,7 +99,7 @@ def _stage(stage: Stage, state: State, expected: Expectation | None, now_s: floa
         latched=latch is not None,
         why=latch.why if latch else "",
         forecast_s=expected.stages.get(stage.name) if expected else None,
-        due_in_s=None if due_s is None else max(0.0, due_s - now_s),
+        due_in_s=due_in_s,
     )
 
 

@@ -98,7 +98,7 @@ class Unit:
 
     @property
     def battery_v(self) -> float:
-        """From 20.8 V empty to 26 V full: the line that NUT assumes (megatec.estimate_charge_pct)."""
+        """From 20.8 V empty to 26 V full: the line that NUT assumes (q1/meaning.py)."""
         return BATTERY_V * (104 + 26 * self.charge_pct / 100) / 120
 
     @property
@@ -167,6 +167,10 @@ class Unit:
         if self.testing:
             self.test_result = TestResult.ABORTED
 
+    def order_off(self, delay_s: float, return_s: float | None) -> None:
+        """Off after `delay_s`, on again `return_s` later if there is mains; None: for good."""
+        self.off_at_s, self._return_s = self.now_s + delay_s, return_s
+
     def obey(self, command: bytes) -> bool:
         """A control command of the Megatec protocol without its CR; whether the unit knows it."""
         if command == b"Q":
@@ -180,9 +184,8 @@ class Unit:
         elif match := re.fullmatch(rb"T(0[1-9]|[1-9]\d)", command):
             self.start_test(60.0 * int(match[1]))
         elif match := re.fullmatch(rb"S(\.[2-9]|0[0-9]|10)(?:R(\d{4}))?", command):
-            self.off_at_s = self.now_s + 60.0 * float(match[1])
             minutes = 0 if match[2] is None else int(match[2]) or None
-            self._return_s = None if minutes is None else 60.0 * minutes
+            self.order_off(60.0 * float(match[1]), None if minutes is None else 60.0 * minutes)
         elif command == b"C":
             self.off_at_s = None
             if not self.output_on:

@@ -1,4 +1,4 @@
-"""What every process of ours needs: its configuration, its supervisor, and a word to systemd."""
+"""What every process of ours needs: its configuration, its supervisor, the time, and a word to systemd."""
 
 from __future__ import annotations
 
@@ -6,21 +6,49 @@ import logging
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, config, drivers, hidraw, link, reach, reading
+from . import addresses, config, drivers, hidraw, lines, link, reach, reading
 from .config import Config
 from .model import ConfigError, Option
 
 log = logging.getLogger(__name__)
 
 #: LINK of a driver -> the module that opens it
-LINKS: Mapping[str, ModuleType] = {"serial": link, "usb": hidraw}
+LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw}
+UCRED = struct.Struct("3i")  # process, user, group: unix(7)
+PINGS_AT_ONCE = 100
+
+TIMESYNC = Path("/run/systemd/timesync")
+BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
+
+
+class SystemClock:
+    """The real time."""
+
+    def mono_s(self) -> float:
+        return time.monotonic()
+
+    def wall_s(self) -> float:
+        return time.time()
+
+    def synced(self) -> bool:
+        """Has the clock been set? systemd-timesyncd says so in a file; without it, a plausible year must do."""
+        if TIMESYNC.is_dir():
+            return (TIMESYNC / "synchronized").exists()
+        return time.time() > BUILT_WALL_S
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
 
 
 def ups_options(name: str) -> Sequence[Option]:
@@ -47,7 +75,8 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
     if len(data) > config.FILE_LIMIT_BYTES:
-        return reading.broken("", f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
+        start = data[: config.FILE_LIMIT_BYTES].decode("utf-8", "replace")
+        return reading.broken(start, f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")
     try:
         text = data.decode()
     except UnicodeDecodeError as e:
@@ -56,16 +85,44 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, if it listens (sd_notify protocol)."""
+    """Tell systemd, or our supervisor, if it listens (sd_notify protocol)."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
             sock.sendto(state.encode(), address)
+        except BlockingIOError:
+            pass  # whoever listens is behind: we do not wait for him, and he has enough to read
         except OSError as e:
             log.warning("NOTIFY_SOCKET: %s", e)
+
+
+class Pings:
+    """The other end of `notify`: what one child says is heard, and nobody else."""
+
+    def __init__(self) -> None:
+        """OSError if there is no socket to be had."""
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._sock.bind("")  # the kernel picks an abstract name: no disk is needed
+        self.name = "@" + self._sock.getsockname()[1:].decode()
+
+    def heard(self, pid: int) -> bool:
+        """Has process `pid` said since the last call that it works? Takes all that waits."""
+        found = False
+        for _ in range(PINGS_AT_ONCE):
+            try:
+                data, more, _, _ = self._sock.recvmsg(256, socket.CMSG_SPACE(UCRED.size))
+            except BlockingIOError:
+                break
+            senders = [UCRED.unpack(row[: UCRED.size])[0] for _, kind, row in more if kind == socket.SCM_CREDENTIALS]
+            found = found or (senders == [pid] and b"WATCHDOG=1" in data.split(b"\n"))
+        return found
+
+    def close(self) -> None:
+        self._sock.close()
 
 
 def follow_parent(stop: threading.Event) -> None:

@@ -49,6 +49,8 @@ from .model import ConfigError, Option
 NO_MAC = "00:00:00:00:00:00"
 SNMP_TABLES = ("community", "user", "receiver")
 SECTIONS = ("agent", "ups", "web", "snmp", "server", "stage")
+FOLDERS = ("state_dir", "run_dir")
+_FOLDER = rf"\b({'|'.join(FOLDERS)})[\"']?\s*=\s*([\"'])(/[^\"'\\]*)\2"
 
 
 class Way(Protocol):
@@ -117,7 +119,7 @@ def parse(
         web=reader.web(raw.get("web")),
         snmp=reader.snmp(raw.get("snmp")),
     )
-    for problem in plans.mistakes(config, own_addresses()):
+    for problem in plans.mistakes(config, own_addresses(), lambda server: _goes_to(ways(server.how), server)):
         reader.bad(problem.section, problem.text)
     # those that keep the last good set in force must not fall off the end
     reader.problems.sort(key=lambda p: p.section not in PROTECTING)
@@ -126,8 +128,21 @@ def parse(
 
 def broken(text: str, why: str) -> tuple[Config, tuple[Problem, ...]]:
     """Of a file that is no TOML: only where the state is, so that the last good configuration is found."""
-    found = dict(re.findall(r'^\s*(state_dir|run_dir)\s*=\s*"(/[^"\\\n]*)"', text, re.MULTILINE))
+    found: dict[str, Any] = {}
+    for line in text.splitlines():
+        if len(line) <= LINE_LIMIT and re.match(r"[^#]*(state|run)_dir", line):
+            found |= _folders(line)
     return Config(**found), (Problem("file", why),)
+
+
+def _folders(line: str) -> dict[str, Any]:
+    """What one line says of the folders: as TOML by itself, with dots and braces and all, else by its look."""
+    try:
+        said = tomllib.loads(line)
+        said = said["agent"] if isinstance(said.get("agent"), dict) else said
+    except (ValueError, RecursionError):
+        said = {name: value for name, _, value in re.findall(_FOLDER, line)}
+    return {k: v for k, v in said.items() if k in FOLDERS and isinstance(v, str) and v.startswith("/")}
 
 
 def _near(word: str, words: Iterable[str]) -> str:
@@ -330,6 +345,12 @@ def _wrong_receiver(row: Mapping[str, Any], users: Container[str]) -> str:
 def _default_port(way: Way, options: Mapping[str, Any]) -> int:
     by_options = getattr(way, "port", None)
     return way.PORT if by_options is None else int(by_options(options))
+
+
+def _goes_to(way: Way, server: Server) -> plans.Place:
+    """Where the order really goes."""
+    elsewhere = getattr(way, "place", None)
+    return plans.Place(*elsewhere(server)) if elsewhere else plans.Place(server.address, server.port)
 
 
 def _plain_mac(text: str) -> str:

@@ -24,8 +24,7 @@ class Finding:
 
 def rehearse(look: Callable[[], View], prove: Callable[[], None], *, as_json: bool, wait_s: float = WITHIN_S) -> int:
     """Have all servers proven, wait for that, and say what came of it: 0 if the plan holds, else 1."""
-    prove()
-    view = _wait(look, wait_s)
+    view = proven(look, prove, wait_s)
     findings = walk(view)
     bad = any(f.bad for f in findings)
     if as_json:
@@ -35,6 +34,12 @@ def rehearse(look: Callable[[], View], prove: Callable[[], None], *, as_json: bo
         print("\n".join(("!! " if f.bad else "   ") + f.text for f in findings))
         print("the plan does not hold: see the lines with !!" if bad else "the plan holds; nobody was told")
     return 1 if bad else 0
+
+
+def proven(look: Callable[[], View], prove: Callable[[], None], wait_s: float = WITHIN_S) -> View:
+    """Have all servers proven, wait for that, and see what came of it."""
+    prove()
+    return _wait(look, wait_s)
 
 
 def _wait(look: Callable[[], View], wait_s: float) -> View:
@@ -64,14 +69,19 @@ def walk(view: View) -> list[Finding]:
     """The plan, stage by stage, and whether it holds."""
     out = [Finding(f"mode {view.mode}" + ("" if view.mode == "armed" else ": in an outage nobody would be told"))]
     for stage in view.stages:
-        at = "not before the battery's end" if stage.forecast_s is None else f"at {_clock(stage.forecast_s)}"
-        known = view.forecast is not None
-        out.append(Finding(f"stage {stage.name}: in an outage now {at if known else _triggers(stage.on_battery_s)}"))
+        begins_s = stage.forecast_s if stage.due_in_s is None else stage.due_in_s
+        at = "not before the battery's end" if begins_s is None else f"at {_clock(begins_s)}"
+        known = view.forecast is not None or begins_s is not None
+        when = "in an outage now" if view.on_battery_s is None else "from now"
+        out.append(Finding(f"stage {stage.name}: {when} {at if known else _triggers(stage.on_battery_s)}"))
         servers = [s for s in view.servers if s.stage == stage.name]
         if not servers:
             out.append(Finding(f"  no server belongs to {stage.name}"))
         for server in servers:
-            out += _server(server, stage.forecast_s)
+            ends_s = None if begins_s is None else begins_s + server.needs_s
+            if server.how == "local":  # told when all others have had their time
+                ends_s = view.forecast.down_s if view.forecast else None
+            out += _server(server, ends_s)
     return [*out, *_battery(view)]
 
 
@@ -79,14 +89,15 @@ def _triggers(on_battery_s: float | None) -> str:
     return "by its other triggers" if on_battery_s is None else f"at {_clock(on_battery_s)} at the latest"
 
 
-def _server(server: ServerView, latched_s: float | None) -> list[Finding]:
+def _server(server: ServerView, down_s: float | None) -> list[Finding]:
     if server.how == "wake":
         return [Finding(f"  {server.name}: only woken ({_waking(server)})")]
     facts = [server.trust.replace("-", " "), server.proof]
     why = f" ({'; '.join(fact for fact in facts if fact)})" if any(facts) else ""
-    down = "" if latched_s is None else f", down at {_clock(latched_s + server.needs_s)}"
-    text = f"  {server.name}: {server.state}{why}, needs {server.needs_s:.0f} s{down}; {_waking(server)}"
-    return [Finding(text, bad=server.state == "unknown")]
+    state = f"{server.state} before, but not now" if server.failing and server.state != "unknown" else server.state
+    down = "" if down_s is None else f", down at {_clock(down_s)}"
+    text = f"  {server.name}: {state}{why}, needs {server.needs_s:.0f} s{down}; {_waking(server)}"
+    return [Finding(text, bad=server.failing or server.state == "unknown")]
 
 
 def _waking(server: ServerView) -> str:

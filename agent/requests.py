@@ -17,7 +17,7 @@ WISH_WITHIN_S = 5.0
 
 
 class Requests:
-    """`put` gives the engine an item; `reload` reads the configuration again and says what came of it; `enrol` keeps
+    """`put` gives the engine an item; `reload` reads the configuration again (True: and disarms); `enrol` keeps
     the SHA-256 of a server's certificate and gives ours; `post` has something said to a server."""
 
     def __init__(
@@ -26,7 +26,7 @@ class Requests:
         store: Store,
         ups: Ups,
         put: Callable[[Item], None],
-        reload: Callable[[], bus.Message],
+        reload: Callable[[bool], bus.Message],
         enrol: Callable[[str, str], str],
         post: Callable[[Errand], None],
     ) -> None:
@@ -57,8 +57,10 @@ class Requests:
         if kind == "pin":
             return self._pin(message, peer)
         if kind == "reload":
-            self._put(Note("command", "", {"command": "reload", **_origin(message, peer), "outcome": "done"}))
-            return self._reload()
+            disarm = message.get("disarm") is True
+            data = {"command": "disarm" if disarm else "reload", "outcome": "done"}
+            self._put(Note("command", "", {**data, **_origin(message, peer)}))
+            return self._reload(disarm)
         raise bus.BusError("no such request")
 
     def _protect(self, message: bus.Message, peer: Peer) -> bus.Message:

@@ -262,7 +262,7 @@ class Agent:
             view=view, status=view.status or NOTHING, now_s=now_s, started_s=self._started_s, host=self._host,
             alarms=self._alarms.rows, interfaces=self._ports, counts=self.counts,
             engine=self.responder.facts(now_s) if self.responder else None, written=self.writer,
-            auth_traps=self.settings.auth_traps,
+            auth_traps=self.settings.auth_traps, lenient=self.settings.lenient_scalars,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
             self._table = Table(

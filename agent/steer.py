@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from . import bus, vault
-from .config import Config
+from .config import PROTECTING, Config
 from .model import ConfigError, View
+from .process import last_good, load
 
+_ARMED = re.compile(rb"""^([^#\n]*\bmode["']?[ \t]*=[ \t]*)(["'])armed\2""", re.MULTILINE)
 SAID = {
     "hold": "every stage that is not yet latched is put off by 5 minutes (an emergency still latches it)",
     "abort": "no further stage is latched in this outage (an emergency still does)",
@@ -91,6 +94,8 @@ def warnings(settings: Config, view: View, secrets: frozenset[str]) -> list[str]
     for server in view.servers:
         if server.state == "unknown" and server.how != "wake":
             found.append(f"{server.name} is not proven: {server.proof or 'not yet tried'}")
+        elif server.failing and server.how != "wake":
+            found.append(f"{server.name} was {server.state} before, but not now: {server.proof}")
     if view.forecast is None:
         found.append("nobody knows how long the battery lasts: the UPS says no runtime and none was learned")
     elif view.forecast.down_s is None and view.servers:
@@ -106,8 +111,13 @@ def warnings(settings: Config, view: View, secrets: frozenset[str]) -> list[str]
 
 
 def arm(args: argparse.Namespace, settings: Config, view: View) -> int:
-    """Set mode = "armed", after saying what is not as it should be."""
-    if settings.mode == "armed":
+    """Set mode = "armed", after saying what is not as it should be. What counts is the mode that the core is in."""
+    wrong = [p.text for p in load(args.config)[1] if p.section in PROTECTING]
+    if wrong:
+        print("\n".join(wrong))
+        print(f"nothing was changed: the core refuses a file with such mistakes (it is in mode {view.mode})")
+        return 1
+    if (settings.mode, view.mode) == ("armed", "armed") and not view.config_errors:
         print("armed already")
         return 0
     secrets = frozenset(vault.read(core_secrets(settings)))
@@ -117,35 +127,20 @@ def arm(args: argparse.Namespace, settings: Config, view: View) -> int:
     if found and not args.yes:
         print("nothing was changed; mend this, or add --yes")
         return 1
-    return _set_mode(args.config, settings, "armed")
+    return _arm(args.config, settings)
 
 
-def disarm(args: argparse.Namespace, settings: Config) -> int:
-    """Set mode = "dry-run": nobody is told anything any more."""
-    return _set_mode(args.config, settings, "dry-run")
-
-
-def core_secrets(settings: Config) -> Path:
-    """The core's own secrets, for the ways that need one."""
-    return Path(settings.state_dir) / "core" / "secrets.json"
-
-
-def _set_mode(path: Path, settings: Config, mode: str) -> int:
-    """Change the file, have the core read it, and say what is in force; the old file comes back if it is refused."""
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
+def _arm(path: Path, settings: Config) -> int:
+    """Change the file and have the core read it; the old file comes back if it is refused."""
     try:
         old = path.read_bytes()
-        document: Any = tomlkit.parse(old.decode())
-        document.setdefault("agent", tomlkit.table())["mode"] = mode
-        _replace(path, tomlkit.dumps(document).encode())
-    except (OSError, UnicodeDecodeError, TOMLKitError) as e:
+        _replace(path, _with_mode(old, "armed"))
+    except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: {e}") from e
     try:
         reply = bus.ask(socket_path(settings), {"type": "reload", "origin": origin()}, within_s=10.0)
     except bus.BusError as e:
-        print(f"{path}: mode = {mode}, in force when the core runs ({e})", file=sys.stderr)
+        print(f"{path}: mode = armed, in force when the core runs ({e})", file=sys.stderr)
         return 1
     if reply.get("protecting_bad"):
         _replace(path, old)
@@ -154,8 +149,55 @@ def _set_mode(path: Path, settings: Config, mode: str) -> int:
             print(problem)
         print("refused; the old configuration stays")
         return 1
-    print(f"mode {mode} is in force")
+    print("mode armed is in force")
     return 0
+
+
+def disarm(args: argparse.Namespace, settings: Config) -> int:
+    """Set mode = "dry-run": nobody is told anything any more. Whatever else is wrong with the file: the last good
+    configuration is disarmed as well, on the disk for a restart, and in the core by the request."""
+    failed = 0
+    for path in (args.config, last_good(settings)):
+        try:
+            if path == args.config or path.exists():
+                _replace(path, _with_mode(path.read_bytes(), "dry-run"))
+        except (OSError, ValueError) as e:
+            print(f'{path}: {e}; write mode = "dry-run" there by hand', file=sys.stderr)
+            failed = 1
+    message: bus.Message = {"type": "reload", "disarm": True, "origin": origin()}
+    try:
+        reply = bus.ask(socket_path(settings), message, within_s=10.0)
+    except bus.BusError as e:
+        print(f"mode = dry-run, in force when the core runs ({e})", file=sys.stderr)
+        return 1
+    if reply.get("protecting_bad"):
+        print("\n".join(str(problem) for problem in reply.get("problems", [])))
+        print("mode dry-run is in force, with the last good configuration; the file still has these mistakes")
+        return failed
+    print("mode dry-run is in force")
+    return failed
+
+
+def _with_mode(data: bytes, mode: str) -> bytes:
+    """The configuration with this mode, all else as it was, comments too. ValueError if that cannot be written."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document: Any = tomlkit.parse(data.decode())
+        document.setdefault("agent", tomlkit.table())["mode"] = mode
+        return tomlkit.dumps(document).encode()
+    except (UnicodeDecodeError, TOMLKitError, TypeError) as e:
+        # no TOML: the line itself; only the agent's mode can be "armed"
+        found, count = _ARMED.subn(rb"\1\2" + mode.encode() + rb"\2", data)
+        if not count:
+            raise ValueError(str(e)) from e
+        return found
+
+
+def core_secrets(settings: Config) -> Path:
+    """The core's own secrets, for the ways that need one."""
+    return Path(settings.state_dir) / "core" / "secrets.json"
 
 
 def _replace(path: Path, data: bytes) -> None:

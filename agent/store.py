@@ -320,18 +320,25 @@ def _texts(data: str) -> dict[str, str]:
     return {str(k): str(v) for k, v in dict(json.loads(data)).items()}
 
 
+LINES_LIMIT = 3
+
+
 def measurements(look: Status) -> dict[str, float]:
-    """The numbers that are kept in the rings."""
-    first_in = look.inputs[0] if look.inputs else None
-    first_out = look.outputs[0] if look.outputs else None
-    values = {
-        "input-voltage-v": first_in.voltage_v if first_in else None,
-        "input-frequency-hz": first_in.frequency_hz if first_in else None,
-        "output-voltage-v": first_out.voltage_v if first_out else None,
-        "load-pct": first_out.load_pct if first_out else None,
+    """The numbers that are kept in the rings. Lines 2 and 3 of three phases have their number in the name."""
+    values: dict[str, float | None] = {}
+    for number, row in enumerate(look.inputs[:LINES_LIMIT], start=1):
+        values[f"input-voltage{_line(number)}-v"] = row.voltage_v
+    for number, row in enumerate(look.outputs[:LINES_LIMIT], start=1):
+        values |= {f"output-voltage{_line(number)}-v": row.voltage_v, f"load{_line(number)}-pct": row.load_pct}
+    values |= {
+        "input-frequency-hz": look.inputs[0].frequency_hz if look.inputs else None,
         "charge-pct": look.battery.charge_pct,
         "runtime-s": look.battery.runtime_s,
         "battery-voltage-v": look.battery.voltage_v,
         "temperature-c": look.temperature_c if look.battery.temperature_c is None else look.battery.temperature_c,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _line(number: int) -> str:
+    return "" if number == 1 else f"-{number}"

@@ -48,6 +48,13 @@ class Target:
     def must_tell(self) -> bool:
         return self.wanted and self.report.delivery in ("sending", "not-delivered")
 
+    def take_errand(self, errand: Errand) -> str:
+        """Put it in line; why not, or ''."""
+        if len(self.errands) >= ERRANDS_LIMIT:
+            return "too many wait already"
+        self.errands.append(errand)
+        return ""
+
     def must_wake(self) -> bool:
         return self.report.wake in ("waking", "by-hand")
 

@@ -243,6 +243,7 @@ class Telling:
             state=report.state,
             proof=report.proof,
             proof_age_s=None if report.proof_s is None else max(0.0, now_s - report.proof_s),
+            failing=report.failing,
             delivery=report.delivery,
             attempts=report.attempts,
             detail=report.detail,

@@ -77,11 +77,27 @@ def _load(path: Path) -> tuple[ssl.SSLContext, str]:
     made.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     made.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     made.load_cert_chain(path)
+    return made, _sha256(path).hex(":").upper()
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the certificate that the page shows, 64 lower-case hex digits. ConfigError if there is none."""
+    path = folder / "tls.pem"
+    try:
+        return _sha256(path).hex()
+    except FileNotFoundError as e:
+        raise ConfigError(f"{path}: there is no certificate yet: start `ridethrough faces` once") from e
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path}: {e}") from e
+
+
+def _sha256(path: Path) -> bytes:
+    """Of the first certificate in the file. OSError, ValueError if it cannot be read."""
     text = path.read_text("ascii")
     der = ssl.PEM_cert_to_DER_cert(
         text[text.index("-----BEGIN CERTIFICATE") :].partition("END CERTIFICATE-----")[0] + "END CERTIFICATE-----"
     )
-    return made, hashlib.sha256(der).digest().hex(":").upper()
+    return hashlib.sha256(der).digest()
 
 
 def _make_in_child(folder: Path, names: Sequence[str]) -> None:

@@ -37,11 +37,11 @@ def write(path: Path, values: Mapping[str, str]) -> None:
     write_private(path, json.dumps(dict(values), indent=1).encode() + b"\n")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make the folder and what is missing above it, owner-only; made by root, it gets the owner of the one above."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:
         owner = folder.parent.stat()
@@ -49,19 +49,22 @@ def _make_folder(folder: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a 0600 file atomically: temporary file, fsync, rename, fsync of the folder."""
-    _make_folder(path.parent)
+    """Write a 0600 file, whole or not at all: temporary file, fsync, rename, fsync of the folder. OSError if not."""
+    make_folder(path.parent)
     temporary = path.with_name(path.name + ".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, data)
-        if os.geteuid() == 0:  # set by root for the user that the folder belongs to
-            owner = path.parent.stat()
-            os.fchown(fd, owner.st_uid, owner.st_gid)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(temporary, path)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)  # all of it, or OSError: os.write would take what fits on a full disk, and be content
+            file.flush()
+            if os.geteuid() == 0:  # set by root for the user that the folder belongs to
+                owner = path.parent.stat()
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+            os.fsync(fd)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from . import bus, rehearse, sayto, steer, vault, wire
+from . import bus, invite, rehearse, sayto, steer, vault, wire
 from .config import NAME, PROTECTING, Config
 from .faces import secrets_path
 from .model import ConfigError, Event, View
@@ -33,9 +33,10 @@ def main(args: argparse.Namespace) -> int:
         "wake": steer.wake,
         **dict.fromkeys(("message", "execute"), sayto.say),
         "shutdown": lambda args, settings: steer.shutdown(args, settings, _ask_view(settings)),
-        "arm": lambda args, settings: steer.arm(args, settings, _ask_view(settings)),
+        "arm": _arm,
         "disarm": steer.disarm,
         "rehearse": _rehearse,
+        "enroll": lambda args, settings: invite.main(args, settings, _ask_view(settings)),
         "ssh-key": _ssh_key,
     }
     if args.verb == "check":
@@ -142,7 +143,8 @@ def describe(view: View) -> list[str]:
         lines.append(f"stage {stage.name}: {f'latched ({stage.why})' if stage.latched else 'waiting'}{due}")
         for server in view.servers:
             if server.stage == stage.name:
-                words = f"{server.state} ({server.proof}), " if server.proof else f"{server.state}, "
+                state = f"{server.state} before, but not now" if server.failing else server.state
+                words = f"{state} ({server.proof}), " if server.proof else f"{state}, "
                 words += f"{server.delivery.replace('-', ' ')} {server.detail}".rstrip()
                 words += f", {WAKING[server.wake]}" if server.wake in WAKING else ""
                 place = f"{server.address}:{server.port}" + (f", {TRUST[server.trust]}" if server.trust else "")
@@ -187,6 +189,13 @@ def _state_word(view: View) -> str:
     if view.on_battery_s is not None:
         return f"ON BATTERY for {view.on_battery_s:.0f} s"
     return "on line"
+
+
+def _arm(args: argparse.Namespace, settings: Config) -> int:
+    view = _ask_view(settings)
+    if view.mode == "dry-run":  # what was good in the morning may be dead now
+        view = rehearse.proven(lambda: _ask_view(settings), lambda: steer.ask(settings, "prove"))
+    return steer.arm(args, settings, view)
 
 
 def _rehearse(args: argparse.Namespace, settings: Config) -> int:

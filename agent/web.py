@@ -1,7 +1,7 @@
 """The web page: what it answers at which address, and who may. Bottle is imported here alone.
 
 Nothing is changed by a GET. A POST must come from a page of ours (Sec-Fetch-Site, or Origin) and, inside a session,
-carry the session's form token. The addresses are listed in docs/api.md.
+carry the session's form token. The addresses are listed in docs/api.md; those under /enrol are in enroll.py.
 """
 
 from __future__ import annotations

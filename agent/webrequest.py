@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import posixpath
 import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from .addresses import normal
 from .config import Server
 from .model import ConfigError
 
@@ -127,6 +129,25 @@ def port(options: Mapping[str, Any]) -> int:
     return int(PRESETS.get(str(options.get("preset", "")), {}).get("port", DEFAULT_PORT))
 
 
+def place(server: Server) -> tuple[str, int, str]:
+    """Host and port that the request really goes to, and if that is not the server's own address, what is asked
+    there: a hub may be asked for several servers. ConfigError if an option is wrong."""
+    shape = _shape(server)
+    hub = normal(shape.host) != normal(server.address)
+    return shape.host, shape.port, f"{shape.method} {shape.target} {shape.body}" if hub else ""
+
+
+def _same(one: str, other: str, server: str, node: str) -> bool:
+    """Would most servers take both targets for the same?"""
+    values = {"outage": "", "server": server, "node": node}
+    texts = [unquote(_fill(target, values, _percent).partition("#")[0]).casefold() for target in (one, other)]
+    parts = [text.partition("?") for text in texts]
+    steps = [[re.sub(";.*", "", step) for step in path.split("/")] for path, _, _ in parts]
+    paths = [posixpath.normpath("/" + "/".join(filter(None, path))) for path in steps]
+    queries = [sorted(filter(None, query.split("&"))) for _, _, query in parts]
+    return paths[0] == paths[1] and queries[0] == queries[1]
+
+
 def _shape(server: Server) -> _Shape:
     given = {name: value for name, value in server.options.items() if value}
     preset = PRESETS.get(str(given.get("preset", "")), {})
@@ -143,8 +164,10 @@ def _shape(server: Server) -> _Shape:
     prove_target = str(options.get("prove_url", ""))
     if prove_target and not _TARGET.fullmatch(prove_target):
         raise ConfigError("prove_url: must be a path on the same server, such as /api/version")
-    if method == "GET" and prove_target == target:
-        raise ConfigError("prove_url: is the url itself, so the proof would shut the server down")
+    if prove_target and _same(target, prove_target, server.name, node):
+        raise ConfigError(
+            "prove_url: is the url itself, so the proof might shut the server down; fetch something else"
+        )
     headers = _headers(options.get("headers", ()))
     body = str(options.get("body", ""))
     if body and method == "GET":

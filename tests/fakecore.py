@@ -173,6 +173,7 @@ class FakeCore:
         self.queries = 0
         self.events: list[Event] = [event(1, "note", "started", text="0.1.0")]
         self.refuse: str | None = None
+        self.sender_pem = "-----BEGIN CERTIFICATE-----\nc2VuZGVy\n-----END CERTIFICATE-----\n"
         self.react = lambda order: None
         self.view = view or on_line()
         self._server = busserver.Server(
@@ -233,6 +234,12 @@ class FakeCore:
             self.orders.append(message)
             self.react(message)
             return {}
+        if message.get("type") == "pin":
+            self.orders.append(message)
+            self.react(message)
+            return {"sender_pem": self.sender_pem}
+        if message.get("what") == "status":
+            return {"view": wire.to_json(self.view)}
         self.queries += 1
         since, limit = message.get("since"), message["limit"]
         rows = self.events[-limit:] if since is None else [e for e in self.events if e.id > since]

@@ -1,5 +1,7 @@
 """Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
 
+`--frames`: instead, 100000 damaged answers in the dialects of the Q1 family (tests/test_q1.py).
+
 Each run is up to 40 steps of tests/test_machine.py. They are made in batches, because what hypothesis remembers of
 its runs grows; each batch has the next seed. The seeds are printed, so that what was found is found again.
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 20_000
+FRAMES = 100_000
 BATCH = 500
 ARGV = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_machine.py"]
 
@@ -29,6 +32,11 @@ def batch(seed: int, runs: int) -> str:
 
 def main(options: list[str]) -> int:
     """Run them; 1 if an invariant broke."""
+    if "--frames" in options:
+        env = {**os.environ, "RIDETHROUGH_FUZZ_FRAMES": str(FRAMES)}
+        return subprocess.run(
+            [*ARGV[:-1], "tests/test_q1.py", "-k", "damaged"], cwd=ROOT, env=env, check=False
+        ).returncode
     seed = random.randrange(2**31)
     if "--seed" in options:
         place = options.index("--seed")

@@ -1,96 +1,143 @@
-"""Keys and certificates for tests of secure RCCMD, and an adapter's side of the conversation."""
+"""An adapter's enrolment on loopback, and a server beneath a folder: for the tests of `rccmd install`."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import socket
+import http.server
+import json
 import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
 from pathlib import Path
 
-FIRST, LAST = datetime.datetime(2000, 1, 1), datetime.datetime(9999, 12, 31, 23, 59, 59)
-NO_CHECK_TIME, PARTIAL_CHAIN = 0x200000, 0x80000
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from agent.rccmd import archive  # noqa: E402
+
+CODE = "7K3QX-9M2ZT-BC4VD-HJ6WP"
 
 
-def certificate(name: str, *, first: datetime.datetime = FIRST, last: datetime.datetime = LAST) -> tuple[bytes, str]:
-    """A new P-256 key with its self-signed certificate as PEM (key first), and the SHA-256 of the DER in hex."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(first)
-        .not_valid_after(last)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    public = made.public_bytes(serialization.Encoding.PEM)
-    return private + public, hashlib.sha256(made.public_bytes(serialization.Encoding.DER)).hexdigest()
+def made(folder: Path, name: str) -> tuple[str, str]:
+    """A P-256 key and a self-signed certificate: (key PEM, certificate PEM)."""
+    key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    argv += ["-keyout", str(key), "-out", str(certificate), "-subj", f"/CN={name}", "-days", "36500"]
+    subprocess.run(argv, check=True, capture_output=True)
+    return key.read_text(), certificate.read_text()
 
 
-def public_part(pem: bytes) -> bytes:
-    """The certificate alone."""
-    return pem[pem.index(b"-----BEGIN CERTIFICATE-----") :]
-
-
-class Server:
-    """The files of one server below a folder: key.pem, senders/, state/."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.key, self.senders, self.state = folder / "key.pem", folder / "senders", folder / "state"
-        self.senders.mkdir(parents=True)
-        self.state.mkdir()
-        pem, self.sha256 = certificate("server")
-        self.key.write_bytes(pem)
-
-    def settings(self) -> dict[str, str]:
-        """These files as rccmd.ini or `load` take them."""
-        return {"tls": str(self.key), "senders": str(self.senders), "state_dir": str(self.state)}
-
-    def enrol(self, adapter: Adapter, name: str | None = None) -> None:
-        """From now on this adapter may command."""
-        (self.senders / f"{name or adapter.name}.pem").write_bytes(public_part(adapter.pem.read_bytes()))
+def fingerprint(pem: str) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
 
 
 class Adapter:
-    """A sender with a key of its own; `folder` holds the file that `ssl` wants."""
+    """An adapter's /enrol over HTTPS: takes CODE once, and can answer anything instead."""
 
-    def __init__(self, name: str, folder: Path, **dates: datetime.datetime) -> None:
-        self.name, self.pem = name, folder / f"{name}-key.pem"
-        pem, self.sha256 = certificate(name, **dates)
-        self.pem.write_bytes(pem)
+    def __init__(self, folder: Path, name: str = "ups-a") -> None:
+        self.name, self.folder = name, folder
+        key, self.web_pem = made(folder, f"{name}-web")
+        _, self.sender_pem = made(folder, f"{name}-sender")
+        self.heard: list[dict[str, str]] = []
+        self.connections = 0
+        self.codes = {CODE}
+        self.instead: tuple[int, object] | None = None
+        self.changes: dict[str, object] = {}
+        adapter = self
 
-    def context(self, *, with_key: bool = True, newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-        """What the sender's `ssl` needs; the server's certificate is compared by `ask`."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if newest is not None:
-            context.maximum_version = newest
-        if with_key:
-            context.load_cert_chain(self.pem)
-        return context
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, answer = adapter.answer(self.path, told)
+                body = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
-    def ask(self, port: int, line: bytes, server: Server | None = None, *, within_s: float = 5.0) -> bytes:
-        """One conversation with a listener on 127.0.0.1: the bytes of its reply. OSError if there is none."""
-        with socket.create_connection(("127.0.0.1", port), within_s) as plain:
-            with self.context().wrap_socket(plain) as tls:
-                if server is not None:
-                    seen = hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
-                    if seen != server.sha256:
-                        raise OSError(f"another server: {seen}")
-                tls.sendall(line)
-                answer = b""
-                while piece := tls.recv(1024):
-                    answer += piece
-                return answer
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                pass  # a client that saw a wrong fingerprint hangs up
+
+            def process_request(self, request: object, client_address: object) -> None:
+                adapter.connections += 1
+                super().process_request(request, client_address)  # type: ignore[arg-type]
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / f"{name}-web.pem", folder / f"{name}-web.key")
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.port = self.server.server_address[1]
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    def answer(self, path: str, told: dict[str, str]) -> tuple[int, object]:
+        self.heard.append(told)
+        if path != "/enrol" or told["code"] not in self.codes:
+            return 403, {"error": "not accepted"}
+        self.codes.discard(told["code"])
+        if self.instead is not None:
+            return self.instead
+        answer: dict[str, object] = {"name": told["name"], "adapter": self.name, "port": 6003}
+        if "cert_pem" in told:
+            answer["cert_pem"] = told["cert_pem"]
+        else:
+            answer["key_pem"], answer["cert_pem"] = made(self.folder, told["name"])
+        answer["sender_pem"] = self.sender_pem
+        return 200, {**answer, **self.changes}
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+class Case(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.root = self.folder / "server"
+        self.root.mkdir()
+        self.adapter = self.new_adapter("ups-a")
+        self.program = self.folder / "rccmd.pyz"
+        self.program.write_bytes(archive.pack(str(ROOT / "agent" / "rccmd")))
+        self.addCleanup(self.run_it, "uninstall", "--service", "none", "--root", str(self.root))
+
+    def new_adapter(self, name: str) -> Adapter:
+        adapter = Adapter(self.folder, name)
+        self.addCleanup(adapter.close)
+        return adapter
+
+    def run_it(self, *words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, str(self.program), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=100,
+            cwd="/",
+        )
+        return done.returncode, done.stdout.decode()
+
+    def words(self, adapter: Adapter | None = None, code: str = CODE) -> list[str]:
+        at = adapter or self.adapter
+        words = ["install", "--adapter", f"127.0.0.1:{at.port}", "--fingerprint", fingerprint(at.web_pem)]
+        return [*words, "--name", "db1", "--code", code, "--root", str(self.root)]
+
+    def install(self, *more: str, adapter: Adapter | None = None, code: str = CODE) -> tuple[int, str]:
+        """Install without starting; an option in `more` wins over the usual one."""
+        words = ["--on-shutdown", "/bin/true", "--service", "none", "--no-start", *more]
+        return self.run_it(*self.words(adapter, code), *words)
+
+    def text(self, path: str) -> str:
+        return (self.root / path).read_text()
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.root)): p.read_bytes() for p in self.root.rglob("*") if p.is_file()}

@@ -263,3 +263,30 @@ def test_a_file_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
     assert process.load(binary)[0].state_dir == "/srv/x"
     binary.write_bytes(b"#" * (config.FILE_LIMIT_BYTES + 1))
     assert "larger than" in process.load(binary)[1][0].text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[agent]\nstate_dir = "/data/ups"\nmode=armed\n',
+        "[agent]\nstate_dir = '/data/ups'  # here\nmode=armed\n",
+        '[agent]\n  "state_dir"="/data/ups"\r\nmode=armed\r\n',
+        'agent.state_dir = "/data/ups"\nmode=armed\n',
+        "'agent' . 'state_dir' = '/data/ups'\nmode=armed\n",
+        "agent = { mode = 'armed', state_dir = '/data/ups' }\n[ups\n",
+        "agent = { state_dir = '/data/ups', mode = armed }\n",
+        '[agent]\nstate_dir = "/data/\\u0075ps"\nmode=armed\n',
+        "[agent]\n# state_dir = '/old'\nstate_dir = '/data/ups'\nmode=armed\n",
+    ],
+)
+def test_of_a_file_that_is_no_toml_the_state_is_found_however_it_is_written(text: str) -> None:
+    found, wrong = parse(text, options, reach.load)
+    assert wrong[0].section == "file" and found.state_dir == "/data/ups"
+
+
+def test_a_file_that_is_too_large_or_in_another_encoding_says_where_the_state_is(tmp_path: Path) -> None:
+    path = tmp_path / "ridethrough.toml"
+    for rest in (b"#" * config.FILE_LIMIT_BYTES, b"name = '\xfc'\n"):
+        path.write_bytes(b"[agent]\nstate_dir = '/data/ups'\n" + rest)
+        found, wrong = process.load(path)
+        assert wrong[0].section == "file" and found.state_dir == "/data/ups"

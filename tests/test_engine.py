@@ -10,6 +10,7 @@ import pytest
 from agent import slots
 from agent.config import Server, Stage
 from agent.engine import NewConfig, Note
+from agent.errands import Report
 from agent.model import Condition, Source
 from tests.kit import BATTERY, MAINS, TWO_SERVERS, Play, look
 
@@ -46,7 +47,7 @@ def test_the_countdown_is_in_the_view() -> None:
     play.battery(20)
     assert play.view.on_battery_s == pytest.approx(19.5, abs=0.6)
     assert play.view.stages[0].due_in_s == pytest.approx(40.5, abs=0.6)
-    assert play.view.stages[1].due_in_s is None  # by runtime
+    assert play.view.stages[1].due_in_s == pytest.approx(1500.0, abs=1)  # by runtime, of which 1800 s are left
 
 
 def test_a_disk_that_does_not_take_the_latch_stops_no_order() -> None:
@@ -380,3 +381,14 @@ def test_a_poll_is_asked_for_at_the_second_that_confirms_the_outage() -> None:
     assert set(play.hurries) == {first_s + 3.0}
     play.battery(10)
     assert len(play.hurries) == 3  # none once it is confirmed
+
+
+def test_the_view_says_of_a_server_that_its_last_proof_failed() -> None:
+    play = Play()
+    play.mains(2)
+    good = Report(server="web", state="reachable", proof="accepts connections", proof_s=play.clock.now_s)
+    play.engine.turn(good)
+    play.engine.turn(replace(good, proof="Connection refused", failing=True))
+    play.mains(2)
+    web, files = play.last_view().servers
+    assert (web.state, web.proof, web.failing, files.failing) == ("reachable", "Connection refused", True, False)

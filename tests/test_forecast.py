@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from agent import byhand
-from agent.config import Stage
+from agent import byhand, ladder, rehearse, verbs, words
+from agent.config import Server, Stage
 from agent.curve import Curve
 from agent.forecast import Expectation, expect, filled
 from agent.model import Battery, Condition, OrderError, Rating, Status
@@ -296,3 +296,71 @@ def test_the_engine_learns_in_an_outage_and_forecasts_from_it() -> None:
     assert forecast.runtime_s == pytest.approx(200.0, rel=0.05)
     assert play.view.status is not None and "runtime_s" in play.view.status.battery.estimated
     assert play.view.stages[0].forecast_s == 3.0  # less than the 300 s of the last stage
+
+
+# --- the countdown ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stages", "runtime_s", "silent_from"),
+    [
+        ([(900.0, 400.0), (1200.0, None)], 450.0, None),  # its runtime comes long before its time
+        ([(900.0, None), (1200.0, None)], 300.0, None),  # the budget does
+        ([(60.0, None), (90.0, None)], 3000.0, None),  # its time
+        ([(90.0, None), (40.0, None)], 3000.0, None),  # a later stage's time
+        ([(90.0, None), (40.0, None)], None, None),  # of a battery of which nothing is known
+        ([(900.0, None), (1200.0, None)], None, 10),  # silence, 60 s
+        ([(900.0, None), (1200.0, None)], 3000.0, 10),
+        ([(30.0, None), (1200.0, None)], 3000.0, 10),  # its time comes sooner
+        ([(900.0, 400.0), (1200.0, None)], 545.0, 10),  # the runtime as protection pretends it in the silence
+        ([(900.0, None), (1200.0, None)], 250.0, 10),  # the budget of it
+    ],
+)  # fmt: skip
+def test_the_countdown_counts_to_what_really_comes_first(
+    stages: list[tuple[float, float | None]], runtime_s: float | None, silent_from: int | None
+) -> None:
+    rows = [Stage(name=f"s{n}", on_battery_s=at_s, runtime_below_s=b_s) for n, (at_s, b_s) in enumerate(stages)]
+    servers = [Server(name=r.name, address=f"192.0.2.{n}", stage=r.name) for n, r in enumerate(rows, start=1)]
+    play = Play(stages=tuple(rows), servers=tuple(servers))
+    play.mains(5)
+    said: dict[str, list[tuple[int, float | None]]] = {row.name: [] for row in rows}
+    for second in range(200):
+        silent = silent_from is not None and second >= silent_from
+        left_s = None if runtime_s is None else runtime_s - second
+        play.second(None if silent else look(BATTERY, runtime_s=left_s))
+        for stage in play.view.stages:
+            if not stage.latched:
+                said[stage.name].append((second, stage.due_in_s))
+        if all(stage.latched for stage in play.view.stages):
+            break
+    first = [stage for stage in play.view.stages if stage.latched]
+    assert first
+    from_s = 5 if silent_from is None else silent_from + 16
+    for stage in first:
+        latched_s = said[stage.name][-1][0] + 1
+        for second, due_in_s in said[stage.name]:
+            if second >= from_s:
+                assert due_in_s == pytest.approx(latched_s - second, abs=2.0), (stage.name, second, latched_s)
+
+
+def test_nothing_is_counted_down_while_the_mains_is_seen_or_nobody_knows() -> None:
+    play = Play(stages=(Stage(name="all", runtime_below_s=300.0),), servers=())
+    play.battery(5, runtime_s=None, charge_pct=None)
+    assert play.view.phase == "countdown" and play.view.stages[0].due_in_s is None
+    play.battery(2)
+    assert play.view.stages[0].due_in_s is not None
+    play.mains(2)
+    assert play.view.phase == "countdown" and play.view.stages[0].due_in_s is None
+
+
+def test_page_status_and_rehearsal_say_the_same_time() -> None:
+    play = Play(stages=(Stage(name="first", on_battery_s=900.0, runtime_below_s=400.0),))
+    play.mains(5)
+    for second in range(10):
+        play.second(look(BATTERY, runtime_s=450.0 - second))
+    due_s = play.view.stages[0].due_in_s
+    assert due_s is not None and 35 < due_s < 45
+    made = ladder.pieces(play.view, words.load()["en"], play.view.now_s)
+    assert f"in 00:{due_s:.0f}" in made["stage-0"] and f"00:{due_s:.0f}" in made["forecast"]
+    assert f"stage first: waiting, due in {due_s:.0f} s" in verbs.describe(play.view)
+    assert rehearse.walk(play.view)[1].text == f"stage first: from now at 0:{due_s:.0f}"

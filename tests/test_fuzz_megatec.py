@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from agent import wire
 from agent.drivers import megatec
-from agent.model import Command, ConfigError, Ident, LinkError, OrderError, Status
+from agent.model import Command, ConfigError, LinkError, OrderError, Status
 from agent.pretend import Unit, parse_timeline
-from tests.simulators.megatec import q1
+from agent.q1 import meaning, orders
+from agent.q1.form import identity
+from agent.q1.megatec import Q1, F
+from tests.simulators.dialects import q1
 from tests.simulators.script import ScriptLink
 
 GOOD = b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001"
@@ -46,18 +49,18 @@ def numbers_of(status: Status) -> list[float]:
 @given(st.one_of(junk, bent_frames()))
 def test_any_bytes_are_a_whole_answer_or_a_link_error(answer: bytes) -> None:
     try:
-        q1_values = megatec.parse_q1(answer)
+        facts = Q1.parse(answer)
     except LinkError as e:
         assert repr(answer[:80]) in str(e)
         return
-    status = megatec.look(q1_values, None, Ident(), taken_s=1.0)
+    status = meaning.look(meaning.plausible(meaning.with_battery(facts, None))[0], taken_s=1.0)
     assert answer[:1] == b"(" and all(math.isfinite(n) and abs(n) < 1e6 for n in numbers_of(status))
     assert wire.from_json(Status, wire.to_json(status)) == status
 
 
 @given(junk)
 def test_any_bytes_are_a_rating_and_an_identity_or_a_link_error(answer: bytes) -> None:
-    for parse in (megatec.parse_f, megatec.parse_i):
+    for parse in (F.parse, identity):
         try:
             parse(answer)
         except LinkError:
@@ -72,7 +75,7 @@ def test_a_driver_on_a_mad_line_polls_on(answers: list[bytes | None]) -> None:
         return next(replies)
 
     link = ScriptLink({b"Q1": next_reply, b"F": next_reply, b"I": next_reply, b"T": next_reply})
-    driver: Any = megatec.connect({}, link, lambda: 0.0)
+    driver: Any = megatec.connect({"dialect": "megatec"}, link, lambda: 0.0)
     for _ in range(5):
         waited_s = link.waited_s
         try:
@@ -98,11 +101,15 @@ def test_what_the_pretend_unit_sends_is_what_the_driver_reads(
     unit.mains, unit.force_low, unit.fault, unit.bypass, unit.beeper = flags[:5]
     if flags[5]:
         unit.start_test(10.0)
-    read = megatec.parse_q1(q1(unit)[:-1])
-    assert abs((read.input_v or 0) - unit.input_v) < 0.051 and abs((read.fault_v or 0) - fault_v) < 0.051
-    assert abs((read.battery_v or 0) - unit.battery_v) < 0.051 and abs((read.load_pct or 0) - load_pct) < 1
-    assert (read.utility_fail, read.battery_low, read.failed) == (not unit.mains_usable, unit.low, unit.fault)
-    assert (read.testing, read.beeper_on) == (unit.testing, unit.beeper)
+    read: dict[str, Any] = Q1.parse(q1(unit)[:-1])
+    assert abs((read["input_v"] or 0) - unit.input_v) < 0.051 and abs((read["fault_v"] or 0) - fault_v) < 0.051
+    assert abs((read["battery_v"] or 0) - unit.battery_v) < 0.051 and abs((read["load_pct"] or 0) - load_pct) < 1
+    assert (read["utility_fail"], read["battery_low"], read["failed"]) == (
+        not unit.mains_usable,
+        unit.low,
+        unit.fault,
+    )
+    assert (read["testing"], read["beeper_on"]) == (unit.testing, unit.beeper)
 
 
 arguments = st.dictionaries(
@@ -115,7 +122,7 @@ arguments = st.dictionaries(
 @given(st.sampled_from(Command), arguments)
 def test_any_order_is_bytes_of_the_protocol_or_refused(command: Command, args: dict[str, Any]) -> None:
     try:
-        sent = megatec.encode(command, args)
+        sent = orders.encode(command, args)
     except OrderError:
         return
     assert sent.endswith(b"\r") and len(sent) <= 10
@@ -126,7 +133,7 @@ def test_any_order_is_bytes_of_the_protocol_or_refused(command: Command, args: d
 def test_a_delay_is_never_shorter_than_ordered(delay_s: float, return_s: float) -> None:
     args = {"delay_s": delay_s, "return_delay_s": return_s}
     unit = Unit(0.0)
-    assert unit.obey(megatec.encode(Command.SHUTDOWN_RETURN, args)[:-1])
+    assert unit.obey(orders.encode(Command.SHUTDOWN_RETURN, args)[:-1])
     assert unit.off_at_s is not None and delay_s - 1e-6 <= unit.off_at_s <= delay_s + 60
 
 

@@ -46,7 +46,7 @@ def fed(pieces: list[bytes]) -> Command | None:
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     at = sorted({c % (len(data) + 1) for c in cuts} | {0, len(data)})
-    return [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [data[a:b] for a, b in zip(at, at[1:])]
 
 
 @given(bytes_of_all_kinds, st.lists(st.integers(0, 10_000), max_size=8))

@@ -142,6 +142,19 @@ def test_a_server_shows_its_proof_how_old_it_is_and_why_it_is_not_better():
 
 
 @pytest.mark.parametrize(
+    "language, said_so", [("en", "proven before, but not now"), ("de", "bisher geprüft, jetzt nicht")]
+)
+def test_a_server_that_does_not_answer_now_shows_it_though_it_was_proven(language, said_so):
+    view = on_line()
+    view = replace(
+        view, servers=(replace(view.servers[1], failing=True, proof="Connection refused", proof_age_s=9.0),)
+    )
+    rung = said(view, language)["servers-1"]
+    assert said_so in text(rung) and "is-failing" in rung
+    assert language == "de" or "connection refused" in text(rung)
+
+
+@pytest.mark.parametrize(
     "trust, english, german",
     [
         ("secure", "rccmd (secure) 192.0.2.10:6003", "rccmd (sicher) 192.0.2.10:6003"),

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from agent.drivers import megatec
-from agent.model import Command, Condition, Flow, Ident, LinkError, OrderError, Source, Test, TestResult
+from agent.model import Command, Condition, Flow, Ident, LinkError, OrderError, Source, Status, Test, TestResult
+from agent.q1 import meaning
+from agent.q1.form import identity
+from agent.q1.megatec import Q1, F
 from tests.simulators.script import ScriptLink
 
 CASES = json.loads((Path(__file__).parent / "cases" / "megatec.json").read_text())
@@ -29,8 +32,13 @@ def frame(flags: str = "00001001", output_v: str = "231.0", battery_v: str = "26
 
 
 def connected(answers: dict[bytes, Any], **section: Any) -> tuple[Any, ScriptLink]:
+    """On plain Q1: looking for the dialect is another file's matter."""
     link = ScriptLink(answers)
-    return megatec.connect(section, link, lambda: link.now_s), link
+    return megatec.connect({"dialect": "megatec", **section}, link, lambda: link.now_s), link
+
+
+def looked_at(answer: bytes) -> Status:
+    return meaning.look(meaning.with_battery(Q1.parse(answer), None), taken_s=1.0)
 
 
 # --- the codec --------------------------------------------------------------------------------------------------
@@ -40,26 +48,29 @@ def connected(answers: dict[bytes, Any], **section: Any) -> tuple[Any, ScriptLin
 def test_real_q1_answers_say_what_their_source_says(case: dict[str, Any]) -> None:
     if case.get("refused"):
         with pytest.raises(LinkError):
-            megatec.parse_q1(bytes_of(case))
+            Q1.parse(bytes_of(case))
         return
-    q1 = megatec.parse_q1(bytes_of(case))
-    status = megatec.look(q1, None, Ident(), taken_s=1.0)
+    facts, status = Q1.parse(bytes_of(case)), looked_at(bytes_of(case))
+    found = {**facts, "source": status.source.value, "per_cell": meaning.per_cell(facts)}
     for name, value in case["expect"].items():
-        assert (status.source.value if name == "source" else getattr(q1, name)) == value, name
+        assert found[name] == value, name
 
 
 @pytest.mark.parametrize("case", CASES["f"], ids=lambda c: c["id"])
 def test_real_ratings_say_what_their_source_says(case: dict[str, Any]) -> None:
-    assert megatec.parse_f(bytes_of(case))._asdict() == case["expect"]
+    driver, _ = connected({**WORKING, b"F": bytes_of(case) + b"\r"})
+    rating = driver.poll().rating
+    found = (rating.input_voltage_v, rating.output_current_a, rating.battery_voltage_v, rating.input_frequency_hz)
+    assert dict(zip(("voltage_v", "current_a", "battery_v", "frequency_hz"), found, strict=True)) == case["expect"]
 
 
 @pytest.mark.parametrize("case", CASES["i"], ids=lambda c: c["id"])
 def test_real_identities_say_what_their_source_says(case: dict[str, Any]) -> None:
     if case.get("refused"):
         with pytest.raises(LinkError):
-            megatec.parse_i(bytes_of(case))
+            identity(bytes_of(case))
         return
-    assert megatec.parse_i(bytes_of(case)) == Ident(**case["expect"])
+    assert identity(bytes_of(case)) == case["expect"]
 
 
 @pytest.mark.parametrize(
@@ -91,27 +102,27 @@ def test_real_identities_say_what_their_source_says(case: dict[str, Any]) -> Non
 )
 def test_what_is_not_a_whole_answer_is_refused_with_its_bytes(answer: bytes) -> None:
     with pytest.raises(LinkError) as caught:
-        megatec.parse_q1(answer)
+        Q1.parse(answer)
     assert repr(answer[:80]) in str(caught.value)
 
 
 @pytest.mark.parametrize("absent", ["--.-", "@@.@", "##.#", "----", "@", "    "])
 def test_a_field_of_padding_is_a_value_that_the_unit_does_not_say(absent: str) -> None:
     answer = f"(230.0 229.0 231.0 030 50.0 26.0 {absent} 00001001".encode()
-    assert megatec.parse_q1(answer).temperature_c is None
+    assert Q1.parse(answer)["temperature_c"] is None
 
 
 def test_every_number_may_be_absent_and_none_of_them_becomes_zero() -> None:
-    q1 = megatec.parse_q1(b"(---.- ---.- ---.- --- --.- --.- --.- 10000000")
-    assert q1[:7] == (None,) * 7
-    status = megatec.look(q1, None, Ident(), taken_s=1.0)
+    answer = b"(---.- ---.- ---.- --- --.- --.- --.- 10000000"
+    assert list(Q1.parse(answer).values())[:7] == [None] * 7
+    status = looked_at(answer)
     assert status.source is Source.BATTERY
     assert status.inputs[0].voltage_v is None and status.outputs[0].load_pct is None
     assert status.battery.voltage_v is None and status.battery.charge_pct is None
 
 
 def test_a_temperature_may_be_below_zero() -> None:
-    assert megatec.parse_q1(b"(230.0 229.0 231.0 030 50.0 26.0 -5.0 00001001").temperature_c == -5.0
+    assert Q1.parse(b"(230.0 229.0 231.0 030 50.0 26.0 -5.0 00001001")["temperature_c"] == -5.0
 
 
 @pytest.mark.parametrize(
@@ -128,7 +139,7 @@ def test_a_temperature_may_be_below_zero() -> None:
 )
 def test_what_is_no_rating_is_refused(answer: bytes) -> None:
     with pytest.raises(LinkError, match="F: |not a number"):
-        megatec.parse_f(answer)
+        F.parse(answer)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +156,11 @@ def test_what_is_no_rating_is_refused(answer: bytes) -> None:
 )
 def test_what_is_no_identity_is_refused(answer: bytes) -> None:
     with pytest.raises(LinkError, match="I: "):
-        megatec.parse_i(answer)
+        identity(answer)
 
 
 def test_an_identity_of_blanks_says_nothing() -> None:
-    assert megatec.parse_i(b"#" + b" " * 37) == Ident()
+    assert identity(b"#" + b" " * 37) == {"manufacturer": None, "model": None, "firmware": None}
 
 
 # --- the meaning ------------------------------------------------------------------------------------------------
@@ -267,7 +278,7 @@ def test_a_total_voltage_is_not_multiplied() -> None:
 def test_the_charge_is_estimated_as_nut_does_and_only_where_both_voltages_fit(
     battery_v: float | None, nominal_v: float | None, charge_pct: float | None
 ) -> None:
-    assert megatec.estimate_charge_pct(battery_v, nominal_v) == charge_pct
+    assert meaning.estimate_charge_pct(battery_v, nominal_v) == charge_pct
 
 
 # --- asking -----------------------------------------------------------------------------------------------------

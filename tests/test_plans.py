@@ -7,6 +7,7 @@ import random
 import pytest
 
 from agent import reach
+from agent.addresses import normal
 from agent.config import Config, Problem
 from agent.reading import parse
 from tests.test_config import GOOD, options
@@ -65,6 +66,77 @@ def test_a_bad_plan_is_refused_with_place_and_remedy(change: tuple[str, str], wo
     assert any(p.section in ("server", "stage") for p in found)
 
 
+F = "00" * 32
+HTTP = f'how = "http"\nfingerprint = "{F}"\n'
+
+
+@pytest.mark.parametrize(
+    ("servers", "words"),
+    [
+        ('[[server]]\nname = "a"\naddress = "2001:db8:0:0::5"\n', "address of this machine itself"),
+        ('[[server]]\nname = "a"\naddress = "::ffff:192.0.2.7"\n', "address of this machine itself"),
+        (
+            f'[[server]]\nname = "a"\naddress = "192.0.2.77"\nurl = "https://192.0.2.7/x"\n{HTTP}',
+            "url: goes to 192.0.2.7: an address of this machine itself",
+        ),
+        (
+            '[[server]]\nname = "a"\naddress = "2001:db8::1"\n[[server]]\nname = "b"\naddress = "2001:0DB8::1"\n',
+            "b: same address and port as a",
+        ),
+        (
+            '[[server]]\nname = "a"\naddress = "nas.lan"\n[[server]]\nname = "b"\naddress = "NAS.lan."\n',
+            "b: same address and port as a",
+        ),
+        (
+            f'[[server]]\nname = "a"\naddress = "192.0.2.77"\nurl = "https://192.0.2.9/x"\n{HTTP}'
+            f'[[server]]\nname = "b"\naddress = "192.0.2.78"\nurl = "https://[::ffff:192.0.2.9]/x"\n{HTTP}',
+            "b: same address and port as a",
+        ),
+        (
+            f'[[server]]\nname = "a"\naddress = "192.0.2.77"\nurl = "/x"\n{HTTP}'
+            f'[[server]]\nname = "b"\naddress = "192.0.2.78"\nurl = "https://192.0.2.77/y"\n{HTTP}',
+            "b: same address and port as a",
+        ),
+    ],
+)
+def test_where_an_order_really_goes_is_what_counts(servers: str, words: str) -> None:
+    own = OWN | {"2001:db8::5"}
+    found = parse(PLAN[: PLAN.index("[[server]]")] + servers, options, reach.load, lambda: own)[1]
+    assert [p.section for p in found] == ["server"] and words in found[0].text, found
+
+
+def test_a_hub_may_be_asked_for_several_servers() -> None:
+    servers = "".join(
+        f'[[server]]\nname = "{name}"\naddress = "192.0.2.{n}"\nurl = "https://192.0.2.9/{name}"\n{HTTP}'
+        for n, name in enumerate(("a", "b"), start=77)
+    )
+    assert read(PLAN[: PLAN.index("[[server]]")] + servers)[1] == ()
+
+
+def test_the_simulated_ups_reaches_no_other_machine_by_a_url() -> None:
+    url = f'[[server]]\nname = "a"\naddress = "127.0.0.1"\nurl = "https://192.0.2.9/x"\n{HTTP}'
+    text = '[agent]\nmode = "armed"\n[ups]\ndriver = "simulator"\n' + url
+    assert "may only tell servers on loopback, not a" in read(text)[1][0].text
+    assert read(text.replace("192.0.2.9", "127.0.0.1"))[1] == ()
+
+
+def test_this_host_and_the_slowest_server_before_it_must_fit_the_battery() -> None:
+    text = PLAN[: PLAN.index("[[stage]]")] + (
+        "full_load_minutes = 3\n"
+        '[[server]]\nname = "a"\naddress = "192.0.2.10"\nneeds_s = 120\n'
+        '[[server]]\nname = "me"\nhow = "local"\ncommand = "off"\nneeds_s = 100\n'
+        '[[server]]\nname = "pc"\naddress = "192.0.2.11"\nhow = "wake"\nneeds_s = 7000\n'
+    )
+    assert [p.text.partition(":")[0] for p in read(text)[1]] == ["[[server]] me needs_s = 100"]
+    assert read(text.replace("100", "30"))[1] == ()
+
+
+def test_a_plan_that_only_wakes_is_said() -> None:
+    text = PLAN[: PLAN.index("[[server]]")] + '[[server]]\nname = "a"\naddress = "192.0.2.1"\nhow = "wake"\n'
+    found, wrong = read(text)
+    assert wrong == () and any("every one is only woken" in hint for hint in found.hints)
+
+
 def test_armed_without_a_server_is_refused_and_in_dry_run_it_is_not() -> None:
     text = PLAN[: PLAN.index("[[server]]")]
     assert "no [[server]]" in read(text)[1][0].text
@@ -104,5 +176,5 @@ def test_f26_two_hundred_mutations_of_a_good_file_are_refused_or_safe() -> None:
         if not wrong:  # then it is a plan that can be carried out
             assert found.servers or found.mode != "armed"
             assert {s.stage for s in found.servers} <= {s.name for s in found.stages}
-            assert len({(s.address, s.port) for s in found.servers}) == len(found.servers)
+            assert len({(normal(s.address), s.port) for s in found.servers}) == len(found.servers)
     assert refused > 100

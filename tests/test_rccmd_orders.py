@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from agent.rccmd.codec import Command
 from agent.rccmd.journal import Journal
-from agent.rccmd.orders import EXECUTES_LIMIT, MESSAGES_LIMIT, REPEAT_S, SENDERS_LIMIT, Orders
+from agent.rccmd.orders import REPEAT_S, SENDERS_LIMIT, Orders
 from agent.rccmd.settings import Settings, load
+from agent.rccmd.small import EXECUTES_LIMIT, MESSAGES_LIMIT
 
 A, B = "192.0.2.10", "192.0.2.11"
 SHUTDOWN, WAKEUP = Command("SHUTDOWN"), Command("WAKEUP")

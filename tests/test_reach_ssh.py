@@ -6,6 +6,7 @@ import base64
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ from tests import steps
 
 BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(range(32))
 KEY = "ssh-ed25519 " + base64.b64encode(BLOB).decode()
+SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
 LOGGED_IN = "echo 'Authenticated to 192.0.2.7 ([192.0.2.7]:22) using \"publickey\".' >&2"
+BEGAN = f"{LOGGED_IN}; echo 'debug2: exec request accepted on channel 0' >&2"
+CUT = "echo 'Connection to 192.0.2.7 closed by remote host.' >&2; echo 'debug1: Exit status -1' >&2"
 
 OTHERS: dict[int, str] = {}  # children of this process before the test
 
@@ -47,7 +51,7 @@ def server(**options: object) -> Server:
 def job(folder: Path, **changes: object) -> Job:
     core = folder / "core state"
     core.mkdir(exist_ok=True)
-    (core / "ssh-key").touch()
+    (core / "ssh-key").write_text(SECRET)
     place = folder / "commands.d"
     place.mkdir(mode=0o755, exist_ok=True)
     (place / "off.ssh").write_text("# asked\nsudo systemctl poweroff\n")
@@ -66,7 +70,11 @@ def job(folder: Path, **changes: object) -> Job:
 def client(folder: Path, text: str) -> str:
     """A program that stands for ssh and writes down what it was started with."""
     path = folder / "client"
-    path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{folder}/argv\n{text}\n')
+    path.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" >{folder}/argv\n'
+        f"for a; do case $a in IdentityFile=*|UserKnownHostsFile=*) f=${{a#*=}}; stat -Lc %a $f; cat $f;; esac; done"
+        f" >{folder}/files\n{text}\n"
+    )
     path.chmod(0o755)
     return str(path)
 
@@ -83,8 +91,6 @@ def test_the_client_asks_nobody_and_reads_no_file_of_this_host(tmp_path: Path) -
         "HostKeyAlias": "nas.1",
         "StrictHostKeyChecking": "yes",
         "GlobalKnownHostsFile": "/dev/null",
-        "UserKnownHostsFile": f'"{tmp_path}/core state/known-hosts/Nas.1"',
-        "IdentityFile": f'"{tmp_path}/core state/ssh-key"',
         "BatchMode": "yes",
         "IdentitiesOnly": "yes",
         "PasswordAuthentication": "no",
@@ -95,7 +101,9 @@ def test_the_client_asks_nobody_and_reads_no_file_of_this_host(tmp_path: Path) -
         "UpdateHostKeys": "no",
         "ConnectTimeout": "2",
     }.items() <= options.items()
-    assert (tmp_path / "core state/known-hosts/Nas.1").read_text() == f"nas.1 {KEY}\n"
+    assert (tmp_path / "files").read_text() == f"600\n{SECRET}600\nnas.1 {KEY}\n"
+    left = [Path(options[name]) for name in ("IdentityFile", "UserKnownHostsFile")]
+    assert not any(path.exists() for path in left)  # they lived as long as the attempt
 
 
 def test_a_link_local_address_keeps_its_interface(tmp_path: Path) -> None:
@@ -117,11 +125,25 @@ def test_the_proof_asks_for_no_session_and_ends_the_client(tmp_path: Path) -> No
     [
         (f"{LOGGED_IN}; exit 0", ACCEPTED, "the command ended with exit code 0"),
         ("exit 0", NOT_DELIVERED, "ssh ended with exit code 0"),
-        (f"{LOGGED_IN}; exit 255", UNCONFIRMED, "the connection ended while the command ran"),
+        (f"{BEGAN}; {CUT}; exit 255", UNCONFIRMED, "the connection ended while the command ran"),
+        (f"{BEGAN}; echo 'Connection reset by 192.0.2.7 port 22'; exit 255", UNCONFIRMED, "the connection ended"),
         (
-            f"{LOGGED_IN}; echo 'Connection to 192.0.2.7 closed by remote host.'; exit 255",
+            f"{BEGAN}; echo 'client_loop: send disconnect: Broken pipe'; exit 255",
             UNCONFIRMED,
             "the connection ended while the command ran",
+        ),
+        (f"{LOGGED_IN}; exit 255", NOT_DELIVERED, "exit code 255 of ssh"),
+        (f"{LOGGED_IN}; {CUT}; exit 255", NOT_DELIVERED, "exit code 255 of ssh: Connection to 192.0.2.7 closed"),
+        (f"{BEGAN}; exit 255", NOT_DELIVERED, "exit code 255 of ssh"),
+        (
+            f"{BEGAN}; echo 'it did not work'; echo 'debug1: Exit status 255'; exit 255",
+            NOT_DELIVERED,
+            "exit code 255 of the command: it did not work",
+        ),
+        (
+            f"{BEGAN}; echo 'Connection to inner closed by remote host.'; echo 'debug1: Exit status 255'; exit 255",
+            NOT_DELIVERED,
+            "exit code 255 of the command: Connection to inner closed by remote host.",
         ),
         (
             f"{LOGGED_IN}; echo 'Timeout, server 192.0.2.7 not responding.'; exit 255",
@@ -157,9 +179,9 @@ def test_what_the_client_says_is_one_word_and_one_line(tmp_path: Path, does: str
 
 def test_the_login_is_seen_behind_a_long_banner_and_in_pieces(tmp_path: Path) -> None:
     does = (
-        "head -c 20000 /dev/zero | tr '\\0' x; printf '\\nAuthen' >&2; sleep 0.05; printf 'ticated to h\\n'; exit 255"
+        "head -c 20000 /dev/zero | tr '\\0' x; printf '\\nAuthen' >&2; sleep 0.05; printf 'ticated to h\\n'; exit 0"
     )
-    assert steps.run(ssh.send(job(tmp_path), client(tmp_path, does))).word == UNCONFIRMED
+    assert steps.run(ssh.send(job(tmp_path), client(tmp_path, does))).word == ACCEPTED
 
 
 def test_the_passing_of_time_confirms_nothing_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -210,17 +232,19 @@ def test_what_is_missing_is_said_with_its_remedy(tmp_path: Path) -> None:
         assert outcome.word == word and "apt install openssh-client" in outcome.detail
 
 
-def test_a_full_disk_does_no_harm_once_the_host_key_is_written(tmp_path: Path) -> None:
+def test_the_client_needs_no_disk_of_ours_once_the_key_was_read(tmp_path: Path) -> None:
     there = job(tmp_path)
-    steps.run(ssh.prove(there, client(tmp_path, LOGGED_IN)))
-    before = (there.folder / "known-hosts/Nas.1").stat()
-    steps.run(ssh.send(there, client(tmp_path, LOGGED_IN)))
-    after = (there.folder / "known-hosts/Nas.1").stat()
-    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    assert after.st_mode & 0o777 == 0o600
-    (there.folder / "known-hosts/Nas.1").write_text(f"nas.1 {KEY[:30]}")  # torn
-    steps.run(ssh.send(there, client(tmp_path, LOGGED_IN)))
-    assert (there.folder / "known-hosts/Nas.1").read_text() == f"nas.1 {KEY}\n"
+    assert steps.run(ssh.prove(there, client(tmp_path, LOGGED_IN))).word == PROVEN
+    assert [path.name for path in there.folder.iterdir()] == ["ssh-key"]  # nothing is written, so it may be read-only
+    shutil.rmtree(there.folder)  # the disk is gone
+    assert steps.run(ssh.send(there, client(tmp_path, LOGGED_IN))).word == ACCEPTED
+    assert (tmp_path / "files").read_text() == f"600\n{SECRET}600\nnas.1 {KEY}\n"
+
+
+def test_a_disk_that_was_never_there_is_said(tmp_path: Path) -> None:
+    there = replace(job(tmp_path), folder=tmp_path / "gone")
+    outcome = steps.run(ssh.send(there, client(tmp_path, LOGGED_IN)))
+    assert outcome == Outcome(NOT_DELIVERED, f"{tmp_path}/gone/ssh-key: No such file or directory")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +278,7 @@ def test_a_host_key_may_have_a_comment_and_blanks_around(tmp_path: Path) -> None
     there = job(tmp_path, server=server(host_key=f" {KEY} root@nas"))
     assert not ssh.wrong(there.server)
     steps.run(ssh.prove(there, client(tmp_path, LOGGED_IN)))
-    assert (there.folder / "known-hosts/Nas.1").read_text() == f"nas.1 {KEY}\n"
+    assert (tmp_path / "files").read_text().endswith(f"nas.1 {KEY}\n")
 
 
 @given(st.fixed_dictionaries({}, optional={n: st.none() | st.text() for n in ("user", "host_key", "command")}))

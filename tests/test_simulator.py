@@ -12,7 +12,10 @@ from agent import link, pretend
 from agent.drivers import megatec, simulator
 from agent.model import Command, Condition, ConfigError, Flow, LinkError, OrderError, Source, TestResult
 from agent.pretend import Scene, Unit, parse_timeline
-from tests.simulators.megatec import FAULTS, IDENTITY, RATING, MegatecPty, control, q1
+from agent.q1 import meaning
+from agent.q1.megatec import Q1
+from tests.simulators.dialects import IDENTITY, RATING, q1
+from tests.simulators.megatec import FAULTS, MegatecPty, control
 
 
 class Clock:
@@ -267,9 +270,7 @@ def test_brown_out_and_surge_are_boosted_bucked_or_borne_by_the_battery() -> Non
         unit = Unit(0.0)
         unit.set("mains_v", volts)
         assert unit.source.value == source
-        assert (
-            megatec.look(megatec.parse_q1(q1(unit)[:-1]), None, simulator.Ident(), taken_s=0.0).source is unit.source
-        )
+        assert meaning.look(Q1.parse(q1(unit)[:-1]), taken_s=0.0).source is unit.source
 
 
 # --- the same unit behind a serial line -------------------------------------------------------------------------
@@ -310,6 +311,7 @@ def test_the_megatec_driver_reads_over_the_line_what_the_unit_is(ups: MegatecPty
 
 
 def test_orders_over_the_line_do_what_they_say(ups: MegatecPty, driver: Any) -> None:
+    driver.poll()
     driver.order(Command.TEST_QUICK)
     assert Condition.TEST_RUNNING in driver.poll().flags
     driver.order(Command.TEST_STOP)

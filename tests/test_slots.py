@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent import slots
+from agent import kept, slots
+from agent.config import Server, Stage
+from agent.engine import NewConfig
+from agent.outage import State
 from agent.slots import Keeper, Slots
+from tests.kit import Play
 
 
 def test_the_newest_whole_slot_wins(tmp_path: Path) -> None:
@@ -87,3 +93,33 @@ def test_a_keeper_without_a_disk_says_so_and_does_not_wait_long(tmp_path: Path) 
     assert not keeper.keep(b"one", 0.05)
     stop.set()
     thread.join()
+
+
+def test_the_longest_names_and_a_hundred_deleted_servers_fit_into_a_slot(caplog: pytest.LogCaptureFixture) -> None:
+    """50 stages, 1000 servers, of the last stage's trigger all latched: whom the slot cannot hold is said."""
+    names = [f"{n:02d}".ljust(63, "x") for n in range(50)]
+    stages = tuple(Stage(name=name, on_battery_s=5.0 if name == names[-1] else None) for name in names)
+    servers = tuple(
+        Server(name=f"s{n:04d}".ljust(63, "y"), address=f"10.0.{n // 250}.{n % 250 + 1}", stage=names[n % 50])
+        for n in range(1000)
+    )
+    play = Play(stages=stages, servers=servers)
+    play.mains(5)
+    play.battery(12)
+    assert play.view.phase == "committed"
+    play.engine.turn(NewConfig(replace(play.config, servers=servers[:900])))
+    play.battery(1)
+    assert play.keeper.kept is not None and slots.encode(1, play.keeper.kept)
+    assert "deleted servers would be forgotten with a restart" in caplog.text
+    kept_names = {row["server"]["name"] for row in json.loads(play.keeper.kept)["gone"]}
+    assert len(kept_names) > 15 and kept_names < {s.name for s in servers[900:]}
+    again = Play(after=play, stages=stages, servers=servers[:900])
+    again.battery(6)
+    assert kept_names < set(again.tell)
+
+
+def test_one_deleted_server_that_is_too_large_does_not_take_the_others_place() -> None:
+    big = Server(name="big", address="192.0.2.1", how="http", options={"body": "x" * 9000})
+    small = Server(name="small", address="192.0.2.2")
+    data = kept.pack("boot", 1.0, State(), (), (), (), (big, small))
+    assert [row.server.name for row in kept.unpack(data, "boot", 1.0).gone] == ["small"]

@@ -43,7 +43,7 @@ def test_pysnmp_gets_walks_and_cannot_set(net: Path, version: int) -> None:
                 "", 0, [(NAME, "OctetString", "rack-3"), (STATUS, manager.get(STATUS)[2][0][1], "2")],
             )  # fmt: skip
             walked = manager.walk("1.3")
-            assert [name for name, _, _ in walked] == list(stage.walk("1.3"))
+            assert [name for name, _, _ in walked] == list(stage.walk("1.3", version))
             assert len(walked) > 120
             error, index, _ = manager.set(NAME, "mine")
             assert (error, index) == (("noSuchName", 1) if version == 0 else ("noAccess", 1))
@@ -435,3 +435,23 @@ def test_stop_ends_the_thread_and_frees_the_port(net: Path) -> None:
     assert not thread.is_alive()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(address)
+
+
+def test_64_bit_counters_are_there_but_for_version_1(stage: Stage) -> None:
+    name = "1.3.6.1.2.1.31.1.1.1.6.2"
+    assert stage.walk("1.3.6.1.2.1.31")[name] == (ber.COUNTER64, (2**32 + 9).to_bytes(5, "big"))
+    assert name not in stage.walk("1.3.6.1.2.1.31", ber.V1)
+    reply = stage.ask(request(ber.GET, name, version=ber.V1))
+    assert reply is not None and (reply.error, reply.index) == (2, 1)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_scalar_without_its_instance_is_answered_only_if_that_is_wanted(net: Path, lenient: bool) -> None:
+    stage = Stage(view(), net)
+    stage.agent.settings = replace(stage.agent.settings, lenient_scalars=lenient)
+    bare = NAME.removesuffix(".0")
+    reply = stage.ask(request(ber.GET, bare))
+    assert reply is not None
+    assert reply.bindings == [(bare, ber.OCTET_STRING, b"rack-3") if lenient else (bare, 0x81, b"")]
+    table = stage.ask(request(ber.GET, f"{UPS}.3.3.1.2"))
+    assert table is not None and table.bindings[0][1] == 0x81

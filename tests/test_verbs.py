@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from agent.config import Config, Server
 from agent.model import Forecast, ServerView, StageView, View
+from agent.process import load
 from agent.rehearse import rehearse, walk
-from agent.steer import warnings
+from agent.steer import arm, disarm, warnings
 from agent.verbs import describe
 from tests.fakecore import committed, on_battery, on_line, recovery
 
@@ -47,6 +52,22 @@ def test_what_does_not_hold_is_marked() -> None:
     assert any("no server" in text for text in lines(replace(GOOD, servers=()), bad=True))
     never = replace(GOOD, forecast=Forecast(runtime_s=300.0, basis="ups"))
     assert any("before its end" in text for text in lines(never, bad=True))
+
+
+def test_a_server_that_was_good_and_does_not_answer_now_is_said_by_all(capsys) -> None:
+    nas, web = GOOD.servers
+    dead = replace(GOOD, servers=(nas, replace(web, failing=True, proof="Connection refused", proof_age_s=7200.0)))
+    assert any("web: reachable before, but not now (Connection refused)" in text for text in lines(dead, bad=True))
+    assert rehearse(lambda: dead, lambda: None, as_json=False, wait_s=0.0) == 1
+    assert "does not hold" in capsys.readouterr().out
+    assert warnings(Config(), dead, frozenset()) == ["web was reachable before, but not now: Connection refused"]
+    assert "not now (Connection refused)" in "\n".join(describe(dead))
+
+
+def test_this_host_is_down_when_all_others_are() -> None:
+    host = ServerView(name="me", address="", port=0, how="local", stage="all", needs_s=40.0, state="proven")
+    view = replace(GOOD, servers=(*GOOD.servers, host), forecast=replace(GOOD.forecast, down_s=460.0))
+    assert any("me: proven, needs 40 s, down at 7:40" in text for text in lines(view, bad=False))
 
 
 def test_rehearse_asks_for_proofs_and_waits_for_them(capsys) -> None:
@@ -93,3 +114,48 @@ def test_status_and_rehearsal_say_whether_a_server_is_told_securely() -> None:
     ):
         view = replace(GOOD, servers=(GOOD.servers[0], replace(GOOD.servers[1], trust=trust)))
         assert shown in "\n".join(describe(view)) and walked in "\n".join(lines(view, bad=False))
+
+
+FILE = """# of the administrator
+[agent]
+mode = "armed"
+state_dir = "{folder}"
+run_dir = "{folder}"
+[ups]
+driver = "megatec"
+port = "/dev/ttyS0"
+[[server]]
+name = "a"
+address = "192.0.2.1"
+"""
+
+
+def file(folder: Path, *change: str) -> argparse.Namespace:
+    path = folder / "ridethrough.toml"
+    path.write_text(FILE.format(folder=folder).replace(*change) if change else FILE.format(folder=folder))
+    return argparse.Namespace(config=path, yes=False)
+
+
+def test_armed_already_is_who_is_so_in_the_core_and_not_only_in_the_file(tmp_path: Path, capsys) -> None:
+    args = file(tmp_path)
+    settings = load(args.config)[0]
+    assert arm(args, settings, GOOD) == 0 and "armed already" in capsys.readouterr().out
+    for view in (replace(GOOD, mode="dry-run"), replace(GOOD, config_errors=("something",))):
+        assert arm(args, settings, view) == 1  # no core listens here
+        said_so = capsys.readouterr()
+        assert "already" not in said_so.out and "in force when the core runs" in said_so.err
+    args = file(tmp_path, '"192.0.2.1"', '"192.0.2.1"\nstage = "none"')
+    assert arm(args, load(args.config)[0], replace(GOOD, mode="dry-run")) == 1
+    out = capsys.readouterr().out
+    assert "no such [[stage]]" in out and "the core refuses" in out and "dry-run" in out
+
+
+@pytest.mark.parametrize("mistake", ['"192.0.2.1"\nstage = "none"', "192.0.2.1"])
+def test_a_file_with_another_mistake_is_disarmed_and_so_is_the_last_good_one(tmp_path: Path, mistake: str) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "last-good.toml").write_text(FILE.format(folder=tmp_path))
+    args = file(tmp_path, '"192.0.2.1"', mistake)
+    assert disarm(args, load(args.config)[0]) == 1  # no core listens here
+    for path in (args.config, tmp_path / "core" / "last-good.toml"):
+        assert 'mode = "dry-run"' in path.read_text() and "# of the administrator" in path.read_text()
+    assert mistake in args.config.read_text()

@@ -29,7 +29,8 @@ from ..model import (
     Test,
 )
 from ..pretend import BATTERY_V, NOMINAL_HZ, NOMINAL_V, NOMINAL_VA, POWER_FACTOR, Scene, Step, Unit, parse_timeline
-from . import megatec
+from ..q1 import meaning, orders
+from ..q1.megatec import Q1
 
 NAME, TITLE, LINK = "simulator", "Simulated UPS", "none"
 OPTIONS = (
@@ -106,7 +107,7 @@ class Simulator:
             raise LinkError("simulated silence")
         if self._scene.line == "live":
             return status(self._scene.unit)
-        return megatec.look(megatec.parse_q1(self._scene.data), None, Ident(), taken_s=now_s)
+        return meaning.look(meaning.with_battery(Q1.parse(self._scene.data), None), taken_s=now_s)
 
     def order(self, command: Command, **args: Any) -> None:
         """Obey. OrderError: an argument out of range."""
@@ -117,13 +118,13 @@ class Simulator:
                 raise OrderError(f"{command.value}: mains must be on or off")
             unit.assign("mains", args["mains"] == "on")
         elif command in (Command.OUTLET_ON, Command.OUTLET_OFF):
-            (number,) = megatec.check_arguments(command, args, number=(1, len(unit.outlets)))
+            (number,) = orders.check_arguments(command, args, number=(1, len(unit.outlets)))
             unit.outlets[int(number) - 1] = command is Command.OUTLET_ON
         elif command in (Command.BEEPER_ON, Command.BEEPER_OFF):
-            megatec.check_arguments(command, args)
+            orders.check_arguments(command, args)
             unit.beeper = command is Command.BEEPER_ON
         else:
-            unit.obey(megatec.encode(command, args).rstrip(b"\r"))
+            unit.obey(orders.encode(command, args).rstrip(b"\r"))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -15,7 +15,8 @@ from .. import hid, hidtable, quirks
 from ..hidlook import look
 from ..hidreader import HidLink, Reader
 from ..model import Command, Driver, Ident, LinkError, Option, OrderError, Status
-from . import megatec
+from ..q1.megatec import Q1
+from ..q1.orders import check_arguments
 
 log = logging.getLogger(__name__)
 
@@ -129,12 +130,13 @@ class UsbHid:
         text = b"".join(part[1:] for part in parts if part is not None)
         line = text[max(text.find(b"("), 0) :].partition(b"\r")[0].rstrip(b"\0 ")
         try:
-            q1 = megatec.parse_q1(line)
+            facts = Q1.parse(line)
         except LinkError as e:
             log.debug("usbhid: %s", e)
             return
-        if q1.battery_v is not None and not q1.per_cell:
-            numbers["battery.voltage"] = q1.battery_v
+        battery_v = facts.get("battery_v")
+        if battery_v is not None and quirks.credible("battery.voltage", battery_v, None):
+            numbers["battery.voltage"] = battery_v
 
     def _identity(self, numbers: Mapping[str, float]) -> Ident:
         """From the USB strings; the strings that the unit numbers itself are asked for once."""
@@ -193,12 +195,12 @@ class UsbHid:
 
     def _check(self, command: Command, args: Mapping[str, Any]) -> list[float]:
         if command is Command.SHUTDOWN_RETURN:
-            return megatec.check_arguments(command, args, delay_s=OFF_DELAY_S, return_delay_s=RETURN_DELAY_S)
+            return check_arguments(command, args, delay_s=OFF_DELAY_S, return_delay_s=RETURN_DELAY_S)
         if command is Command.SHUTDOWN_STAY_OFF:
-            return megatec.check_arguments(command, args, delay_s=OFF_DELAY_S)
+            return check_arguments(command, args, delay_s=OFF_DELAY_S)
         if command in (Command.OUTLET_ON, Command.OUTLET_OFF):
-            return megatec.check_arguments(command, args, number=(1, hidtable.OUTLETS[-1]))
-        return megatec.check_arguments(command, args) if command in self.commands else []
+            return check_arguments(command, args, number=(1, hidtable.OUTLETS[-1]))
+        return check_arguments(command, args) if command in self.commands else []
 
     def _switch(self, number: int, on: bool) -> None:
         numbers = self._outlets("on" if on else "off")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import journal, listen, orders, settings, status
 from .codec import MSG_TEXT, PORT, SHUTDOWN, TEMPLATE, TERMINATORS, WAKEUP
 
 if TYPE_CHECKING:
+    import argparse
+
     from .trust import Trust
 
 OVERVIEW = """\
@@ -36,12 +38,23 @@ confirmation. UDP: "sent" is all that can be known. Exit codes: 0 all delivered 
 """
 
 
+#: verbs with a parser of their own, loaded only when they are used: (module, function, help)
+OTHERS = {
+    "install": ("install", "main", "install the listener on this server and enrol it at a UPS adapter"),
+    "uninstall": ("uninstall", "main", "remove what install made"),
+    "ask": ("root", "ask_main", "what the listener's commands say to the root side"),
+    "root": ("root", "main", "the root side: shuts the server down on the listener's word"),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
+    import argparse  # a megabyte that the service does without
+
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="rccmd", description=__doc__, epilog=OVERVIEW, formatter_class=raw, allow_abbrev=False
     )
-    verbs = parser.add_subparsers(dest="what", metavar="{listen,send,status,selftest}", required=True)
+    verbs = parser.add_subparsers(dest="what", metavar="VERB", required=True)
     _listen_options(
         verbs.add_parser(
             "listen",
@@ -52,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
+    for verb, (_, _, what) in OTHERS.items():
+        verbs.add_parser(verb, help=what, add_help=False)
     _send_options(
         verbs.add_parser(
             "send",
@@ -111,15 +126,19 @@ def _send_options(parser: argparse.ArgumentParser) -> None:
     add("--template", metavar="TEXT", help=f'the whole message (default "{TEMPLATE}")')
 
 
-def _listen(options: argparse.Namespace) -> int:
+def _listen_as_told(options: argparse.Namespace) -> int:
     given = {"bind": options.bind, "allow": options.allow, "udp": "yes" if options.udp else None}
     given.update({"grace_s": options.grace, "log": options.log})
     given.update({"need": options.need, "vote_s": options.vote, "state": options.state})
     given.update({"tls": options.tls, "senders": options.senders, "state_dir": options.state_dir})
     given.update({"dry_run": "yes" if options.dry_run else None})
     given.update({"on_shutdown": options.on_shutdown, "on_message": options.on_message})
+    return _listen({key: text for key, text in given.items() if text is not None}, options.config)
+
+
+def _listen(given: Mapping[str, str], config: str | None) -> int:
     try:
-        what = settings.load({key: text for key, text in given.items() if text is not None}, options.config)
+        what = settings.load(given, config)
         trust = _trust(what)
         journal.begin(what.log)
     except settings.SettingsError as e:
@@ -130,8 +149,9 @@ def _listen(options: argparse.Namespace) -> int:
         print(f"rccmd: log file {e.filename}: {e.strerror}", file=sys.stderr)
         return 2
     lines = journal.Journal()
-    who = orders.Orders(what, lines, names=(lambda: trust.senders.values()) if trust else tuple)
-    seen = status.Status(what, who, (lambda: trust.senders) if trust else dict, lines)
+    names = tuple if trust is None else trust.names
+    who = orders.Orders(what, lines, names=names)
+    seen = status.Status(what, who, names, lines)
     try:
         lock = status.Lock(what.state_dir) if what.state_dir else None
     except (status.Busy, OSError) as e:
@@ -180,6 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         words.insert(0, "send")  # the original has no verb: rccmd -s -se "..." -a ...
+    if words and words[0] in OTHERS:
+        module, function, _ = OTHERS[words[0]]
+        return int(getattr(importlib.import_module(f"{__package__}.{module}"), function)(words[1:]))
+    if words[:2] == ["listen", "--config"] and len(words) == 3:  # as the service is started: without argparse
+        return _listen({}, words[2])
     options = _parser().parse_args(words)
     if options.what in ("status", "selftest"):
         from . import tools
@@ -187,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.what == "status":
             return tools.show(options.config, options.state_dir, as_json=options.json)
         return tools.selftest(options.config, options.state_dir)
-    return _listen(options) if options.what == "listen" else _send(options)
+    return _listen_as_told(options) if options.what == "listen" else _send(options)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import selectors
 import signal
 import socket
 import struct
+from collections import Counter
 from types import FrameType
 from typing import TYPE_CHECKING, Callable
 
@@ -70,6 +71,7 @@ class Listener:
         status: Status | None = None,
     ) -> None:
         self._trust, self._status = trust, status
+        self._problem = ""  # what of the keys cannot be used, as the log has it
         self._settings, self._orders, self._journal, self._clock = settings, orders, journal, clock
         self._selector = selectors.DefaultSelector()
         self._connections: dict[_Connection, None] = {}  # oldest first
@@ -78,6 +80,12 @@ class Listener:
         self.port: int = self._tcp.getsockname()[1]
         if status is not None:
             status.restore(clock())
+        if trust is not None:
+            self._say_problem(trust)
+            voices = len(list(trust.names()))
+            if settings.require_tls and voices < settings.need:
+                outcome = f"warning: {voices} adapters in {settings.senders}, but {settings.need} must ask"
+                journal.line("-", "-", outcome)
         self._selector.register(self._tcp, selectors.EVENT_READ, self._incoming)
         if self._udp is not None:
             self._selector.register(self._udp, selectors.EVENT_READ, self._datagrams)
@@ -159,7 +167,8 @@ class Listener:
             self._readable(connection, now_s)  # the command mostly comes along with the connection
 
     def _evict(self, now_s: float) -> None:
-        oldest = min(self._connections, key=lambda c: not c.heard)  # an accepted one has got what it came for
+        crowd = Counter(c.sender for c in self._connections)  # who floods loses his own; a heard one has all it wants
+        oldest = max(self._connections, key=lambda c: (c.heard, crowd[c.sender]))
         if not oldest.heard:
             self._journal.limited("refused", oldest.sender, "-", "reset, too many connections", now_s)
         self._close(oldest, reset=not oldest.heard)
@@ -183,6 +192,7 @@ class Listener:
         if connection.tls is None and self._trust is not None and connection.feed.empty:
             if data[0] == secure.FIRST_BYTE:
                 connection.tls = self._trust.line()
+                self._say_problem(self._trust)
             elif self._settings.require_tls:
                 self._refuse(connection, f"refused, not secure: {data[:80]!r}", now_s)
                 return
@@ -223,6 +233,12 @@ class Listener:
             self._finish(connection, tls.out(), now_s)
         elif (out := tls.out()) and not _write(connection.sock, out):
             self._refuse(connection, "reset, it does not read", now_s)
+
+    def _say_problem(self, trust: Trust) -> None:
+        """Say once what is wrong with the files of keys."""
+        if trust.problem != self._problem:
+            self._problem = trust.problem
+            self._journal.line("-", "-", f"warning: {self._problem or 'the keys are in order again'}")
 
     def _finish(self, connection: _Connection, data: bytes, now_s: float) -> None:
         """Write the last bytes and our end, then wait a little for the sender's own."""

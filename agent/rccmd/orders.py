@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple
 
 from . import VERSION, relays, users
 from .alive import Alive
-from .codec import EXECUTE, MSG_TEXT, SHUTDOWN, WAKEUP, Command, printable
+from .codec import MSG_TEXT, SHUTDOWN, WAKEUP, Command
 from .journal import Journal
 from .programs import Job, Programs, Start, ended, start_program
 from .secure import (
@@ -34,16 +34,19 @@ from .secure import (
 )
 from .seen import Seen
 from .selftest import Selftest
-from .settings import USERS, Settings
+from .settings import Settings
+from .small import Small
 from .votes import Votes
+from .waiting import Waiting
 
 REPEAT_S = 300.0
+RETRY_S, RETRIES_LIMIT = (
+    10.0,
+    3,
+)  # of a command that failed: a secure sender was told "accepted"
 SENDERS_LIMIT = 256  # remembered for the duplicate rule; the one not heard for longest is forgotten first
-MESSAGES_LIMIT = 4  # on-message commands at the same time
-EXECUTES_LIMIT = 8  # [execute] commands at the same time
 LATEST_LIMIT = 20  # commands that the status shows
 LOOK_EVERY_S = 0.2  # how soon the end of a command is noticed
-SHOW_LIMIT = 200  # characters of a sender's text in one log line, names; messages are shown whole
 
 
 class Taken(NamedTuple):
@@ -70,12 +73,14 @@ class Orders:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._settings, self._journal, self._wall = settings, journal, wall
-        self._tell_users, self._relay = tell_users, relay
+        self._relay = relay
         self._programs = Programs(journal, start, dry_run=settings.dry_run)
         self._heard_s: dict[str, float] = {}  # classic sender -> its last SHUTDOWN; oldest first
         # a dry run leaves nothing behind that would count in earnest
         self.votes = Votes(settings._replace(state=None) if settings.dry_run else settings, wall)
         self.seen = Seen(None if settings.dry_run else settings.state_file("seen"))
+        self._waiting = Waiting(None if settings.dry_run else settings.state_file("waiting"))
+        self._resumed = False
         self.alive = Alive(settings.alive_s, names, journal)
         self.selftest = Selftest(settings, journal, self._programs, wall)
         self.latest: deque[Taken] = deque(maxlen=LATEST_LIMIT)
@@ -83,9 +88,10 @@ class Orders:
         self._asking: dict[str, str] = {}  # whose SHUTDOWN the grace delay, or the command, runs for; of which outage
         self._silent: set[str] = set()  # who was not alive when that was looked at last
         self._starts_s: float | None = None  # when the grace delay is over
+        self._again_s: float | None = None  # when a command that failed is tried again
+        self._tries = 0
         self._shutdown: Job | None = None
-        self._messages: list[Job] = []
-        self._executes: dict[str, Job] = {}  # name -> what runs
+        self._small = Small(settings, journal, self._programs, tell_users)
 
     def take(self, command: Command, sender: str, now_s: float) -> bool:
         """Act on a classic command of a permitted sender. True: accepted (also a duplicate); False: try again."""
@@ -97,10 +103,10 @@ class Orders:
             self._journal.limited("repeats", sender, WAKEUP, self._withdraw(sender, "", now_s), now_s)
             reply = _ACCEPTED
         elif command.verb == MSG_TEXT:
-            reply = self._message(command.argument, sender, now_s)
+            reply = self._small.message(command.argument, sender, now_s)
         else:
-            reply = self._execute(command.argument, sender, now_s)
-            if reply.word == BUSY and command.argument in self._executes:
+            reply = self._small.execute(command.argument, sender, now_s)
+            if reply.word == BUSY and self._small.runs(command.argument):
                 reply = Reply(DUPLICATE, {})
         self._note(sender, command.verb, "", reply)
         return reply.word in (ACCEPTED, DUPLICATE)
@@ -120,10 +126,15 @@ class Orders:
 
     def tick(self, now_s: float) -> None:
         """Start what has waited long enough; notice what has ended."""
+        if not self._resumed:
+            self._resumed = True
+            self._resume(now_s)
         if self._starts_s is not None and now_s >= self._starts_s:
             self._starts_s = None
             self._run_shutdown(now_s)
         self._reap(now_s)
+        if self._again_s is not None and now_s >= self._again_s:
+            self._run_shutdown(now_s)
         self.alive.tick(now_s)
         self._weigh(now_s)
         if self.selftest.tick(now_s, may_start=self._shutdown is None):
@@ -131,21 +142,24 @@ class Orders:
 
     def due_s(self, now_s: float) -> float | None:
         """When `tick` has something to do; None: not before the next command."""
-        times = [self._starts_s, self.alive.due_s(now_s)]
+        times = [self._starts_s, self._again_s, self.alive.due_s(now_s)]
         times.append(self.selftest.due_s(now_s, may_start=self._shutdown is None))
-        if self._shutdown is not None or self._messages or self._executes:
+        if self._shutdown is not None or self._small.busy:
             times.append(now_s + LOOK_EVERY_S)
         return min((at_s for at_s in times if at_s is not None), default=None)
 
     def close(self) -> None:
         """The listener ends: what runs goes on, what waits is dropped, and said to be."""
         if self._starts_s is not None:
+            self._waiting.clear()
             self._journal.line(",".join(sorted(self._asking)), SHUTDOWN, "dropped: stopped within the grace delay")
 
     def state(self, now_s: float) -> dict[str, object]:
-        """What it is doing: {"doing": listening | grace | going-down, "starts_in_s": only in grace}."""
+        """What it is doing: {"doing": listening | grace | going-down | retrying, "starts_in_s": only in grace}."""
         if self._shutdown is not None:
             return {"doing": GOING_DOWN}
+        if self._again_s is not None:
+            return {"doing": "retrying"}
         if self._starts_s is not None:
             return {"doing": "grace", "starts_in_s": round(max(0.0, self._starts_s - now_s), 1)}
         return {"doing": "listening"}
@@ -167,8 +181,8 @@ class Orders:
             return self._secure_shutdown(sender, request.id, now_s)
         self.seen.add(request.verb, [(sender, request.id)])  # on the disk before anything starts
         if request.verb == MSG_TEXT:
-            return self._message(request.argument, sender, now_s)
-        reply = self._execute(request.argument, sender, now_s)
+            return self._small.message(request.argument, sender, now_s)
+        reply = self._small.execute(request.argument, sender, now_s)
         if reply.word != ACCEPTED:
             self.seen.remove(request.verb, [(sender, request.id)])
         return reply
@@ -182,9 +196,10 @@ class Orders:
 
     def _secure_shutdown(self, sender: str, ident: str, now_s: float) -> Reply:
         if not self._settings.on_shutdown:
-            return self._unconfigured(sender, SHUTDOWN, "no on_shutdown is configured", now_s)
+            return self._unconfigured(sender, now_s)
         if self._starts_s is not None:
             self._asking[sender] = ident
+            self._waiting.keep(self._starts_s, self._asking)
             outcome = "accepted, the command waits in its grace delay"
             self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
             return _ACCEPTED
@@ -203,13 +218,14 @@ class Orders:
 
     def _classic_shutdown(self, sender: str, now_s: float) -> Reply:
         if not self._settings.on_shutdown:
-            return self._unconfigured(sender, SHUTDOWN, "no on_shutdown is configured", now_s)
+            return self._unconfigured(sender, now_s)
         last_s = self._heard_s.pop(sender, None)
         self._heard_s[sender] = now_s
         if len(self._heard_s) > SENDERS_LIMIT:
             del self._heard_s[next(iter(self._heard_s))]
         if self._starts_s is not None:
             self._asking[sender] = ""
+            self._waiting.keep(self._starts_s, self._asking)
         if self._starts_s is not None or self._shutdown is not None:
             state = "runs already" if self._shutdown is not None else "waits in its grace delay"
             what = ACCEPTED if last_s is None else DUPLICATE
@@ -248,8 +264,8 @@ class Orders:
 
     def _weigh(self, now_s: float) -> None:
         """Once an adapter has fallen silent: is it, with those that have asked, enough?"""
-        silent = self.alive.silent(now_s) if self._settings.unreachable_counts else set()
-        idle = self._starts_s is None and self._shutdown is None
+        silent = self._unreachable(self.votes.of(now_s), now_s)
+        idle = self._starts_s is None and self._shutdown is None and self._again_s is None
         if not idle or silent <= self._silent or not self._settings.on_shutdown:
             self._silent &= silent
             return
@@ -264,18 +280,33 @@ class Orders:
     def _begin_shutdown(self, sender: str, now_s: float) -> Reply:
         if gone := self._unreachable(self._asking, now_s) if self._settings.need > len(self._asking) else set():
             self._journal.line(",".join(sorted(gone)), SHUTDOWN, "counts as asking, because it is not alive")
+        self._again_s, self._tries = None, 0
         if self._settings.grace_s > 0:
             self._starts_s = now_s + self._settings.grace_s
+            self._waiting.keep(self._starts_s, self._asking)
             self._journal.line(sender, SHUTDOWN, f"accepted, the command starts in {self._settings.grace_s:g} s")
             return _ACCEPTED
         return _ACCEPTED if self._run_shutdown(now_s) else _refused(DID_NOT_START)
 
+    def _resume(self, now_s: float) -> None:
+        """Go on with a shutdown whose grace delay ran when the listener crashed."""
+        waits = self._waiting.read(now_s) if self._settings.on_shutdown else None
+        if waits is not None and not any(self.seen.has(SHUTDOWN, *pair) for pair in _numbered(waits.asking)):
+            self._starts_s, self._asking = waits.starts_s, waits.asking
+            left_s = max(0.0, waits.starts_s - now_s)
+            who = ",".join(sorted(waits.asking))
+            self._journal.line(who, SHUTDOWN, f"was waiting before a crash, the command starts in {left_s:.0f} s")
+
     def _run_shutdown(self, now_s: float) -> bool:
         who = ",".join(sorted(self._asking))
+        self._again_s = None
+        self.votes.clear(now_s)
         if numbered := _numbered(self._asking):
             self.seen.add(SHUTDOWN, numbered)  # on the disk before it starts
             if self.seen.failed:
                 self._journal.line(who, SHUTDOWN, f"warning: a restart would run it again: {self.seen.failed}")
+        if self._settings.grace_s > 0:
+            self._waiting.clear()
         self._shutdown = self._programs.begin(self._settings.on_shutdown, SHUTDOWN, who)
         self.changes += 1
         if self._shutdown is None:
@@ -288,15 +319,21 @@ class Orders:
         return self._shutdown is not None
 
     def _failed(self, now_s: float) -> None:
-        """The next SHUTDOWN of anybody runs it again."""
+        """The next SHUTDOWN of anybody runs it again; for a secure sender, who repeats none, so does the time."""
         self._heard_s.clear()
         if numbered := _numbered(self._asking):
             self.seen.remove(SHUTDOWN, numbered)
+            if self._tries < RETRIES_LIMIT:
+                self._tries, self._again_s = self._tries + 1, now_s + RETRY_S
         if self._settings.need > 1:
             self.votes.restore(self._asking, now_s)
 
     def _withdraw(self, sender: str, ident: str, now_s: float) -> str:
         """A sender's WAKEUP for its outage: what becomes of it, for the log."""
+        if self._again_s is not None and self._asking.get(sender) == ident:
+            self._again_s = None
+            self.votes.withdraw(sender, now_s, ident)
+            return "accepted, the command that failed is not tried again"
         if self.votes.withdraw(sender, now_s, ident):
             return "accepted, its SHUTDOWN counts no more"
         if self._shutdown is not None:
@@ -308,54 +345,17 @@ class Orders:
         del self._asking[sender]
         still = len(self._asking) + len(self._unreachable(self._asking, now_s))
         if self._asking and still >= self._settings.need:
+            self._waiting.keep(self._starts_s, self._asking)
             return f"accepted, but {','.join(sorted(self._asking))} wants the shutdown"
         self._starts_s = None
+        self._waiting.clear()
         for other in self._asking:  # its word counts on, until it is one of enough again
             self._heard_s.pop(other, None)
         self.votes.restore(self._asking, now_s)
         return "accepted, the waiting shutdown is cancelled"
 
-    def _message(self, argument: str, sender: str, now_s: float) -> Reply:
-        text = printable(argument)
-        self._journal.limited("messages", sender, MSG_TEXT, f"accepted, {text!r}", now_s)
-        argv: tuple[str, ...] = self._settings.on_message
-        if not argv:
-            return _ACCEPTED
-        if argv == USERS:
-            if not self._settings.dry_run:
-                told, refused = self._tell_users(f"{sender}: {text}")
-                if refused:
-                    outcome = f"shown on {told} terminals, {refused} refused: is the listener in the group tty?"
-                    self._journal.limited("messages", sender, MSG_TEXT, outcome, now_s)
-        elif len(self._messages) >= MESSAGES_LIMIT:
-            outcome = f"only logged, {MESSAGES_LIMIT} message commands run already"
-            self._journal.limited("messages", sender, MSG_TEXT, outcome, now_s)
-        else:
-            job = self._programs.begin(argv, MSG_TEXT, sender, text.encode() + b"\n", limited_at_s=now_s)
-            if job is not None:
-                self._messages.append(job)
-        return _ACCEPTED
-
-    def _execute(self, name: str, sender: str, now_s: float) -> Reply:
-        shown = repr(printable(name)[:SHOW_LIMIT])
-        argv = self._settings.execute.get(name)
-        if argv is None:
-            return self._unconfigured(sender, EXECUTE, f"{shown} is not in [execute]", now_s)
-        if name in self._executes:
-            self._journal.limited("repeats", sender, EXECUTE, f"duplicate, {shown} runs already", now_s)
-            return Reply(BUSY, {})
-        if len(self._executes) >= EXECUTES_LIMIT:
-            outcome = f"refused, {EXECUTES_LIMIT} commands run already"
-            self._journal.limited("refused", sender, EXECUTE, outcome, now_s)
-            return Reply(BUSY, {})
-        job = self._programs.begin(argv, EXECUTE, sender, limited_at_s=now_s)
-        if job is None:
-            return _refused(DID_NOT_START)
-        self._executes[name] = job
-        return _ACCEPTED
-
-    def _unconfigured(self, sender: str, verb: str, why: str, now_s: float) -> Reply:
-        self._journal.limited("refused", sender, verb, f"refused, {why}", now_s)
+    def _unconfigured(self, sender: str, now_s: float) -> Reply:
+        self._journal.limited("refused", sender, SHUTDOWN, "refused, no on_shutdown is configured", now_s)
         return _refused(NOTHING_CONFIGURED)
 
     # --- what was started ------------------------------------------------------------------------------------
@@ -373,15 +373,9 @@ class Orders:
             if code != 0:
                 self._failed(now_s)
                 outcome += "; the next SHUTDOWN runs it again"
+                outcome += f", or the {self._tries}. retry in {RETRY_S:.0f} s" if self._again_s is not None else ""
             self._journal.line("-", SHUTDOWN, outcome)
-        for job in self._messages:
-            if code := job.poll():
-                self._journal.limited("messages", "-", MSG_TEXT, f"the command ended, {ended(code)}", now_s)
-        self._messages = [job for job in self._messages if job.poll() is None]
-        for name, job in list(self._executes.items()):
-            if (code := job.poll()) is not None:
-                del self._executes[name]
-                self._journal.limited("messages", "-", EXECUTE, f"{name!r} ended, {ended(code)}", now_s)
+        self._small.tick(now_s)
 
 
 _ACCEPTED = Reply(ACCEPTED, {})

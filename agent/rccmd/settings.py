@@ -7,7 +7,6 @@ import ipaddress
 import math
 import os
 import shlex
-import shutil
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Callable, NamedTuple, Union
@@ -95,7 +94,7 @@ def load(options: Mapping[str, str], file: str | None = None) -> Settings:
     execute: dict[str, tuple[str, ...]] = {}
     if file is not None:
         _read(file, values, execute, problems)
-    values.update({key: (_OPTIONS[key], text) for key, text in options.items()})
+    values.update({key: (_OPTIONS.get(key, key), text) for key, text in options.items()})
 
     def text(key: str, default: str = "") -> tuple[str, str]:
         return values.get(key, (key, default))
@@ -251,13 +250,28 @@ def _relay(where: str, text: str, problems: list[str]) -> tuple[tuple[str, int],
         if not colon or ":" in host.strip("[]") and not host.endswith("]"):
             host, port = entry, str(PORT)
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if host and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535:
+        if (
+            host
+            and (":" not in host or is_address(host))
+            and port.isascii()
+            and port.isdigit()
+            and 1 <= int(port) <= 65535
+        ):
             found.append((host, int(port)))
         else:
             problems.append(f"{where}: {entry!r} is not HOST or HOST:PORT (192.0.2.30, [2001:db8::7]:6003)")
     if len(found) > RELAYS_LIMIT:
         problems.append(f"{where}: {len(found)} addresses; at most {RELAYS_LIMIT}")
     return tuple(found)
+
+
+def is_address(text: str) -> bool:
+    """Is this an IP address?"""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _message(where: str, text: str, problems: list[str]) -> tuple[str, ...]:
@@ -294,8 +308,20 @@ def _command(where: str, text: str, problems: list[str]) -> tuple[str, ...]:
     if not argv:
         problems.append(f"{where}: the command is empty")
         return ()
-    program = shutil.which(argv[0])
+    program = _which(argv[0])
     if program is None:
         problems.append(f"{where}: {argv[0]!r} is not there or not executable")
         return ()
     return (program, *argv[1:])
+
+
+def _which(program: str) -> str | None:
+    """Where the program is, as a shell would find it. (shutil.which does the same, and takes half a megabyte.)"""
+    folders = [""] if os.path.dirname(program) else os.get_exec_path()
+    endings = os.environ.get("PATHEXT", "").split(os.pathsep) if os.name == "nt" else []
+    for folder in folders:
+        for ending in ["", *endings]:
+            path = os.path.join(folder, program + ending)
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+    return None

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
 from . import VERSION, disk
@@ -75,11 +75,11 @@ class Status:
         self,
         settings: Settings,
         orders: Orders,
-        senders: Callable[[], Mapping[str, str]],
+        names: Callable[[], Iterable[str]],
         journal: Journal,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._settings, self._orders, self._senders = settings, orders, senders
+        self._settings, self._orders, self._names = settings, orders, names
         self._journal, self._wall = journal, wall
         self._path = settings.state_file("status.json")
         self._written = -1  # orders.changes as the file has it
@@ -121,10 +121,9 @@ class Status:
         orders, settings, wall_s = self._orders, self._settings, self._wall()
         silent = orders.alive.silent(now_s)
         senders: dict[str, dict[str, Any]] = {}
-        for sha256, name in self._senders().items():
+        for name in self._names():
             heard = orders.alive.last.get(name)
             senders[name] = {
-                "sha256": sha256,
                 "heard_wall_s": None if heard is None else round(wall_s - (now_s - heard.at_s), 1),
                 "address": heard and heard.address,
                 "verb": heard and heard.verb,

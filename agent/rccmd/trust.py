@@ -1,20 +1,19 @@
 """Who may command in secure mode: this server's key, and a folder with one certificate for each adapter.
 
-Trust is a pinned key and not a date: a sender is known by the SHA-256 of its certificate, whatever the clock says.
+Trust is a pinned key and not a date: a sender's certificate must be the one in its file, byte for byte, whatever the
+clock says.
 The folder is looked at again for each connection, so that a new adapter is heard, and a removed one refused, at once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from .secure import NotSecure
-from .settings import Settings, SettingsError
+from .settings import Settings, SettingsError, is_address
 
 SENDERS_LIMIT = 16
 PEM_LIMIT_BYTES = 64 * 1024
@@ -32,7 +31,7 @@ class Trust:
 
     def __init__(self, settings: Settings) -> None:
         self._key, self._folder = str(settings.tls), str(settings.senders)
-        self._names: dict[str, str] = {}  # SHA-256 of the certificate, hex -> name of its file
+        self._names: dict[bytes, str] = {}  # certificate (DER) -> name of its file
         self.problem = ""  # what of the files cannot be used, in one line
         self._context = _context()
         self._seen = self._look()
@@ -41,10 +40,9 @@ class Trust:
         except (OSError, ValueError) as e:
             raise SettingsError(f"tls = {self._key}: {e}") from e
 
-    @property
-    def senders(self) -> Mapping[str, str]:
-        """SHA-256 of each sender's certificate, in hex, and its name."""
-        return self._names
+    def names(self) -> Iterable[str]:
+        """Who may command."""
+        return self._names.values()
 
     def context(self) -> ssl.SSLContext:
         """What the next handshake needs. Files that changed are read; while they make no sense, the old ones count
@@ -57,7 +55,7 @@ class Trust:
             except (OSError, ValueError) as e:
                 self.problem = f"{self._key}: {e}"
                 here = set(self._files())
-                self._names = {number: name for number, name in self._names.items() if f"{name}.pem" in here}
+                self._names = {der: name for der, name in self._names.items() if f"{name}.pem" in here}
         return self._context
 
     def line(self) -> TlsLine:
@@ -66,13 +64,13 @@ class Trust:
 
     def name_of(self, certificate: bytes | None) -> str | None:
         """The name of the sender that has this certificate (DER); None: nobody's."""
-        return self._names.get(hashlib.sha256(certificate).hexdigest()) if certificate else None
+        return self._names.get(certificate) if certificate else None
 
     def _read(self) -> None:
         """Raises OSError (SSLError is one) or ValueError for the key; a sender's file that is wrong is left out."""
         context = _context()
         context.load_cert_chain(self._key)
-        names: dict[str, str] = {}
+        names: dict[bytes, str] = {}
         wrong: list[str] = []
         for file in self._files():
             try:
@@ -83,7 +81,7 @@ class Trust:
                     raise ValueError("must hold one certificate")
                 der = ssl.PEM_cert_to_DER_cert(found[0])
                 context.load_verify_locations(cadata=der)
-                names[hashlib.sha256(der).hexdigest()] = file[: -len(".pem")]
+                names[der] = file[: -len(".pem")]
             except (OSError, ValueError) as e:
                 wrong.append(f"{file}: {e}")
         self._context, self._names, self.problem = context, names, "; ".join(wrong)
@@ -94,7 +92,7 @@ class Trust:
             files = sorted(file for file in os.listdir(self._folder) if _NAME.fullmatch(file))
         except OSError:
             return []
-        return [file for file in files if not _is_address(file[: -len(".pem")])][:SENDERS_LIMIT]
+        return [file for file in files if not is_address(file[: -len(".pem")])][:SENDERS_LIMIT]
 
     def _look(self) -> tuple[tuple[str, int, int, int], ...]:
         """What changes when a file does."""
@@ -159,11 +157,3 @@ def _context() -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0  # a resumed session would skip the certificate
     return context
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

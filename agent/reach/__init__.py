@@ -5,6 +5,8 @@ A way is a module with
     NAME, TITLE   as in `how`, and for people
     PORT          the default of the server's `port`; 0: it has none
     port(options) optional: the default with these options
+    place(server) optional: (host, port, what) that it really goes to, if that may be another than the server's own;
+                  `what` is not "" if several servers may go there, each with something else
     OPTIONS       what a [[server]] with this way may hold besides the common options (agent/config.py)
     wrong(server) what is wrong with the server's options taken together, or ""
     send(job)     tell it to go down now; ends with ACCEPTED, UNCONFIRMED or NOT_DELIVERED
@@ -90,6 +92,7 @@ def connect(job: Job) -> Generator[Wait, None, socket.socket]:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     connected = False
     try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the last word waits 40 ms for the peer's
         try:
             sock.connect((host, job.server.port, *rest))
         except BlockingIOError:

@@ -20,6 +20,7 @@ from .. import tlssteps
 from ..config import Server
 from ..model import ConfigError, Option
 from ..webrequest import DEFAULT_PORT, METHODS, PRESETS, Request, build, mistake
+from ..webrequest import place as goes_to
 from ..webrequest import port as default_port
 from . import ACCEPTED, NOT_DELIVERED, PROVEN, REACHABLE, UNKNOWN, Job, Outcome, Steps, Wait
 
@@ -69,6 +70,11 @@ def port(options: Mapping[str, Any]) -> int:
 def wrong(server: Server) -> str:
     """What is wrong with the options taken together."""
     return mistake(server)
+
+
+def place(server: Server) -> tuple[str, int, str]:
+    """Where the request goes."""
+    return goes_to(server)
 
 
 def send(job: Job, total_s: float = TOTAL_S) -> Steps:

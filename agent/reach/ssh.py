@@ -19,7 +19,7 @@ from pathlib import Path
 from .. import commands
 from ..config import Server
 from ..model import ConfigError, Option
-from ..program import Program
+from ..program import OUTPUT_LIMIT_BYTES, Program
 from ..vault import write_private
 from . import ACCEPTED, NOT_DELIVERED, PROVEN, UNCONFIRMED, UNKNOWN, Job, Late, Outcome, Steps
 
@@ -33,6 +33,7 @@ OPTIONS = (
 LOGIN_S = 5.0  # from the connection to "authenticated"
 COMMAND_S = 20.0  # from there to the command's end
 KEYGEN_S = 60.0  # on a slow board
+KEY_LIMIT_BYTES = 16 * 1024
 KEY_TYPES = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -42,11 +43,19 @@ KEY_TYPES = (
     "sk-ssh-ed25519@openssh.com",
     "sk-ecdsa-sha2-nistp256@openssh.com",
 )
+_keys: dict[Path, bytes] = {}  # our private key as it was read last; a core has one folder
+
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}[$]?")
 _SHOWN = re.compile(r"The fingerprint for the (\S+) key sent by the remote host is (SHA256:[A-Za-z0-9+/]+)")
-#: of a connection that ended by an error after the login: the command was not asked, or nobody knows
-_HUNG = ("request failed on channel", "open failed", "Timeout, server", "timed out")
-_NOISE = ("Transferred: ", "Bytes per second: ", "Warning: Permanently added", "Authenticated to ")
+#: what the client (OpenSSH 9.2, LogLevel DEBUG2) says: the server runs the command; it ended by itself; the
+#: connection was taken away. A command, too, may end with 255: only these rows tell that from the client's own 255
+_BEGAN = re.compile(r"debug2: exec request accepted on channel \d+")
+_ENDED = re.compile(r"debug1: Exit status \d+")
+_CUT = re.compile(
+    r"Connection to \S+ closed by remote host\.|Connection (closed|reset) by .+|Disconnected from .+"
+    r"|Read from remote host .+: Connection reset by peer|client_loop: .*Broken pipe"
+)
+_NOISE = ("debug1: ", "debug2: ", "Transferred: ", "Bytes per ", "Warning: Permanently added", "Authenticated to ")
 #: what the client says -> what people should know
 _WHY = (
     ("Host key verification failed", "the server has another host key than host_key says"),
@@ -87,39 +96,65 @@ def _wrong_key(key: str) -> str:
 
 def send(job: Job, client: str = "ssh", command_s: float = COMMAND_S) -> Steps:
     """Ask it. ACCEPTED: the command ended with 0. UNCONFIRMED: the connection ended while it ran."""
-    try:
-        asked = commands.line(job.commands_dir, job.server.options["command"])
-        running = _start([client, *_arguments(job), "--", _host(job), asked])
-    except ConfigError as e:
-        return Outcome(NOT_DELIVERED, str(e))
-    try:
-        yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
-        if running.marked:
-            job.heard()
-        yield from running.run(command_s, f"the command did not end within {command_s:g} s")
-    except Late as e:
-        return Outcome(NOT_DELIVERED, str(e))
-    finally:
-        running.kill()
-    return _judge(running)
+    with _Files() as files:
+        try:
+            asked = commands.line(job.commands_dir, job.server.options["command"])
+            running = _start([client, *_arguments(job, files), "--", _host(job), asked])
+        except ConfigError as e:
+            return Outcome(NOT_DELIVERED, str(e))
+        try:
+            yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
+            if running.marked:
+                job.heard()
+            yield from running.run(command_s, f"the command did not end within {command_s:g} s")
+        except Late as e:
+            return Outcome(NOT_DELIVERED, str(e))
+        finally:
+            running.kill()
+        return _judge(running)
 
 
 def prove(job: Job, client: str = "ssh") -> Steps:
     """Log in without a session."""
-    try:
-        commands.line(job.commands_dir, job.server.options["command"])
-        running = _start([client, "-N", *_arguments(job), "--", _host(job)])
-    except ConfigError as e:
-        return Outcome(UNKNOWN, str(e))
-    try:
-        yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
-    except Late as e:
-        return Outcome(UNKNOWN, str(e))
-    finally:
-        running.kill()
-    if running.marked:
-        return Outcome(PROVEN, f"host key and login as {job.server.options['user']} are right")
-    return Outcome(UNKNOWN, _why(running))
+    with _Files() as files:
+        try:
+            commands.line(job.commands_dir, job.server.options["command"])
+            running = _start([client, "-N", *_arguments(job, files), "--", _host(job)])
+        except ConfigError as e:
+            return Outcome(UNKNOWN, str(e))
+        try:
+            yield from running.run(job.connect_s + LOGIN_S, "no login in time", to_mark=True)
+        except Late as e:
+            return Outcome(UNKNOWN, str(e))
+        finally:
+            running.kill()
+        if running.marked:
+            return Outcome(PROVEN, f"host key and login as {job.server.options['user']} are right")
+        return Outcome(UNKNOWN, _why(running))
+
+
+class _Files:
+    """What the client reads besides its options, in memory: no disk that is full, read-only or gone can be in the
+    way. `with _Files() as files`: they live until then."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._open:
+            os.close(fd)
+
+    def hold(self, data: bytes) -> str:
+        """A path at which the client finds `data`; only our user may read it."""
+        fd = os.memfd_create("ssh")
+        self._open.append(fd)
+        os.fchmod(fd, 0o600)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        return f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def _start(argv: list[str]) -> Program:
@@ -170,20 +205,33 @@ def _host(job: Job) -> str:
     return f"{host}%{scope}" if scope and "%" not in host else host
 
 
-def _arguments(job: Job) -> list[str]:
+def _key(folder: Path) -> bytes:
+    """Our private key; as it was read last, when the disk is gone since. ConfigError if there is none."""
+    path = folder / "ssh-key"
+    try:
+        _keys[path] = path.read_bytes()[:KEY_LIMIT_BYTES]
+    except OSError as e:
+        removed = isinstance(e, FileNotFoundError) and folder.is_dir()
+        if removed:
+            raise ConfigError("there is no key yet; make it with: ridethrough ssh-key") from e
+        if path not in _keys:
+            raise ConfigError(f"{path}: {e.strerror}") from e
+    return _keys[path]
+
+
+def _arguments(job: Job, files: _Files) -> list[str]:
     """Everything that could be asked of a person or taken from a file of this host is switched off."""
     if problem := wrong(job.server):
         raise ConfigError(problem)
-    key = job.folder / "ssh-key"
-    if not key.exists():
-        raise ConfigError("there is no key yet; make it with: ridethrough ssh-key")
+    alias = job.server.name.lower()
+    kind, rest = job.server.options["host_key"].split()[:2]
     options = {
         "User": job.server.options["user"],
         "Port": job.server.port,
-        "IdentityFile": _quoted(key),
-        "UserKnownHostsFile": _quoted(_known_hosts(job)),
+        "IdentityFile": files.hold(_key(job.folder)),
+        "UserKnownHostsFile": files.hold(f"{alias} {kind} {rest}\n".encode()),
         "GlobalKnownHostsFile": "/dev/null",
-        "HostKeyAlias": job.server.name.lower(),
+        "HostKeyAlias": alias,
         "StrictHostKeyChecking": "yes",
         "UpdateHostKeys": "no",
         "BatchMode": "yes",
@@ -201,45 +249,22 @@ def _arguments(job: Job) -> list[str]:
         "RequestTTY": "no",
         "ControlMaster": "no",
         "ControlPath": "none",
-        "LogLevel": "VERBOSE",
+        "LogLevel": "DEBUG2",
     }
     return ["-F", "/dev/null", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
 
 
-def _quoted(path: Path) -> str:
-    """As the client's options want a path: it may hold blanks, and % begins a token."""
-    return '"' + str(path).replace("%", "%%") + '"'
-
-
-def _known_hosts(job: Job) -> Path:
-    """The file with this server's host key alone; written only when it differs, so a full disk does no harm."""
-    path = job.folder / "known-hosts" / job.server.name
-    kind, rest = job.server.options["host_key"].split()[:2]
-    text = f"{job.server.name.lower()} {kind} {rest}\n".encode()
-    try:
-        if path.read_bytes() == text:
-            return path
-    except FileNotFoundError:
-        pass  # the first time
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    # without fsync, which may take long: a torn file differs and is written again
-    new = path.with_name(f".{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(text)
-    os.replace(new, path)
-    return path
-
-
 def _judge(ended: Program) -> Outcome:
-    """What the exit code means; 255 is the client's own."""
+    """What the exit code means. 255 is the client's own, or the command's."""
     if ended.code == 0 and ended.marked:
         return Outcome(ACCEPTED, "the command ended with exit code 0")
     if not ended.marked:
         return Outcome(NOT_DELIVERED, _why(ended))
-    said = _said(ended)[-1:]
-    if ended.code == 255 and not any(phrase in row for row in said for phrase in _HUNG):
+    said, rows = _said(ended)[-1:], ended.text()
+    by_itself = ended.code != 255 or any(_ENDED.fullmatch(row) for row in rows)
+    if not by_itself and any(_BEGAN.fullmatch(row) for row in rows) and any(_CUT.fullmatch(row) for row in said):
         return Outcome(UNCONFIRMED, "the connection ended while the command ran")
-    whose = "ssh" if ended.code == 255 else "the command"
+    whose = "the command" if by_itself else "ssh"
     return Outcome(NOT_DELIVERED, ": ".join([f"exit code {ended.code} of {whose}", *said]))
 
 
@@ -254,4 +279,6 @@ def _why(ended: Program) -> str:
 
 
 def _said(ended: Program) -> list[str]:
-    return [row for row in ended.text() if not row.startswith(_NOISE)]
+    """What it said but noise; of a long output the first row may be cut in two."""
+    rows = ended.text()[1 if len(ended.output) >= OUTPUT_LIMIT_BYTES else 0 :]
+    return [row for row in rows if not row.startswith(_NOISE)]

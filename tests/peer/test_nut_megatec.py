@@ -14,7 +14,9 @@ import pytest
 
 from agent import link
 from agent.drivers import megatec
-from agent.model import Command, Condition, Ident, Source, Status
+from agent.model import Command, Condition, Source, Status
+from agent.q1 import meaning, orders
+from agent.q1.megatec import Q1
 from tests.simulators.megatec import MegatecPty
 
 pytestmark = pytest.mark.peer
@@ -83,9 +85,9 @@ def ups(tmp_path: Path) -> Iterator[MegatecPty]:
         yield it
 
 
-def nut_environment(folder: Path, *settings: str) -> dict[str, str]:
+def nut_environment(folder: Path, *settings: str, protocol: str = "megatec") -> dict[str, str]:
     user = pwd.getpwuid(os.geteuid()).pw_name
-    lines = ("driver = nutdrv_qx", f"port = {folder}/ups", "protocol = megatec", f"user = {user}", *settings)
+    lines = ("driver = nutdrv_qx", f"port = {folder}/ups", f"protocol = {protocol}", f"user = {user}", *settings)
     (folder / "ups.conf").write_text("\n".join(("[pretend]", *lines, "")))
     return {**os.environ, "NUT_CONFPATH": str(folder), "NUT_STATEPATH": str(folder), "NUT_ALTPIDPATH": str(folder)}
 
@@ -114,14 +116,14 @@ def as_we_read_it(ups: MegatecPty) -> Status:
 
 def as_a_second_reader(ups: MegatecPty) -> Status:
     """What our driver makes of the unit's answer while NUT holds the line."""
-    return megatec.look(megatec.parse_q1(ups.answer(b"Q1").rstrip(b"\r")), None, Ident(), taken_s=0.0)
+    return meaning.look(Q1.parse(ups.answer(b"Q1").rstrip(b"\r")), taken_s=0.0)
 
 
 def prepare(ups: MegatecPty, settings: tuple[str, ...]) -> None:
     for line in settings:
         key, value = line.split()
         if key == "order":
-            assert ups.answer(value.encode()) == b""
+            assert ups.answer(value.encode()) in (b"", b"(ACK\r")
         else:
             ups.set(key, value)
 
@@ -173,8 +175,8 @@ def wait_for(read: Callable[[], str], wanted: set[str], within_s: float) -> None
 class Upsd:
     """NUT's driver and server on the pretend unit, and its two clients."""
 
-    def __init__(self, folder: Path) -> None:
-        self.environment = nut_environment(folder, "pollinterval = 1", "pollfreq = 1")
+    def __init__(self, folder: Path, protocol: str = "megatec") -> None:
+        self.environment = nut_environment(folder, "pollinterval = 1", "pollfreq = 1", protocol=protocol)
         self.address = f"pretend@127.0.0.1:{free_port()}"
         (folder / "upsd.conf").write_text(f"LISTEN 127.0.0.1 {self.address.rpartition(':')[2]}\n")
         (folder / "upsd.users").write_text("[admin]\npassword = tried-out\ninstcmds = ALL\n")
@@ -226,7 +228,7 @@ def test_upsd_and_upsc_follow_the_pretend_unit_through_an_outage(ups: MegatecPty
 
 
 def test_nut_sends_the_same_bytes_for_the_same_orders_and_the_unit_obeys(ups: MegatecPty, upsd: Upsd) -> None:
-    orders: tuple[tuple[tuple[str, ...], Command, dict[str, float], set[str]], ...] = (
+    table: tuple[tuple[tuple[str, ...], Command, dict[str, float], set[str]], ...] = (
         (("test.battery.start", "300"), Command.TEST_MINUTES, {"minutes": 5}, {"OL", "CAL"}),
         (("test.battery.stop",), Command.TEST_STOP, {}, {"OL"}),
         (("test.battery.start.quick",), Command.TEST_QUICK, {}, {"OL", "CAL"}),
@@ -238,11 +240,11 @@ def test_nut_sends_the_same_bytes_for_the_same_orders_and_the_unit_obeys(ups: Me
         (("shutdown.stayoff",), Command.SHUTDOWN_STAY_OFF, {"delay_s": 30}, {"OL", "FSD"}),
         (("shutdown.stop",), Command.SHUTDOWN_STOP, {}, {"OL"}),
     )
-    for words, command, args, status in orders:
+    for words, command, args, status in table:
         ups.received.clear()
         upsd.command(*words)
         wait_for(lambda: upsd.status().replace("ALARM", ""), status, 10)  # NUT makes an alarm of a shutdown
         sent = [c for c in ups.received if c not in (b"Q1", b"F", b"I")]
-        assert sent == [megatec.encode(command, args).rstrip(b"\r")], words
+        assert sent == [orders.encode(command, args).rstrip(b"\r")], words
     upsd.command("beeper.toggle")
     assert not ups.unit.beeper

@@ -41,6 +41,18 @@ def test_rehearse_arm_and_disarm(tmp_path: Path) -> None:
         assert world.told() == []
 
 
+def test_a_server_that_died_since_its_proof_is_said_by_rehearse_and_arm(tmp_path: Path) -> None:
+    with World(tmp_path, mode="dry-run", stages=STAGES, confirm_servers=2) as world:
+        until(lambda: all(s.state == "reachable" for s in world.view().servers), 15, "both are reachable")
+        server = world._processes[1]
+        server.terminate()
+        server.wait(10)
+        for verb in ("arm", "rehearse"):
+            code, text = run(world, verb)
+            assert code == 1 and "server-1" in text and "reachable before, but not now" in text, text
+        assert world.view().mode == "dry-run" and [s.failing for s in world.view().servers] == [False, True]
+
+
 def test_a_broken_file_is_not_armed_and_comes_back(tmp_path: Path) -> None:
     with World(tmp_path, mode="dry-run", stages=STAGES) as world:
         broken = world.config.read_text().replace('stage = "all"', 'stage = "nobody"')
@@ -48,6 +60,35 @@ def test_a_broken_file_is_not_armed_and_comes_back(tmp_path: Path) -> None:
         code, text = run(world, "arm", "--yes")
         assert code != 0 and "no such [[stage]]" in text
         assert world.config.read_text() == broken and world.view().mode == "dry-run"
+
+
+def test_an_armed_core_is_disarmed_though_the_file_has_another_mistake(tmp_path: Path) -> None:
+    with World(tmp_path, stages=STAGES) as world:
+        for broken in (('stage = "all"', 'stage = "nobody"'), ('stage = "nobody"', "stage = nobody")):
+            world.config.write_text(world.config.read_text().replace(*broken).replace("dry-run", "armed"))
+            code, text = run(world, "disarm")
+            assert code == 0 and "mode dry-run is in force, with the last good configuration" in text, text
+            until(lambda: world.view().mode == "dry-run" and world.view().config_errors, 3, "dry-run")
+            world.kill("core")
+            until(lambda: world.status_or_none() is not None, 15, "it is back")
+            assert world.view().mode == "dry-run" and len(world.view().servers) == 1
+        code, text = run(world, "arm", "--yes")
+        assert code == 1 and "the core refuses" in text and world.view().mode == "dry-run"
+        world.config.write_text(world.config.read_text().replace("stage = nobody", 'stage = "all"'))
+        assert 'mode = "dry-run"' in world.config.read_text()
+        code, text = run(world, "arm", "--yes")
+        assert code == 0
+        until(lambda: world.view().mode == "armed", 3, "armed")
+
+
+def test_armed_in_the_file_by_hand_is_not_yet_armed(tmp_path: Path) -> None:
+    with World(tmp_path, mode="dry-run", stages=STAGES) as world:
+        world.config.write_text(world.config.read_text().replace("dry-run", "armed"))
+        code, text = run(world, "arm", "--yes")
+        assert code == 0 and "armed already" not in text
+        until(lambda: world.view().mode == "armed", 3, "armed")
+        code, text = run(world, "arm")
+        assert code == 0 and "armed already" in text
 
 
 def test_a_drill_a_planned_shutdown_and_an_outage_that_people_hold(tmp_path: Path) -> None:

@@ -105,8 +105,20 @@ def test_a_forced_command_runs_whatever_is_asked(sshd: Sshd) -> None:
         assert (outcome.word, outcome.detail) == (ACCEPTED, "the command ended with exit code 0")
     assert sshd.ran.read_text() == "systemctl poweroff\n" * 2
     no_child(sshd)
-    written = sshd.folder / "core" / "known-hosts" / "Nas.1"
-    assert written.read_text() == f"nas.1 {sshd.host_key}\n" and written.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_disk_that_is_read_only_and_then_gone_holds_up_nobody_who_was_proven(sshd: Sshd) -> None:
+    core = sshd.folder / "core"
+    subprocess.run(["mount", "--bind", core, core], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", core], check=True)
+        assert steps.run(ssh.prove(sshd.job())).word == PROVEN
+        assert steps.run(ssh.send(sshd.job())).word == ACCEPTED
+    finally:
+        subprocess.run(["umount", core], check=True)
+    core.rename(sshd.folder / "elsewhere")
+    assert steps.run(ssh.send(sshd.job())).word == ACCEPTED
 
 
 def test_the_proof_logs_in_and_never_runs_the_forced_command(sshd: Sshd) -> None:
@@ -159,6 +171,12 @@ def test_a_command_that_takes_its_own_connection_down_is_unconfirmed(sshd: Sshd)
     outcome = steps.run(ssh.send(sshd.job()))
     assert outcome == ssh.Outcome(UNCONFIRMED, "the connection ended while the command ran")
     assert sshd.ran.exists()
+
+
+def test_a_command_that_ends_with_the_client_s_own_code_was_not_accepted(sshd: Sshd) -> None:
+    sshd.force("echo 'no permission (Sys.PowerMgmt)' >&2; exit 255")  # perl's die ends so, pvesh too
+    outcome = steps.run(ssh.send(sshd.job()))
+    assert outcome == ssh.Outcome(NOT_DELIVERED, "exit code 255 of the command: no permission (Sys.PowerMgmt)")
 
 
 def test_a_command_that_does_not_end_is_not_taken_for_delivered(sshd: Sshd) -> None:

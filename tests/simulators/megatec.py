@@ -1,6 +1,7 @@
-"""A Megatec UPS on a pseudo terminal, with everything that can go wrong on its line.
+"""A UPS of the Q1 family on a pseudo terminal, in any dialect, with everything that can go wrong on its line.
 
-    python -m tests.simulators.megatec --link PATH [--timeline FILE] [--speed N] [--paced] [--runtime-s N]
+    python -m tests.simulators.megatec --link PATH [--dialect NAME] [--timeline FILE] [--speed N] [--paced]
+                                       [--runtime-s N]
 
 PATH becomes a symbolic link to the terminal. One line a command on standard input:
 
@@ -23,7 +24,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.pretend import NOMINAL_HZ, NOMINAL_V, Scene, Source, Step, Unit, parse_timeline, setting
+from agent.pretend import Scene, Step, Unit, parse_timeline, setting
+from tests.simulators import dialects
 
 #: what a fault does to an answer: bytes with their CR -> what goes over the line
 FAULTS: dict[str, Callable[[bytes], bytes]] = {
@@ -47,33 +49,6 @@ FAULTS: dict[str, Callable[[bytes], bytes]] = {
 GAP_S = {"slow": 0.01, "crawl": 0.2}
 PACED_GAP_S = 10 / 2400
 COMMAND_LIMIT_BYTES = 256
-IDENTITY = b"#%-15s %-10s %-10s\r" % (b"MEGATEC", b"PTY1K", b"V1.00")
-RATING = b"#%05.1f %03d %05.2f %04.1f\r" % (NOMINAL_V, 4, 24.0, NOMINAL_HZ)
-
-
-def q1(unit: Unit, *, per_cell: bool = False) -> bytes:
-    """The unit's answer to Q1."""
-    volts = b"%04.2f" % (unit.battery_v / 12) if per_cell else b"%04.1f" % unit.battery_v
-    flags = (
-        not unit.mains_usable,
-        unit.low,
-        unit.source in (Source.BYPASS, Source.BOOST, Source.BUCK),
-        unit.fault,
-        not per_cell,  # line-interactive; on-line units give volts per cell
-        unit.testing,
-        unit.off_at_s is not None,
-        unit.beeper,
-    )
-    return b"(%05.1f %05.1f %05.1f %03d %04.1f %s %04.1f %s\r" % (
-        unit.input_v,
-        unit.fault_v,
-        unit.output_v,
-        unit.load_now_pct,
-        NOMINAL_HZ if unit.mains else 0.0,
-        volts,
-        unit.temperature_c,
-        bytes(b"01"[flag] for flag in flags),
-    )
 
 
 class MegatecPty:
@@ -87,9 +62,11 @@ class MegatecPty:
         speed: float = 1.0,
         runtime_s: float = 1200.0,
         paced: bool = False,
+        dialect: str = "megatec",
     ) -> None:
         """`speed`: how fast the unit's own time runs (battery, tests, delays, timeline); `paced`: 2400 baud."""
         self.path = Path(path)
+        self._dialect = dialect
         self._began_s, self._speed, self._paced = time.monotonic(), speed, paced
         self.unit = Unit(0.0, runtime_s=runtime_s)
         self._scene = Scene(self.unit, steps, 0.0)
@@ -182,15 +159,12 @@ class MegatecPty:
             return self._scene.data
         if self._fault == "echo":
             return command + b"\r"
-        if command in (b"Q1", b"D"):
-            said = q1(self.unit, per_cell=self._fault == "per-cell")
-            said = self._scene.data + b"\r" if self._scene.line == "reply" else said
-        elif command == b"F":
-            said = RATING
-        elif command == b"I":
-            said = IDENTITY
+        if self._scene.line == "reply" and command in (b"Q1", b"D"):
+            said = self._scene.data + b"\r"
+        elif self._fault == "per-cell":
+            said = dialects.megatec(self.unit, command, per_cell=True)
         else:
-            said = b"" if self.unit.obey(command) else command + b"\r"
+            said = dialects.SPEAKERS[self._dialect](self.unit, command)
         return FAULTS[self._fault](said) if said else b""
 
     def _now(self) -> float:
@@ -222,8 +196,9 @@ class MegatecPty:
         while (end := self._inbox.find(b"\r")) >= 0:
             command = bytes(self._inbox[:end])
             del self._inbox[: end + 1]
-            self.received.append(command)
-            self._queue(self.answer(command))
+            if command:  # a lone CR asks nothing
+                self.received.append(command)
+                self._queue(self.answer(command))
         if len(self._inbox) > COMMAND_LIMIT_BYTES:
             self._inbox.clear()
 
@@ -270,6 +245,7 @@ def control(ups: MegatecPty, line: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description="a Megatec UPS on a pseudo terminal")
     parser.add_argument("--link", required=True, help="symbolic link to make")
+    parser.add_argument("--dialect", default="megatec", choices=dialects.SPEAKERS, help="what it speaks")
     parser.add_argument("--timeline", type=Path, help="timeline (.seq) to play")
     parser.add_argument("--speed", type=float, default=1.0, help="how fast the unit's time runs")
     parser.add_argument("--runtime-s", type=float, default=1200.0, help="runtime of the full battery")
@@ -278,7 +254,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     steps = parse_timeline(options.timeline.read_text(), str(options.timeline)) if options.timeline else ()
     with MegatecPty(
-        options.link, steps=steps, speed=options.speed, runtime_s=options.runtime_s, paced=options.paced
+        options.link,
+        steps=steps,
+        speed=options.speed,
+        runtime_s=options.runtime_s,
+        paced=options.paced,
+        dialect=options.dialect,
     ) as ups:
         print(f"ready {options.link}", flush=True)
         for line in sys.stdin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from agent.model import LinkError, Reply
+from agent.pretend import Unit
 
 Answer = bytes | None | Callable[[], bytes | None]
 
@@ -41,3 +42,15 @@ class ScriptLink:
 
     def close(self) -> None:
         self.closed = True
+
+
+class SpeakerLink(ScriptLink):
+    """A link to a pretend unit that answers in one dialect, see dialects.SPEAKERS; an empty answer is silence."""
+
+    def __init__(self, speak: Callable[[Unit, bytes], bytes], unit: Unit) -> None:
+        super().__init__({})
+        self._speak, self.unit = speak, unit
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        self.answers[command.rstrip(b"\r")] = self._speak(self.unit, command.rstrip(b"\r")) or None
+        return super().ask(command, end=end, limit_bytes=limit_bytes, within_s=within_s)

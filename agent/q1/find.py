@@ -1,0 +1,85 @@
+"""Finds out which dialect of the Q1 family a unit speaks, by questions alone."""
+
+from __future__ import annotations
+
+import logging
+
+from ..model import Link, LinkError
+from . import megatec, threephase, voltronic
+from .table import Dialect, Query
+
+log = logging.getLogger(__name__)
+
+WITHIN_S = 0.9  # for each question; there are five at most that get no answer
+QUERIES = (b"Q1\r", b"QPI\r", b"QGS\r", b"G2\r", b"Q6\r", b"M\r", b"QS\r", b"D\r")  # all that may be sent
+
+_BY_LETTER = {
+    b"P": voltronic.QS_HEX_P,
+    b"T": voltronic.QS_HEX_T,
+    b"V": voltronic.VOLTRONIC_QS,
+    b"H": voltronic.VOLTRONIC_QS,
+}
+
+
+def is_refusal(command: bytes, answer: bytes) -> bool:
+    """Whether `answer` means that the unit does not know `command`: an echo, NAK, (NAK or N (Voltronic QS)."""
+    return answer.strip(b"\0 ") in (command.strip(b"\r"), b"NAK", b"(NAK", b"N")
+
+
+def find(link: Link) -> Dialect:
+    """The dialect of the unit at the end of `link`, in less than 5 s. LinkError if none is understood.
+
+    A unit that answers Q1 may say more in another dialect: QPI and then G2 and Q6 tell. Else M tells the QS dialects
+    of Voltronic from Mustek's, which knows QS alone.
+    """
+    speaks_q1 = answers(link, megatec.MEGATEC.poll[0])
+    said = _said(link, b"QPI\r")
+    found = _by_protocol(link, said, speaks_q1)
+    if found is None and speaks_q1:
+        found = _first(link, threephase.MEGATEC_G, threephase.Q6_DIALECT) or megatec.MEGATEC
+    if found is None:
+        found = _BY_LETTER.get(_said(link, b"M\r").strip(b"\0 ")) or _first(link, megatec.MUSTEK, megatec.MEGATEC_OLD)
+    if found is None:
+        raise LinkError("nothing there speaks a known dialect of the Q1 family")
+    log.info("the UPS speaks %s", found.name)
+    return found
+
+
+def _by_protocol(link: Link, said: bytes, speaks_q1: bool) -> Dialect | None:
+    """By the answer to QPI. One that refuses it with (NAK acknowledges orders with (ACK (NUT, nutdrv_qx_mecer.c)."""
+    if speaks_q1 and said in (b"(NAK", b"(PI98"):
+        return megatec.MECER
+    try:
+        number = voltronic.protocol(said)["protocol"]
+    except LinkError:
+        return None
+    known = number in voltronic.PROTOCOLS and answers(link, voltronic.VOLTRONIC.poll[0])
+    return voltronic.VOLTRONIC if known else None
+
+
+def _first(link: Link, *dialects: Dialect) -> Dialect | None:
+    """The first of them whose own question is answered: the second that it polls, if the first is Q1."""
+    for dialect in dialects:
+        own = next((query for query in dialect.poll if query.ask != b"Q1\r"), dialect.poll[0])
+        if answers(link, own):
+            return dialect
+    return None
+
+
+def _said(link: Link, command: bytes) -> bytes:
+    """What the unit answers to a question of which any answer is good; b"": nothing."""
+    try:
+        return link.ask(command, within_s=WITHIN_S).data
+    except LinkError as e:
+        log.debug("looking: %s", e)
+        return b""
+
+
+def answers(link: Link, query: Query) -> bool:
+    """Whether `query` gets an answer of the right form."""
+    try:
+        query.parse(link.ask(query.ask, within_s=WITHIN_S).data)
+    except LinkError as e:
+        log.debug("looking: %s", e)
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""The dialects of the Q1 family that look like Megatec's own: Q1 and its brothers, for one phase.
+
+Sources: https://networkupstools.org/protocols/megatec.html; NUT's nutdrv_qx (mecer, mustek, zinto, bestups). Columns
+count from 0.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..model import LinkError
+from . import orders
+from .form import SHOWN_BYTES, Facts, form, identity
+from .table import Dialect, Query
+
+FLAGS = "utility_fail|battery_low|regulating|failed|line_interactive|testing|shutdown_active|beeper_on"
+_COLUMNS = ((1, 6), (7, 12), (13, 18), (19, 22), (23, 27), (28, 32), (33, 37), (38, 46))
+
+#     0      7     13    19  23   28   33   38
+#     (MMM.M NNN.N PPP.P QQQ RR.R SS.S TT.T bbbbbbbb
+#      |     |     |     |   |    |    °C   utility fail, battery low, bypass/boost/buck, UPS failed,
+#      |     |     |     |   |    |         line-interactive, test, shutdown active, beeper on
+#      |     |     |     |   |    battery V: of all cells (SS.S) or of one (S.SS)
+#      |     |     |     |   input Hz
+#      |     |     output V, load %
+#      input V, input V of the last fault (equals the input V when there was none)
+Q1 = form(
+    "Q1",
+    b"(",
+    f"input_v fault_v output_v load_pct frequency_hz battery_v +temperature_c {FLAGS}",
+    columns=_COLUMNS,
+    nul_is_0=True,
+)
+#     #MMM.M QQQ SS.SS RR.R      V, A, battery V, Hz
+F = form("F", b"#", "rated_v rated_a rated_battery_v rated_hz")
+#     025      minutes
+RT = form("RT", b"", "runtime_s*60")
+#     1     7     13    19    25    31  35  39   44  48  52    58   63
+#     (in V ?     ?     fault out V ?   %   Hz   ?   ?   batt  °C   letters
+Q4 = form("Q4", b"(", "input_v - - fault_v output_v - load_pct frequency_hz - - battery_v +temperature_c :letters")
+_LETTERS = {
+    "A": "utility_fail", "B": "battery_low", "C": "on_bypass", "D": "failed", "E": "testing", "F": "shutdown_active",
+    "I": "test_passed", "J": "test_failed", "N": "overload",
+}  # fmt: skip
+_ALL_LETTERS = re.compile(r"[A-N]{1,14}")
+
+
+def gtec(answer: bytes) -> Facts:
+    """The answer to Q4 of a Gtec unit without its CR: the letters are its flags. LinkError otherwise."""
+    facts = Q4.parse(answer)
+    letters = facts.pop("letters") or ""
+    if not _ALL_LETTERS.fullmatch(letters):
+        raise LinkError(f"Q4: not an answer to it: {answer[:SHOWN_BYTES]!r}")
+    return facts | {name: letter in letters for letter, name in _LETTERS.items()}
+
+
+_BEST = {
+    b"AX1": "Axxium Rackmount",
+    b"FOR": "Fortress",
+    b"FTC": "Fortress Telecom",
+    b"PR2": "Patriot Pro II",
+    b"PRO": "Patriot Pro",
+    b"325": "Sola 325",
+    b"520": "Sola 520",
+    b"620": "Sola 620",
+}
+_ID = re.compile(rb"([A-Z]{2}[A-Z\d]|\d{3}), *(\d{3,4}),(\d{3}),(\d{3}),(\d\d\.\d), *(\d{2,3}\.\d)")
+
+
+def best_identity(answer: bytes) -> Facts:
+    """The answer to ID of a Best Power or Sola unit without its CR. LinkError otherwise.
+
+    FOR,750,120,120,20.0,27.6       family, VA, input V, output V, battery V empty and full
+    """
+    match = _ID.fullmatch(answer)
+    if match is None or match[1] not in _BEST:
+        raise LinkError(f"ID: not an answer to it: {answer[:SHOWN_BYTES]!r}")
+    names = ("rated_va", "rated_input_v", "rated_output_v", "battery_empty_v", "battery_full_v")
+    maker = "Sola Australia" if match[1][:1].isdigit() else "Best Power"
+    numbers = (float(number) for number in match.groups()[1:])
+    return {"manufacturer": maker, "model": _BEST[match[1]], **dict(zip(names, numbers, strict=True))}
+
+
+def _best(facts: Facts) -> Facts:
+    """The bit for bypass, boost and buck means nothing in a test, a shutdown or on battery; the beeper's is always 0
+    (NUT, nutdrv_qx_bestups.c)."""
+    if facts.get("utility_fail") or facts.get("testing") or facts.get("shutdown_active"):
+        facts = {**facts, "regulating": False}
+    return {**facts, "beeper_on": None}
+
+
+_F, _I = Query(b"F\r", F.parse), Query(b"I\r", identity)
+MEGATEC = Dialect("megatec", (Query(b"Q1\r", Q1.parse),), (_F, _I), orders.MEGATEC, "capture, NUT")
+MEGATEC_OLD = MEGATEC._replace(name="megatec-old", poll=(Query(b"D\r", Q1.parse),), evidence="NUT")
+MECER = MEGATEC._replace(name="mecer", orders=orders.MECER, evidence="NUT")
+MUSTEK = MEGATEC._replace(name="mustek", poll=(Query(b"QS\r", Q1.parse),), evidence="NUT")
+ZINTO = MEGATEC._replace(name="zinto", once=(_F, Query(b"FW?\r", identity)), evidence="NUT", auto=False)
+BESTUPS = MEGATEC._replace(
+    name="bestups",
+    poll=(*MEGATEC.poll, Query(b"RT\r", RT.parse)),
+    once=(Query(b"ID\r", best_identity),),
+    orders=orders.RETURN_ONLY,
+    derive=_best,
+    evidence="NUT",
+    auto=False,
+)
+GTEC = MEGATEC._replace(
+    name="gtec", poll=(Query(b"Q4\r", gtec),), orders=orders.NO_BEEPER, evidence="capture", auto=False
+)

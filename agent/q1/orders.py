@@ -1,0 +1,112 @@
+"""The orders of the Q1 family as bytes, and what a unit may be asked to do. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..model import Command, OrderError
+
+RETURN_DELAY_S = (0.0, 9999 * 60.0)
+RETURN_MINUTES_MIN = 3  # early GE units that got R0001 or R0002 never came back (NUT, blazer)
+TEST_MINUTES = (1, 99)
+
+
+class Orders(NamedTuple):
+    """What a dialect can be told. In `words`, %n is the off delay, %m the minutes until it may return, %t the minutes
+    of a test, %o the number of an outlet."""
+
+    words: Mapping[Command, bytes]
+    toggle: bytes = b""  # the beeper can only be toggled, with this
+    off_delay_s: tuple[float, float] = (12.0, 600.0)
+    accepted: bytes = b""  # what an obedient unit answers; b"": nothing
+    outlets: int = 0
+
+    @property
+    def commands(self) -> frozenset[Command]:
+        """All that this dialect has a word for."""
+        beeper = {Command.BEEPER_ON, Command.BEEPER_OFF} if self.toggle else set()
+        return frozenset(self.words) | beeper
+
+
+_SHUTDOWN = {
+    Command.SHUTDOWN_RETURN: b"S%nR%m",
+    Command.SHUTDOWN_STAY_OFF: b"S%nR0000",
+    Command.SHUTDOWN_STOP: b"C",
+}
+_LOAD = {Command.LOAD_OFF: b"S00R0000", Command.LOAD_ON: b"C"}
+_TESTS = {
+    Command.TEST_QUICK: b"T",
+    Command.TEST_DEEP: b"TL",
+    Command.TEST_MINUTES: b"T%t",
+    Command.TEST_STOP: b"CT",
+}
+MEGATEC = Orders({**_SHUTDOWN, **_LOAD, **_TESTS}, toggle=b"Q")
+NO_BEEPER = MEGATEC._replace(toggle=b"")  # it could be toggled, but nobody would know to what
+MECER = MEGATEC._replace(accepted=b"(ACK")
+QS = Orders({**_SHUTDOWN, **_LOAD, Command.TEST_QUICK: b"T"}, toggle=b"Q", off_delay_s=(12.0, 540.0))  # S.2 to S09
+QS_NO_TEST = QS._replace(words={**_SHUTDOWN, **_LOAD})
+RETURN_ONLY = Orders(  # what R0000 does to them is not known for sure
+    {command: word for command, word in MEGATEC.words.items() if b"R0000" not in word}
+)
+VOLTRONIC = Orders(
+    {
+        **_TESTS,
+        **_SHUTDOWN,
+        Command.SHUTDOWN_STOP: b"CS",
+        Command.LOAD_OFF: b"SOFF",
+        Command.LOAD_ON: b"SON",
+        Command.BEEPER_ON: b"BZON",
+        Command.BEEPER_OFF: b"BZOFF",
+        Command.OUTLET_ON: b"SKON%o",
+        Command.OUTLET_OFF: b"SKOFF%o",
+    },
+    off_delay_s=(12.0, 99 * 60.0),  # S.2 to S99
+    accepted=b"(ACK",
+    outlets=4,
+)
+
+
+def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC) -> bytes:
+    """The bytes of an order. Delays are rounded up to what the protocol can say: 12, 18 .. 54 s as .2 .. .9, then
+    whole minutes; a return is never set below 3 minutes. OrderError: an argument is wrong, or there is no such order.
+    """
+    word = orders.words.get(command)
+    if word is None:
+        raise OrderError(f"a UPS of this kind cannot do {command.value}")
+    ranges: dict[str, tuple[float, float]] = {}
+    if b"%n" in word:
+        ranges["delay_s"] = orders.off_delay_s
+    if b"%m" in word:
+        ranges["return_delay_s"] = RETURN_DELAY_S
+    if b"%t" in word:
+        ranges["minutes"] = TEST_MINUTES
+    if b"%o" in word:
+        ranges["number"] = (1, orders.outlets)
+    values = dict(zip(ranges, check_arguments(command, args, **ranges), strict=True))
+    for name in ("minutes", "number"):
+        if values.get(name, 0) % 1:
+            raise OrderError(f"{command.value}: {name} must be a whole number, not {args[name]!r}")
+    minutes = max(RETURN_MINUTES_MIN, math.ceil(values.get("return_delay_s", 0) / 60))
+    word = word.replace(b"%n", _off_delay(values.get("delay_s", 0))).replace(b"%m", b"%04d" % minutes)
+    word = word.replace(b"%t", b"%02d" % values.get("minutes", 0)).replace(b"%o", b"%d" % values.get("number", 0))
+    return word + b"\r"
+
+
+def _off_delay(delay_s: float) -> bytes:
+    sixths = math.ceil(delay_s / 6)
+    return b".%d" % sixths if sixths <= 9 else b"%02d" % math.ceil(delay_s / 60)
+
+
+def check_arguments(command: Command, args: Mapping[str, Any], **ranges: tuple[float, float]) -> list[float]:
+    """The values of `ranges` from `args`, checked. OrderError names what is allowed."""
+    if unknown := sorted(args.keys() - ranges.keys()):
+        raise OrderError(f"{command.value} has no argument {', '.join(unknown)}")
+    values = []
+    for name, (low, high) in ranges.items():
+        value = args.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise OrderError(f"{command.value}: {name} must be from {low:g} to {high:g}, not {value!r}")
+        values.append(float(value))
+    return values

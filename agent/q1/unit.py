@@ -1,0 +1,213 @@
+"""A connected UPS of the Q1 family: finds its dialect, asks, adds up what the answers say, and gives orders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..model import Command, Link, LinkError, OrderError, Status, Test, TestResult
+from . import meaning
+from .find import find, is_refusal
+from .form import Facts
+from .orders import check_arguments, encode
+from .table import Dialect, Query
+
+log = logging.getLogger(__name__)
+
+POLL_WITHIN_S = 4.9
+STATUS_WITHIN_S = 3.0
+EXTRA_WITHIN_S = 1.0  # for what not every unit has
+EXTRA_TRIES = 3
+REST_POLLS = 60  # then a question that is asked in each poll is left out for so many
+SILENCES_LIMIT = 2  # in one poll: then the others wait for the next
+ECHO_WITHIN_S = 0.5  # an order has no answer, or a short one; a refused one is echoed within this
+
+
+class Unit:
+    """One poll asks what the dialect says; the first polls also ask who the unit is, until answered or given up."""
+
+    off_return = "no"  # no unit of this family was on a bench of ours
+    wake_fd: int | None = None
+
+    def __init__(self, link: Link, now: Callable[[], float], dialect: Dialect | None, cells: int | None) -> None:
+        """`dialect` None: find out. `cells`: 2 V cells of the battery in series, as configured."""
+        self._link, self._now, self._cells = link, now, cells
+        self._dialect: Dialect | None = None
+        self._known: Facts = {}  # what is asked once
+        self._asking: dict[bytes, int] = {}  # what is still to be asked once, and how often
+        self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
+        self._polls = 0
+        self._silences = 0  # in this poll
+        self._has_outlets = False  # it told of one
+        self._test = Test()
+        self._stop_ordered = False
+        self._odd: frozenset[str] = frozenset()  # facts that were not plausible in the last poll
+        if dialect is not None:
+            self._speak(dialect)
+
+    @property
+    def commands(self) -> frozenset[Command]:
+        """What this unit can do; nothing before it has been understood."""
+        if self._dialect is None:
+            return frozenset()
+        found = self._dialect.orders.commands
+        return found if self._has_outlets else found - {Command.OUTLET_ON, Command.OUTLET_OFF}
+
+    def poll(self) -> Status:
+        """Ask and return, within 5 s. LinkError if the status has no answer, or nothing known speaks here."""
+        deadline_s = self._now() + POLL_WITHIN_S
+        self._polls += 1
+        self._silences = 0
+        dialect = self._dialect or self._speak(find(self._link))
+        facts, taken_s = self._ask_status(dialect, deadline_s)
+        for query in dialect.poll[1:]:
+            if self._is_due(query):
+                more = self._ask_again(query, deadline_s) or {}
+                facts = facts | more if query.only else more | facts
+        self._has_outlets = self._has_outlets or any(name.startswith("outlet_") for name in facts)
+        was_asking = bool(self._asking)
+        for query in dialect.once:
+            if query.ask in self._asking:
+                self._known |= self._ask_once(query, deadline_s) or {}
+        one_cell = meaning.per_cell(facts)
+        facts = dialect.derive(meaning.with_battery({**self._known, **facts}, self._cells))
+        self._test = self._test_after(facts)
+        facts = self._plausible(facts)
+        if one_cell and facts["battery_v"] is None and was_asking and not self._asking:
+            log.info("%s: volts per cell and no rating; set battery_cells to know the battery voltage", dialect.name)
+        return meaning.look(facts, test=self._test, taken_s=taken_s)
+
+    def order(self, command: Command, **args: Any) -> None:
+        """Give an order (arguments: see model.Command). OrderError: an argument out of range, or the unit echoed
+        or NAKed it. LinkError: the unit cannot be read any more."""
+        if self._dialect is None:
+            raise OrderError("the UPS has not been understood yet")
+        if command not in self.commands:
+            raise OrderError(f"this UPS cannot do {command.value}")
+        orders = self._dialect.orders
+        if orders.toggle and command in (Command.BEEPER_ON, Command.BEEPER_OFF):
+            check_arguments(command, args)
+            self._set_beeper(self._dialect, orders.toggle, command is Command.BEEPER_ON)
+            return
+        counts_down = command in (Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF)
+        self._tell(self._dialect, encode(command, args, orders), counts_down=counts_down)
+        self._stop_ordered = command is Command.TEST_STOP
+
+    def close(self) -> None:
+        """Give the line back."""
+        self._link.close()
+
+    def _speak(self, dialect: Dialect) -> Dialect:
+        self._dialect = dialect
+        self._asking = {query.ask: EXTRA_TRIES for query in dialect.once}
+        return dialect
+
+    def _ask_status(self, dialect: Dialect, deadline_s: float) -> tuple[Facts, float]:
+        query = dialect.poll[0]
+        answer = self._link.ask(query.ask, within_s=min(STATUS_WITHIN_S, deadline_s - self._now()))
+        if is_refusal(query.ask, answer.data):
+            raise LinkError(f"{_name(query)}: the unit refuses it: {answer.data[:80]!r}")
+        return query.parse(answer.data), answer.received_s
+
+    def _is_due(self, query: Query) -> bool:
+        if query.only and self._known.get("protocol") not in query.only:
+            return False
+        return self._failures.get(query.ask, 0) < EXTRA_TRIES or self._polls % REST_POLLS == 0
+
+    def _ask_again(self, query: Query, deadline_s: float) -> Facts | None:
+        """Ask what is asked in each poll. None: no good answer. Never an error: the status has just worked."""
+        left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
+        if self._silences >= SILENCES_LIMIT or left_s < ECHO_WITHIN_S:
+            return None
+        try:
+            answer = self._link.ask(query.ask, within_s=left_s).data
+            if not is_refusal(query.ask, answer):
+                facts = query.parse(answer)
+                self._failures.pop(query.ask, None)
+                return facts
+            self._failures[query.ask] = EXTRA_TRIES
+            log.debug("%s: refused: %r", _name(query), answer[:80])
+        except LinkError as e:
+            self._silences += 1
+            self._failures[query.ask] = self._failures.get(query.ask, 0) + 1
+            if self._failures[query.ask] == EXTRA_TRIES:
+                log.info("gave up asking %s: %s", _name(query), e)
+        return None
+
+    def _ask_once(self, query: Query, deadline_s: float) -> Facts | None:
+        """The same for what is asked until it is answered, refused, or given up."""
+        left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
+        if self._silences >= SILENCES_LIMIT or left_s < ECHO_WITHIN_S:
+            return None
+        facts: Facts | None = None
+        try:
+            answer = self._link.ask(query.ask, within_s=left_s).data
+            if not is_refusal(query.ask, answer):
+                facts = query.parse(answer)
+        except LinkError as e:
+            self._silences += 1
+            self._asking[query.ask] -= 1
+            if self._asking[query.ask] > 0:
+                return None
+            log.info("gave up asking %s: %s", _name(query), e)
+        del self._asking[query.ask]
+        return facts
+
+    def _plausible(self, facts: Facts) -> Facts:
+        """The facts without what cannot be; said when it begins, and when it ends."""
+        facts, odd = meaning.plausible(facts)
+        for name in sorted(odd.keys() - self._odd):
+            log.warning("the UPS says %s = %s, which cannot be; taken as unknown", name, odd[name])
+        for name in sorted(self._odd - odd.keys()):
+            log.info("the UPS says a plausible %s again", name)
+        self._odd = frozenset(odd)
+        return facts
+
+    def _test_after(self, facts: Facts) -> Test:
+        """The unit says when a test runs, not how it ended: ABORTED if we stopped it, else NONE and that it ran."""
+        if facts.get("testing"):
+            return Test(result=TestResult.RUNNING)
+        if facts.get("test_result"):
+            return Test(result=facts["test_result"])
+        stopped, self._stop_ordered = self._stop_ordered, False
+        if self._test.result is not TestResult.RUNNING:
+            return self._test
+        if stopped:
+            return Test(result=TestResult.ABORTED)
+        return Test(detail="ended; this UPS does not report a result")
+
+    def _tell(self, dialect: Dialect, command: bytes, *, counts_down: bool = False) -> None:
+        """Send an order: silence is consent, unless the dialect acknowledges; an echo or NAK is a refusal. Then see
+        that the unit is still there."""
+        try:
+            answer = self._link.ask(command, within_s=ECHO_WITHIN_S).data
+        except LinkError:
+            answer = b""
+        if answer and is_refusal(command, answer):
+            raise OrderError(f"this UPS refused {command.decode().strip()}: {answer[:80]!r}")
+        facts, _ = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)
+        if counts_down and facts.get("shutdown_active") is False:
+            log.warning("after %s the UPS shows no countdown", command.decode().strip())
+        if dialect.orders.accepted and answer != dialect.orders.accepted:
+            raise OrderError(f"this UPS did not acknowledge {command.decode().strip()}, it may have done it")
+
+    def _set_beeper(self, dialect: Dialect, toggle: bytes, on: bool) -> None:
+        """There is only a toggle: read, toggle, read again."""
+        if self._beeper_on(dialect) is on:
+            return
+        self._tell(dialect, toggle + b"\r")
+        if self._beeper_on(dialect) is not on:
+            raise OrderError(f"this UPS did not switch its beeper {'on' if on else 'off'}")
+
+    def _beeper_on(self, dialect: Dialect) -> bool | None:
+        """By the first of the dialect's questions that tells it."""
+        for query in dialect.poll:
+            facts = query.parse(self._link.ask(query.ask, within_s=EXTRA_WITHIN_S).data)
+            if "beeper_on" in facts:
+                return bool(facts["beeper_on"])
+        return None
+
+
+def _name(query: Query) -> str:
+    return query.ask.decode().strip()

@@ -1,0 +1,143 @@
+"""A server with systemd enrols, runs the sandboxed listener, and is powered off by its root side, for real.
+
+The server is a Debian with python3 and systemd, booted in namespaces of its own (process, mount, network, control
+groups), so that its power off ends it and nothing else. debootstrap makes it (a minute; RIDETHROUGH_SYSTEMD names one
+that is there and is copied).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.peer.test_rccmd_install import HERE, THERE, Adapter, cable
+from tests.peer.world import until
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nsenter"), reason="needs root and namespaces"),
+]
+BOOT = """\
+set -e
+mount --make-rprivate /
+mount --bind $R $R
+mount -t proc proc $R/proc
+mount -t sysfs -o ro sysfs $R/sys
+mount -t tmpfs tmpfs $R/run
+mount -t tmpfs tmpfs $R/sys/fs/cgroup
+mkdir $R/sys/fs/cgroup/systemd
+mount -t cgroup -o none,name=systemd cgroup $R/sys/fs/cgroup/systemd
+mount -t tmpfs tmpfs $R/dev
+for d in null zero full random urandom tty; do touch $R/dev/$d; mount --bind /dev/$d $R/dev/$d; done
+mkdir $R/dev/pts $R/dev/shm
+mount -t devpts devpts $R/dev/pts -o newinstance,ptmxmode=0666
+ln -s pts/ptmx $R/dev/ptmx
+cd $R
+pivot_root . mnt
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+exec chroot . sh -c 'cd / && umount -l /mnt && exec env -i container=unshare PATH=$PATH /lib/systemd/systemd'
+"""
+MASKED = ("systemd-sysctl", "systemd-modules-load", "systemd-update-utmp", "systemd-remount-fs")  # not of a container
+
+
+class Booted:
+    """The server, running."""
+
+    def __init__(self, root: Path, namespace: str) -> None:
+        self.root = root
+        for name in MASKED:
+            (root / f"etc/systemd/system/{name}.service").symlink_to("/dev/null")
+        argv = ["ip", "netns", "exec", namespace, "unshare", "-m", "-p", "-f", "-u", "-i", "-C", "sh", "-c", BOOT]
+        self.process = subprocess.Popen(argv, env={**os.environ, "R": str(root)}, stdin=subprocess.DEVNULL)
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        self.init = int(until(lambda: children.read_text().split(), 10, "the server has a first process")[0])
+        until(lambda: self.sh("systemctl is-system-running")[1].strip() in ("running", "degraded"), 40, "it is up")
+
+    def sh(self, line: str) -> tuple[int, str]:
+        argv = ["nsenter", "-t", str(self.init), "-m", "-p", "-u", "-i", "-n", "-C"]
+        argv += ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", line]
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150
+        )
+        return done.returncode, done.stdout
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.kill(self.init, 9)
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    ready = os.environ.get("RIDETHROUGH_SYSTEMD")
+    if ready:
+        return Path(ready)
+    if not shutil.which("debootstrap"):
+        pytest.skip("needs debootstrap")
+    folder = tmp_path_factory.mktemp("debian")
+    argv = ["debootstrap", "--variant=minbase", "--include=python3,systemd,systemd-sysv", "bookworm", str(folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
+    if done.returncode != 0:
+        pytest.skip(f"debootstrap: {done.stdout[-300:]}")
+    return folder
+
+
+def test_a_server_with_systemd_is_proven_and_powered_off(tmp_path: Path, debian: Path) -> None:
+    root = tmp_path / "server"
+    subprocess.run(["cp", "-a", "--reflink=auto", str(debian), str(root)], check=True)
+    (tmp_path / "adapter").mkdir()
+    servers = (
+        f'[[server]]\nname = "nas"\naddress = "{THERE}"\nport = 6003\nneeds_s = 10\nstage = "all"\nsecure = true\n'
+    )
+    with cable() as namespace, Adapter(tmp_path / "adapter", confirm_servers=0, servers=servers) as world:
+        server = Booted(root, namespace)
+        try:
+
+            def enroll() -> str:
+                return world.ridethrough("enroll", "nas", "--address", f"{HERE}:{world.web_port}").strip()
+
+            until(lambda: "not enrolled yet" in world.server().proof, 15, "it is not enrolled")
+            code, said = server.sh(enroll())
+            assert code == 0 and "proven by peer-ups\n" in said, said + server.sh("journalctl -u 'rccmd*'")[1]
+            until(lambda: world.server().state == "proven", 10, "the adapter has seen it")
+            assert "self test ok" in world.server().proof
+            # the listener has no privileges
+            pid = server.sh("systemctl show -P MainPID rccmd.service")[1].strip()
+            shown = server.sh(f"cat /proc/{pid}/status")[1]
+            uid = server.sh("id -u rccmd")[1].strip()
+            assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in shown and uid != "0"
+            assert "CapBnd:\t0000000000000000\n" in shown and "NoNewPrivs:\t1\n" in shown and "Seccomp:\t2\n" in shown
+            # nobody else may ask
+            ask = "python3 /opt/rccmd/rccmd.pyz ask"
+            code, said = server.sh(f"setpriv --reuid=65534 --regid=65534 --clear-groups {ask} shutdown")
+            assert code == 1 and "Permission denied" in said, said
+            # the old installation goes on when a new one does not work
+            code, said = server.sh(f"{enroll()} --on-shutdown /no/such")
+            assert code == 1 and "not there or not executable" in said, said
+            rival = "import socket,time;s=socket.socket();s.bind(('',6004));s.listen();time.sleep(60)"
+            server.sh(f"python3 -c {shlex.quote(rival)} > /dev/null 2>&1 &")
+            code, said = server.sh(f"{enroll()} --port 6004")
+            assert code == 1 and "everything was put back as it was.\n" in said, said
+            assert server.sh("systemctl is-active rccmd.service rccmd-root.socket")[1] == "active\nactive\n"
+            # removed, and enrolled once more
+            code, said = server.sh("python3 /opt/rccmd/rccmd.pyz uninstall")
+            assert code == 0, said
+            assert server.sh("find / -xdev -name '*rccmd*' -not -path '/var/log/journal/*'")[1] == ""
+            assert (
+                server.sh("id rccmd")[0] == 1
+                and "rccmd" not in server.sh("systemctl list-units --all --type=service,socket")[1]
+            )
+            code, said = server.sh(enroll())
+            assert code == 0 and "proven by peer-ups\n" in said, said
+            until(lambda: world.server().state == "proven", 10, "the adapter has seen it")
+            # the outage: it powers off
+            world.ups.set("mains", "off")
+            world.ups.set("battery_low", "1")
+            until(lambda: server.process.poll() is not None, 60, "it has powered itself off")
+        finally:
+            server.kill()

@@ -1,0 +1,484 @@
+"""The dialects of the Q1 family: every real answer decodes to what its source says, and only whole answers count."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import link as serial_line
+from agent import pretend
+from agent.drivers import megatec as driver
+from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
+from agent.q1 import meaning, megatec, threephase, voltronic
+from agent.q1.dialects import DIALECTS
+from agent.q1.find import _BY_LETTER, QUERIES, find
+from agent.q1.form import Facts, identity
+from tests.simulators.dialects import SPEAKERS
+from tests.simulators.megatec import MegatecPty
+from tests.simulators.script import ScriptLink, SpeakerLink
+from tests.test_drivers import ARGUMENTS
+
+CASES = json.loads((Path(__file__).parent / "cases" / "q1.json").read_text())["cases"]
+#: form of a case -> its parser
+FORMS: dict[str, Callable[[bytes], Facts]] = {
+    "Q1": megatec.Q1.parse, "F": megatec.F.parse, "I": identity, "QS": voltronic.QS.parse, "QS-hex": voltronic.qs_hex,
+    "QGS": voltronic.QGS.parse, "QBV": voltronic.QBV.parse, "QMD": voltronic.QMD.parse,
+    "Q6": threephase.Q6.parse, "WA": threephase.WA.parse, "BPS": threephase.BPS.parse, "WH": threephase.WH.parse,
+    "Q3": threephase.Q3.parse, "Q4": megatec.gtec, "WH-masterguard": threephase.masterguard_identity,
+    "G1": threephase.G1.parse, "G2": threephase.G2.parse, "G3": threephase.G3.parse, "GF": threephase.g_rating,
+    "M": lambda answer: {"dialect": _BY_LETTER[answer.strip(b"\0")].name},
+}  # fmt: skip
+
+
+def bytes_of(case: dict[str, Any]) -> bytes:
+    raw = bytes.fromhex(case["hex"]) if "hex" in case else case["text"].encode() + b"\r"
+    return raw.partition(b"\r")[0]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c["id"])
+def test_every_real_answer_says_what_its_source_says(case: dict[str, Any]) -> None:
+    parse = FORMS[case["form"]]
+    if case.get("refused"):
+        with pytest.raises(LinkError):
+            parse(bytes_of(case))
+        return
+    facts = parse(bytes_of(case))
+    assert case["expect"], "a case that expects nothing shows nothing"
+    assert {name: facts[name] for name in case["expect"]} == case["expect"]
+
+
+# --- every dialect on a pretend unit ----------------------------------------------------------------------------
+
+#: what a speaker is found as
+FOUND = {"voltronic-00": "voltronic", "voltronic-03": "voltronic", "voltronic-10": "voltronic"}
+NOT_AT_ALL = "gtec"  # it does not answer Q1
+NOT_FOUND = dict.fromkeys(("zinto", "bestups", "masterguard"), "megatec")  # they answer Q1, and that is enough
+
+
+def connected(speaker: str, *, dialect: str = "auto", **section: Any) -> tuple[Any, SpeakerLink]:
+    link = SpeakerLink(SPEAKERS[speaker], pretend.Unit(0.0))
+    return driver.connect({"dialect": dialect, **section}, link, lambda: link.now_s), link
+
+
+def polled(speaker: str, **section: Any) -> tuple[Any, SpeakerLink]:
+    """After two polls: a three-phase unit of Voltronic's is known as such after the first."""
+    unit, link = connected(speaker, dialect=FOUND.get(speaker, speaker), **section)
+    unit.poll()
+    return unit, link
+
+
+@pytest.mark.parametrize("speaker", sorted(SPEAKERS.keys() - {NOT_AT_ALL}))
+def test_the_dialect_is_found_by_questions_alone_in_less_than_five_seconds(speaker: str) -> None:
+    link = SpeakerLink(SPEAKERS[speaker], pretend.Unit(0.0))
+    assert find(link).name == NOT_FOUND.get(speaker, FOUND.get(speaker, speaker))
+    assert set(link.sent) <= set(QUERIES) and link.waited_s < 5.0
+    assert link.unit.beeper and link.unit.off_at_s is None and not link.unit.testing
+
+
+def test_what_is_found_by_itself_is_what_the_table_says() -> None:
+    for name, dialect in DIALECTS.items():
+        assert dialect.auto is (name != NOT_AT_ALL and NOT_FOUND.get(name, name) == name), name
+
+
+def test_a_dead_line_takes_less_than_five_seconds_and_is_a_link_error() -> None:
+    link = ScriptLink({})
+    with pytest.raises(LinkError, match="known dialect"):
+        driver.connect({}, link, lambda: link.now_s).poll()
+    assert link.waited_s <= 5.0
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_mains_battery_and_low_battery_are_read_in_every_dialect(speaker: str) -> None:
+    unit, link = polled(speaker)
+    status = unit.poll()
+    assert status.source is Source.MAINS and status.battery.low is False
+    assert abs(status.outputs[0].voltage_v - 230) < 1 and status.outputs[0].load_pct == 30.0
+    assert abs(status.battery.voltage_v - 26) < 0.6 and (status.battery.charge_pct or 100) > 75
+    link.unit.set("mains", "off")
+    status = unit.poll()
+    assert status.source is Source.BATTERY and status.battery.flow is Flow.DISCHARGING
+    link.unit.set("battery_low", "1")
+    assert unit.poll().battery.low is True
+    link.unit.set("battery_low", "0")
+    link.unit.set("mains", "on")
+    assert unit.poll().source is Source.MAINS
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_each_order_of_each_dialect_is_obeyed(speaker: str) -> None:
+    unit, link = polled(speaker)
+    for command in sorted(unit.commands, key=lambda c: c.value):
+        unit.order(command, **ARGUMENTS.get(command, {}))
+        assert unit.poll()
+    with pytest.raises(OrderError):
+        unit.order(Command.SIMULATE, mains="off")
+    unit.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=0)
+    assert link.unit.off_at_s == 30.0 and link.sent[-2:][0] == b"S.5R0003\r"  # never less than three minutes
+    assert Condition.SHUTDOWN_PENDING in unit.poll().flags
+    unit.order(Command.SHUTDOWN_STOP)
+    assert link.unit.off_at_s is None
+    if Command.BEEPER_OFF in unit.commands:
+        unit.order(Command.BEEPER_OFF)
+        assert not link.unit.beeper and unit.poll().beeper_on is False
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_a_poll_is_bounded_also_when_only_the_status_answers(speaker: str) -> None:
+    unit, link = connected(speaker, dialect=FOUND.get(speaker, speaker))
+    status = DIALECTS[FOUND.get(speaker, speaker)].poll[0].ask.rstrip(b"\r")
+    speak = SPEAKERS[speaker]
+    link._speak = lambda it, command: speak(it, command) if command == status else b""
+    for _ in range(25):
+        began_s = link.now_s
+        unit.poll()
+        assert link.now_s - began_s <= 5.0
+    before = len(link.sent)
+    unit.poll()
+    assert link.sent[before:] == [status + b"\r"], "what never answers is left alone"
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_each_dialect_is_read_over_a_line(speaker: str, tmp_path: Path) -> None:
+    with MegatecPty(tmp_path / "ups", dialect=speaker) as ups:
+        line = serial_line.open({"port": str(ups.path)}, time.monotonic)
+        unit: Any = driver.connect({"dialect": FOUND.get(speaker, speaker)}, line, time.monotonic)
+        try:
+            assert unit.poll().source is Source.MAINS
+            ups.set("mains", "off")
+            assert unit.poll().source is Source.BATTERY
+            ups.fault("garbage")
+            with pytest.raises(LinkError):
+                unit.poll()
+        finally:
+            unit.close()
+
+
+# --- three phases -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("speaker", "inputs", "outputs", "bypass"),
+    [
+        ("voltronic-10", 3, 3, 3),
+        ("voltronic-03", 3, 1, 3),
+        ("megatec-g", 3, 3, 3),
+        ("q6", 3, 1, 1),
+        ("voltronic", 1, 1, 0),
+    ],
+)
+def test_each_line_of_three_phases_has_its_own_values(speaker: str, inputs: int, outputs: int, bypass: int) -> None:
+    unit, _ = polled(speaker)
+    status = unit.poll()
+    assert (len(status.inputs), len(status.outputs), len(status.bypass)) == (inputs, outputs, bypass)
+    assert [line.voltage_v for line in status.inputs] == [230.0, 225.4, 234.6][:inputs]
+    assert {line.frequency_hz for line in status.inputs} == {50.0}
+    if outputs == 3:
+        assert [line.voltage_v for line in status.outputs] == [230.0, 225.4, 234.6]
+        assert [round(line.load_pct) for line in status.outputs] in ([30, 29, 31], [30, 29, 30])
+
+
+def test_a_lost_line_of_three_is_seen() -> None:
+    unit, link = polled("voltronic-10")
+    speak = SPEAKERS["voltronic-10"]
+    lost = b"(230.0 000.0 234.6 230.0 234.6 398.0\r"
+    link._speak = lambda it, command: lost if command == b"Q3PV" else speak(it, command)
+    assert [line.voltage_v for line in unit.poll().inputs] == [230.0, 0.0, 234.6]
+
+
+def test_two_phases_are_two_lines_also_when_the_bypass_says_three_numbers() -> None:
+    queries = {query.ask: query for query in voltronic.VOLTRONIC.poll}
+    facts = queries[b"Q3PV\r"].parse(b"(120.1 119.9 000.0 240.0 000.0 000.0") | {"protocol": "09"}
+    facts |= queries[b"Q3YV\r"].parse(b"(120.2 119.8 000.0")
+    status = meaning.look(voltronic.VOLTRONIC.derive(facts), taken_s=0.0)
+    assert [line.voltage_v for line in status.inputs] == [120.1, 119.9]
+    assert [line.voltage_v for line in status.bypass] == [120.2, 119.8]
+
+
+def test_g_tells_bypass_from_inverter_and_from_off() -> None:
+    bypass, absent = b"!00000010 00000100 00000000", b"!00000010 00000000 00000000"
+    manual = b"!00000001 00001111 00000000"
+    for answer, source in ((bypass, Source.BYPASS), (absent, Source.NONE), (manual, Source.BYPASS)):
+        status = meaning.look(threephase.MEGATEC_G.derive(threephase.G2.parse(answer)), taken_s=0.0)
+        assert status.source is source
+
+
+# --- Voltronic --------------------------------------------------------------------------------------------------
+
+
+def voltronic_status(bits: str, mode: bytes, protocol: str = "01", output_v: str = "230.0") -> Status:
+    qgs = f"(230.0 50.0 {output_v} 50.0 001.3 030 369.1 ---.- 026.5 ---.- 018.8 10{bits}".encode()
+    facts = {**voltronic.QMOD(mode), **voltronic.QGS.parse(qgs), "protocol": protocol}
+    return meaning.look(voltronic.VOLTRONIC.derive(facts), taken_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("bits", "mode", "protocol", "output_v", "source"),
+    [
+        ("0000000000", b"(L", "01", "230.0", Source.MAINS),
+        ("1000000000", b"(B", "01", "230.0", Source.BATTERY),
+        ("1000000000", b"(L", "01", "230.0", Source.BATTERY),  # the bit is immediate, the mode may lag
+        ("0000000000", b"(B", "01", "230.0", Source.BATTERY),  # and the unit knows other reasons than the mains
+        ("0010000000", b"(Y", "01", "230.0", Source.BYPASS),
+        ("0010000000", b"(E", "01", "230.0", Source.MAINS),  # ECO is no bypass
+        ("0010000000", b"(L", "00", "230.0", Source.MAINS),  # AVR that changes nothing
+        ("0010000000", b"(L", "00", "200.0", Source.BUCK),
+        ("0010000000", b"(L", "08", "250.0", Source.BOOST),
+        ("0000000000", b"(S", "01", "000.0", Source.NONE),
+        ("0000000000", b"(S", "01", "230.0", Source.MAINS),  # standby with the bypass switched through
+        ("1000000000", b"(S", "01", "000.0", Source.NONE),
+    ],
+)
+def test_the_mode_and_the_bits_of_voltronic_mean_together(
+    bits: str, mode: bytes, protocol: str, output_v: str, source: Source
+) -> None:
+    assert voltronic_status(bits, mode, protocol, output_v).source is source
+
+
+def test_each_warning_is_a_condition_and_none_takes_one_back() -> None:
+    answer = bytearray(b"(" + b"0" * 64)
+    assert voltronic.warnings(bytes(answer)) == {}
+    for place, condition in ((8, Condition.LOW_BATTERY), (9, Condition.OVERLOAD), (56, Condition.BATTERY_BAD)):
+        answer[place] = ord("1")
+        facts = voltronic.VOLTRONIC.derive({"battery_low": False, **voltronic.warnings(bytes(answer))})
+        assert condition in meaning.look(facts, taken_s=0.0).flags
+
+
+def test_outlets_are_read_and_switched_where_there_are_some() -> None:
+    unit, link = polled("voltronic")
+    unit.poll()
+    assert [outlet.on for outlet in unit.poll().outlets] == [True, True]
+    unit.order(Command.OUTLET_OFF, number=2)
+    assert link.unit.outlets == [True, False]
+    assert [outlet.on for outlet in unit.poll().outlets] == [True, False]
+    with pytest.raises(OrderError, match="from 1 to 4"):
+        unit.order(Command.OUTLET_ON, number=5)
+    assert Command.OUTLET_ON not in polled("mecer")[0].commands
+
+
+def test_an_order_that_is_not_acknowledged_is_told_so() -> None:
+    unit, link = polled("mecer")
+    speak = SPEAKERS["mecer"]
+    link._speak = lambda it, command: b"" if command == b"T" else speak(it, command)
+    with pytest.raises(OrderError, match="did not acknowledge T"):
+        unit.order(Command.TEST_QUICK)
+
+
+# --- estimates and what cannot be -------------------------------------------------------------------------------
+
+
+def test_a_masterguard_says_the_result_of_its_test_and_its_runtime() -> None:
+    unit, link = polled("masterguard")
+    status = unit.poll()
+    assert status.battery.runtime_s == 1200 and not status.battery.estimated
+    speak = SPEAKERS["masterguard"]
+    for code, result in ((b"010", TestResult.PASSED), (b"011", TestResult.FAILED), (b"001", TestResult.RUNNING)):
+        link._speak = lambda it, command, code=code: speak(it, command)[:-4] + code + b"\r"
+        assert unit.poll().test.result is result
+
+
+def test_without_a_rating_nothing_is_invented_and_the_option_is_enough_for_an_estimate() -> None:
+    battery = polled("qs-hex-p")[0].poll().battery
+    assert battery.voltage_v == 26.0 and battery.charge_pct is None and not battery.estimated
+    battery = polled("qs-hex-p", battery_cells=12)[0].poll().battery
+    assert battery.charge_pct == 100.0 and battery.estimated == {"charge_pct"}
+
+
+def test_a_best_power_unit_is_charged_between_its_own_two_voltages() -> None:
+    unit, link = polled("bestups")
+    link.unit.set("charge_pct", "0")
+    battery = unit.poll().battery
+    assert battery.voltage_v == 20.8 and battery.charge_pct == 10.5 and "charge_pct" in battery.estimated
+
+
+@pytest.mark.parametrize(
+    ("frame", "field", "value"),
+    [
+        (b"(999.9 229.0 231.0 030 50.0 26.0 25.0 00001001\r", lambda s: s.inputs[0].voltage_v, None),
+        (b"(230.0 229.0 231.0 030 99.9 26.0 25.0 00001001\r", lambda s: s.inputs[0].frequency_hz, None),
+        (b"(230.0 229.0 231.0 999 50.0 26.0 25.0 00001001\r", lambda s: s.outputs[0].load_pct, None),
+        (b"(230.0 229.0 231.0 030 50.0 04.0 25.0 00001001\r", lambda s: s.battery.voltage_v, None),
+        (
+            b"(002.9 229.0 231.0 030 00.0 26.0 25.0 10001001\r",
+            lambda s: s.inputs[0].voltage_v,
+            2.9,
+        ),  # dead, not wrong
+        (b"(002.9 229.0 231.0 030 00.0 26.0 25.0 10001001\r", lambda s: s.inputs[0].frequency_hz, 0.0),
+        (b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r", lambda s: s.rating.input_voltage_v or 0.0, 0.0),
+    ],
+)
+def test_a_value_that_cannot_be_is_unknown_and_said_once_an_edge(
+    frame: bytes, field: Callable[[Status], Any], value: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    link = ScriptLink({b"Q1": frame, b"F": b"#000.0 000 00.00 00.0\r", b"I": b"I\r"})
+    unit = driver.connect({"dialect": "megatec"}, link, lambda: link.now_s)
+    for _ in range(3):
+        assert field(unit.poll()) == value
+    link.answers[b"Q1"] = b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r"
+    unit.poll()
+    said = [r.message for r in caplog.records if "cannot be" in r.message or "plausible" in r.message]
+    assert len(said) == (2 if value is None else 0)
+
+
+# --- whatever the line may bring --------------------------------------------------------------------------------
+
+WHOLE = {case["form"]: bytes_of(case) for case in CASES if not case.get("refused") and case["form"] != "M"}
+PARSERS = {query.ask: query.parse for d in DIALECTS.values() for query in (*d.poll, *d.once)}
+ALPHABET = b"0123456789. -/@#(!NAKPIOB\0\x28\x20\xff"
+
+
+@st.composite
+def bent(draw: st.DrawFn) -> bytes:
+    """A whole answer of any form with a few bytes replaced, removed or doubled; or any bytes at all."""
+    answer = bytearray(draw(st.one_of(st.sampled_from(sorted(WHOLE.values())), st.binary(max_size=120))))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, max(0, len(answer) - 1)))
+        match draw(st.sampled_from(("replace", "remove", "insert"))):
+            case "replace" if answer:
+                answer[at] = draw(st.sampled_from(ALPHABET))
+            case "remove":
+                del answer[at : at + draw(st.integers(1, 4))]
+            case _:
+                answer[at:at] = draw(st.binary(max_size=3))
+    return bytes(answer)
+
+
+@given(bent())
+def test_any_bytes_are_facts_or_a_link_error_with_the_bytes(answer: bytes) -> None:
+    for ask, parse in PARSERS.items():
+        try:
+            facts = parse(answer)
+        except LinkError as e:
+            assert repr(answer[:80]) in str(e)
+            continue
+        for name, value in facts.items():
+            assert value is None or isinstance(value, (bool, str)) or abs(value) < 1e8, (ask, name)
+
+
+#: what a status frame is in full: only such a one may say that the mains is gone
+_NUMBER = rb"([0-9]{1,5}(\.[0-9]{0,3})?|[-@#.]+|#+[0-9.]+)"
+_SIGNED = rb"([-+]?[0-9]{1,4}(\.[0-9]{0,3})?|[-@#.]+|#+[0-9.]+)"
+_Q1_SHAPE = rb"\( *(" + _NUMBER + rb" +){6}" + _SIGNED + rb" +[01\0]{8} *|\([-0-9.@# ]{37}[01\0]{8}"
+_SKIPPED = rb"([-+]?[0-9]{1,5}(\.[0-9]{0,3})?|[01]{8}|[-@#.]+)"
+_QGS_SHAPE = (
+    rb"\( *(" + _NUMBER + rb" +){6}(" + _SKIPPED + rb" +){2}" + _NUMBER + rb" +" + _SKIPPED + rb" +" + _SIGNED
+    + rb" +[01]{12} *"
+)  # fmt: skip
+_Q3_SHAPE = (
+    rb"\( *" + _SKIPPED + rb" +(" + _NUMBER + rb" +){6}" + _SIGNED + rb" +[0-9]{1,4}\.[0-5][0-9] +" + _NUMBER
+    + rb" +[01]{8} +[01]{8} *"
+)  # fmt: skip
+SHAPES = {
+    b"Q1\r": _Q1_SHAPE,
+    b"D\r": _Q1_SHAPE,
+    b"QS\r": _Q1_SHAPE + rb"|#.{24,36}",
+    b"QGS\r": _QGS_SHAPE,
+    b"Q3\r": _Q3_SHAPE,
+    b"Q4\r": rb"\( *((" + _SIGNED + rb"|[0-9]{5}) +){12}[A-N]{1,14} *",
+    b"G2\r": rb"! *[01]{8} +[01]{8} +[01]{8} *",
+}
+FRAMES = int(os.environ.get("RIDETHROUGH_FUZZ_FRAMES", "3000"))
+
+
+def damaged(frame: bytes, chance: random.Random) -> bytes:
+    """As a bad line brings it: bits turned, bytes lost or doubled, cut, or two frames in one."""
+    data = bytearray(frame)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(data) or 1)
+        match chance.randrange(6):
+            case 0 if data:
+                data[at] ^= 1 << chance.randrange(8)
+            case 1:
+                del data[at : at + chance.randint(1, 8)]
+            case 2:
+                data[at:at] = bytes((chance.randrange(256),)) * chance.randint(1, 3)
+            case 3:
+                del data[at:]
+            case 4:
+                data[at:] = frame
+            case _ if data:
+                data[at] = chance.choice(ALPHABET)
+    return bytes(data)
+
+
+def test_no_damaged_frame_of_another_shape_is_on_battery() -> None:
+    chance, whole, battery, refused = random.Random(20261126), {}, 0, 0
+    for name, dialect in DIALECTS.items():
+        unit = pretend.Unit(0.0)
+        on_mains = SPEAKERS[name](unit, dialect.poll[0].ask[:-1])[:-1]
+        unit.set("mains", "off")
+        whole[name] = (on_mains, SPEAKERS[name](unit, dialect.poll[0].ask[:-1])[:-1])
+    names = sorted(whole)
+    for _ in range(FRAMES):
+        name = chance.choice(names)
+        frame = damaged(chance.choice(whole[name]), chance)
+        query = DIALECTS[name].poll[0]
+        try:
+            facts = query.parse(frame)
+        except LinkError:
+            refused += 1
+            continue
+        if facts.get("utility_fail"):
+            battery += 1
+            assert re.fullmatch(SHAPES[query.ask], frame, re.DOTALL), (name, frame)
+    assert battery and refused > FRAMES / 2
+
+
+def test_a_damaged_answer_is_facts_or_a_link_error_to_every_parser() -> None:
+    chance, answers, parsers = random.Random(20261126), sorted(WHOLE.values()), list(PARSERS.values())
+    for _ in range(FRAMES):
+        answer = damaged(chance.choice(answers), chance)
+        for parse in chance.sample(parsers, 5):
+            try:
+                parse(answer)
+            except LinkError as e:
+                assert repr(answer[:80]) in str(e)
+
+
+@pytest.mark.parametrize("ask", sorted(PARSERS))
+def test_no_parser_takes_a_millisecond(ask: bytes) -> None:
+    answers = [*WHOLE.values(), b"(" + b"1 " * 255, b"!" + b"/" * 500, b"#" + b"9" * 511, b"(00 " + b" " * 508]
+    best_s = []
+    for answer in answers:
+        took_s = []
+        for _ in range(3):
+            began_s = time.perf_counter()
+            try:
+                PARSERS[ask](answer)
+            except LinkError:
+                pass
+            took_s.append(time.perf_counter() - began_s)
+        best_s.append(min(took_s))
+    assert max(best_s) < 0.001
+
+
+def test_the_status_card_has_the_questions_and_the_evidence_of_each_dialect() -> None:
+    card = (Path(__file__).parent.parent / "docs" / "drivers.md").read_text()
+    for name, dialect in DIALECTS.items():
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| `{name}` | `"))
+        _, _, polled, once, evidence, state, auto, _ = (cell.strip() for cell in row.split("|"))
+        assert polled.replace("`", "").split() == [query.ask.decode().strip() for query in dialect.poll]
+        assert once.replace("`", "").split() == [q.ask.decode().strip() for q in dialect.once] or once == "none"
+        assert evidence == dialect.evidence and auto == ("yes" if dialect.auto else "no")
+        assert state != "complete" or "capture" in evidence or "NUT" in evidence
+
+
+def test_a_shutdown_without_a_countdown_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    unit, link = polled("megatec")
+    unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert not caplog.records
+    unit.order(Command.SHUTDOWN_STOP)
+    speak = SPEAKERS["megatec"]
+    link._speak = lambda it, command: b"" if command[:1] == b"S" else speak(it, command)
+    unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert [record.message for record in caplog.records] == ["after S01R0003 the UPS shows no countdown"]

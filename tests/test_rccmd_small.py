@@ -1,0 +1,107 @@
+"""The listener's small parts: terminals of users, relays, the memory of senders, and settings of secure mode."""
+
+from __future__ import annotations
+
+import os
+import pty
+import socket
+import tempfile
+import threading
+import unittest
+from pathlib import Path
+
+from agent.rccmd import relays, users
+from agent.rccmd.journal import Journal
+from agent.rccmd.settings import SettingsError, load
+
+SECURE = {"tls": "/k.pem", "senders": "/s", "state_dir": "/v", "on_shutdown": "true"}
+
+
+class Users(unittest.TestCase):
+    def test_a_terminal_that_takes_messages_is_told_and_others_are_left_alone(self) -> None:
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+        with tempfile.TemporaryDirectory() as folder:
+            os.symlink(os.ttyname(slave), f"{folder}/7")
+            os.symlink("/dev/null", f"{folder}/null")
+            Path(folder, "8").write_text("")
+            os.chmod(os.ttyname(slave), 0o620)
+            self.assertEqual(users.tell("mains is off, café", (folder, "/no/such/folder")), (1, 0))
+            self.assertIn("mains is off, café".encode(), os.read(master, 1000))
+            self.assertEqual(Path(folder, "8").read_text(), "")
+            os.chmod(os.ttyname(slave), 0o600)
+            self.assertEqual(users.tell("mesg n", (folder,)), (0, 0))
+
+    def test_a_terminal_that_was_stopped_holds_nobody(self) -> None:
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+        os.chmod(os.ttyname(slave), 0o620)
+        with tempfile.TemporaryDirectory() as folder:
+            os.symlink(os.ttyname(slave), f"{folder}/7")
+            outcomes = {users.tell("x" * 2000, (folder,)) for _ in range(200)}
+        self.assertEqual(outcomes, {(1, 0), (0, 1)}, "full at last, and never waited for")
+
+
+class Relays(unittest.TestCase):
+    def test_each_relay_hears_a_classic_shutdown_and_the_log_says_how_it_went(self) -> None:
+        heard: list[bytes] = []
+        with socket.create_server(("127.0.0.1", 0)) as server, self.assertLogs("rccmd") as logged:
+            relays.tell([("127.0.0.1", server.getsockname()[1]), ("127.0.0.1", 1)], Journal())
+            sock, _ = server.accept()
+            with sock:
+                heard.append(sock.recv(1000))
+            for thread in threading.enumerate():
+                if thread.daemon and thread is not threading.current_thread():
+                    thread.join(10.0)
+        self.assertEqual(heard, [b"CONNECT TO RCCMD (SEND) MSG_EXECUTE SHUTDOWN\n"])
+        text = "\n".join(logged.output)
+        self.assertIn("relayed: delivered, unconfirmed", text)
+        self.assertIn("127.0.0.1:1 SHUTDOWN: relayed: not delivered", text)
+
+
+class SecureSettings(unittest.TestCase):
+    def refused(self, **options: str) -> str:
+        with self.assertRaises(SettingsError) as caught:
+            load({key: text for key, text in {**SECURE, **options}.items() if text})
+        return str(caught.exception)
+
+    def test_with_a_key_only_tls_is_heard_and_no_list_is_needed(self) -> None:
+        settings = load(SECURE)
+        self.assertTrue(settings.require_tls)
+        self.assertEqual((settings.allow, settings.state, settings.on_message), ((), "/v/votes", ("users",)))
+        self.assertEqual(load({**SECURE, "on_message": "none"}).on_message, ())
+
+    def test_what_does_not_fit_together_is_named(self) -> None:
+        for options, words in (
+            ({"senders": ""}, "need each other"),
+            ({"tls": ""}, "who may shut this machine down"),
+            ({"tls": "", "allow": "192.0.2.1"}, "need each other"),
+            ({"state_dir": ""}, "state_dir is missing"),
+            ({"require_tls": "no"}, "who may shut this machine down"),
+            ({"udp": "yes"}, "datagrams cannot be secured"),
+            ({"unreachable_counts": "yes"}, "alive_s must say"),
+            ({"relay": "a:b:c, :6003, x:0"}, "is not HOST or HOST:PORT"),
+            ({"relay": ",".join(f"192.0.2.{n}" for n in range(65))}, "at most 64"),
+            ({"alive_s": "-1"}, "alive_s"),
+            ({"require_tls": "maybe"}, "neither yes nor no"),
+        ):
+            self.assertIn(words, self.refused(**options), str(options))
+        with self.assertRaisesRegex(SettingsError, "require_tls = yes: tls and senders are missing"):
+            load({"allow": "192.0.2.1", "on_shutdown": "true", "require_tls": "yes"})
+
+    def test_relays_are_hosts_with_and_without_a_port(self) -> None:
+        text = "192.0.2.1, nas:7000 [2001:db8::7]:6004,2001:db8::8,[2001:db8::9]"
+        found = (
+            ("192.0.2.1", 6003),
+            ("nas", 7000),
+            ("2001:db8::7", 6004),
+            ("2001:db8::8", 6003),
+            ("2001:db8::9", 6003),
+        )
+        self.assertEqual(load({**SECURE, "relay": text}).relay, found)
+
+
+if __name__ == "__main__":
+    unittest.main()

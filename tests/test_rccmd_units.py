@@ -1,0 +1,158 @@
+"""The service files that `rccmd install` writes, read by the programs that will read them, as far as possible."""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from agent.rccmd import services, units  # noqa: E402
+from agent.rccmd.hand import Failed, Hand, Owner  # noqa: E402
+
+PLACES = units.Places("/usr/bin/python3")
+
+
+class UnitsTest(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def written(self, texts: dict[str, str]) -> dict[str, Path]:
+        found = {}
+        for path, text in texts.items():
+            found[os.path.basename(path)] = file = self.folder / os.path.basename(path)
+            file.write_text(text)
+        return found
+
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "no systemd-analyze here")
+    def test_systemd_accepts_its_units_and_the_listener_is_sandboxed(self) -> None:
+        program = self.folder / "opt/rccmd/rccmd.pyz"
+        program.parent.mkdir(parents=True)
+        program.write_text("")
+        places = units.Places("/usr/bin/env", str(self.folder))  # verify wants programs that are there
+        files = self.written(units.systemd(places, "daemon"))
+        self.assertEqual(sorted(files), ["rccmd-root.socket", "rccmd-root@.service", "rccmd.service"])
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", *map(str, files.values())], capture_output=True, text=True
+        )
+        ours = [line for line in done.stderr.splitlines() if "rccmd" in line]
+        self.assertEqual((done.returncode, ours), (0, []), done.stderr)
+        done = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", "--no-pager", str(files["rccmd.service"])],
+            capture_output=True,
+            text=True,
+        )
+        found = re.search(r"exposure level for rccmd\.service: ([0-9.]+)", done.stdout)
+        self.assertIsNotNone(found, done.stdout + done.stderr)
+        self.assertLessEqual(float(found[1]) if found else 99.0, 3.0)
+
+    def test_words_with_signs_reach_a_program_of_systemd_as_they_are(self) -> None:
+        self.assertEqual(
+            units.systemd_line(["/a b", "50%", "$x", 'say "hi"', ""]), '"/a b" 50%% $$x "say \\"hi\\"" ""'
+        )
+
+    def test_a_shell_accepts_the_scripts_of_openrc(self) -> None:
+        for name, file in self.written(units.openrc(PLACES, "rccmd")).items():
+            done = subprocess.run(["sh", "-n", str(file)], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), name)
+            self.assertTrue(file.read_text().startswith("#!/sbin/openrc-run\n"))
+
+    def test_the_scripts_of_openrc_name_the_command_line_that_is_meant(self) -> None:
+        files = self.written(units.openrc(units.Places("/usr/bin/python3", str(self.folder / "it's here")), "rccmd"))
+        show = '. "$1"; eval "set -- $command_args"; for word; do echo "$word"; done'
+        done = subprocess.run(["sh", "-c", show, "sh", str(files["rccmd"])], capture_output=True, text=True)
+        self.assertEqual(done.stdout.splitlines()[-1], f"{self.folder}/it's here/etc/rccmd/rccmd.ini", done.stderr)
+
+    def test_the_lists_of_launchd_are_whole(self) -> None:
+        files = self.written(units.launchd(PLACES, "daemon"))
+        for name, file in files.items():
+            what = plistlib.loads(file.read_bytes())
+            self.assertEqual(f"{what['Label']}.plist", name)
+            self.assertEqual((what["RunAtLoad"], what["KeepAlive"]), (True, True))
+            self.assertEqual(what["ProgramArguments"][:3], PLACES.line())
+        self.assertEqual(plistlib.loads(files[f"{units.LABEL}.plist"].read_bytes())["UserName"], "daemon")
+        self.assertNotIn("UserName", plistlib.loads(files[f"{units.LABEL}-root.plist"].read_bytes()))
+
+    def test_the_task_of_windows_runs_on_batteries_and_without_an_end(self) -> None:
+        places = units.Places("C:\\Program Files\\Python\\it's\\python.exe", windows=True)
+        start = next(t for p, t in units.windows(places, 6004).items() if p.endswith("start.ps1"))
+        for words in (
+            "-AllowStartIfOnBatteries -DontStopIfGoingOnBatteries",
+            "-ExecutionTimeLimit ([TimeSpan]::Zero)",
+            "-Execute 'C:\\Program Files\\Python\\it''s\\python.exe'",
+            "'-I \"C:\\Program Files\\rccmd\\rccmd.pyz\" listen --config C:\\ProgramData\\rccmd\\rccmd.ini'",
+            "-LocalPort 6004",
+        ):
+            self.assertIn(words, start)
+
+
+class HandTest(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.said: list[str] = []
+
+    def test_whatever_fails_everything_can_be_put_back(self) -> None:
+        (self.folder / "a").write_text("old")
+        (self.folder / "a").chmod(0o640)
+        (self.folder / "b").write_text("stays")
+        hand = Hand(self.said.append, owners=False)
+        hand.folder(f"{self.folder}/new/deep", 0o750, Owner())
+        hand.write(f"{self.folder}/new/deep/c", b"1", 0o600, Owner())
+        hand.write(f"{self.folder}/a", b"2", 0o600, Owner())
+        hand.write(f"{self.folder}/a", b"3", 0o600, Owner())
+        hand.remove(f"{self.folder}/b")
+        with self.assertRaisesRegex(Failed, "cannot write .*/nowhere/d"):
+            hand.write(f"{self.folder}/nowhere/d", b"4", 0o600, Owner())
+        self.assertEqual(hand.undo(), [])
+        self.assertEqual((self.folder / "a").read_text(), "old")
+        self.assertEqual((self.folder / "a").stat().st_mode & 0o777, 0o640)
+        self.assertEqual((self.folder / "b").read_text(), "stays")
+        self.assertFalse((self.folder / "new/deep").exists())
+
+    def test_a_program_that_fails_is_named_with_what_it_said(self) -> None:
+        hand = Hand(self.said.append, run=lambda argv: (5, "Unit rccmd.service\nnot found"))
+        with self.assertRaisesRegex(Failed, "systemctl restart x failed: Unit rccmd.service not found"):
+            hand.run(["systemctl", "restart", "x"])
+        self.assertFalse(hand.run(["systemctl", "restart", "x"], needed=False))
+
+    def test_services_are_started_and_forgotten_with_the_words_of_their_managers(self) -> None:
+        for kind, started, stopped in (
+            ("systemd", "systemctl restart rccmd.service", "systemctl disable --now rccmd.service rccmd-root.socket"),
+            ("openrc", "rc-service rccmd restart", "rc-update del rccmd default"),
+            (
+                "launchd",
+                f"launchctl bootstrap system /Library/LaunchDaemons/{units.LABEL}.plist",
+                "launchctl bootout",
+            ),
+            ("windows", "powershell.exe", "stop.ps1"),
+        ):
+            ran: list[str] = []
+            hand = Hand(self.said.append, run=lambda argv, ran=ran: (ran.append(" ".join(argv)) or 0, ""))  # type: ignore[misc]
+            service = services.Service(kind, PLACES, hand, lambda s: None)
+            service.start()
+            self.assertTrue(any(line.startswith(started) for line in ran), ran)
+            ran.clear()
+            service.stop()
+            self.assertTrue(any(stopped in line for line in ran), ran)
+
+    def test_a_service_that_does_not_stay_up_is_a_failure(self) -> None:
+        places = units.Places("/usr/bin/python3", str(self.folder))
+        slept: list[float] = []
+        with self.assertRaisesRegex(Failed, "does not stay up; journalctl -u rccmd says why"):
+            services.Service("systemd", places, Hand(self.said.append), slept.append).check()
+        self.assertEqual(sum(slept), services.UP_S)
+
+
+if __name__ == "__main__":
+    unittest.main()
