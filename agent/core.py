@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import bus, busserver, config, curve, drivers, lines, link, vault, wire
+from . import bus, busserver, config, curve, drivers, vault, wire
 from .book import Book
 from .config import Config
 from .curve import Curve
@@ -32,7 +32,17 @@ from .enrolments import Enrolments
 from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver, LinkError
 from .places import Places
-from .process import SystemClock, boot_id, end_with_thread, follow_parent, last_good, load, notify
+from .process import (
+    SystemClock,
+    back_off_s,
+    boot_id,
+    end_with_thread,
+    follow_parent,
+    last_good,
+    load,
+    notify,
+    open_link,
+)
 from .requests import Requests
 from .slots import Keeper
 from .store import Store
@@ -75,7 +85,7 @@ class Core:
         self._book = Book(self._folder / "known.json")
         self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
-        self._ups = Ups(self._open, self._take, self._config.poll_s)
+        self._ups = Ups(self._open, self._take, self._config.poll_s, back_off_s(self._config.driver))
         self._server: busserver.Server | None = None
         self._engine = Engine(
             boot=boot_id(),
@@ -320,11 +330,7 @@ class Core:
         module: ModuleType = drivers.load(self._config.driver)
         names = {o.name for o in module.OPTIONS}
         section = {k: v for k, v in self._config.ups.items() if k in names}
-        opened: Any = None
-        if module.LINK == "serial":
-            opened = link.open(self._config.ups, time.monotonic)
-        elif module.LINK == "lines":
-            opened = lines.open(self._config.ups, time.monotonic)
+        opened = open_link(module.LINK, self._config.ups, time.monotonic)
         try:
             driver: Driver = module.connect(section, opened, time.monotonic)
         except LinkError:

@@ -10,16 +10,19 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import Any
 
-from . import addresses, config, drivers, lines, link, reach, reading
+from . import addresses, config, drivers, hidraw, lines, link, reach, reading
 from .config import Config
 from .model import ConfigError, Option
 
 log = logging.getLogger(__name__)
 
+#: LINK of a driver -> the module that opens it
+LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw}
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
 
@@ -51,8 +54,18 @@ def boot_id() -> str:
 def ups_options(name: str) -> Sequence[Option]:
     """What `[ups]` may hold for driver `name`, its link's options included. ConfigError for an unknown driver."""
     module = drivers.load(name)
-    of_link = {"serial": link.OPTIONS, "lines": lines.OPTIONS}.get(module.LINK, ())
-    return (*module.OPTIONS, *of_link)
+    return (*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ()))
+
+
+def back_off_s(driver: str) -> tuple[float, ...]:
+    """The pauses before a driver's link is opened again; empty: the usual ones."""
+    kind = drivers.load(driver).LINK if driver in drivers.available() else ""
+    return getattr(LINKS.get(kind), "BACK_OFF_S", ())
+
+
+def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
+    """The link that a driver wants, None if it wants none. LinkError if it cannot be had."""
+    return LINKS[kind].open(section, now) if kind in LINKS else None
 
 
 def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:

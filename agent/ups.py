@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 REOPEN_AFTER = 3  # failed polls in a row
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+WOKEN_EVERY_S = 0.05  # a UPS that sends interrupt reports without end does not get the whole machine
 ORDERS_LIMIT = 8
 ORDER_WITHIN_S = 10.0
 
@@ -45,16 +46,27 @@ class _Order:
 
 
 class Ups:
-    """`opener()` connects to the UPS or raises LinkError; `deliver(polled)` takes what a poll brought at once."""
+    """`opener()` connects to the UPS or raises LinkError; `deliver(polled)` takes what a poll brought at once.
 
-    def __init__(self, opener: Callable[[], Driver], deliver: Callable[[Polled], None], poll_s: float) -> None:
+    `back_off_s`: pauses before it is opened again, the last one for ever; empty: BACK_OFF_S.
+    """
+
+    def __init__(
+        self,
+        opener: Callable[[], Driver],
+        deliver: Callable[[Polled], None],
+        poll_s: float,
+        back_off_s: tuple[float, ...] = (),
+    ) -> None:
         self._opener, self._deliver, self._poll_s = opener, deliver, poll_s
+        self._back_off_s = back_off_s or BACK_OFF_S
         self._driver: Driver | None = None
         self._off_return = "no"  # of the unit that was last connected
         self._failed_polls = 0
         self._openings = 0  # failed ones in a row
         self._open_at_s = 0.0
         self._hurry_s = 0.0
+        self._polled_s = 0.0
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
         self._lock = threading.Lock()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -119,6 +131,9 @@ class Ups:
         poll = select.poll()  # not select(): it cannot take a descriptor above 1023
         poll.register(self._wake_r, select.POLLIN)
         wake_fd = self._driver.wake_fd if self._driver is not None else None
+        quiet_s = self._polled_s + WOKEN_EVERY_S - time.monotonic()
+        if wake_fd is not None and quiet_s > 0:
+            within_s, wake_fd = min(within_s, quiet_s), None
         if wake_fd is not None:
             poll.register(wake_fd, select.POLLIN)
         ready = {fd for fd, _ in poll.poll(within_s * 1000)}
@@ -137,6 +152,8 @@ class Ups:
         except LinkError as e:
             self._failed(str(e))
             return
+        finally:
+            self._polled_s = time.monotonic()
         self._openings = 0
         self._off_return = self._driver.off_return
         if self._failed_polls >= REOPEN_AFTER:
@@ -154,7 +171,8 @@ class Ups:
             if self._driver is not None:
                 self._driver.close()
                 self._driver = None
-            self._open_at_s = time.monotonic() + BACK_OFF_S[min(self._openings, len(BACK_OFF_S) - 1)]
+            self._open_at_s = time.monotonic() + self._back_off_s[min(self._openings, len(self._back_off_s) - 1)]
+            self._hurry_s = self._open_at_s
             self._openings += 1
         commands: frozenset[Command] = self._driver.commands if self._driver is not None else frozenset()
         link = "down" if self._driver is None else "up"

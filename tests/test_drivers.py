@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from agent import drivers, lines, link, wire
+from agent import drivers, process, wire
 from agent.drivers import contact
 from agent.model import Command, ConfigError, LinkError, Option, OrderError, Status
 from tests.simulators.contact import Uart, UartLines
+from tests.simulators.hidunit import HidUnit
 from tests.simulators.script import ScriptLink
 
 ROOT = Path(__file__).parent.parent
@@ -54,12 +55,13 @@ def _apc() -> dict[bytes, Any]:
     }
 
 
-#: driver -> a unit that works, as a script of answers
-WORKING: dict[str, dict[bytes, Any]] = {
+#: driver -> a unit that works: a script of answers, or the name of a case in tests/cases/hid
+WORKING: dict[str, Any] = {
     "apcsmart": _apc(),
     "contact": {b"contacts": b"there"},  # not a script: a pretend port
     "megatec": {b"Q1": b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r", b"F": b"#230.0 004 24.00 50.0\r"},
     "simulator": {},
+    "usbhid": "0764-0501",
 }
 ARGUMENTS: dict[Command, dict[str, Any]] = {
     Command.OUTLET_ON: {"number": 1},
@@ -73,9 +75,27 @@ ARGUMENTS: dict[Command, dict[str, Any]] = {
 
 #: driver -> what its section must hold
 SECTIONS: dict[str, dict[str, Any]] = {"contact": {"cable": "tripp-lite-lan22"}}
-#: link -> its options
-LINKS = {"serial": link.OPTIONS, "lines": lines.OPTIONS, "none": ()}
 WITH_A_LINE = [name for name in drivers.available() if drivers.load(name).LINK != "none"]
+
+
+def links(module: ModuleType) -> tuple[Option, ...]:
+    return tuple(process.LINKS[module.LINK].OPTIONS) if module.LINK in process.LINKS else ()
+
+
+def silent_and_senseless(module: ModuleType) -> list[Any]:
+    """What may be at the other end and is no unit."""
+    if module.LINK != "usb":
+        return [
+            {},
+            {q.rstrip(b"\r"): b"\x80\x00garbage\r" for q in module.QUERIES},
+            {q.rstrip(b"\r"): b"\r" for q in module.QUERIES},
+        ]
+    refuses, hangs, lies, cut = (HidUnit.of(WORKING["usbhid"]) for _ in range(4))
+    refuses.reports.clear()
+    hangs.lost.update(range(256))
+    lies.reports = dict.fromkeys(lies.reports, b"\xff\x01\x02")
+    cut.reports = {key: data[:1] for key, data in cut.reports.items()}
+    return [refuses, hangs, lies, cut]
 
 
 @pytest.fixture(params=drivers.available())
@@ -83,17 +103,18 @@ def module(request: pytest.FixtureRequest) -> ModuleType:
     return drivers.load(request.param)
 
 
-def connect(module: ModuleType, answers: dict[bytes, Any]) -> tuple[Any, Any]:
+def connect(module: ModuleType, unit: Any) -> tuple[Any, Any]:
+    """`unit`: see WORKING, or a link of its own."""
     section = SECTIONS.get(module.NAME, {})
     if module.LINK == "lines":
         uart = Uart(contact.CABLES[section["cable"]])
         contacts = UartLines(uart)
         driver = module.connect(section, contacts, lambda: uart.now_s)
-        uart.set(gone=not answers)
+        uart.set(gone=not unit)
         return driver, contacts
-    script = ScriptLink(answers)
-    clock = lambda: script.now_s  # noqa: E731 (one clock object for this unit)
-    return module.connect(section, script if module.LINK != "none" else None, clock), script
+    made = HidUnit.of(unit) if isinstance(unit, str) else ScriptLink(unit) if isinstance(unit, dict) else unit
+    clock = lambda: made.now_s  # noqa: E731 (one clock object for this unit)
+    return module.connect(section, made if module.LINK != "none" else None, clock), made
 
 
 def test_every_driver_has_a_working_unit_in_this_test() -> None:
@@ -108,12 +129,12 @@ def test_an_unknown_driver_is_refused_with_the_nearest_name() -> None:
 def test_it_says_who_it_is(module: ModuleType) -> None:
     assert module.__name__.rpartition(".")[2] == module.NAME
     assert re.fullmatch(r"[a-z][a-z0-9-]*", module.NAME) and module.TITLE
-    assert module.LINK in LINKS
+    assert module.LINK in (*process.LINKS, "none")
     assert (module.__doc__ or "").splitlines()[0].endswith(".")
 
 
 def test_its_options_are_complete_and_do_not_collide_with_those_of_the_link(module: ModuleType) -> None:
-    names = [o.name for o in (*module.OPTIONS, *LINKS[module.LINK])]
+    names = [o.name for o in (*module.OPTIONS, *links(module))]
     assert len(names) == len(set(names)) and not {"driver", "poll_s"} & set(names)
     for option in module.OPTIONS:
         assert isinstance(option, Option) and option.help and option.kind in (str, int, float, bool)
@@ -127,7 +148,7 @@ def test_its_options_are_complete_and_do_not_collide_with_those_of_the_link(modu
 def test_its_options_and_its_status_card_are_documented(module: ModuleType) -> None:
     text = "\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("drivers*.md")))
     assert f"## Driver `{module.NAME}`" in text
-    for option in (*module.OPTIONS, *LINKS[module.LINK]):
+    for option in (*module.OPTIONS, *links(module)):
         assert f"`{option.name}`" in text, option.name
 
 
@@ -138,12 +159,15 @@ def test_its_functions_take_what_the_core_gives(module: ModuleType) -> None:
 
 def test_probe_sends_nothing_but_its_queries_whatever_is_at_the_other_end(module: ModuleType) -> None:
     assert all(isinstance(q, bytes) and q for q in module.QUERIES)
-    for answers in ({}, WORKING[module.NAME], dict.fromkeys((b"Q1", b"F", b"I"), b"\xff\x00\r")):
-        script = ScriptLink(answers)
-        assert 0.0 <= module.probe(script) <= 1.0
-        assert set(script.sent) <= set(module.QUERIES)
-        assert script.waited_s <= 5.0 and not script.closed
-    assert module.probe(ScriptLink({})) == 0.0
+    others: list[Any] = [{}, dict.fromkeys((b"Q1", b"F", b"I"), b"\xff\x00\r")]
+    if module.LINK == "usb":
+        others = [*silent_and_senseless(module), HidUnit(b"\xff\x00", {}, HidUnit.of(WORKING["usbhid"]).identity)]
+    for unit in (*others, WORKING[module.NAME]):
+        made = HidUnit.of(unit) if isinstance(unit, str) else ScriptLink(unit) if isinstance(unit, dict) else unit
+        assert 0.0 <= module.probe(made) <= 1.0
+        assert set(made.sent) <= set(module.QUERIES)
+        assert made.waited_s <= 5.0 and not made.closed
+    assert module.probe(others[-1] if module.LINK == "usb" else ScriptLink({})) == 0.0
 
 
 def test_connecting_sends_nothing(module: ModuleType) -> None:
@@ -165,17 +189,13 @@ def test_a_working_unit_gives_a_status_that_survives_the_bus(module: ModuleType)
 
 @pytest.mark.parametrize("module", WITH_A_LINE, indirect=True)
 def test_a_silent_or_senseless_unit_is_a_link_error_in_bounded_time(module: ModuleType) -> None:
-    for answers in (
-        {},
-        {q.rstrip(b"\r"): b"\x80\x00garbage\r" for q in module.QUERIES},
-        {q.rstrip(b"\r"): b"\r" for q in module.QUERIES},
-    ):
-        driver, script = connect(module, answers)
+    for unit in silent_and_senseless(module):
+        driver, made = connect(module, unit)
         with pytest.raises(LinkError):
             driver.poll()
-        assert script.waited_s <= 5.0
+        assert made.waited_s <= 5.0
         driver.close()
-        assert script.closed
+        assert made.closed
 
 
 def test_each_of_its_commands_works_on_a_working_unit_and_leaves_it_readable(module: ModuleType) -> None:
@@ -203,4 +223,4 @@ def test_what_it_cannot_do_and_wrong_arguments_are_refused(module: ModuleType) -
 
 
 def test_the_mains_can_be_cut_in_the_simulator_alone(module: ModuleType) -> None:
-    assert (Command.SIMULATE in connect(module, {})[0].commands) is (module.NAME == "simulator")
+    assert (Command.SIMULATE in connect(module, WORKING[module.NAME])[0].commands) is (module.NAME == "simulator")

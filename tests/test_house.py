@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import __main__ as command_line
-from agent import config, drivers, lines, link, reach
+from agent import config, drivers, process, reach
 from tests import mutants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,9 @@ FLOORS = {
     "attempt": 3, "target": 3, "waker": 3, "places": 3, "tlssteps": 3, "enrolments": 3, "senderkey": 3,
     "book": 3, "requests": 3, "program": 3,
     "bus": 3, "busserver": 3, "ups": 3,
-    "drivers": 2, "apc": 2, "q1": 2, "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
+    "drivers": 2, "apc": 2, "q1": 2, "usages": 2, "hid": 2, "hidtable": 2, "hidreader": 2,
+    "hidlook": 2, "quirks": 2, "hidraw": 1, "hidusb": 1,
+    "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
     "drill": 2, "curve": 2, "forecast": 2,
     "crowd": 2, "kept": 2, "pretend": 2, "mib": 2, "mib2": 2, "upsmib": 2, "ber": 2, "pdu": 2, "usm": 2,
     "v3": 2, "enginemib": 2, "upsset": 2, "webrequest": 2, "variables": 2, "byword": 2,
@@ -191,7 +193,7 @@ def test_every_option_of_the_configuration_is_documented() -> None:
         *config.SERVER,
         *config.STAGE,
     ]
-    options += (*link.OPTIONS, *lines.OPTIONS)
+    options += [o for module in process.LINKS.values() for o in module.OPTIONS]
     for name in drivers.available():
         options += drivers.load(name).OPTIONS
     for name in reach.available():

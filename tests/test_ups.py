@@ -163,3 +163,36 @@ def test_a_poll_can_be_hurried_and_then_the_pace_goes_on() -> None:
         ups.hurry(at_s)
         until(lambda: len(polled) == 2, 1.0)
         assert polled[1].status is not None and 0 <= polled[1].status.taken_s - at_s < 0.05
+
+
+def test_a_ups_that_wakes_without_end_is_polled_some_twenty_times_a_second() -> None:
+    wake_r, wake_w = os.pipe()
+    os.write(wake_w, b"x")  # nobody reads it: always readable
+    try:
+        with running(lambda: Fake([], wake_r), poll_s=30.0) as (_, polled):
+            time.sleep(0.2)
+        assert 2 <= len(polled) <= 6
+    finally:
+        os.close(wake_r)
+        os.close(wake_w)
+
+
+def test_a_line_is_opened_again_at_the_end_of_its_pause_however_seldom_it_is_polled() -> None:
+    left: list[Any] = [LinkError("not there"), LinkError("not there"), Fake([])]
+
+    def opener() -> Fake:
+        made = left.pop(0)
+        if isinstance(made, LinkError):
+            raise made
+        return made
+
+    polled: list[Polled] = []
+    ups, stop = Ups(opener, polled.append, 30.0, (0.02,)), threading.Event()
+    thread = threading.Thread(target=ups.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: polled and polled[-1].status is not None, 1.0)
+    finally:
+        stop.set()
+        ups.wake()
+        thread.join()

@@ -1,0 +1,257 @@
+"""USB power devices: reads the many UPSes that describe themselves over USB, and gives them orders.
+
+Standard: USB-IF, HID Usage Tables for Power Devices 1.1. Where the facts are: agent/hidtable.py; who says it
+otherwise: agent/quirks.py; real units: tests/cases/hid. Status card: docs/drivers.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .. import hid, hidtable, quirks
+from ..hidlook import look
+from ..hidreader import HidLink, Reader
+from ..model import Command, Driver, Ident, LinkError, Option, OrderError, Status
+from ..q1.megatec import Q1
+from ..q1.orders import check_arguments
+
+log = logging.getLogger(__name__)
+
+NAME, TITLE, LINK = "usbhid", "USB power device (HID)", "usb"
+OPTIONS: tuple[Option, ...] = ()
+QUERIES: tuple[bytes, ...] = ()  # it is known by its descriptor: probe sends nothing
+
+OFF_DELAY_S = (0.0, 7200.0)
+RETURN_DELAY_S = (0.0, 86400.0)
+TOOK_WITHIN_S = 60.0  # a timer that is read back may be so much beside what was written (units that count minutes)
+
+_TESTS = {Command.TEST_QUICK: 1, Command.TEST_DEEP: 2, Command.TEST_STOP: 3}
+_SHUTDOWNS = (Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_STOP)
+_APC_NAME = re.compile(r"(?P<model>.*?)\s*FW:\s*(?P<firmware>.*?)(?:\s*USB FW:.*)?")
+
+
+def probe(link: HidLink) -> float:
+    """How sure it is that a power device is there: 1 its descriptor says where the mains is told, else 0."""
+    try:
+        found = hidtable.places(hid.parse(link.descriptor), frozenset())
+    except LinkError as e:
+        log.debug("usbhid: probe: %s", e)
+        return 0.0
+    return 1.0 if "ac" in found else 0.6 if "discharging" in found else 0.0
+
+
+def connect(section: Mapping[str, Any], link: HidLink | None, now: Callable[[], float]) -> Driver:
+    """The driver for the unit at the end of `link`. Sends nothing yet. LinkError without a link, or if what the unit
+    says of itself cannot be understood."""
+    if link is None:
+        raise LinkError("driver usbhid needs a USB device")
+    return UsbHid(link, now)
+
+
+class UsbHid:
+    """A connected unit."""
+
+    off_return = "no"  # no USB unit was on a bench of ours
+
+    def __init__(self, link: HidLink, now: Callable[[], float]) -> None:
+        self._link, self._now = link, now
+        who = link.identity
+        self._quirk = quirks.row(who.vendor, who.product, who.name)
+        self._reader = Reader(link, self._quirk, now)
+        self._scales = quirks.Scales(self._quirk)
+        self._writable = hidtable.writable(self._reader.descriptor)
+        self._ident: Ident | None = None
+        self._strings: set[str] = set()
+        self.commands = self._commands()
+        log.info(
+            "usbhid: %04x:%04x %s; quirks: %s, %d fields, %d facts",
+            *who[:2],
+            who.name or "without a name",
+            self._quirk.title,
+            len(self._reader.descriptor.fields),
+            len(self._reader.places),
+        )
+
+    @property
+    def wake_fd(self) -> int | None:
+        """Readable when the unit has sent an interrupt report; None if those of this model cannot be believed."""
+        return self._link.wake_fd if self._quirk.interrupts else None
+
+    def poll(self) -> Status:
+        """Read and return. Takes at most 2 s with a unit that answers; one report that hangs costs what the kernel
+        allows it (5 s), and is then left alone for a while. LinkError if nothing says whether the mains is there."""
+        taken_s = self._reader.read()
+        numbers = self._believed(self._reader.numbers())
+        if self._quirk.q1_reports:
+            self._add_q1(numbers)
+        return look(numbers, self._quirk, self._identity(numbers), taken_s=taken_s)
+
+    def order(self, command: Command, **args: Any) -> None:
+        """Give an order (arguments: see model.Command). OrderError: an argument out of range, or the unit refuses it
+        or does not do as told when it is read back. LinkError: it cannot be read any more."""
+        values = self._check(command, args)
+        if command not in self.commands:
+            raise OrderError(f"this UPS cannot do {command.value}")
+        if command in _TESTS:
+            self._write("test", _TESTS[command])
+        elif command in (Command.BEEPER_ON, Command.BEEPER_OFF):
+            wanted = self._quirk.beeper_on if command is Command.BEEPER_ON else self._quirk.beeper_off
+            self._write("beeper", wanted)
+            if self._read_back("beeper") not in (None, wanted):
+                raise OrderError(f"this UPS did not take {command.value}")
+        elif command in (Command.OUTLET_ON, Command.OUTLET_OFF):
+            self._switch(int(values[0]), command is Command.OUTLET_ON)
+        else:
+            self._shut_down(command, values)
+
+    def close(self) -> None:
+        """Give the device back."""
+        self._link.close()
+
+    # -- reading
+
+    def _believed(self, said: Mapping[str, float]) -> dict[str, float]:
+        """The numbers with credible scales; those without one left out."""
+        mains_v = said.get("rated.input_voltage") or said.get("rated.output_voltage")
+        numbers = {}
+        for name, value in said.items():
+            nominal = said.get("rated.battery_voltage") if name == "battery.voltage" else mains_v
+            believed = self._scales.believe(name, value, nominal)
+            if believed is not None:
+                numbers[name] = believed
+        return numbers
+
+    def _add_q1(self, numbers: dict[str, float]) -> None:
+        """PowerCOM: the battery voltage is in a Megatec line alone, 6 or 7 characters in each of some reports."""
+        parts = [self._reader.report(number) for number in self._quirk.q1_reports]
+        text = b"".join(part[1:] for part in parts if part is not None)
+        line = text[max(text.find(b"("), 0) :].partition(b"\r")[0].rstrip(b"\0 ")
+        try:
+            facts = Q1.parse(line)
+        except LinkError as e:
+            log.debug("usbhid: %s", e)
+            return
+        battery_v = facts.get("battery_v")
+        if battery_v is not None and quirks.credible("battery.voltage", battery_v, None):
+            numbers["battery.voltage"] = battery_v
+
+    def _identity(self, numbers: Mapping[str, float]) -> Ident:
+        """From the USB strings; the strings that the unit numbers itself are asked for once."""
+        if self._ident is None:
+            who = self._link.identity
+            model, firmware = who.name.strip(), None
+            if (parts := _APC_NAME.fullmatch(model)) is not None:
+                model, firmware = parts["model"], parts["firmware"]
+            self._ident = Ident(
+                manufacturer=who.maker.strip() or None,
+                model=model or None,
+                firmware=firmware or None,
+                serial=who.serial.strip() or None,
+            )
+        for name, attribute in (("string.firmware", "firmware"), ("string.ups_firmware", "firmware")):
+            if name in numbers and name not in self._strings:
+                self._strings.add(name)
+                if getattr(self._ident, attribute) is None and (text := self._string(int(numbers[name]))):
+                    self._ident = Ident(
+                        manufacturer=self._ident.manufacturer,
+                        model=self._ident.model,
+                        firmware=text,
+                        serial=self._ident.serial,
+                    )
+        return self._ident
+
+    def _string(self, index: int) -> str | None:
+        """A name is never worth a poll."""
+        try:
+            return self._link.string(index) if 0 < index < 256 else None
+        except LinkError as e:
+            log.debug("usbhid: string %d: %s", index, e)
+            return None
+
+    # -- orders
+
+    def _commands(self) -> frozenset[Command]:
+        """What the features of this unit that can be written allow."""
+        can: set[Command] = set()
+        if "test" in self._writable:
+            can |= _TESTS.keys()
+        if "beeper" in self._writable:
+            can |= {Command.BEEPER_ON, Command.BEEPER_OFF}
+        if "off" in self._writable and self._quirk.shutdown:
+            can |= {Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_STOP}
+            if "on" in self._writable:
+                can.add(Command.SHUTDOWN_RETURN)
+        if self._outlets("on"):
+            can.add(Command.OUTLET_ON)
+        if self._outlets("off"):
+            can.add(Command.OUTLET_OFF)
+        return frozenset(can)
+
+    def _outlets(self, what: str) -> list[int]:
+        return [n for n in hidtable.OUTLETS if f"outlet.{n}.{what}" in self._writable]
+
+    def _check(self, command: Command, args: Mapping[str, Any]) -> list[float]:
+        if command is Command.SHUTDOWN_RETURN:
+            return check_arguments(command, args, delay_s=OFF_DELAY_S, return_delay_s=RETURN_DELAY_S)
+        if command is Command.SHUTDOWN_STAY_OFF:
+            return check_arguments(command, args, delay_s=OFF_DELAY_S)
+        if command in (Command.OUTLET_ON, Command.OUTLET_OFF):
+            return check_arguments(command, args, number=(1, hidtable.OUTLETS[-1]))
+        return check_arguments(command, args) if command in self.commands else []
+
+    def _switch(self, number: int, on: bool) -> None:
+        numbers = self._outlets("on" if on else "off")
+        if number not in numbers:
+            raise OrderError(f"this UPS can switch the outlets {', '.join(map(str, numbers))}, not {number}")
+        self._write(f"outlet.{number}.{'on' if on else 'off'}", 0)
+
+    def _shut_down(self, command: Command, values: list[float]) -> None:
+        """The return first: the countdown to "off" may begin with the write that sets it. -1 stops a timer."""
+        if command is Command.SHUTDOWN_STOP:
+            self._write("off", -1)
+            left_s = self._read_back("off")
+            if left_s is not None and left_s > 0 and self._counts(left_s):
+                raise OrderError(f"this UPS did not stop its shutdown: {left_s:g} s left")
+            return
+        delay_s = max(values[0], self._quirk.off_min_s)
+        if "on" in self._writable:
+            return_s = -1.0 if command is Command.SHUTDOWN_STAY_OFF else values[1]
+            if return_s >= 0 and self._quirk.on_delay_s is not None:
+                return_s = self._quirk.on_delay_s
+            self._write("on", return_s)
+        self._write("off", delay_s)
+        left_s = self._read_back("off")
+        if left_s is not None and not 0 <= left_s <= delay_s + TOOK_WITHIN_S:
+            raise OrderError(
+                f"this UPS did not start its shutdown timer: asked for {delay_s:g} s, it says {left_s:g}"
+            )
+
+    def _counts(self, left_s: float) -> bool:
+        """Whether a timer that was stopped still runs: all ones is how a unit without a sign writes -1."""
+        field = self._writable["off"]
+        return field.low < 0 or left_s < (1 << field.bits) - 1
+
+    def _write(self, name: str, amount: float) -> None:
+        """Write one field and leave its neighbours in the report as they are."""
+        field = self._writable[name]
+        length = self._reader.descriptor.lengths["feature", field.report]
+        before = self._link.get("feature", field.report, length)
+        blank = bytes([field.report]) + bytes(length - 1)
+        if length - 1 > (field.bits + 7) // 8 and before is None:
+            raise OrderError(f"{field}: this UPS does not let its report be read, so its neighbours would be lost")
+        data = before.data.ljust(length, b"\0")[:length] if before is not None else blank
+        try:
+            data = hid.put(field, amount, data)
+        except LinkError as e:
+            raise OrderError(f"this UPS cannot be told {amount:g}: {e}") from e
+        if not self._link.put(data):
+            raise OrderError(f"this UPS refused {field}: {data.hex(' ')}")
+
+    def _read_back(self, name: str) -> float | None:
+        field = self._writable[name]
+        length = self._reader.descriptor.lengths["feature", field.report]
+        reply = self._link.get("feature", field.report, length)
+        return None if reply is None else hid.value(field, reply.data)

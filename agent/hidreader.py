@@ -1,0 +1,228 @@
+"""Reads the reports of a USB power device: the vital ones at every poll, the others as time allows, each remembered.
+
+A report that the unit refuses (STALL) is not asked again. One that is lost is asked again later, and less and less
+often; only the vital ones may fail a poll. Nothing here waits: the link has its own bounds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from . import hid, hidtable
+from .hidraw import Identity
+from .hidtable import Place
+from .model import LinkError, Reply
+from .quirks import Quirk
+
+log = logging.getLogger(__name__)
+
+BUDGET_S = 1.0  # for reports that are not vital, in one poll
+MEASURE_EVERY_S = 2.0  # gentle: some firmware freezes or drops off when it is asked all the time
+OLD_S = 10.0  # a measured value that could not be read again for so long is no value any more
+OLD_VITAL_S = 3.0
+LOST_WAIT_S = 10.0  # before a lost report is asked again; doubled each time
+LOST_WAIT_LIMIT_S = 640.0
+INPUTS_LIMIT = 64  # interrupt reports taken in one poll
+
+Key = tuple[str, int]  # (feature | input, report id)
+
+
+class HidLink(Protocol):
+    """A way to a USB power device (agent/hidraw.py, agent/hidusb.py). Reports begin with their id byte, which is 0 if
+    the unit has no ids."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def descriptor(self) -> bytes: ...
+
+    @property
+    def wake_fd(self) -> int | None: ...
+
+    def get(self, kind: str, report: int, length: int) -> Reply | None:
+        """A feature or input report of up to `length` bytes; None: the unit refuses it (STALL). LinkError."""
+        ...
+
+    def put(self, data: bytes) -> bool:
+        """Write a feature report; False: the unit refuses it. LinkError."""
+        ...
+
+    def inputs(self, limit: int) -> list[Reply]:
+        """The interrupt reports that have come in, without waiting. LinkError if the unit is gone."""
+        ...
+
+    def string(self, index: int) -> str | None:
+        """A string descriptor; None if this way cannot have it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Reader:
+    """The newest reports of one unit, and the numbers in them."""
+
+    def __init__(self, link: HidLink, quirk: Quirk, now: Callable[[], float]) -> None:
+        self._link, self._quirk, self._now = link, quirk, now
+        self.descriptor = hid.parse(link.descriptor)
+        self.places = hidtable.places(self.descriptor, quirk.drop)
+        self.numbered = self.descriptor.numbered
+        self._seen: dict[Key, Reply] = {}
+        self._refused: set[Key] = set()
+        self._lost: dict[Key, tuple[float, float]] = {}  # key -> (not before this second, wait next time)
+        self._began_s = self._measured_s = float("-inf")
+        self._queue: list[Key] = []  # of a round of measuring that is not through
+
+    def read(self) -> float:
+        """One poll: take the interrupt reports, ask the vital reports, then others within their time. The second at
+        which the report that tells of the mains was complete. LinkError if there is none."""
+        self._began_s = self._now()
+        fresh = self._take_inputs() if self._quirk.interrupts else set()
+        vital = self._ask_vital(fresh)
+        if self._now() - self._measured_s >= MEASURE_EVERY_S or self._queue:
+            self._measure()
+        return vital
+
+    def numbers(self) -> dict[str, float]:
+        """Variable -> its newest value, as the unit says it, in SI units. Ages count from the last `read`."""
+        found = {}
+        for name in self.places:
+            value = self._value(name)
+            if value is not None:
+                found[name] = value
+        return found
+
+    def report(self, report: int) -> bytes | None:
+        """A feature report of the quirk's own, as it was read last; None: not there, or too old."""
+        seen = self._seen.get(("feature", report))
+        return seen.data if seen is not None and self._began_s - seen.received_s <= OLD_S else None
+
+    # -- reading
+
+    def _take_inputs(self) -> set[int]:
+        fresh = set()
+        for reply in self._link.inputs(INPUTS_LIMIT):
+            described = self.descriptor.lengths.get(("input", reply.data[0])) if reply.data else None
+            if described is not None and len(reply.data) >= described:
+                self._seen["input", reply.data[0]] = reply
+                fresh.add(reply.data[0])
+        return fresh
+
+    def _ask_vital(self, fresh: set[int]) -> float:
+        """Ask what is vital; the mains first, so that the rest can be lost. An interrupt report that has just come in
+        is as good as asking, and newer."""
+        taken_s = None
+        asked: set[Key] = set()
+        while True:  # until the place that tells of the mains has answered: a refusal makes way for the next place
+            place = self._place("ac") or self._place("discharging")
+            if place is None:
+                raise LinkError("none of its reports says whether the mains is there")
+            if place.input is not None and place.input.report in fresh:
+                taken_s = self._seen["input", place.input.report].received_s
+                break
+            key = self._key(place)
+            asked.add(key)
+            reply = self._ask(key)
+            if reply is not None:
+                taken_s = reply.received_s
+                break
+        for name in hidtable.ESSENTIAL:
+            place = self._place(name)
+            if place is None or (place.input is not None and place.input.report in fresh):
+                continue
+            key = self._key(place)
+            if key not in asked and self._may_ask(key):
+                asked.add(key)
+                if not self._try(key):
+                    break
+        return taken_s
+
+    def _measure(self) -> None:
+        """A round through the other reports; what does not fit into the time goes on at the next poll."""
+        begin_s = self._now()
+        if not self._queue:
+            self._queue = self._wanted()
+            self._measured_s = begin_s
+        while self._queue and self._now() - begin_s < BUDGET_S:
+            key = self._queue.pop(0)
+            if self._may_ask(key) and not self._try(key):
+                return
+
+    def _wanted(self) -> list[Key]:
+        """What a round asks for: measured values, and fixed ones that are not known yet."""
+        keys: dict[Key, None] = {}
+        vital = {self._key(place) for name in hidtable.ESSENTIAL if (place := self._place(name)) is not None}
+        for names, again in ((hidtable.MEASURED, True), (hidtable.FIXED, False)):
+            for name in names:
+                place = self._place(name)
+                if place is not None and (key := self._key(place)) not in vital and (again or key not in self._seen):
+                    keys[key] = None
+        own = (("feature", report) for report in self._quirk.q1_reports)
+        return [*keys, *(key for key in own if key in self.descriptor.lengths and key not in keys)]
+
+    def _try(self, key: Key) -> bool:
+        """Ask for a report that may be lost; False if it was."""
+        try:
+            self._ask(key)
+        except LinkError as e:
+            self._lose(key, e)
+            return False
+        self._lost.pop(key, None)
+        return True
+
+    def _ask(self, key: Key) -> Reply | None:
+        """None: it is refused, now and for good. A report that has worked before is not refused but lost."""
+        kind, report = key
+        reply = self._link.get(kind, report, self.descriptor.lengths[key])
+        if reply is None:
+            if key in self._seen:
+                raise LinkError(f"{kind} report {report:#04x} is refused, and was not before")
+            self._refused.add(key)
+            log.debug("usbhid: %s report %#04x is refused", kind, report)
+            return None
+        if reply.data[:1] != bytes([report if self.numbered else 0]):
+            raise LinkError(f"{kind} report {report:#04x}: another came: {reply.data[:16].hex(' ')}")
+        self._seen[key] = reply
+        return reply
+
+    def _may_ask(self, key: Key) -> bool:
+        return key not in self._refused and self._now() >= self._lost.get(key, (float("-inf"), 0.0))[0]
+
+    def _lose(self, key: Key, error: LinkError) -> None:
+        wait_s = self._lost.get(key, (0.0, LOST_WAIT_S))[1]
+        self._lost[key] = self._now() + wait_s, min(2 * wait_s, LOST_WAIT_LIMIT_S)
+        log.info("usbhid: %s report %#04x is lost, asked again in %g s: %s", *key, wait_s, error)
+
+    # -- finding
+
+    def _place(self, name: str) -> Place | None:
+        """The first place of a variable that the unit does not refuse."""
+        return next((p for p in self.places.get(name, ()) if self._key(p) not in self._refused), None)
+
+    def _key(self, place: Place) -> Key:
+        """Asking for the feature is the rule; a field that is an input alone is asked for as one."""
+        if place.feature is not None and ("feature", place.feature.report) not in self._refused:
+            return "feature", place.feature.report
+        if place.input is not None:
+            return "input", place.input.report
+        return "feature", place.feature.report if place.feature is not None else 0
+
+    def _value(self, name: str) -> float | None:
+        """From the newest report of its place; what was lost for long is no value, but for what never changes."""
+        place = self._place(name)
+        if place is None:
+            return None
+        seen = [
+            (reply.received_s, field, reply.data)
+            for kind, field in (("feature", place.feature), ("input", place.input))
+            if field is not None and (reply := self._seen.get((kind, field.report))) is not None
+        ]
+        if not seen:
+            return None
+        received_s, field, data = max(seen, key=lambda one: one[0])
+        old_s = OLD_VITAL_S if name in hidtable.ESSENTIAL else OLD_S
+        if self._began_s - received_s > old_s and name not in hidtable.FIXED:
+            return None
+        return hid.value(field, data)

@@ -1,0 +1,226 @@
+"""Talks to a USB UPS through libusb, for units that the kernel's HID driver does not take: the same as hidraw.
+
+The kernel's driver is taken off for as long as the link is open, and given back. Interrupt reports are read by a
+thread of their own, because libusb has nothing that a poll() could wait for. Source: USB-IF, HID 1.11, chapter 7.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from . import hidraw
+from .hidraw import DESCRIPTOR_LIMIT_BYTES, LARGER_BYTES, REPORT_LIMIT_BYTES, Found, Identity
+from .model import LinkError, Reply
+
+log = logging.getLogger(__name__)
+
+CONTROL_WITHIN_MS = 2000
+INTERRUPT_WITHIN_MS = 250  # so long it takes to end the thread
+WAITING_LIMIT = 64  # interrupt reports; the oldest goes
+EPIPE, EOVERFLOW, ETIMEDOUT = 32, 75, 110
+HID_CLASS, HID_DESCRIPTOR, REPORT_DESCRIPTOR = 3, 0x21, 0x22
+KINDS = {"input": 1, "feature": 3}
+
+Finder = Callable[[], Iterable[Any]]  # all USB devices, as pyusb's usb.core.Device
+
+
+def open(  # noqa: A001 (hidusb.open reads well)
+    section: Mapping[str, Any], now: Callable[[], float], finder: Finder | None = None, util: Any = None
+) -> HidUsbLink:
+    """The device that `section` (hidraw.OPTIONS) describes. LinkError with the remedy. `finder` and `util` stand in
+    for usb.core.find and usb.util."""
+    import usb.core  # only here: nobody else needs its memory
+    import usb.util
+
+    if finder is None:
+
+        def finder() -> Iterable[Any]:
+            return list(usb.core.find(find_all=True) or ())
+
+    try:
+        found = [(Found(hidraw.DEV, _identity(device)), device) for device in finder() if _hid_interfaces(device)]
+        chosen = hidraw.choose([one for one, _ in found], section)
+        device = next(device for one, device in found if one is chosen)
+        for number in _hid_interfaces(device):
+            link = HidUsbLink(device, number, chosen.identity, now, util or usb.util)
+            if hidraw.is_power_device(link.descriptor):
+                return link
+            link.close()
+        raise LinkError(f"{chosen.identity.name or 'this USB device'} is no power device")
+    except usb.core.NoBackendError as e:
+        raise LinkError("libusb is missing; mend with: sudo apt install libusb-1.0-0") from e
+    except usb.core.USBError as e:
+        raise LinkError(f"USB device cannot be opened: {e}; docs/drivers.md has a udev rule") from e
+
+
+def _hid_interfaces(device: Any) -> list[int]:
+    """The numbers of its HID interfaces; some units have two, and the second is the one."""
+    there = [interface for configuration in device for interface in configuration]
+    return [int(one.bInterfaceNumber) for one in there if one.bInterfaceClass == HID_CLASS]
+
+
+def _identity(device: Any) -> Identity:
+    ports = ".".join(str(port) for port in device.port_numbers or ())
+    return Identity(
+        vendor=int(device.idVendor),
+        product=int(device.idProduct),
+        maker=_text(device, "manufacturer"),
+        name=_text(device, "product"),
+        serial=_text(device, "serial_number"),
+        place=f"{device.bus}-{ports}",
+    )
+
+
+def _text(device: Any, name: str) -> str:
+    """A string that the unit cannot give is none; pyusb reports that as ValueError (no language) or USBError."""
+    import usb.core
+
+    try:
+        return str(getattr(device, name) or "").strip("\0 ")
+    except (ValueError, usb.core.USBError) as e:
+        log.debug("usb: %s: %s", name, e)
+        return ""
+
+
+class HidUsbLink:
+    """An open device. Each call takes at most 2 s."""
+
+    def __init__(self, device: Any, interface: int, identity: Identity, now: Callable[[], float], util: Any) -> None:
+        import usb.core
+
+        self._error: type[OSError] = usb.core.USBError
+        self._util = util
+        self._device, self._interface, self.identity, self._now = device, interface, identity, now
+        self._detached = self._take_from_kernel()
+        try:
+            self.descriptor = self._read_descriptor()
+        except self._error:
+            self._give_back()
+            raise
+        self._numbered = hidraw.has_ids(self.descriptor)
+        self._waiting: deque[Reply] = deque(maxlen=WAITING_LIMIT)
+        self._gone = ""
+        self._stop = threading.Event()
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._listen, args=(self._endpoint(),), name="usb", daemon=True)
+        self._thread.start()
+
+    @property
+    def wake_fd(self) -> int | None:
+        """Readable when an interrupt report has come in."""
+        return self._wake_r
+
+    def get(self, kind: str, report: int, length: int) -> Reply | None:
+        """As hidraw.HidrawLink.get: GET_REPORT (HID 1.11, 7.2.1)."""
+        value = KINDS[kind] << 8 | report
+        for size in (min(length, REPORT_LIMIT_BYTES), LARGER_BYTES):
+            try:
+                data = bytes(
+                    self._device.ctrl_transfer(
+                        0xA1, 0x01, value, self._interface, size - (not self._numbered), CONTROL_WITHIN_MS
+                    )
+                )
+            except self._error as e:
+                if e.errno == EPIPE:
+                    return None
+                if e.errno != EOVERFLOW or size == LARGER_BYTES:
+                    raise LinkError(f"{kind} report {report:#04x}: {e}") from e
+            else:
+                return Reply(data if self._numbered else b"\0" + data, self._now())
+        return None
+
+    def put(self, data: bytes) -> bool:
+        """As hidraw.HidrawLink.put: SET_REPORT (7.2.2)."""
+        body = data if self._numbered else data[1:]
+        try:
+            self._device.ctrl_transfer(
+                0x21, 0x09, KINDS["feature"] << 8 | data[0], self._interface, body, CONTROL_WITHIN_MS
+            )
+        except self._error as e:
+            if e.errno == EPIPE:
+                return False
+            raise LinkError(f"report {data[0]:#04x} not written: {e}") from e
+        return True
+
+    def inputs(self, limit: int) -> list[Reply]:
+        """As hidraw.HidrawLink.inputs."""
+        try:
+            os.read(self._wake_r, 4096)
+        except BlockingIOError:
+            pass  # nothing has come
+        if self._gone:
+            raise LinkError(self._gone)
+        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+
+    def string(self, index: int) -> str | None:
+        """A string descriptor, in the unit's first language; None if it has none."""
+        try:
+            return str(self._util.get_string(self._device, index) or "") or None
+        except (ValueError, self._error) as e:
+            log.debug("usb: string %d: %s", index, e)
+            return None
+
+    def close(self) -> None:
+        """End the thread, and give the interface back to the kernel."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join(2 * INTERRUPT_WITHIN_MS / 1000)
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        try:
+            self._util.release_interface(self._device, self._interface)
+            if self._detached:
+                self._device.attach_kernel_driver(self._interface)
+        except self._error as e:
+            log.debug("usb: closing: %s", e)  # it was unplugged
+        self._util.dispose_resources(self._device)
+
+    def _take_from_kernel(self) -> bool:
+        detached = False
+        if self._device.is_kernel_driver_active(self._interface):
+            self._device.detach_kernel_driver(self._interface)
+            detached = True
+        self._util.claim_interface(self._device, self._interface)
+        return detached
+
+    def _read_descriptor(self) -> bytes:
+        """GET_DESCRIPTOR (7.1.1), asked for directly: the length in the HID descriptor is not always true."""
+        data = self._device.ctrl_transfer(
+            0x81, 0x06, REPORT_DESCRIPTOR << 8, self._interface, DESCRIPTOR_LIMIT_BYTES, CONTROL_WITHIN_MS
+        )
+        return bytes(data)
+
+    def _endpoint(self) -> tuple[int, int] | None:
+        """(address, size) of the interrupt IN endpoint."""
+        for interface in self._device.get_active_configuration():
+            if interface.bInterfaceNumber == self._interface:
+                for endpoint in interface:
+                    if endpoint.bEndpointAddress & 0x80 and endpoint.bmAttributes & 3 == 3:
+                        return endpoint.bEndpointAddress, max(endpoint.wMaxPacketSize, 8)
+        return None
+
+    def _listen(self, endpoint: tuple[int, int] | None) -> None:
+        while endpoint is not None and not self._stop.is_set():
+            try:
+                data = bytes(self._device.read(*endpoint, INTERRUPT_WITHIN_MS))
+            except self._error as e:
+                if e.errno == ETIMEDOUT:
+                    continue
+                self._gone = f"interrupt reports: {e}"
+            else:
+                self._waiting.append(Reply(data if self._numbered else b"\0" + data, self._now()))
+            try:
+                os.write(self._wake_w, b"x")
+            except BlockingIOError:
+                pass  # it is already awake
+            if self._gone:
+                return

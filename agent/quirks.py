@@ -1,0 +1,227 @@
+"""What is known of makers and models whose USB reports do not mean what they say: one row each, with its evidence.
+
+A unit without a row works as the standard says. Evidence: a case in tests/cases/hid, or the NUT issue that is named.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quirk:
+    """One row. `vendor` and `products` are USB ids; `name` is looked for in the product string."""
+
+    title: str
+    evidence: str
+    vendor: int
+    products: Sequence[int] = ()  # empty: all of the vendor
+    name: str = ""
+    drop: frozenset[str] = frozenset()  # paths that say something else than their name
+    factors: Mapping[str, float] = field(default_factory=dict)  # variable -> what its value must be multiplied with
+    beeper_on: int = 2  # AudibleAlarmControl: 1 disabled, 2 enabled, 3 muted
+    beeper_off: int = 1
+    interrupts: bool = True  # its interrupt reports can be believed
+    two_thirds: bool = False  # battery voltage may be 3/2 of the truth
+    flag_lies: bool = False  # Discharging is set on mains as well
+    discharging_is_battery: bool = False  # AC is said to be present on battery too
+    imminent_early: bool = False  # ShutdownImminent with a full battery
+    off_min_s: float = 0.0  # a shorter shutdown delay is taken for "now"
+    on_delay_s: float | None = None  # the return delay that must be written whatever is asked
+    shutdown: bool = True  # its shutdown timers are understood
+    q1_reports: tuple[int, ...] = ()  # feature reports that together hold a Megatec Q1 line
+
+
+GENERIC = Quirk(title="generic", evidence="USB-IF, HID Usage Tables for Power Devices 1.1", vendor=0)
+
+_TENTHS = {  # exponent 1 in the descriptor, tenths in the report (hundredths would be the word for it)
+    "input.voltage": 1e5, "output.voltage": 1e5, "battery.voltage": 1e5,
+    "input.frequency": 0.01, "output.frequency": 0.01, "output.current": 0.01,
+}  # fmt: skip
+
+#: the first row that fits is taken, so a model stands before its maker
+ROWS: tuple[Quirk, ...] = (
+    Quirk(
+        title="APC Smart-UPS, new",
+        evidence="051d-0003-smart-ups-x-750; NUT reads no interrupt reports from 051d:0003 and 0004",
+        vendor=0x051D,
+        products=(3, 4),
+        interrupts=False,
+    ),
+    Quirk(
+        title="APC Back-UPS BK and BX",
+        evidence="051d-0002-back-ups-bk650m2-ch (Discharging and ACPresent both set, full); NUT issues 1970, 2347",
+        vendor=0x051D,
+        products=(2,),
+        name=r"\bB[KX]\d",
+        flag_lies=True,
+    ),
+    Quirk(title="APC", evidence="051d-0002-back-ups-cs-500, 051d-0002-back-ups-bx1600mi", vendor=0x051D),
+    Quirk(
+        title="CyberPower UT",
+        evidence="NUT pull request 811: ACPresent stays set on battery",
+        vendor=0x0764,
+        name=r"\bUT\d",
+        discharging_is_battery=True,
+        two_thirds=True,
+        off_min_s=60.0,
+    ),
+    Quirk(
+        title="CyberPower",
+        evidence="0764-0501-cp1500pfclcd (timers count minutes: -60..1966020); NUT issues 439, 578, 625, 1245, 2728",
+        vendor=0x0764,
+        products=(0x0501, 0x0601, 0x0005),
+        two_thirds=True,
+        off_min_s=60.0,
+        on_delay_s=0.0,
+    ),
+    *(
+        Quirk(
+            title=title,
+            evidence="0463-ffff-eaton-protection-station, fields_06da-ffff-ippon; NUT issue 1942",
+            vendor=vendor,
+            products=products,
+            imminent_early=True,
+        )
+        for title, vendor, products in (
+            ("Eaton / MGE", 0x0463, ()),
+            ("Phoenixtec (PowerWalker, Ippon)", 0x06DA, (0xFFFF,)),
+            ("Powerware", 0x0592, ()),
+            ("Dell by Eaton", 0x047C, ()),
+            ("HP by Eaton", 0x03F0, ()),
+            ("IBM by Eaton", 0x04B3, ()),
+        )
+    ),
+    Quirk(
+        title="Tripp Lite 3016, 3024",
+        evidence="09ae-3016-tripp-lite (report 31: be 04 is 121.4 V, unit V with exponent 1); NUT issue 414",
+        vendor=0x09AE,
+        products=(0x3016, 0x3024),
+        factors=_TENTHS,
+    ),
+    Quirk(
+        title="Tripp Lite 1003 to 2014",
+        evidence="NUT drivers/tripplite-hid.c: battery voltage in tenths on these products",
+        vendor=0x09AE,
+        products=range(0x1003, 0x2015),
+        factors={"battery.voltage": 0.1},
+    ),
+    Quirk(
+        title="Tripp Lite", evidence="NUT drivers/tripplite-hid.c: other products 3xxx, 4xxx as said", vendor=0x09AE
+    ),
+    Quirk(
+        title="Liebert / Vertiv",
+        evidence="10af-0000-liebert-gxt4; NUT issues 2271, 2370: scales differ with the model, so they are picked",
+        vendor=0x10AF,
+    ),
+    Quirk(
+        title="PowerCOM",
+        evidence="0d9f-0004-powercom (PowerSummary.Voltage 228 is the mains; Q1 line in a0..a6); NUT issue 2766",
+        vendor=0x0D9F,
+        drop=frozenset({"PowerSummary.Voltage", "PowerSummary.ConfigVoltage"}),
+        beeper_on=1,
+        beeper_off=2,
+        shutdown=False,
+        q1_reports=tuple(range(0xA0, 0xA7)),
+    ),
+    Quirk(
+        title="Minuteman",
+        evidence="05dd-a0a0-minuteman (report 46: 16 00 is 2.2 A, unit A with exponent 1); NUT pull request 1848",
+        vendor=0x05DD,
+        products=(0xA0A0,),
+        factors=_TENTHS,
+    ),
+    Quirk(
+        title="Delta",
+        evidence="NUT drivers/delta_ups-hid.c: exponents as with Tripp Lite, so they are picked",
+        vendor=0x05DD,
+    ),
+    Quirk(
+        title="iDowell",
+        evidence="075d-0300-idowell-smart-battery (timers hold 1 and 257 while nothing is ordered); NUT issue 3015",
+        vendor=0x075D,
+        drop=frozenset({"PowerSummary.DelayBeforeShutdown"}),
+        shutdown=False,
+    ),
+)
+
+
+def row(vendor: int, product: int, name: str) -> Quirk:
+    """The row for a unit with these USB ids and this product string."""
+    for quirk in ROWS:
+        fits = quirk.vendor == vendor and (not quirk.products or product in quirk.products)
+        if fits and (not quirk.name or re.search(quirk.name, name)):
+            return quirk
+    return GENERIC
+
+
+# --- what can be believed ----------------------------------------------------------------------------------------
+
+_POWERS = (10.0, 0.1, 100.0, 0.01, 1e3, 1e-3, 1e4, 1e-4, 1e5, 1e6, 1e7)
+_NOMINAL_SLACK = 0.25
+_LIMITS: Mapping[str, tuple[float, float]] = {  # inside: believed as it is
+    "frequency": (0.0, 80.0),
+    "load": (0.0, 250.0),
+    "current": (0.0, 2000.0),
+    "power": (0.0, 1e6),
+    "apparent": (0.0, 1e6),
+    "low_limit": (0.0, 65534.0),  # more are all ones: it does not know
+}
+
+
+class Scales:
+    """Makes a value believable, or refuses it: the factor of a variable is picked once and kept."""
+
+    def __init__(self, quirk: Quirk) -> None:
+        self._quirk = quirk
+        self._factors: dict[str, float] = dict(quirk.factors)
+        self._told: set[str] = set()
+
+    def believe(self, name: str, value: float, nominal: float | None) -> float | None:
+        """The value of variable `name` in its unit; None if no power of ten makes it one. `nominal`: rated volts."""
+        value *= self._factors.get(name, 1.0)
+        if credible(name, value, nominal):
+            return round(value, 6)
+        if name == "battery.voltage" and self._quirk.two_thirds and nominal and 1.4 < value / nominal < 1.8:
+            return round(value * 2 / 3, 6)
+        factor = pick(name, value, nominal)
+        if name not in self._told:
+            self._told.add(name)
+            what = f"taken for {value * factor:g}" if factor is not None else "left out: no scale makes it credible"
+            log.info("usbhid: %s says %g; %s", name, value, what)
+        if factor is None:
+            return None
+        self._factors[name] = self._factors.get(name, 1.0) * factor
+        return round(value * factor, 6)
+
+
+def credible(name: str, value: float, nominal: float | None) -> bool:
+    """Whether a UPS may really have this value. A dead input shows a few volts, so small is credible down to 0.1."""
+    kind = name.rpartition(".")[2]
+    if name == "battery.voltage" and nominal:
+        return 0.4 * nominal <= value <= 1.4 * nominal
+    if kind == "voltage":
+        return value == 0 or (0.1 <= value <= 600 if name != "battery.voltage" else 5 <= value <= 600)
+    if name in ("rated.power", "rated.apparent"):
+        return value == 0 or 50 <= value <= 1e6
+    low, high = _LIMITS.get(kind, (float("-inf"), float("inf")))
+    return low <= value <= high and not (kind == "frequency" and 0 < value < 5)
+
+
+def pick(name: str, value: float, nominal: float | None) -> float | None:
+    """The power of ten that makes `value` credible: never two do, because each range is narrower than a decade."""
+    kind = name.rpartition(".")[2]
+    if kind == "frequency":
+        fits = [p for p in _POWERS if 40 <= value * p <= 70]
+    elif kind == "voltage" and nominal:
+        fits = [p for p in _POWERS if abs(value * p / nominal - 1) <= _NOMINAL_SLACK]
+    elif kind == "voltage" and name != "battery.voltage":
+        fits = [p for p in _POWERS if 85 <= value * p <= 300]
+    else:
+        fits = []
+    return fits[0] if fits else None

@@ -1,0 +1,192 @@
+"""libusb in the place of hidraw: the same reports by control transfers, and the kernel's driver given back."""
+
+from __future__ import annotations
+
+import queue
+import select
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import usb.core
+
+from agent import hidusb
+from agent.drivers import usbhid
+from agent.model import Command, LinkError, Source
+from tests.simulators.hidunit import HidUnit
+
+ENDPOINT = SimpleNamespace(bEndpointAddress=0x81, bmAttributes=3, wMaxPacketSize=8)
+
+
+class Device:
+    """What pyusb makes of a unit: control and interrupt transfers, as the wire has them."""
+
+    def __init__(self, unit: HidUnit, numbered: bool = True) -> None:
+        self.unit, self.numbered = unit, numbered
+        self.idVendor, self.idProduct, self.bus, self.port_numbers = *unit.identity[:2], 1, (2, 3)
+        self.manufacturer, self.product, self.serial_number = unit.identity[2:5]
+        keyboard = SimpleNamespace(bInterfaceClass=1, bInterfaceNumber=0)
+        hid = Interface(bInterfaceClass=3, bInterfaceNumber=1, endpoints=[ENDPOINT])
+        self.configuration = [keyboard, hid]
+        self.other_descriptor = b""  # of a second HID interface, number 0
+        self.kernel_driver = True
+        self.log: list[str] = []
+        self.interrupts: queue.Queue[bytes] = queue.Queue()
+        self.overflow = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self.configuration])
+
+    def get_active_configuration(self) -> Any:
+        return self.configuration
+
+    def is_kernel_driver_active(self, interface: int) -> bool:
+        return self.kernel_driver
+
+    def detach_kernel_driver(self, interface: int) -> None:
+        self.kernel_driver = False
+
+    def attach_kernel_driver(self, interface: int) -> None:
+        self.kernel_driver = True
+
+    def ctrl_transfer(self, kind: int, request: int, value: int, index: int, data: Any, timeout: int) -> Any:
+        assert timeout <= 5000
+        if index == 0:
+            return self.other_descriptor
+        assert index == 1
+        if self.unit.gone:
+            raise usb.core.USBError("No such device", -4, 19)
+        if (kind, request) == (0x81, 6):
+            assert value == 0x2200
+            return self.unit.descriptor[:data]
+        if (kind, request) == (0x21, 9):
+            body = bytes(data)
+            if not self.unit.put(body if self.numbered else b"\0" + body):
+                raise usb.core.USBError("Pipe error", -9, 32)
+            return len(body)
+        assert (kind, request) == (0xA1, 1)
+        try:
+            reply = self.unit.get({1: "input", 3: "feature"}[value >> 8], value & 0xFF, 64)
+        except LinkError:
+            raise usb.core.USBTimeoutError("Operation timed out", -7, 110) from None
+        if reply is None:
+            raise usb.core.USBError("Pipe error", -9, 32)
+        whole = reply.data if self.numbered else reply.data[1:]
+        if self.overflow and data < 64:
+            raise usb.core.USBError("Overflow", -8, 75)
+        return whole[:data]
+
+    def read(self, endpoint: int, size: int, timeout: int) -> bytes:
+        assert (endpoint, size) == (0x81, 8)
+        if self.unit.gone:
+            raise usb.core.USBError("No such device", -4, 19)
+        try:
+            return self.interrupts.get(timeout=timeout / 1000)
+        except queue.Empty:
+            raise usb.core.USBTimeoutError("Operation timed out", -7, 110) from None
+
+
+class Interface(SimpleNamespace):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.endpoints)
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device(HidUnit.of("0764"))
+
+
+def opened(device: Device, **section: str) -> hidusb.HidUsbLink:
+    names = ("claim_interface", "release_interface", "dispose_resources")
+    util = SimpleNamespace(**{name: lambda *args, name=name: device.log.append(name) for name in names})
+    return hidusb.open(section, time.monotonic, lambda: [device], util)
+
+
+def test_the_driver_reads_a_real_unit_through_it(device: Device) -> None:
+    link = opened(device)
+    assert link.descriptor == device.unit.descriptor and link.identity.place == "1-2.3"
+    driver = usbhid.connect({}, link, time.monotonic)
+    status = driver.poll()
+    assert (status.source, status.battery.charge_pct, status.inputs[0].voltage_v) == (Source.MAINS, 100, 121)
+    driver.order(Command.BEEPER_OFF)
+    assert device.unit.reports["feature", 0x0C] == b"\x0c\x01"
+    driver.close()
+
+
+def test_the_kernels_driver_is_taken_off_and_given_back(device: Device) -> None:
+    link = opened(device)
+    assert not device.kernel_driver and device.log == ["claim_interface"]
+    link.close()
+    link.close()
+    assert device.kernel_driver and device.log == ["claim_interface", "release_interface", "dispose_resources"]
+
+
+def test_of_two_hid_interfaces_the_power_device_is_taken_and_the_other_left_as_it_was(device: Device) -> None:
+    device.configuration[0] = Interface(bInterfaceClass=3, bInterfaceNumber=0, endpoints=[])
+    device.other_descriptor = bytes.fromhex("05010906a101c0")
+    link = opened(device)
+    assert link.descriptor == device.unit.descriptor
+    assert device.log == ["claim_interface", "release_interface", "dispose_resources", "claim_interface"]
+    link.close()
+
+
+def test_a_hid_device_that_is_no_power_device_is_left_alone(device: Device) -> None:
+    device.unit.descriptor = bytes.fromhex("05010906a101c0")
+    with pytest.raises(LinkError, match="is no power device"):
+        opened(device)
+    assert device.kernel_driver
+
+
+def test_a_kernel_driver_that_was_not_there_is_not_put_there(device: Device) -> None:
+    device.kernel_driver = False
+    opened(device).close()
+    assert not device.kernel_driver
+
+
+def test_a_unit_without_a_descriptor_is_given_back_at_once(device: Device) -> None:
+    device.unit.gone = True
+    with pytest.raises(LinkError, match="No such device"):
+        opened(device)
+    assert device.kernel_driver and "release_interface" in device.log
+
+
+def test_interrupt_reports_wake_the_thread_of_the_ups(device: Device) -> None:
+    link = opened(device)
+    assert link.inputs(4) == []
+    device.interrupts.put(b"\x0b\x00")
+    begin_s = time.monotonic()
+    assert link.wake_fd is not None and select.select([link.wake_fd], [], [], 1.0)[0]
+    assert time.monotonic() - begin_s < 0.2
+    assert [reply.data for reply in link.inputs(4)] == [b"\x0b\x00"]
+    assert not select.select([link.wake_fd], [], [], 0)[0]
+    link.close()
+
+
+def test_a_refused_report_is_none_and_a_lost_one_a_link_error(device: Device) -> None:
+    link = opened(device)
+    assert link.get("feature", 0xEE, 3) is None and link.put(b"\xee\x01") is False
+    device.unit.lost.add(0x0F)
+    with pytest.raises(LinkError, match="timed out"):
+        link.get("feature", 0x0F, 3)
+    device.unit.gone = True
+    with pytest.raises(LinkError, match="not written"):
+        link.put(b"\x0c\x01")
+    assert link.wake_fd is not None and select.select([link.wake_fd], [], [], 1.0)[0]
+    with pytest.raises(LinkError, match="No such device"):
+        link.inputs(4)
+    link.close()
+
+
+def test_a_report_longer_than_described_is_asked_for_with_room(device: Device) -> None:
+    link = opened(device)
+    device.overflow = True
+    reply = link.get("feature", 0x0F, 3)
+    assert reply is not None and reply.data == b"\x0f\x79\x00"
+    link.close()
+
+
+def test_a_unit_that_is_not_there_is_a_link_error_with_what_there_is(device: Device) -> None:
+    with pytest.raises(LinkError, match="no USB UPS usb_serial=ZZ; there are: 0764:0501 CyberPower"):
+        opened(device, usb_serial="ZZ")

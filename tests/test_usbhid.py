@@ -1,0 +1,602 @@
+"""USB power devices: from the bytes of real units to a Status and rows of the UPS-MIB, and orders back to bytes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snmp_kit import view
+from test_mib import ups as mib_rows
+
+from agent import hidtable, quirks, wire
+from agent.drivers import usbhid
+from agent.hidraw import Identity
+from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
+from tests.simulators.hidunit import HidUnit, case, describe
+
+READABLE = (
+    "0463-ffff-eaton-9px",
+    "0463-ffff-eaton-prot",
+    "051d-0002-back-ups-bk",
+    "051d-0002-back-ups-bx",
+    "051d-0002-back-ups-cs",
+    "0764",
+    "0d9f",
+    "10af",
+)
+
+
+def connect(unit: HidUnit) -> usbhid.UsbHid:
+    driver = usbhid.connect({}, unit, lambda: unit.now_s)
+    assert isinstance(driver, usbhid.UsbHid)
+    return driver
+
+
+def polled(unit: HidUnit, polls: int = 3) -> Status:
+    driver = connect(unit)
+    for _ in range(polls):
+        status = driver.poll()
+        unit.now_s += 1.0
+    return status
+
+
+def made(fields: list[tuple[str, str, int, int, int, float]], vendor: int = 0x1234) -> HidUnit:
+    """A unit of no known maker, from its fields."""
+    descriptor, reports = describe([(f"UPS.{path}", *rest) for path, *rest in fields])  # type: ignore[misc]
+    return HidUnit(descriptor, reports, Identity(vendor, 1, "Acme", "Box 9"))
+
+
+GENERIC = [
+    ("PowerSummary.PresentStatus.ACPresent", "Feature", 1, 0, 1, 1),
+    ("PowerSummary.PresentStatus.ACPresent", "Input", 1, 0, 1, 1),
+    ("PowerSummary.PresentStatus.Discharging", "Feature", 1, 1, 1, 0),
+    ("PowerSummary.PresentStatus.Discharging", "Input", 1, 1, 1, 0),
+    ("PowerSummary.RemainingCapacity", "Feature", 2, 0, 8, 80),
+    ("PowerSummary.DelayBeforeShutdown", "Feature", 3, 0, 16, -1),
+    ("PowerSummary.DelayBeforeStartup", "Feature", 4, 0, 16, -1),
+]
+
+
+# --- what it says of real units ------------------------------------------------------------------------------------
+
+#: path (without UPS.) that a log of the unit printed -> the same fact in a Status
+SAME: dict[str, Callable[[Status], Any]] = {
+    "PowerSummary.RemainingCapacity": lambda s: s.battery.charge_pct,
+    "PowerSummary.RunTimeToEmpty": lambda s: s.battery.runtime_s,
+    "Battery.Voltage": lambda s: s.battery.voltage_v,
+    "Input.Voltage": lambda s: s.inputs[0].voltage_v,
+    "Input.Frequency": lambda s: s.inputs[0].frequency_hz,
+    "Input.ConfigVoltage": lambda s: s.rating.input_voltage_v,
+    "Input.LowVoltageTransfer": lambda s: s.rating.low_transfer_v,
+    "Input.HighVoltageTransfer": lambda s: s.rating.high_transfer_v,
+    "Output.Voltage": lambda s: s.outputs[0].voltage_v,
+    "PowerConverter.Output.Voltage": lambda s: s.outputs[0].voltage_v,
+    "Output.Frequency": lambda s: s.outputs[0].frequency_hz,
+    "Output.PercentLoad": lambda s: s.outputs[0].load_pct,
+    "PowerConverter.PercentLoad": lambda s: s.outputs[0].load_pct,
+    "PowerSummary.PercentLoad": lambda s: s.outputs[0].load_pct,
+    "Output.ConfigActivePower": lambda s: s.rating.power_w,
+    "PowerConverter.ConfigActivePower": lambda s: s.rating.power_w,
+    "Flow.[4].ConfigApparentPower": lambda s: s.rating.apparent_va,
+    "Flow.[4].ConfigVoltage": lambda s: s.rating.output_voltage_v,
+    "Output.ConfigCurrent": lambda s: s.rating.output_current_a,
+    "Battery.ConfigVoltage": lambda s: s.rating.battery_voltage_v,
+    "PowerSummary.PresentStatus.ACPresent": lambda s: s.source is Source.MAINS,
+    "PowerSummary.ACPresent": lambda s: s.source is Source.MAINS,
+    "Battery.Temperature": lambda s: s.battery.temperature_c,
+    "PowerSummary.PresentStatus.BelowRemainingCapacityLimit": lambda s: s.battery.low,
+    "PowerSummary.PresentStatus.Overload": lambda s: Condition.OVERLOAD in s.flags,
+    "PowerSummary.PresentStatus.NeedReplacement": lambda s: Condition.BATTERY_BAD in s.flags,
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_the_status_of_a_real_unit_is_what_its_own_log_says(name: str) -> None:
+    status, told = polled(HidUnit.of(name)), case(name)
+    compared = 0
+    for path, kind, report, _, _, logged in told["expect"]:
+        same = SAME.get(path.removeprefix("UPS."))
+        if kind == "Feature" and same is not None and f"{report:02x}" in told["reports"]:
+            assert same(status) == pytest.approx(logged), path
+            compared += 1
+    assert compared >= 2
+    assert wire.from_json(Status, wire.to_json(status)) == status
+
+
+def test_an_explore_log_makes_the_status_that_nut_made_of_it() -> None:
+    told = case("fields_06da")
+    descriptor, reports = describe(told["fields"])
+    who = Identity(0x06DA, 0xFFFF, told["upsc"]["device.mfr"], told["upsc"]["device.model"], "000000000")
+    status, nut = polled(HidUnit(descriptor, reports, who)), told["upsc"]
+    assert (status.ident.manufacturer, status.ident.model) == (nut["ups.mfr"], nut["ups.model"])
+    assert status.ident.serial == nut["ups.serial"]
+    assert status.battery.charge_pct == float(nut["battery.charge"])
+    assert status.battery.runtime_s == float(nut["battery.runtime"])
+    assert status.battery.voltage_v is not None and round(status.battery.voltage_v) == float(nut["battery.voltage"])
+    assert status.outputs[0].load_pct == float(nut["ups.load"])
+    words = {Source.MAINS: "OL", Source.BATTERY: "OB"}[status.source], "CHRG" * (status.battery.flow is Flow.CHARGING)
+    assert set(nut["ups.status"].split()) == set(words)
+
+
+def test_from_descriptor_bytes_to_rows_of_the_ups_mib() -> None:
+    told = case("051d-0002-back-ups-bx")
+    logged = {path: value for path, kind, *_, value in told["expect"] if kind == "Feature"}
+    rows = mib_rows(view(polled(HidUnit.of("051d-0002-back-ups-bx"))))
+    assert rows["upsEstimatedChargeRemaining"] == logged["UPS.PowerSummary.RemainingCapacity"]
+    assert rows["upsEstimatedMinutesRemaining"] == logged["UPS.PowerSummary.RunTimeToEmpty"] // 60
+    assert rows["upsBatteryVoltage"] == round(10 * logged["UPS.Battery.Voltage"])
+    assert rows["upsInputVoltage.1"] == logged["UPS.Input.Voltage"]
+    assert rows["upsOutputPercentLoad.1"] == logged["UPS.PowerConverter.PercentLoad"]
+    assert rows["upsConfigInputVoltage"] == logged["UPS.Input.ConfigVoltage"]
+    assert rows["upsConfigLowVoltageTransferPoint"] == logged["UPS.Input.LowVoltageTransfer"]
+    assert rows["upsConfigHighVoltageTransferPoint"] == logged["UPS.Input.HighVoltageTransfer"]
+    assert rows["upsConfigOutputPower"] == logged["UPS.PowerConverter.ConfigActivePower"]
+    assert rows["upsOutputSource"] == 3 and rows["upsBatteryStatus"] == 2
+
+
+def test_powercom_has_its_battery_voltage_in_a_megatec_line_alone() -> None:
+    status = polled(HidUnit.of("0d9f"))
+    assert status.battery.voltage_v == 26.6  # PowerSummary.Voltage says 228: the mains
+    assert status.temperature_c == 39.0 and status.beeper_on is False
+
+
+def test_the_name_of_an_apc_unit_is_parted_from_its_firmware() -> None:
+    status = polled(HidUnit.of("051d-0002-back-ups-cs"))
+    assert (status.ident.model, status.ident.firmware) == ("APC Back-UPS 500", "6.5.I")
+
+
+def test_outlets_of_an_eaton_unit_have_its_own_numbers() -> None:
+    assert [(o.number, o.on) for o in polled(HidUnit.of("0463-ffff-eaton-prot")).outlets] == [
+        (1, None),
+        (2, None),
+        (3, True),
+    ]
+
+
+def test_three_phases_give_three_lines() -> None:
+    more = [
+        (f"PowerConverter.{side}.Phase.[{phase}].Voltage", "Feature", report, 16 * phase - 16, 16, 229 + phase)
+        for side, report in (("Input.[1]", 10), ("Output", 11), ("Input.[2]", 12))
+        for phase in (1, 2, 3)
+    ]
+    more.append(("PowerConverter.Input.[1].Frequency", "Feature", 13, 0, 8, 50))
+    status = polled(made([*GENERIC, *more]))
+    assert [line.voltage_v for line in status.inputs] == [230, 231, 232] == [x.voltage_v for x in status.outputs]
+    assert [line.frequency_hz for line in status.inputs] == [50, 50, 50]
+    assert len(status.bypass) == 3
+
+
+def test_a_unit_of_no_known_maker_works_without_a_row() -> None:
+    unit = made(GENERIC)
+    status = polled(unit)
+    assert quirks.row(unit.identity.vendor, 1, "Box 9") is quirks.GENERIC
+    assert (status.source, status.battery.charge_pct, status.ident.model) == (Source.MAINS, 80.0, "Box 9")
+    assert connect(unit).commands == {Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_STOP}
+
+
+def test_a_unit_that_never_says_whether_the_mains_is_there_is_refused() -> None:
+    unit = made([GENERIC[4]])
+    assert usbhid.probe(unit) == 0.0
+    with pytest.raises(LinkError, match="whether the mains is there"):
+        connect(unit).poll()
+
+
+# --- scales --------------------------------------------------------------------------------------------------------
+
+
+def tripp() -> HidUnit:
+    unit = HidUnit.of("09ae")
+    unit.reports["feature", 0x32] = bytes.fromhex("32000001")  # AC present; the log of this unit has not this report
+    return unit
+
+
+def test_tripp_lite_volts_are_what_they_mean() -> None:
+    assert polled(tripp()).inputs[0].voltage_v == 121.4
+
+
+def test_minuteman_volts_and_amperes_are_what_they_mean_and_its_idle_timers_are_no_shutdown() -> None:
+    status = polled(HidUnit.of("05dd"))
+    assert (status.inputs[0].voltage_v, status.battery.voltage_v) == (123.3, 41.2)
+    line = status.outputs[0]
+    assert (line.voltage_v, line.current_a, line.power_w, line.load_pct) == (121.7, 2.2, 236.0, 22.0)
+    assert (status.rating.apparent_va, status.rating.battery_voltage_v) == (1500.0, 36.0)
+    assert Condition.SHUTDOWN_PENDING not in status.flags and status.flags == frozenset()
+
+
+def test_a_unit_without_signs_stops_its_timer_with_all_ones() -> None:
+    unit = HidUnit.of("05dd")
+    driver = connect(unit)
+    driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=90)
+    assert written(unit) == [b"\x61\xff\xff", b"\x15\x5a\x00"]
+    assert Condition.SHUTDOWN_PENDING in driver.poll().flags
+    driver.order(Command.SHUTDOWN_STOP)
+    assert written(unit)[-1] == b"\x15\xff\xff"
+
+
+def test_a_unit_that_has_its_numbers_in_input_reports_alone_is_asked_for_them() -> None:
+    unit = made(
+        [
+            ("PowerSummary.PresentStatus.ACPresent", "Input", 1, 0, 1, 1),
+            ("PowerSummary.RemainingCapacity", "Input", 2, 0, 8, 55),
+        ]
+    )
+    status = polled(unit)
+    assert (status.source, status.battery.charge_pct) == (Source.MAINS, 55) and ("input", 1) in unit.sent
+
+
+def test_a_unit_that_refuses_its_state_as_a_feature_tells_it_as_an_input() -> None:
+    unit = HidUnit.of("1cb0")
+    del unit.reports["feature", 0x0B]
+    status = polled(unit)
+    assert (status.source, status.battery.flow, status.battery.low) == (Source.MAINS, Flow.CHARGING, False)
+    assert unit.sent.count(("feature", 0x0B)) == 1
+
+
+def test_a_scale_that_nobody_wrote_down_is_picked_by_the_nominal_voltage_and_told_once(caplog: Any) -> None:
+    unit = tripp()
+    unit.identity = Identity(0x1234, 1)  # no row knows it
+    unit.set("UPS.PowerSummary.Input.ConfigVoltage", 120)
+    unit.reports["feature", 0x30] = bytes((0x30, 120))
+    with caplog.at_level("INFO"):
+        assert polled(unit, 5).inputs[0].voltage_v == 121.4
+    assert sum("input.voltage says 0.001214; taken for 121.4" in r.message for r in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "nominal", "want"),
+    [
+        ("input.voltage", 230.0, 230.0, 230.0),
+        ("input.voltage", 3.0, 230.0, 3.0),  # a dead input
+        ("input.voltage", 0.0, 230.0, 0.0),
+        ("input.voltage", 0.00003, 230.0, None),  # of a dead input the scale cannot be told
+        ("output.voltage", 2160.0, 230.0, 216.0),  # Legrand, NUT issue 2073
+        ("output.voltage", 0.0000023, None, None),  # no power of ten within reach makes a mains of it
+        ("input.frequency", 600.0, None, 60.0),
+        ("input.frequency", 5000.0, None, 50.0),
+        ("battery.voltage", 240.0, 24.0, 24.0),
+        ("battery.voltage", 2.7e-06, 24.0, 27.0),
+        ("battery.voltage", 228.0, 24.0, 22.8),
+        ("battery.voltage", 3.0, None, None),
+        ("load", 999.0, None, None),
+    ],
+)
+def test_what_is_not_credible_gets_a_scale_or_is_left_out(
+    name: str, value: float, nominal: float | None, want: float | None
+) -> None:
+    assert quirks.Scales(quirks.GENERIC).believe(name, value, nominal) == want
+
+
+def test_what_is_left_out_is_told_once(caplog: Any) -> None:
+    scales = quirks.Scales(quirks.GENERIC)
+    with caplog.at_level("INFO"):
+        assert [scales.believe("load", 999.0, None) for _ in range(3)] == [None] * 3
+    assert [r.message for r in caplog.records] == ["usbhid: load says 999; left out: no scale makes it credible"]
+
+
+def test_a_scale_once_picked_serves_the_dead_input_too() -> None:
+    scales = quirks.Scales(quirks.GENERIC)
+    assert scales.believe("input.voltage", 0.0023, 230.0) == 230.0
+    assert scales.believe("input.voltage", 0.00003, 230.0) == 3.0
+
+
+def test_cyberpower_battery_volts_of_three_halves_are_mended() -> None:
+    row = quirks.row(0x0764, 0x0501, "CP1500")
+    assert quirks.Scales(row).believe("battery.voltage", 40.5, 24.0) == 27.0
+    assert quirks.Scales(row).believe("battery.voltage", 27.0, 24.0) == 27.0
+
+
+def test_every_row_has_evidence_and_the_makers_are_all_there() -> None:
+    assert all(row.evidence and row.title for row in quirks.ROWS)
+    assert {row.vendor for row in quirks.ROWS} >= {0x051D, 0x0764, 0x0463, 0x06DA, 0x09AE, 0x10AF, 0x0D9F, 0x05DD}
+    known = {path for paths in hidtable.READ.values() for path in paths}
+    assert all(row.drop <= known and set(row.factors) <= hidtable.READ.keys() for row in quirks.ROWS)
+    assert quirks.row(0x0764, 0x0501, "UT650EG").discharging_is_battery
+    assert quirks.row(0x051D, 2, "Back-UPS BX1600MI").flag_lies and not quirks.row(0x051D, 2, "Back-UPS ES").flag_lies
+
+
+# --- the mains fails -----------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_report_alone_tells_of_the_mains_failure_at_the_next_poll() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    assert driver.poll().source is Source.MAINS
+    unit.reports["input", 1] = b"\x01\x02"
+    unit.push(1)
+    begin_s, unit.sent[:] = unit.now_s, []
+    status = driver.poll()
+    assert status.source is Source.BATTERY and status.battery.flow is Flow.DISCHARGING
+    assert ("feature", 1) not in unit.sent and unit.now_s - begin_s < 0.3 and status.taken_s == begin_s
+
+
+def test_an_interrupt_report_that_is_cut_short_or_unknown_counts_for_nothing() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    for data in (b"\x01", b"", b"\x77\x00\x00"):
+        unit.waiting.append(data)
+    assert driver.poll().source is Source.MAINS and ("feature", 1) in unit.sent
+
+
+def test_without_interrupt_reports_asking_finds_it_too() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    driver.poll()
+    unit.reports["feature", 1] = b"\x01\x02"
+    assert driver.poll().source is Source.BATTERY
+
+
+def test_interrupt_reports_that_cannot_be_believed_neither_wake_nor_count() -> None:
+    unit = HidUnit.of("051d-0003")
+    unit.reports = {
+        ("feature", 7): b"\x07\x05\x00",
+        ("input", 7): b"\x07\x00\x00",
+        ("feature", 12): b"\x0c\x42\x00\x10",
+    }
+    unit.wake_fd = 0
+    driver = connect(unit)
+    unit.push(7)
+    assert driver.wake_fd is None and driver.poll().source is Source.MAINS
+
+
+def test_a_unit_that_discharges_on_mains_is_on_mains() -> None:
+    status = polled(HidUnit.of("051d-0002-back-ups-bk"))
+    assert status.source is Source.MAINS and status.battery.flow is None  # this one says so while it is full
+    unit = made(GENERIC)
+    unit.reports["feature", 1] = b"\x01\x03"
+    assert (polled(unit).source, polled(unit).battery.flow) == (Source.MAINS, Flow.DISCHARGING)
+
+
+def test_cyberpower_ut_discharges_only_on_battery() -> None:
+    unit = made(GENERIC, 0x0764)
+    unit.identity = Identity(0x0764, 0x0501, "CPS", "UT650EG")
+    unit.reports["feature", 1] = b"\x01\x03"
+    assert polled(unit).source is Source.BATTERY
+
+
+def test_an_early_cry_of_an_eaton_unit_with_a_full_battery_is_no_low_battery() -> None:
+    unit = HidUnit.of("0463-ffff-eaton-prot")
+    unit.reports["feature", 1] = bytes.fromhex("01300001")  # on battery, shutdown imminent; charge 100
+    assert polled(unit).battery.low is False
+    unit.reports["feature", 6] = bytes.fromhex("06 50 53070000".replace(" ", ""))
+    assert polled(unit).battery.low is True
+
+
+# --- reports that fail ---------------------------------------------------------------------------------------------
+
+
+def test_a_refused_report_is_never_asked_again_and_the_next_place_is_taken() -> None:
+    unit = HidUnit.of("051d-0002-back-ups-bx")
+    del unit.reports["feature", 0x0F]  # PowerSummary.RunTimeToEmpty; Battery.RunTimeToEmpty has it too
+    del unit.reports["input", 0x0F]
+    driver = connect(unit)
+    for _ in range(4):
+        status = driver.poll()
+        unit.now_s += 1.0
+    assert status.battery.runtime_s == 3320 and unit.sent.count(("feature", 0x0F)) == 1
+
+
+def test_a_lost_optional_report_fails_no_poll_and_is_asked_less_and_less() -> None:
+    unit = HidUnit.of("0764")
+    driver = connect(unit)
+    for _ in range(3):
+        driver.poll()
+        unit.now_s += 1.0
+    unit.lost.add(0x0F)  # Input.Voltage
+    unit.sent.clear()
+    begin_s = unit.now_s
+    while unit.now_s < begin_s + 200:
+        status = driver.poll()
+        unit.now_s += 1.0
+    assert status.inputs == () and status.source is Source.MAINS and status.outputs[0].voltage_v == 121
+    assert 3 <= unit.sent.count(("feature", 0x0F)) <= 5
+    unit.lost.clear()
+    unit.now_s += 700
+    driver.poll()
+    unit.now_s += 1
+    assert driver.poll().inputs[0].voltage_v == 121
+
+
+def test_a_vital_report_that_is_lost_fails_the_poll_in_bounded_time() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    driver.poll()
+    unit.lost.add(1)
+    begin_s = unit.now_s
+    with pytest.raises(LinkError):
+        driver.poll()
+    assert unit.now_s - begin_s <= 5.1
+    unit.lost.clear()
+    assert driver.poll().source is Source.MAINS
+
+
+def test_a_report_that_worked_and_is_refused_now_is_lost_and_not_unknown() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    driver.poll()
+    kept = unit.reports.pop(("feature", 1))
+    with pytest.raises(LinkError, match="was not before"):
+        driver.poll()
+    unit.reports["feature", 1] = kept
+    assert driver.poll().source is Source.MAINS
+
+
+def test_a_charge_that_cannot_be_read_is_gone_after_some_seconds_not_remembered() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    assert driver.poll().battery.charge_pct == 80
+    unit.lost.add(2)
+    for _ in range(4):
+        status = driver.poll()
+        unit.now_s += 1.0
+    assert status.battery.charge_pct is None and status.source is Source.MAINS
+
+
+def test_a_unit_that_is_gone_is_a_link_error() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    driver.poll()
+    unit.gone = True
+    with pytest.raises(LinkError, match="gone"):
+        driver.poll()
+
+
+def test_a_slow_unit_is_read_in_several_polls_none_of_them_long() -> None:
+    unit = HidUnit.of("0d9f", pace_s=0.15)
+    driver = connect(unit)
+    for _ in range(8):
+        begin_s = unit.now_s
+        status = driver.poll()
+        assert unit.now_s - begin_s < 3.5
+        unit.now_s = max(unit.now_s, begin_s + 1.0)
+    assert status.inputs[0].voltage_v == 228 and status.rating.output_voltage_v == 220
+
+
+# --- orders --------------------------------------------------------------------------------------------------------
+
+
+def written(unit: HidUnit) -> list[bytes]:
+    return [what for what in unit.sent if isinstance(what, bytes)]
+
+
+def test_shutdown_and_return_writes_the_return_first_and_minutes_rounded_up() -> None:
+    unit = HidUnit.of("0764")
+    driver = connect(unit)
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=180)
+    assert written(unit) == [
+        b"\x16\x00\x00",
+        b"\x15\x01\x00",
+    ]  # 20 s would be "now": one minute; return 0, see its row
+    assert Condition.SHUTDOWN_PENDING in driver.poll().flags
+    driver.order(Command.SHUTDOWN_STOP)
+    assert written(unit)[-1] == b"\x15\xff\xff"
+    unit.sent.clear()
+    driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=61)
+    assert written(unit) == [b"\x16\xff\xff", b"\x15\x02\x00"]
+
+
+def test_a_cyberpower_unit_is_never_told_to_go_at_once() -> None:
+    unit = HidUnit.of("0764")
+    connect(unit).order(Command.SHUTDOWN_STAY_OFF, delay_s=0)
+    assert written(unit)[-1] == b"\x15\x01\x00"
+
+
+def test_an_eaton_unit_takes_seconds() -> None:
+    unit = HidUnit.of("0463-ffff-eaton-prot")
+    connect(unit).order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=45)
+    assert written(unit) == [b"\x0a" + bytes((45, 0, 0, 0)), b"\x09" + bytes((20, 0, 0, 0))]
+
+
+def test_a_timer_that_does_not_run_after_it_was_written_is_an_order_refused() -> None:
+    unit = HidUnit.of("0463-ffff-eaton-prot")
+    unit.deaf = True
+    driver = connect(unit)
+    with pytest.raises(OrderError, match="did not start its shutdown timer"):
+        driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=45)
+    with pytest.raises(OrderError, match="did not take beeper-off"):
+        driver.order(Command.BEEPER_OFF)
+
+
+def test_a_write_that_the_unit_refuses_is_an_order_refused_with_its_bytes() -> None:
+    unit = HidUnit.of("0764")
+    driver = connect(unit)
+    del unit.reports["feature", 0x14]
+    with pytest.raises(OrderError, match="14 01"):
+        driver.order(Command.TEST_QUICK)
+
+
+def test_a_test_and_its_result() -> None:
+    unit = HidUnit.of("0764")
+    driver = connect(unit)
+    driver.order(Command.TEST_DEEP)
+    assert written(unit) == [b"\x14\x02"]
+    unit.reports["feature", 0x14] = b"\x14\x05"
+    status = polled(unit)
+    assert status.test is not None and status.test.result is TestResult.RUNNING
+    assert Condition.TEST_RUNNING in status.flags
+
+
+def test_powercom_has_its_own_words_for_the_beeper_and_no_shutdown_that_we_understand() -> None:
+    unit = HidUnit.of("0d9f")
+    driver = connect(unit)
+    driver.order(Command.BEEPER_ON)
+    assert written(unit) == [b"\x13\x01"]
+    assert not driver.commands & {Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_STOP}
+
+
+def test_an_outlet_is_switched_by_its_own_timer_and_its_neighbours_stay() -> None:
+    unit = made(
+        [
+            *GENERIC,
+            ("OutletSystem.Outlet.[2].DelayBeforeShutdown", "Feature", 9, 0, 16, -1),
+            ("OutletSystem.Outlet.[2].DelayBeforeStartup", "Feature", 9, 16, 16, 77),
+            ("OutletSystem.Outlet.[2].PresentStatus.SwitchOn/Off", "Feature", 10, 0, 1, 1),
+        ]
+    )
+    driver = connect(unit)
+    driver.order(Command.OUTLET_OFF, number=2)
+    assert written(unit) == [b"\x09\x00\x00\x4d\x00"]
+    with pytest.raises(OrderError, match="outlets 2, not 1"):
+        driver.order(Command.OUTLET_OFF, number=1)
+
+
+# --- whatever comes ------------------------------------------------------------------------------------------------
+
+
+def numbers_of(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from numbers_of(one)
+    elif is_dataclass(value):
+        for one in fields(value):
+            yield from numbers_of(getattr(value, one.name))
+
+
+@given(st.sampled_from((*READABLE, "05dd", "1cb0", "075d", "09ae")), st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_report_bytes_give_a_status_or_a_link_error(name: str, data: st.DataObject) -> None:
+    unit = HidUnit.of(name)
+    for key in sorted(unit.reports):
+        if data.draw(st.booleans()):
+            tail = data.draw(st.binary(max_size=8))
+            unit.reports[key] = bytes([key[1]]) + tail if data.draw(st.booleans()) else tail
+    unit.waiting = data.draw(st.lists(st.binary(max_size=9), max_size=4))
+    driver = connect(unit)
+    for _ in range(3):
+        try:
+            status = driver.poll()
+        except LinkError:
+            continue
+        assert all(math.isfinite(n) for n in numbers_of(status))
+        assert wire.from_json(Status, wire.to_json(status)) == status
+        charge = status.battery.charge_pct
+        assert charge is None or 0 <= charge <= 100
+        unit.now_s += 1.0
+
+
+@given(st.sampled_from(READABLE), st.sampled_from(list(Command)), st.floats(), st.floats())
+@settings(max_examples=100, deadline=None)
+def test_any_order_is_given_or_refused(name: str, command: Command, first: float, second: float) -> None:
+    unit = HidUnit.of(name)
+    driver = connect(unit)
+    names = {Command.SHUTDOWN_RETURN: ("delay_s", "return_delay_s"), Command.SHUTDOWN_STAY_OFF: ("delay_s",)}
+    names |= dict.fromkeys((Command.OUTLET_ON, Command.OUTLET_OFF), ("number",))
+    try:
+        driver.order(command, **dict(zip(names.get(command, ()), (first, second), strict=False)))
+    except OrderError:
+        pass
+
+
+def test_the_link_wakes_the_thread_of_the_ups() -> None:
+    unit = made(GENERIC)
+    unit.wake_fd, other = os.pipe()
+    assert connect(unit).wake_fd == unit.wake_fd
+    os.close(unit.wake_fd)
+    os.close(other)
