@@ -24,7 +24,7 @@ from typing import Any
 
 from . import bus, busserver, config, curve, drivers, vault, wire
 from .book import Book
-from .config import Config
+from .config import Config, Server
 from .curve import Curve
 from .deliver import Delivery
 from .engine import TICK_S, Engine, Item, NewConfig, Note
@@ -74,6 +74,7 @@ class Core:
         self._folder = Path(first.state_dir) / "core"
         self._run_dir = Path(first.run_dir)
         self._lock = self._lock_state()
+        previous = _servers_before(first)
         new = self._choose(first, problems)
         self._config, self._loaded = new.config, new
         self._inbox: queue.Queue[Item] = queue.Queue(maxsize=INBOX_LIMIT)
@@ -94,6 +95,7 @@ class Core:
             keeper=self._keeper,
             memory=memory,
             remembered=kept,
+            previous=previous,
             publish=self._publish,
             order=self._delivery.order,
             power=self._power,
@@ -375,6 +377,14 @@ def _nobody(found: Config, texts: tuple[str, ...]) -> NewConfig:
 def _needs_start(settings: Config) -> tuple[object, ...]:
     """What takes effect only with a new start."""
     return settings.driver, settings.ups, settings.poll_s, settings.state_dir, settings.run_dir
+
+
+def _servers_before(found: Config) -> tuple[Server, ...]:
+    """The servers when this program ran last: the slots may be about them, though the file has changed since."""
+    try:
+        return load(last_good(found))[0].servers
+    except ConfigError:
+        return ()
 
 
 def main(path: Path) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from . import forecast, portrait, rules, wire
-from .config import Config
+from .config import Config, Server
 from .curve import Curve, Learner
 from .errands import Orders, Report, Said
 from .guard import Guard, Keeps, Ordered
@@ -105,13 +105,21 @@ class Engine:
         order: Callable[[Orders], None],
         power: Callable[[Command, Mapping[str, Any]], None],
         hurry: Callable[[float], None],
+        previous: tuple[Server, ...] = (),
         curve: Curve | None = None,
         learned: Callable[[Curve], None] = lambda curve: None,
     ) -> None:
         self._boot, self._clock, self._history, self._publish = boot, clock, history, publish
         self._started_s = now_s = clock.mono_s()
         self._guard = Guard(
-            boot=boot, now_s=now_s, keeper=keeper, remembered=remembered, order=order, power=power, hurry=hurry
+            boot=boot,
+            now_s=now_s,
+            keeper=keeper,
+            remembered=remembered,
+            order=order,
+            power=power,
+            hurry=hurry,
+            previous=previous,
         )
         self._curve, self._keep_curve = curve, learned
         self._learner: Learner | None = None

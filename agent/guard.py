@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from . import byhand, crowd, kept, protection
-from .config import Config
+from .config import Config, Server
 from .drill import Drill
 from .errands import Orders, Report, Said
 from .model import Command, OrderError, Status
@@ -70,6 +70,7 @@ class Guard:
         order: Callable[[Orders], None],
         power: Callable[[Command, Mapping[str, Any]], None],
         hurry: Callable[[float], None],
+        previous: tuple[Server, ...] = (),
     ) -> None:
         self._boot, self._keeper = boot, keeper
         self._order, self._power, self._hurry = order, power, hurry
@@ -77,7 +78,7 @@ class Guard:
         self.state: State = found.state
         self.plan = Plan()
         self.drill: Drill | None = None
-        self._telling = Telling(found, now_s)
+        self._telling = Telling(found, now_s, previous)
         self._crowd = crowd.Crowd()
         self._config, self._off = Config(), "no"
         self._orders = Orders(prove=False)

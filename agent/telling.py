@@ -19,8 +19,10 @@ UNPROVEN_S = 24 * 3600.0
 class Telling:
     """Owned by the engine's thread."""
 
-    def __init__(self, remembered: Remembered, now_s: float) -> None:
-        """`remembered`: what the slots said of the outage that was open when the program last ended."""
+    def __init__(self, remembered: Remembered, now_s: float, previous: tuple[Server, ...] = ()) -> None:
+        """`remembered`: what the slots said of the outage that was open when the program last ended; `previous`: the
+        servers of that time."""
+        self._previous = previous
         self._resumed: str | None = remembered.state.outage
         self._remembered: Remembered | None = remembered
         self._started_s = now_s
@@ -45,14 +47,20 @@ class Telling:
         self._servers, self._stages = servers, None
         if (kept := self._remembered) is not None:
             self._remembered = None
-            self._to_tell = {gone.server.name: gone.server for gone in kept.gone}
-            names = kept.told.names(servers) | {g.server.name for g in kept.gone if g.told}
+            before = self._previous if kept.told.plan == Bits.of(self._previous, ()).plan else servers
+            places = {s.name: (s.address, s.port) for s in servers}
+            latched, woken = {latch.stage for latch in kept.state.latched}, _woken(kept.state)
+            deleted = {s.name: s for s in before if s.stage in latched and s.name not in places}
+            self._to_tell = {gone.server.name: gone.server for gone in kept.gone} | deleted
+            self._comes_back = {s.name for s in self._to_tell.values() if s.stage in woken and _is_woken(s)}
+            moved = {s.name for s in before if places.get(s.name, (s.address, s.port)) != (s.address, s.port)}
+            names = (kept.told.names(before) - moved) | {g.server.name for g in kept.gone if g.told}
             self._told_before = frozenset(names)
             self._told_s = dict.fromkeys(names, self._started_s)
-            self.down = set(kept.down.names(servers)) | {g.server.name for g in kept.gone if g.down}
-            if kept.down.plan != Bits.of(servers, ()).plan:
+            self.down = set(kept.down.names(before)) | {g.server.name for g in kept.gone if g.down}
+            if kept.down.plan != Bits.of(before, ()).plan:
                 # another plan since: whoever may be down is asked, and answers if he is not
-                self.down |= {s.name for s in servers if s.stage in _woken(kept.state) and _is_woken(s)}
+                self.down |= {s.name for s in servers if s.stage in woken and _is_woken(s)}
         names_now = {s.name for s in servers} | self._to_tell.keys()
         self._reports = {name: report for name, report in self._reports.items() if name in names_now}
 

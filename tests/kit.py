@@ -111,6 +111,7 @@ class Play:
         boot: str = "boot-a",
         after: Play | None = None,
         off_return: str = "no",
+        previous: tuple[Server, ...] = (),
         **more: Any,
     ) -> None:
         """`after`: an earlier play whose process ended; this one resumes from its slots and history.
@@ -139,6 +140,7 @@ class Play:
                 last_event_id=last_id,
             ),
             remembered=self.keeper.kept,
+            previous=previous or (after.config.servers if after else ()),
             publish=self.published.append,
             order=self.orders.append,
             power=lambda command, args: self.powered.append((command, dict(args))),

@@ -222,3 +222,25 @@ def test_the_mains_of_a_ups_that_does_not_say_its_nominal_voltage() -> None:
     assert protection._is_mains(118.0, None) and protection._is_mains(240.0, None)
     assert not protection._is_mains(160.0, None) and not protection._is_mains(0.0, None)
     assert protection._is_mains(100.0, 100.0) and not protection._is_mains(70.0, 100.0)
+
+
+def test_a_server_that_was_deleted_while_nobody_ran_is_told_and_woken_all_the_same() -> None:
+    play = Play()
+    play.battery(70)
+    again = Play(after=play, servers=(FILES,))
+    again.battery(8)
+    assert "web" in again.tell
+    again.report("web", "accepted")
+    again.mains(400, charge_pct=90.0)
+    assert woken(again) == {"web"}
+
+
+def test_a_restart_with_one_more_server_tells_nobody_twice() -> None:
+    play = told_web()
+    more = (*TWO_SERVERS, Server(name="new", address="127.0.0.3", port=6003, stage="last", needs_s=60.0))
+    again = Play(after=play, servers=more)
+    again.battery(6)
+    assert again.orders[-1].told == {"web"}
+    moved = Play(after=told_web(), servers=(replace(WEB, address="127.0.0.2"), FILES))
+    moved.battery(6)
+    assert moved.orders[-1].told == frozenset() and "web" in moved.tell
