@@ -1,6 +1,6 @@
 """The one command that is typed on a server: fetches rccmd.pyz over a connection that it can trust, and installs it.
 
-    python3 -c '...' HOST:PORT FINGERPRINT SHA256 NAME CODE [options for the installer]
+    python3 -I -c '...' HOST:PORT FINGERPRINT SHA256 NAME CODE [options for the installer]
 
 Python 3.9 or newer and nothing else. Nothing is sent before the adapter's certificate has the fingerprint, nothing is
 run before the file has the SHA-256, and no clock plays a part. The text has no `'` and nothing that a shell expands,
@@ -42,7 +42,7 @@ _STEPS = (
     "file.write_bytes(data)",
     'sudo=["sudo"]if os.name=="posix"and os.geteuid()and shutil.which("sudo")else[]',
     'sys.excepthook=lambda kind,e,trace:print("rccmd: "+(str(e)or kind.__name__),file=sys.stderr)',
-    'sys.exit(subprocess.call([*sudo,sys.executable,str(file),"install","--adapter",adapter,"--fingerprint",fingerprint,'
+    'sys.exit(subprocess.call([*sudo,sys.executable,"-I",str(file),"install","--adapter",adapter,"--fingerprint",fingerprint,'
     '"--name",name,"--code",code,*more]))',
 )
 TEXT = ";".join(_STEPS)
@@ -73,11 +73,11 @@ class Order:
 def for_sh(order: Order) -> str:
     """The command for sh and its kin (Linux, macOS), one line."""
     words = (word if _PLAIN.fullmatch(word) else f"'{word}'" for word in order.words())
-    return " ".join(["python3", "-c", f"'{TEXT}'", *words])
+    return " ".join(["python3", "-I", "-c", f"'{TEXT}'", *words])
 
 
 def for_powershell(order: Order) -> str:
     """The command for Windows, one line: PowerShell of any version, and cmd.exe."""
     swapped = TEXT.replace('"', "'")
     words = (word if _PLAIN.fullmatch(word) else f'"{word}"' for word in order.words())
-    return " ".join(["py", "-3", "-c", f'"{swapped}"', *words])
+    return " ".join(["py", "-3", "-I", "-c", f'"{swapped}"', *words])

@@ -41,6 +41,7 @@ class Pins:
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self.damaged = ""  # why the file was set aside
+        self._unreadable = False  # it is there, and may be good
         self._pins: Mapping[str, Pin] = self._read()
 
     def __len__(self) -> int:
@@ -57,6 +58,10 @@ class Pins:
         if not NAME.fullmatch(name) or not SHA256.fullmatch(sha256):
             raise ValueError("not a name and the SHA-256 of a certificate, 64 lower-case hex digits")
         with self._lock:
+            if self._unreadable:
+                self._pins = self._read()
+            if self._unreadable:
+                raise OSError(self.damaged)  # else the pins of all others were lost
             new = {**self._pins, name: Pin(sha256, wall_s)}
             if len(new) > SERVERS_LIMIT:
                 raise ValueError(f"{SERVERS_LIMIT} servers are enrolled already")
@@ -81,13 +86,14 @@ class Pins:
         write_private(self._path, json.dumps(rows, indent=1).encode() + b"\n")
 
     def _read(self) -> dict[str, Pin]:
+        self._unreadable = False
         try:
             with self._path.open("rb") as file:
                 raw = file.read(LIMIT_BYTES + 1)
         except FileNotFoundError:
             return {}
         except OSError as e:
-            self.damaged = f"{self._path}: {e.strerror}"
+            self.damaged, self._unreadable = f"{self._path}: {e.strerror}", True
             log.error("%s: no server counts as enrolled", self.damaged)
             return {}
         try:

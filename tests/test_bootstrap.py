@@ -92,6 +92,7 @@ def test_a_posix_shell_reads_it_as_it_was_meant():
     words = shlex.split(for_sh(ORDER))
     assert words == [
         "python3",
+        "-I",
         "-c",
         bootstrap.TEXT,
         ORDER.adapter,
@@ -107,8 +108,8 @@ def test_windows_reads_it_as_it_was_meant():
     """PowerShell changes nothing in these double quotes; what it hands on is read as CommandLineToArgvW does."""
     command = for_powershell(ORDER)
     text = bootstrap.TEXT.replace('"', "'")
-    assert command.startswith(f'py -3 -c "{text}" "[2001:db8::1]:443" ')
-    line = subprocess.list2cmdline(["py", "-3", "-c", text, *ORDER.words()])
+    assert command.startswith(f'py -3 -I -c "{text}" "[2001:db8::1]:443" ')
+    line = subprocess.list2cmdline(["py", "-3", "-I", "-c", text, *ORDER.words()])
     assert line.replace(ORDER.adapter, f'"{ORDER.adapter}"') == command
 
 
@@ -117,7 +118,7 @@ def test_windows_reads_it_as_it_was_meant():
 )
 def test_real_shells_hand_it_on_unchanged(tmp_path, shell):
     show = "import json,sys;print(json.dumps(sys.argv[1:]))"
-    command = for_sh(ORDER).replace("python3 -c", f"{shlex.quote(sys.executable)} -c {shlex.quote(show)}", 1)
+    command = for_sh(ORDER).replace("python3 -I -c", f"{shlex.quote(sys.executable)} -c {shlex.quote(show)}", 1)
     done = subprocess.run([shell, "-c", command], capture_output=True, text=True, timeout=30)
     assert json.loads(done.stdout) == [bootstrap.TEXT, *ORDER.words()]
 
@@ -245,8 +246,10 @@ def test_an_old_python_is_one_clear_line(adapter, tmp_path, version):
 def test_a_python_without_its_library_is_one_clear_line(adapter, tmp_path):
     """As with Debian's python3-minimal."""
     (tmp_path / "http.py").write_text("raise ImportError('No module named http')")
-    done = run(for_sh(adapter), tmp_path)
+    command = for_sh(adapter)
+    done = run(command.replace("python3 -I -c", "python3 -c", 1), tmp_path)
     assert done.returncode == 1 and "No module named http. Nothing was changed" in done.stderr
+    assert run(command, tmp_path).returncode == 0, "what lies in the current folder is not run"
 
 
 def test_somebody_who_speaks_no_tls_is_one_clear_line(tmp_path):

@@ -241,3 +241,16 @@ def test_a_server_that_left_the_configuration_is_revoked_once_nobody_must_tell_i
     assert enrolments.pin("web") == ""
     enrolments.forget(view_of(server("nas", "ssh"), web), (server("nas", "ssh"), web))
     assert enrolments.pin("nas") == ""
+
+
+def test_a_file_of_pins_that_cannot_be_read_now_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "pins.json"
+    path.mkdir()  # as good as one that another user owns
+    pins = Pins(path)
+    with pytest.raises(OSError):
+        pins.add("nas", "a" * 64, 1.0)
+    path.rmdir()
+    first = Pins(path)
+    first.add("web", "b" * 64, 1.0)
+    pins.add("nas", "a" * 64, 2.0)
+    assert {name for name in ("web", "nas") if Pins(path).get(name)} == {"web", "nas"}

@@ -83,7 +83,7 @@ def test_the_fingerprint_is_the_one_that_the_page_says(adapter):
 def test_for_windows_it_is_powershell(adapter, capsys):
     assert invite.main(arguments("nas", "--windows"), adapter.settings(), VIEW) == 0
     out, err = capsys.readouterr()
-    assert out.startswith('py -3 -c "import ') and "administrator" in err
+    assert out.startswith('py -3 -I -c "import ') and "administrator" in err
 
 
 def test_as_json_it_is_one_object(adapter, capsys):
@@ -237,4 +237,4 @@ def test_the_command_line_does_it_with_a_core_and_without_one_it_says_so(tmp_pat
     assert verbs.main(args) == 1 and "no core" in capsys.readouterr().err
     with FakeCore(tmp_path / "core.sock", VIEW):
         assert verbs.main(args) == 0
-        assert capsys.readouterr().out.startswith("python3 -c ")
+        assert capsys.readouterr().out.startswith("python3 -I -c ")

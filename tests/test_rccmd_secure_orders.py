@@ -311,15 +311,82 @@ class Crashes(Case):
         for text in ("", "x", f"{boot} x\n{A} {ID}\n", f"{boot} 130.0\n", f"{boot} 130.0\n{A}\n"):
             path.write_text(text)
             self.orders(grace_s=30.0).tick(131.0)
-        path.write_text(f"{boot} {rest}")
-        (self.folder / "seen").write_text(f"SHUTDOWN {A} {ID}\n")
-        self.orders(grace_s=30.0).tick(131.0)
-        (self.folder / "seen").unlink()
+        path.write_text("")
         stopped = self.orders(grace_s=30.0)
         stopped.tick(110.0)
         stopped.close()
         self.orders(grace_s=30.0).tick(131.0)
         self.assertEqual(self.calls, [])
+
+    def test_a_crash_between_the_disk_and_the_start_loses_no_shutdown(self) -> None:
+        class Crash(BaseException):
+            pass
+
+        def crash(*_: object) -> FakeJob:
+            raise Crash
+
+        for grace_s in (0.0, 5.0):
+            orders = self.orders(grace_s=grace_s)
+            orders._programs._start = crash
+            with self.assertRaises(Crash):
+                self.say(orders, "SHUTDOWN", A, 100.0)
+                orders.tick(105.0)
+            again = self.orders(grace_s=grace_s)
+            again.tick(106.0)
+            self.assertEqual(self.calls, [("/halt",)])
+            self.orders(grace_s=grace_s).tick(107.0)
+            self.assertEqual(self.calls, [("/halt",)], "once it has started it is not started again")
+            for name in ("seen", "waiting"):
+                (self.folder / name).unlink()
+            self.calls.clear()
+
+
+class Meanwhile(Case):
+    """What is said while the command runs counts when it fails."""
+
+    def failed(self, orders: Orders, now_s: float) -> None:
+        self.jobs[-1].code = 1
+        orders.tick(now_s)
+        orders.tick(now_s + RETRY_S)
+
+    def test_a_wakeup_while_it_runs_ends_the_retries(self) -> None:
+        orders = self.orders()
+        self.say(orders, "SHUTDOWN", A, 100.0)
+        self.assertEqual(self.say(orders, "WAKEUP", A, 101.0), "going-down")
+        self.failed(orders, 102.0)
+        self.assertEqual(len(self.calls), 1)
+
+    def test_a_withdrawn_vote_is_not_restored(self) -> None:
+        orders = self.orders(need=2)
+        self.say(orders, "SHUTDOWN", A, 100.0)
+        self.say(orders, "SHUTDOWN", B, 101.0)
+        self.say(orders, "WAKEUP", A, 102.0)
+        self.failed(orders, 103.0)
+        self.assertEqual((len(self.calls), orders.votes.of(120.0)), (1, {B: ID}))
+
+    def test_who_asks_while_it_runs_is_not_forgotten_when_it_fails(self) -> None:
+        orders = self.orders()
+        self.say(orders, "SHUTDOWN", A, 100.0)
+        self.assertEqual(self.say(orders, "SHUTDOWN", B, 101.0, OTHER), "going-down")
+        self.say(orders, "WAKEUP", A, 102.0)
+        self.failed(orders, 103.0)
+        self.assertEqual(len(self.calls), 2, "B still wants it")
+
+    def test_the_wakeup_of_one_leaves_the_retry_to_the_others(self) -> None:
+        orders = self.orders(grace_s=5.0)
+        self.say(orders, "SHUTDOWN", A, 100.0)
+        self.say(orders, "SHUTDOWN", B, 101.0, OTHER)
+        orders.tick(105.0)
+        self.jobs[-1].code = 1
+        orders.tick(106.0)
+        self.assertEqual(self.say(orders, "WAKEUP", A, 107.0), "accepted")
+        orders.tick(106.0 + RETRY_S)
+        self.assertEqual(len(self.calls), 2)
+        self.jobs[-1].code = 1
+        orders.tick(117.0)
+        self.say(orders, "WAKEUP", B, 118.0, OTHER)
+        orders.tick(200.0)
+        self.assertEqual(len(self.calls), 2)
 
 
 class Living(Case):

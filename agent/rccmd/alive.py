@@ -47,6 +47,11 @@ class Alive:
             return set()
         return {name for name in self._names() if name not in self.last or self._over(name, now_s)}
 
+    def lost(self, now_s: float) -> set[str]:
+        """Who is not alive though it had `alive_s` from our start to be heard."""
+        late = self._began_s is not None and now_s - self._began_s >= self._alive_s
+        return self.silent(now_s) if late else set()
+
     def tick(self, now_s: float) -> None:
         """Say who has fallen silent; one that was never heard has `alive_s` from the start."""
         if not self._alive_s:

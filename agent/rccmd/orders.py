@@ -19,19 +19,9 @@ from .codec import MSG_TEXT, SHUTDOWN, WAKEUP, Command
 from .journal import Journal
 from .programs import Job, Programs, Start, ended, start_program
 from .secure import (
-    ACCEPTED,
-    BUSY,
-    DID_NOT_START,
-    DUPLICATE,
-    GOING_DOWN,
-    NOOP,
-    NOTHING_CONFIGURED,
-    REFUSED,
-    Malformed,
-    Reply,
-    Request,
-    parse_request,
-)
+    ACCEPTED, BUSY, DID_NOT_START, DUPLICATE, GOING_DOWN, NOOP, NOTHING_CONFIGURED, REFUSED,
+    Malformed, Reply, Request, parse_request,
+)  # fmt: skip
 from .seen import Seen
 from .selftest import Selftest
 from .settings import Settings
@@ -40,10 +30,7 @@ from .votes import Votes
 from .waiting import Waiting
 
 REPEAT_S = 300.0
-RETRY_S, RETRIES_LIMIT = (
-    10.0,
-    3,
-)  # of a command that failed: a secure sender was told "accepted"
+RETRY_S, RETRIES_LIMIT = 10.0, 3  # of a command that failed: a secure sender was told "accepted"
 SENDERS_LIMIT = 256  # remembered for the duplicate rule; the one not heard for longest is forgotten first
 LATEST_LIMIT = 20  # commands that the status shows
 LOOK_EVERY_S = 0.2  # how soon the end of a command is noticed
@@ -86,6 +73,7 @@ class Orders:
         self.latest: deque[Taken] = deque(maxlen=LATEST_LIMIT)
         self.changes = 0  # how often something happened that the status shows
         self._asking: dict[str, str] = {}  # whose SHUTDOWN the grace delay, or the command, runs for; of which outage
+        self._withdrawn: set[str] = set()  # of those, who has withdrawn it while the command runs
         self._silent: set[str] = set()  # who was not alive when that was looked at last
         self._starts_s: float | None = None  # when the grace delay is over
         self._again_s: float | None = None  # when a command that failed is tried again
@@ -170,8 +158,7 @@ class Orders:
         if request.verb == NOOP:
             return Reply(ACCEPTED if self._shutdown is None else GOING_DOWN, self._facts(now_s))
         if self._shutdown is not None:
-            self._journal.limited("repeats", sender, request.verb, "going down, the shutdown command runs", now_s)
-            return Reply(GOING_DOWN, {})
+            return self._while_it_runs(request, sender, now_s)
         if request.verb == WAKEUP:
             return self._secure_wakeup(sender, request.id, now_s)
         if self.seen.has(request.verb, sender, request.id):
@@ -186,6 +173,17 @@ class Orders:
         if reply.word != ACCEPTED:
             self.seen.remove(request.verb, [(sender, request.id)])
         return reply
+
+    def _while_it_runs(self, request: Request, sender: str, now_s: float) -> Reply:
+        """Nothing more is done, but who asks, and who does not any more, counts should the command fail."""
+        if request.verb == SHUTDOWN and not self.seen.has(SHUTDOWN, sender, request.id):
+            self._asking[sender] = request.id
+            self._withdrawn.discard(sender)
+            self.seen.add(SHUTDOWN, [(sender, request.id)])
+        elif request.verb == WAKEUP and self._asking.get(sender) == request.id:
+            self._withdrawn.add(sender)
+        self._journal.limited("repeats", sender, request.verb, "going down, the shutdown command runs", now_s)
+        return Reply(GOING_DOWN, {})
 
     def _facts(self, now_s: float) -> dict[str, str]:
         facts = {"version": VERSION, **self.selftest.facts(), "need": str(self._settings.need)}
@@ -226,6 +224,9 @@ class Orders:
         if self._starts_s is not None:
             self._asking[sender] = ""
             self._waiting.keep(self._starts_s, self._asking)
+        elif self._shutdown is not None:
+            self._asking[sender] = ""
+            self._withdrawn.discard(sender)
         if self._starts_s is not None or self._shutdown is not None:
             state = "runs already" if self._shutdown is not None else "waits in its grace delay"
             what = ACCEPTED if last_s is None else DUPLICATE
@@ -241,7 +242,7 @@ class Orders:
         """A word that counts: begin, if it is enough."""
         need = self._settings.need
         if need <= 1:
-            self._asking = {sender: ident}
+            self._asking = {**(self._asking if self._again_s is not None else {}), sender: ident}
             return self._begin_shutdown(sender, now_s)
         self.votes.add(sender, now_s, ident)
         if self._enough(now_s):
@@ -275,7 +276,7 @@ class Orders:
 
     def _unreachable(self, asking: Iterable[str], now_s: float) -> set[str]:
         """Who counts as having asked because it is not alive."""
-        return self.alive.silent(now_s) - set(asking) if self._settings.unreachable_counts else set()
+        return self.alive.lost(now_s) - set(asking) if self._settings.unreachable_counts else set()
 
     def _begin_shutdown(self, sender: str, now_s: float) -> Reply:
         if gone := self._unreachable(self._asking, now_s) if self._settings.need > len(self._asking) else set():
@@ -291,7 +292,7 @@ class Orders:
     def _resume(self, now_s: float) -> None:
         """Go on with a shutdown whose grace delay ran when the listener crashed."""
         waits = self._waiting.read(now_s) if self._settings.on_shutdown else None
-        if waits is not None and not any(self.seen.has(SHUTDOWN, *pair) for pair in _numbered(waits.asking)):
+        if waits is not None:  # else the command was started
             self._starts_s, self._asking = waits.starts_s, waits.asking
             left_s = max(0.0, waits.starts_s - now_s)
             who = ",".join(sorted(waits.asking))
@@ -300,14 +301,15 @@ class Orders:
     def _run_shutdown(self, now_s: float) -> bool:
         who = ",".join(sorted(self._asking))
         self._again_s = None
+        self._withdrawn.clear()
+        self._waiting.keep(now_s, self._asking)  # a crash before it has started begins it again
         self.votes.clear(now_s)
         if numbered := _numbered(self._asking):
             self.seen.add(SHUTDOWN, numbered)  # on the disk before it starts
             if self.seen.failed:
                 self._journal.line(who, SHUTDOWN, f"warning: a restart would run it again: {self.seen.failed}")
-        if self._settings.grace_s > 0:
-            self._waiting.clear()
         self._shutdown = self._programs.begin(self._settings.on_shutdown, SHUTDOWN, who)
+        self._waiting.clear()
         self.changes += 1
         if self._shutdown is None:
             self._failed(now_s)
@@ -321,22 +323,29 @@ class Orders:
     def _failed(self, now_s: float) -> None:
         """The next SHUTDOWN of anybody runs it again; for a secure sender, who repeats none, so does the time."""
         self._heard_s.clear()
-        if numbered := _numbered(self._asking):
-            self.seen.remove(SHUTDOWN, numbered)
-            if self._tries < RETRIES_LIMIT:
-                self._tries, self._again_s = self._tries + 1, now_s + RETRY_S
+        self.seen.remove(SHUTDOWN, _numbered(self._asking))
+        self._asking = {who: ident for who, ident in self._asking.items() if who not in self._withdrawn}
+        enough = len(self._asking) + len(self._unreachable(self._asking, now_s)) >= self._settings.need
+        if _numbered(self._asking) and enough and self._tries < RETRIES_LIMIT:
+            self._tries, self._again_s = self._tries + 1, now_s + RETRY_S
         if self._settings.need > 1:
             self.votes.restore(self._asking, now_s)
 
     def _withdraw(self, sender: str, ident: str, now_s: float) -> str:
         """A sender's WAKEUP for its outage: what becomes of it, for the log."""
         if self._again_s is not None and self._asking.get(sender) == ident:
-            self._again_s = None
+            del self._asking[sender]
             self.votes.withdraw(sender, now_s, ident)
+            still = len(self._asking) + len(self._unreachable(self._asking, now_s))
+            if self._asking and still >= self._settings.need:
+                return f"accepted, but {','.join(sorted(self._asking))} wants the shutdown, which is tried again"
+            self._again_s = None
             return "accepted, the command that failed is not tried again"
         if self.votes.withdraw(sender, now_s, ident):
             return "accepted, its SHUTDOWN counts no more"
         if self._shutdown is not None:
+            if self._asking.get(sender) == ident:
+                self._withdrawn.add(sender)
             return "accepted, but the shutdown command runs already"
         if self._starts_s is None:
             return "accepted, nothing to withdraw; its next SHUTDOWN is a new one"

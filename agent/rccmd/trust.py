@@ -81,6 +81,8 @@ class Trust:
                     raise ValueError("must hold one certificate")
                 der = ssl.PEM_cert_to_DER_cert(found[0])
                 context.load_verify_locations(cadata=der)
+                if der in names:
+                    raise ValueError(f"is the certificate of {names[der]}")  # one adapter has one vote
                 names[der] = file[: -len(".pem")]
             except (OSError, ValueError) as e:
                 wrong.append(f"{file}: {e}")
