@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import NamedTuple
 
 FILE_LIMIT_BYTES = 1024 * 1024  # of --log FILE; one older file is kept as FILE.1
 
@@ -31,6 +32,16 @@ class Rate:
         self._left = min(self._burst, self._left + max(0.0, now_s - self._at_s) * self._per_s)
         self._at_s = now_s
         return self._left >= lines
+
+
+class Taken(NamedTuple):
+    """A command as the status shows it: wall-clock seconds, and the word that was answered."""
+
+    wall_s: float
+    sender: str
+    verb: str
+    ident: str
+    word: str
 
 
 class Journal:

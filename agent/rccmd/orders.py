@@ -11,16 +11,26 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from . import VERSION, relays, users
 from .alive import Alive
 from .codec import MSG_TEXT, SHUTDOWN, WAKEUP, Command
-from .journal import Journal
+from .journal import Journal, Taken
 from .programs import Job, Programs, Start, ended, start_program
 from .secure import (
-    ACCEPTED, BUSY, DID_NOT_START, DUPLICATE, GOING_DOWN, NOOP, NOTHING_CONFIGURED, REFUSED,
-    Malformed, Reply, Request, parse_request,
+    ACCEPTED,
+    BUSY,
+    DID_NOT_START,
+    DUPLICATE,
+    GOING_DOWN,
+    NOOP,
+    NOTHING_CONFIGURED,
+    REFUSED,
+    Malformed,
+    Reply,
+    Request,
+    parse_request,
 )  # fmt: skip
 from .seen import Seen
 from .selftest import Selftest
@@ -34,16 +44,6 @@ RETRY_S, RETRIES_LIMIT = 10.0, 3  # of a command that failed: a secure sender wa
 SENDERS_LIMIT = 256  # remembered for the duplicate rule; the one not heard for longest is forgotten first
 LATEST_LIMIT = 20  # commands that the status shows
 LOOK_EVERY_S = 0.2  # how soon the end of a command is noticed
-
-
-class Taken(NamedTuple):
-    """A command as the status shows it: wall-clock seconds, and the word that was answered."""
-
-    wall_s: float
-    sender: str
-    verb: str
-    ident: str
-    word: str
 
 
 class Orders:
