@@ -149,8 +149,10 @@ def test_a_listener_that_was_told_keeps_that_over_a_restart(tmp_path: Path) -> N
             os.kill(world.agent.pid, signal.SIGTERM)
             world.agent.wait(20)
             assert slots.exists()
-            # the core forgets whom it told, but not the outage: another plan does that
-            world.config.write_text(world.config.read_text() + server_toml("web", 1, "secure = false"))
+            # a server that is elsewhere now is told again in the same outage
+            text = world.config.read_text()
+            assert text.count('address = "127.0.0.1"') == 1
+            world.config.write_text(text.replace('address = "127.0.0.1"', 'address = "localhost"'))
             world.start_agent()
             until(lambda: view_of(world).delivery == "accepted", 15, "it was told again")
             assert view_of(world).detail == "was told before" and len(server.ran("shutdown")) == 1
