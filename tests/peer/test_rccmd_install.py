@@ -96,6 +96,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     if done.returncode != 0:
         pytest.skip(f"debootstrap: {done.stdout[-300:]}")
+    folder.chmod(0o755)  # it becomes "/"
     return folder
 
 

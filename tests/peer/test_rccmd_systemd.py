@@ -74,8 +74,10 @@ class Booted:
 
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    ready = os.environ.get("RIDETHROUGH_SYSTEMD")
-    if ready:
+    ready = os.environ.get("RIDETHROUGH_SYSTEMD", "")
+    if not ready:
+        pytest.skip("boots a systemd of its own: set RIDETHROUGH_SYSTEMD=debootstrap, or to a folder that has one")
+    if ready != "debootstrap":
         return Path(ready)
     if not shutil.which("debootstrap"):
         pytest.skip("needs debootstrap")
@@ -84,6 +86,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
     if done.returncode != 0:
         pytest.skip(f"debootstrap: {done.stdout[-300:]}")
+    folder.chmod(0o755)  # it becomes "/"
     return folder
 
 
