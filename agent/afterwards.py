@@ -124,7 +124,6 @@ def _recover(state: State, now_s: float, effects: list[Effect]) -> State:
         outage=state.outage,
         began_s=state.began_s,
         latched=state.latched,
-        owed=state.owed,
         off_sent_s=state.off_sent_s,
         cycled=state.cycled,
         recovery_from_s=now_s,

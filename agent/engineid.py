@@ -17,12 +17,12 @@ from typing import Any
 
 from . import usm, vault
 from .model import ConfigError
+from .v3 import BOOTS_LIMIT
 
 LIMIT_BYTES = 64 * 1024
 # RFC 3411 section 5: the first bit, an enterprise's number (0, as long as we have none), 5: octets of our own choice
 ENGINE_ID_BEGINS = bytes.fromhex("8000000005")
 RANDOM_BYTES = 12
-BOOTS_LIMIT = 2**31 - 1
 
 
 def path(folder: Path) -> Path:

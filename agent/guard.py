@@ -22,9 +22,7 @@ from .telling import Telling
 log = logging.getLogger(__name__)
 
 KEEP_WAIT_S = 0.2  # a latch waits so long for the disk, then it is sent anyway
-KEEP_EVERY_S = (
-    10.0  # in an outage, so that a restart knows when the UPS was last heard, and how long nobody was there
-)
+KEEP_EVERY_S = 10.0  # in an outage: a restart must know when the UPS was heard, and how long nobody was there
 KEEP_AT_ONCE = 50  # servers; for more of them a thousand told in a second are not a thousand writes:
 KEEP_GAP_S = 0.2
 RETURN_DELAY_S = 60.0  # the UPS stays off at least so long: the servers must lose their power; a unit may need more
@@ -128,11 +126,8 @@ class Guard:
 
     def said(self, said: Said) -> None:
         """What became of a command by hand: it is for the log alone."""
-        if said.verb == "EXECUTE":
-            row = crowd.Row("execute", said.server, said.detail, said.word)
-        else:
-            row = crowd.Row("message", said.server, said.detail, said.word)
-        self._crowd.add((row,))
+        name = "execute" if said.verb == "EXECUTE" else "message"
+        self._crowd.add((crowd.Row(name, said.server, said.detail, said.word),))
 
     def ordered(self, ordered: Ordered) -> list[Notice]:
         """What became of an order of ours to the UPS."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from . import ber, upsmib
 from .ber import INTEGER, IP_ADDRESS, SEQUENCE, TIMETICKS, Oid
 from .mib import Look, Object, row
+from .mib2 import INTERFACES
 from .model import ALARM_NUMBER, Condition, Event
 from .upsmib import UPS, WELL_KNOWN_ALARMS
 
@@ -27,7 +28,7 @@ ENTERPRISE_SPECIFIC = 6
 ON_BATTERY_EVERY_S = 60.0
 SYS_UP_TIME: Oid = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 TRAP_OID: Oid = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
-IF_TABLE: Oid = (1, 3, 6, 1, 2, 1, 2, 2, 1)
+IF_TABLE: Oid = (*INTERFACES, 2, 1)
 IF_ADMIN_STATUS, IF_OPER_STATUS = 7, 8
 
 _NUMBERS = {condition.value: number for condition, number in ALARM_NUMBER.items()}
@@ -47,14 +48,9 @@ _OBJECTS: Mapping[str, Object] = {o.name: o for o in upsmib.MEASURED}
 class Notice:
     """One notification, the same for all receivers."""
 
-    trap: Oid  # snmpTrapOID
+    trap: Oid  # snmpTrapOID: the kind, of which a receiver gets at most one in 5 s
     ticks: int  # sysUpTime
     bindings: bytes
-
-    @property
-    def kind(self) -> Oid:
-        """Of one kind a receiver gets at most one in 5 s; alarms differ by what they tell of."""
-        return self.trap
 
     def of_version_1(self, request_from: bytes, community: bytes) -> bytes:
         """A whole message; `request_from`: our IPv4 address, four octets."""

@@ -90,7 +90,7 @@ class Receiver:
             if self._open is not None:
                 self._repeat(sock, now_s)
             while self._open is None and (notice := self._next(now_s)) is not None:
-                self._last_s[notice.kind] = now_s
+                self._last_s[notice.trap] = now_s
                 if self._inform:
                     self._open = _Sent(notice, secrets.randbits(31), 0, now_s)
                     self._repeat(sock, now_s)
@@ -106,7 +106,7 @@ class Receiver:
     def _next(self, now_s: float) -> Notice | None:
         """The oldest whose kind may be sent now."""
         for notice in self._waiting:
-            if now_s - self._last_s.get(notice.kind, -SAME_KIND_S) >= SAME_KIND_S:
+            if now_s - self._last_s.get(notice.trap, -SAME_KIND_S) >= SAME_KIND_S:
                 self._waiting.remove(notice)
                 return notice
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ber, bus, config, engineid, notify, receiver, settexts, snmp, upsset, usm, v3
+from . import ber, bus, config, engineid, notify, receiver, settexts, snmp, upsset, v3
 from .config import Config
 from .model import Command, ConfigError
 
@@ -126,7 +126,11 @@ def _receivers(
                 raise ConfigError(
                     f"user {one.user} has no keys; give him some with: ridethrough snmp-user {one.user}"
                 )
-            other = _for_engine(user, rows) if one.inform and user is not None and version == ber.V3 else None
+            other = (
+                engineid.for_engine(user, rows[user.name])
+                if one.inform and user is not None and version == ber.V3
+                else None
+            )
         except ConfigError as e:
             log.error("snmp: receiver %s is off: %s", one.name, e)
             continue
@@ -137,7 +141,3 @@ def _receivers(
             )
         )  # fmt: skip
     return found
-
-
-def _for_engine(user: usm.User, rows: Mapping[str, Mapping[str, Any]]) -> engineid.Maker:
-    return engineid.for_engine(user, rows[user.name])

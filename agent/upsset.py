@@ -13,6 +13,7 @@ from typing import Any
 from . import ber, upsmib
 from .ber import INTEGER, OBJECT_ID, OCTET_STRING, Oid
 from .mib import INT_MAX, Look
+from .mib2 import SYSTEM
 from .model import Command, Condition
 from .upsmib import UPS
 
@@ -20,7 +21,6 @@ NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 
 INCONSISTENT_VALUE, RESOURCE_UNAVAILABLE, COMMIT_FAILED, UNDO_FAILED, NOT_WRITABLE = 12, 13, 14, 15, 17
 
 Triple = tuple[bytes, int, bytes]  # encoded name, tag and body of the value
-SYSTEM: Oid = (1, 3, 6, 1, 2, 1, 1)
 TESTS: Oid = (*UPS, 1, 7, 7)
 ABORT_TEST, GENERAL_TEST, QUICK_TEST, DEEP_TEST = 2, 3, 4, 5
 _TEST_COMMANDS = {
