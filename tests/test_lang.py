@@ -25,7 +25,7 @@ BASES = ("ups", "learned", "configured")
 NOTES = (
     "committed", "ups-off", "ups-off-skipped", "ups-off-ignored", "recovery-began", "waking", "back", "not-back",
     "recovered", "planned-ended", "held", "aborted", "released", "cleared", "drill-began", "drill-stage",
-    "drill-ended", "proof-failed", "proven-again", "state-lost",
+    "drill-ended", "proof-failed", "proven-again", "state-lost", "execute", "message",
 )  # fmt: skip
 #: why people had a stage latched, the UPS was left on, or something ended
 WHYS = (
