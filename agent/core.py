@@ -332,7 +332,8 @@ class Core:
         module: ModuleType = drivers.load(self._config.driver)
         names = {o.name for o in module.OPTIONS}
         section = {k: v for k, v in self._config.ups.items() if k in names}
-        opened = open_link(module.LINK, self._config.ups, time.monotonic)
+        password = self._secrets().get(label) if (label := self._config.ups.get("secret")) else None
+        opened = open_link(module.LINK, {**self._config.ups, "password": password}, time.monotonic)
         try:
             driver: Driver = module.connect(section, opened, time.monotonic)
         except LinkError:
