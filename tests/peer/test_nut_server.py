@@ -1,4 +1,4 @@
-"""Debian's upsd with dummy-ups is a source: what it says becomes a Status, also in an outage and when it goes away."""
+"""Debian's upsd with dummy-ups is a source: what it says becomes a Status, in an outage and when it goes away too."""
 
 from __future__ import annotations
 
@@ -47,10 +47,8 @@ class Server:
         }  # fmt: skip
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.say(ON_LINE)
-        self._write(
-            "ups.conf",
-            f"[dummy]\ndriver = dummy-ups\nport = {folder}/it.dev\nmode = dummy-once\nuser = {self.me}\npollinterval = 1\n",
-        )
+        options = [f"port = {folder}/it.dev", "mode = dummy-once", f"user = {self.me}", "pollinterval = 1", ""]
+        self._write("ups.conf", "\n".join(["[dummy]", "driver = dummy-ups", *options]))
         self._write("upsd.users", f"[we]\npassword = {PASSWORD}\nactions = SET\ninstcmds = ALL\n")
         self.configure()
 
