@@ -74,6 +74,11 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
         data = path.read_bytes()
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
+    return parse(data)
+
+
+def parse(data: bytes) -> tuple[Config, tuple[config.Problem, ...]]:
+    """The bytes of a configuration file, typed, and all that is wrong with them."""
     if len(data) > config.FILE_LIMIT_BYTES:
         start = data[: config.FILE_LIMIT_BYTES].decode("utf-8", "replace")
         return reading.broken(start, f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")

@@ -38,9 +38,14 @@ def main(args: argparse.Namespace) -> int:
         "rehearse": _rehearse,
         "enroll": lambda args, settings: invite.main(args, settings, _ask_view(settings)),
         "ssh-key": _ssh_key,
+        "backup": _backup,
     }
     if args.verb == "check":
         return _check(args.config)
+    if args.verb == "restore":
+        from . import backup
+
+        return backup.restore(args)
     settings, _ = load(args.config)
     try:
         return verbs[args.verb](args, settings)
@@ -274,6 +279,12 @@ def _snmp_user(args: argparse.Namespace, settings: Config) -> int:
     from . import snmpuser
 
     return snmpuser.main(args, settings)
+
+
+def _backup(args: argparse.Namespace, settings: Config) -> int:
+    from . import backup
+
+    return backup.backup(args, settings)
 
 
 def _password(_args: argparse.Namespace, settings: Config) -> int:
