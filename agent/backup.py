@@ -187,27 +187,12 @@ def put(content: Content, path: Path, settings: Config) -> None:
         for name in sorted(n for n in ahead if n.startswith(f"{COMMANDS}/")):
             where = Path(settings.commands_dir) / name.partition("/")[2]
             where.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            _write(where, ahead[name], 0o755 if name in content.programs else 0o644)
+            vault.write_whole(where, ahead[name], 0o755 if name in content.programs else 0o644)
         where = path
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _write(path, ahead[SETTINGS], None)
+        vault.write_whole(path, ahead[SETTINGS], None)
     except OSError as e:
         raise ConfigError(f"{where}: {e.strerror}; restore again when that is mended") from e
-
-
-def _write(path: Path, data: bytes, mode: int | None) -> None:
-    """Whole or not at all; mode None: that of the file that is there, or the owner's alone. OSError."""
-    try:
-        before = path.stat()
-    except FileNotFoundError:
-        before = None
-    vault.write_private(path, data)
-    if before is not None and os.geteuid() == 0:
-        os.chown(path, before.st_uid, before.st_gid)
-    if mode is None and before is not None:
-        mode = before.st_mode & 0o777
-    if mode is not None:
-        os.chmod(path, mode)
 
 
 def _read(path: Path) -> bytes:

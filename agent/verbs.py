@@ -42,6 +42,10 @@ def main(args: argparse.Namespace) -> int:
     }
     if args.verb == "check":
         return _check(args.config)
+    if args.verb == "provision":
+        from . import provision
+
+        return provision.main(args)
     if args.verb == "restore":
         from . import backup
 
@@ -287,8 +291,15 @@ def _backup(args: argparse.Namespace, settings: Config) -> int:
     return backup.backup(args, settings)
 
 
-def _password(_args: argparse.Namespace, settings: Config) -> int:
-    from . import login
+def _password(args: argparse.Namespace, settings: Config) -> int:
+    from . import login, passwords
+
+    if args.action == "hash":
+        try:
+            print(passwords.encode(getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")))
+        except ValueError as e:
+            raise ConfigError(str(e)) from e
+        return 0
 
     folder = Path(settings.state_dir) / "faces"
     try:
