@@ -67,7 +67,12 @@ class InstallTest(Case):
                 self.assertIn("ridethrough enroll", said)
                 self.assertNotIn("Traceback", said)
         self.adapter.changes = {}
-        for status, words in ((429, "Wait a minute"), (500, "HTTP status 500"), (302, "HTTP status 302")):
+        for status, words in (
+            (429, "Wait a minute"),
+            (503, "at this moment"),
+            (500, "HTTP status 500"),
+            (302, "HTTP status 302"),
+        ):
             with self.subTest(status=status):
                 self.adapter.codes, self.adapter.instead = {CODE}, (status, {"error": "\x1b[31mno\x07"})
                 code, said = self.install()
