@@ -174,6 +174,12 @@ class InstallTest(Case):
         )
         self.assertTrue(self.text("etc/rccmd/senders/ups-a.pem").endswith(self.adapter.sender_pem))
 
+    def test_a_renamed_adapter_with_the_same_key_stays_one_sender(self) -> None:
+        self.install()
+        self.adapter.codes, self.adapter.name = {CODE}, "ups-cellar"
+        code, said = self.install()
+        self.assertEqual((code, os.listdir(self.root / "etc/rccmd/senders")), (0, ["ups-a.pem"]), said)
+
     def test_the_same_adapter_installed_anew_takes_its_old_place(self) -> None:
         self.install()
         self.adapter.codes = {CODE}
