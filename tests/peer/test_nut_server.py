@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from agent import upsd
+from agent import upsd, vault
 from agent.drivers import nut
 from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status
 from tests.peer.test_nut_megatec import free_port
+from tests.peer.world import World, until
 
 pytestmark = pytest.mark.peer
 
@@ -207,3 +208,33 @@ def test_with_tls_its_certificate_alone_is_taken(server: Server) -> None:
     server.until(lambda s: s.source is Source.MAINS, tls_ca=str(server.folder / "ca.pem"))
     with pytest.raises(LinkError, match="another one"):
         server.open(tls_fingerprint="00" * 32)
+
+
+def test_from_one_end_to_the_other_the_servers_values_are_rows_of_the_ups_mib(server: Server) -> None:
+    server.until(lambda s: s.source is Source.MAINS)
+    ups = (
+        f'driver = "nut"\nhost = "127.0.0.1"\ntcp_port = {server.port}\nuser = "we"\nsecret = "upsd"\npoll_s = 0.5\n'
+    )
+    stages = '[[stage]]\nname = "all"\non_battery_s = 2\n'
+    (server.folder / "world").mkdir()
+    vault.write(server.folder / "world" / "state" / "core" / "secrets.json", {"upsd": PASSWORD})
+    with World(server.folder / "world", ups=ups, stages=stages) as world:
+        #: row of RFC 1628 -> (NUT variable, what one of its units is there)
+        rows = {
+            "2.3.0": ("battery.runtime", 60.0), "2.4.0": ("battery.charge", 1.0), "2.5.0": ("battery.voltage", 0.1),
+            "3.3.1.2.1": ("input.frequency", 0.1), "3.3.1.3.1": ("input.voltage", 1.0),
+            "4.4.1.2.1": ("output.voltage", 1.0), "4.4.1.5.1": ("ups.load", 1.0),
+        }  # fmt: skip
+        for row, (variable, unit) in rows.items():
+            told = int(world.snmp(f"1.3.6.1.2.1.33.1.{row}").rpartition(":")[2])
+            assert abs(told - float(ON_LINE[variable]) / unit) <= 0.5, (row, variable, told)
+        assert PASSWORD not in world.config.read_text() and PASSWORD not in world.log.read_text()
+        server.say({**ON_LINE, "ups.status": "OB DISCHRG"})
+        until(lambda: bool(world.told()), 30, "the server behind the NUT server's UPS was told")
+        server.stop("server")
+        until(lambda: "comm-lost" in world.conditions(), 40, "comm-lost")
+        assert "No Such" in world.snmp("1.3.6.1.2.1.33.1.2.4.0") and world.view().age_s is not None
+        assert "on-battery" in world.conditions()
+        server.start("server")
+        server.say(ON_LINE)
+        until(lambda: "comm-lost" not in world.conditions(), 40, "it is back")
