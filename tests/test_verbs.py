@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import verbs
 from agent.config import Config, Server
 from agent.model import Forecast, ServerView, StageView, View
 from agent.process import load
