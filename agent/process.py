@@ -15,14 +15,14 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, config, drivers, hidraw, lines, link, reach, reading, upsd
+from . import addresses, config, drivers, hidraw, lines, link, reach, reading, snmplink, upsd
 from .config import Config
 from .model import ConfigError, Option
 
 log = logging.getLogger(__name__)
 
 #: LINK of a driver -> the module that opens it
-LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw, "upsd": upsd}
+LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw, "upsd": upsd, "snmp": snmplink}
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
 
