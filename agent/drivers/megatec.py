@@ -1,7 +1,7 @@
 """Megatec Q1: reads the many UPSes that answer one question with one line of numbers, and gives them orders.
 
-The engine and the dialects as tables: agent/q1. How real units differ from the documents: tests/cases/megatec.json
-and q1.json (each case with its source). Status card: docs/drivers.md.
+The engine and the dialects as tables: agent/q1; the USB bridges: agent/bridges.py. How real units differ from the
+documents: tests/cases/megatec.json and q1.json (each case with its source). Status card: docs/drivers.md.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..bridges import BRIDGES
 from ..model import Driver, Link, LinkError, Option
 from ..q1.dialects import DIALECTS
 from ..q1.find import QUERIES as FIND_QUERIES
 from ..q1.find import answers, find
 from ..q1.unit import Unit
 
-NAME, TITLE, LINK = "megatec", "Megatec / Q1 family, serial", "serial"
+NAME, TITLE, LINK, USB_LINK = "megatec", "Megatec / Q1 family", "serial", "bridge"
 OPTIONS = (
     Option(
         name="dialect",
@@ -33,6 +34,8 @@ OPTIONS = (
     ),
 )
 QUERIES = (*FIND_QUERIES, b"F\r")  # all that probe may send
+#: (USB vendor, product, name of the bridge): its ids; the strings of a device decide between bridges that share them
+USB = tuple((vendor, product, bridge.name) for bridge in BRIDGES for vendor, product in bridge.ids)
 
 
 def probe(link: Link) -> float:
@@ -48,5 +51,5 @@ def probe(link: Link) -> float:
 def connect(section: Mapping[str, Any], link: Link | None, now: Callable[[], float]) -> Driver:
     """The driver for the unit at the end of `link`. Sends nothing yet. LinkError without a link."""
     if link is None:
-        raise LinkError("driver megatec needs a serial line")
+        raise LinkError("driver megatec needs a serial line or a USB bridge")
     return Unit(link, now, DIALECTS.get(section.get("dialect", "auto")), section.get("battery_cells"))

@@ -94,6 +94,14 @@ def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC) 
     return word + b"\r"
 
 
+def example(command: Command, orders: Orders) -> bytes:
+    """The bytes of an order with arguments that every unit takes: b"" if there is no such order."""
+    word = orders.words.get(command, orders.toggle)
+    for place, value in ((b"%n", b".5"), (b"%m", b"0003"), (b"%t", b"01"), (b"%o", b"1")):
+        word = word.replace(place, value)
+    return word + b"\r" if word else b""
+
+
 def _off_delay(delay_s: float) -> bytes:
     sixths = math.ceil(delay_s / 6)
     return b".%d" % sixths if sixths <= 9 else b"%02d" % math.ceil(delay_s / 60)
