@@ -15,7 +15,7 @@ import pytest
 
 from agent import bridge
 from agent.drivers import megatec
-from agent.model import Status
+from agent.model import Command, Driver, Status
 from tests.peer.test_nut_megatec import DRIVER, SCENES, prepare, tokens, variables
 from tests.peer.test_nut_q1 import NOT_OURS, agrees
 from tests.simulators import bridge as simulated
@@ -40,6 +40,7 @@ UNTESTED = [
 ]
 OF_USB = ("ups.productid", "ups.vendorid")
 FEW = ("on line", "on battery", "low", "boost")
+ORDER = ("-k",)
 WITHIN_S = 90
 
 
@@ -51,7 +52,9 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def as_nut_reads_it(folder: Path, shim: Path, it: simulated.Bridge, protocol: str) -> dict[str, str]:
+def run_nut(folder: Path, shim: Path, it: simulated.Bridge, protocol: str, *options: str) -> str:
+    """What NUT's driver prints; it must end well, but for an order: 2.8.0 takes the silence of some bridges after one
+    for a failure."""
     if not DRIVER.exists():
         pytest.fail("NUT is missing; install it with: ./run peer")
     user = pwd.getpwuid(os.geteuid()).pw_name
@@ -65,17 +68,21 @@ def as_nut_reads_it(folder: Path, shim: Path, it: simulated.Bridge, protocol: st
         "LD_PRELOAD": str(shim), "BRIDGE_SOCKET": str(folder / "usb"), "BRIDGE_IDS": ":".join(ids),
     }  # fmt: skip
     with simulated.Served(it, folder / "usb") as served:
-        command = [str(DRIVER), "-a", "pretend", "-d", "1"]
+        command = [str(DRIVER), "-a", "pretend", *options]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WITHIN_S)
     assert not served.errors, served.errors
-    assert done.returncode == 0, done.stderr
-    return variables(done.stdout)
+    assert done.returncode == 0 or options == ORDER, done.stderr
+    return done.stdout
+
+
+def connected(it: simulated.Bridge) -> Driver:
+    section = {} if it.kind in [one.name for one in bridge.BRIDGES if one.auto] else {"bridge": it.kind}
+    link = bridge.open(section, time.monotonic, lambda: [it], simulated.util(it))
+    return megatec.connect({}, link, time.monotonic)
 
 
 def as_we_read_it(it: simulated.Bridge) -> Status:
-    section = {} if it.kind in [one.name for one in bridge.BRIDGES if one.auto] else {"bridge": it.kind}
-    link = bridge.open(section, time.monotonic, lambda: [it], simulated.util(it))
-    driver = megatec.connect({}, link, time.monotonic)
+    driver = connected(it)
     try:
         driver.poll()
         return driver.poll()
@@ -94,7 +101,7 @@ def test_nut_reads_the_same_through_a_bridge(
     ups = MegatecPty(tmp_path / "ups", runtime_s=1e9, dialect=speaker)  # without its terminal: the unit alone
     it = simulated.Bridge(kind, ups.answer)
     prepare(ups, SCENES[scene][0])
-    nut, ours = as_nut_reads_it(tmp_path, shim, it, protocol), as_we_read_it(it)
+    nut, ours = variables(run_nut(tmp_path, shim, it, protocol, "-d", "1")), as_we_read_it(it)
     assert set(nut["ups.status"].split()) == SCENES[scene][1] == tokens(ours)
     compared = {name: said for name, said in nut.items() if not name.startswith((*NOT_OURS, *OF_USB))}
     assert len(compared) >= 9, compared
@@ -104,3 +111,22 @@ def test_nut_reads_the_same_through_a_bridge(
         if not agrees("nutdrv_qx", speaker, name, said, ours)
     ]
     assert not wrong, (wrong, ours)
+
+
+@pytest.mark.parametrize("kind", ["cypress", "fabula", "hunnox", "phoenix", "sgs", "fuji"])
+def test_nut_sends_the_same_shutdown_through_a_bridge(tmp_path: Path, shim: Path, kind: str) -> None:
+    """Its delays are 30 s and 3 minutes as well, where nothing else is configured."""
+    sent, numbers = [], []
+    for who in ("NUT", "ours"):
+        it = simulated.Bridge(kind, MegatecPty(tmp_path / "ups", runtime_s=1e9).answer)
+        if who == "NUT":
+            run_nut(tmp_path, shim, it, "megatec", *ORDER)
+        else:
+            driver = connected(it)
+            driver.poll()
+            driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=180)
+            driver.close()
+        sent.append({command for command in it.sent if command.startswith(b"S")})
+        numbers.append({number for number, _ in it.strings if number & 0xF == 8})
+    assert sent[0] == sent[1] and len(sent[0]) == 1
+    assert numbers[0] == numbers[1] == ({0x18} if kind in ("fabula", "hunnox") else set())
