@@ -166,7 +166,19 @@ BRIDGES: tuple[Bridge, ...] = (
         "capture, NUT",
     ),
     Bridge("fabula", (_NONAME,), _FABULA, "NUT", maker="MEC", product="MEC0003"),
-    Bridge("hunnox", (_NONAME,), _FABULA._replace(limit_bytes=102, lockstep=True, tries=3), "NUT", product="MEC0003"),
+    Bridge(
+        "hunnox",
+        (_NONAME,),
+        _FABULA._replace(
+            numbers={**_FABULA.numbers, b"BL": 0xF3},
+            first={**_QUESTIONS, b"BL": b"B"},
+            limit_bytes=102,
+            lockstep=True,
+            tries=3,
+        ),
+        "NUT",
+        product="MEC0003",
+    ),
     Bridge(
         "snr",
         (_NONAME,),

@@ -363,6 +363,13 @@ def test_hunnox_is_asked_in_lockstep_and_never_for_more_than_it_can_give() -> No
     assert len(numbers) > 2 * len(it.strings) / 3 and numbers[-2:].count(3) >= 1
 
 
+def test_hunnox_tells_its_charge_when_its_dialect_is_named() -> None:
+    it, unit = device("hunnox", "hunnox")
+    unit.set("charge_pct", "61")
+    driver, _ = connected(it, "hunnox")
+    assert driver.poll().battery.charge_pct == 61.0
+
+
 @pytest.mark.parametrize(
     ("command", "number"),
     [

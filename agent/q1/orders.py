@@ -47,6 +47,7 @@ NO_BEEPER = MEGATEC._replace(toggle=b"")  # it could be toggled, but nobody woul
 MECER = MEGATEC._replace(accepted=b"(ACK")
 QS = Orders({**_SHUTDOWN, **_LOAD, Command.TEST_QUICK: b"T"}, toggle=b"Q", off_delay_s=(12.0, 540.0))  # S.2 to S09
 QS_NO_TEST = QS._replace(words={**_SHUTDOWN, **_LOAD})
+NONE = Orders({})
 RETURN_ONLY = Orders(  # what R0000 does to them is not known for sure
     {command: word for command, word in MEGATEC.words.items() if b"R0000" not in word}
 )

@@ -43,6 +43,8 @@ OVERSIZE_HANGS = ("hunnox", "snr")
 #: number of a string -> the command it stands for
 KRAULER = {3: b"Q1", 13: b"F", 12: b"I", 4: b"T", 5: b"TL", 7: b"Q", 11: b"C"}
 FABULA = {3: b"Q1", 13: b"F", 12: b"I", 7: b"Q", 10: b"C"}
+HUNNOX = {**FABULA, 0xF3: b"BL"}
+QUESTIONS = (b"Q1", b"F", b"I", b"BL")
 WAITING_LIMIT = 256
 
 
@@ -211,17 +213,17 @@ class Bridge:
         return _descriptor(self._said(number))[:size]
 
     def _said(self, number: int) -> bytes:
-        command = (KRAULER if self.kind in ("krauler", "snr") else FABULA).get(number)
+        command = {"fabula": FABULA, "hunnox": HUNNOX}.get(self.kind, KRAULER).get(number)
         if command is None and self.kind in ("fabula", "hunnox"):
             command = _shutdown(number)
         if command is None or self.silent:
             return b"UPS No Ack"
-        if self.unready and command in (b"Q1", b"F", b"I"):
+        if self.unready and command in QUESTIONS:
             self.unready -= 1
             return b"UPS No Ack"
         self.sent.append(command)
         answer = self.speak(command)
-        if command not in (b"Q1", b"F", b"I"):
+        if command not in QUESTIONS:
             return b"UPS No Ack"  # whether it has done it or not
         return b"." + answer[1:] if self.kind in ("krauler", "snr") else answer
 
