@@ -492,6 +492,7 @@ def test_the_status_card_has_the_questions_and_the_evidence_of_each_dialect() ->
         assert polled.strip("`").split("` `") == [query.ask.decode().strip() for query in dialect.poll]
         assert once.replace("`", "").split() == [q.ask.decode().strip() for q in dialect.once] or once == "none"
         assert evidence == dialect.evidence and auto == ("yes" if dialect.auto else "no")
+        assert state == dialect.state
         assert state != "complete" or "capture" in evidence or "NUT" in evidence
 
 

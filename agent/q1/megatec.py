@@ -173,7 +173,12 @@ BESTUPS = MEGATEC._replace(
     auto=False,
 )
 GTEC = MEGATEC._replace(
-    name="gtec", poll=(Query(b"Q4\r", gtec),), orders=orders.NO_BEEPER, evidence="capture", auto=False
+    name="gtec",
+    poll=(Query(b"Q4\r", gtec),),
+    orders=orders.NO_BEEPER,
+    evidence="capture",
+    auto=False,
+    state="untested",
 )
 HUNNOX = MEGATEC._replace(
     name="hunnox",
@@ -181,6 +186,7 @@ HUNNOX = MEGATEC._replace(
     once=(_F, Query(b"FW?\r", identity)),
     evidence="none",
     auto=False,
+    state="untested",
 )
 ABLEREX = MEGATEC._replace(
     name="ablerex",
@@ -188,6 +194,7 @@ ABLEREX = MEGATEC._replace(
     derive=_ablerex,
     evidence="none",
     auto=False,
+    state="untested",
 )
 OMRON = MEGATEC._replace(
     name="omron",
@@ -200,4 +207,5 @@ OMRON = MEGATEC._replace(
     derive=_omron,
     evidence="capture of answers",
     auto=False,
+    state="untested",
 )

@@ -84,6 +84,7 @@ MEGATEC_G = Dialect(
     orders.MEGATEC,
     "document",
     derive=_g,
+    state="partial",
 )
 
 # --- Q6 ---------------------------------------------------------------------------------------------------------
@@ -131,6 +132,7 @@ Q6_DIALECT = Dialect(
     orders.MEGATEC,
     "capture",
     derive=_q6,
+    state="partial",
 )
 
 #     (in1  in2   in3   fault out1  out2  out3  ld1 ld2 ld3 Hz   batt  °C   flags min.s % mode ....  flags type
@@ -148,6 +150,7 @@ Q2_DIALECT = Q6_DIALECT._replace(
     ),
     evidence="capture of answers",
     auto=False,
+    state="untested",
 )
 
 # --- Masterguard ------------------------------------------------------------------------------------------------
