@@ -18,6 +18,7 @@ from agent.drivers import megatec
 from agent.model import Command, Driver, Status
 from tests.peer.test_nut_megatec import DRIVER, SCENES, prepare, tokens, variables
 from tests.peer.test_nut_q1 import NOT_OURS, agrees
+from tests.peer.world import World, until
 from tests.simulators import bridge as simulated
 from tests.simulators.megatec import MegatecPty
 
@@ -46,7 +47,7 @@ WITHIN_S = 90
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    library = tmp_path_factory.mktemp("shim") / "libusbshim.so"
+    library = tmp_path_factory.mktemp("shim") / "libusb-1.0.so.0"
     source = Path(__file__).parent / "usbshim.c"
     subprocess.run(["cc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
     return library
@@ -130,3 +131,33 @@ def test_nut_sends_the_same_shutdown_through_a_bridge(tmp_path: Path, shim: Path
         numbers.append({number for number, _ in it.strings if number & 0xF == 8})
     assert sent[0] == sent[1] and len(sent[0]) == 1
     assert numbers[0] == numbers[1] == ({0x18} if kind in ("fabula", "hunnox") else set())
+
+
+def test_the_whole_agent_reads_a_bridge_through_pyusb_and_finds_it_again(
+    tmp_path: Path, shim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stands in for anything but libusb itself: the device is pulled out, put in again, and given back."""
+    unit = MegatecPty(tmp_path / "unit", runtime_s=1e9, dialect="voltronic-qs")
+    it = simulated.Bridge("cypress", unit.answer)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(shim.parent))
+    monkeypatch.setenv("BRIDGE_SOCKET", str(tmp_path / "usb"))
+    monkeypatch.setenv("BRIDGE_IDS", "0665:5161")
+    with (
+        simulated.Served(it, tmp_path / "usb") as served,
+        World(tmp_path, ups='driver = "megatec"\npoll_s = 0.5\n') as world,
+    ):
+        assert not it.kernel_driver and world.view().status.inputs[0].voltage_v == 230.0
+        assert "the UPS speaks voltronic-qs" in world.log.read_text()
+        unit.set("mains", "off")
+        until(lambda: "on-battery" in world.conditions(), 8, "on battery")
+        unit.set("mains", "on")
+        until(lambda: "on-battery" not in world.conditions(), 20, "on line")
+        it.gone = True
+        until(lambda: "no USB UPS" in world.view().link_detail, 10, "it is looked for")
+        it.gone, it.kernel_driver = False, True
+        began_s = time.monotonic()
+        until(lambda: world.view().link == "up", 15, "it is found again")
+        assert time.monotonic() - began_s < 7.0
+        assert world.told() == []
+    assert it.kernel_driver and it.log[-1] == "release"
+    assert not served.errors, served.errors

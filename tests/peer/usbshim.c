@@ -1,6 +1,6 @@
-/* In the place of libusb-1.0 for a program of NUT: one device, whose transfers go over a Unix socket to our simulator.
+/* In the place of libusb-1.0: one device, whose transfers go over a Unix socket to our simulator.
  *
- * BRIDGE_SOCKET is the path, BRIDGE_IDS "VVVV:PPPP". Only what nutdrv_qx calls. Structures as in libusb's ABI
+ * BRIDGE_SOCKET is the path, BRIDGE_IDS "VVVV:PPPP". Only what nutdrv_qx and pyusb call. Structures as in libusb's ABI
  * (https://libusb.sourceforge.io/api-1.0/). The string descriptors are asked of the device, as libusb does.
  */
 #include <stdint.h>
@@ -20,10 +20,17 @@ struct device_descriptor {
     uint16_t idVendor, idProduct, bcdDevice;
     uint8_t iManufacturer, iProduct, iSerialNumber, bNumConfigurations;
 };
+struct endpoint_descriptor {
+    uint8_t bLength, bDescriptorType, bEndpointAddress, bmAttributes;
+    uint16_t wMaxPacketSize;
+    uint8_t bInterval, bRefresh, bSynchAddress;
+    const unsigned char *extra;
+    int extra_length;
+};
 struct interface_descriptor {
     uint8_t bLength, bDescriptorType, bInterfaceNumber, bAlternateSetting, bNumEndpoints, bInterfaceClass,
         bInterfaceSubClass, bInterfaceProtocol, iInterface;
-    const void *endpoint;
+    const struct endpoint_descriptor *endpoint;
     const unsigned char *extra;
     int extra_length;
 };
@@ -73,12 +80,19 @@ static int transfer(char what, int in, uint8_t first, uint8_t request, uint16_t 
     return number;
 }
 
+/* What is no transfer: 1 claim, 2 release, 3 detach, 4 attach, 5 is the kernel's driver there, 6 is the device there. */
+static int other(uint8_t what)
+{
+    unsigned char nothing[1];
+    return transfer('K', 1, what, 0, 0, 0, nothing, 0, 1000);
+}
+
 int libusb_init(void **context)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = getenv("BRIDGE_SOCKET");
     if (context)
-        *context = NULL;
+        *context = handle;
     if (line >= 0)
         return 0;
     if (!path || strlen(path) >= sizeof(address.sun_path))
@@ -94,6 +108,8 @@ ssize_t libusb_get_device_list(void *context, void ***list)
 {
     (void)context;
     *list = calloc(2, sizeof(void *));
+    if (other(6) != 1)
+        return 0;
     (*list)[0] = device;
     return 1;
 }
@@ -121,7 +137,9 @@ int libusb_get_device_descriptor(void *dev, struct device_descriptor *found)
 
 int libusb_get_config_descriptor(void *dev, uint8_t index, struct config_descriptor **found)
 {
-    static const struct interface_descriptor setting = {9, 4, 0, 0, 0, 3, 0, 0, 0, NULL, NULL, 0};
+    static const struct endpoint_descriptor ends[2] = {
+        {7, 5, 0x81, 3, 8, 10, 0, 0, NULL, 0}, {7, 5, 0x02, 3, 8, 10, 0, 0, NULL, 0}};
+    static const struct interface_descriptor setting = {9, 4, 0, 0, 2, 3, 0, 0, 0, ends, NULL, 0};
     static const struct interface interface = {&setting, 1};
     static struct config_descriptor configuration = {9, 2, 18, 1, 1, 0, 0x80, 50, &interface, NULL, 0};
     (void)dev;
@@ -134,9 +152,21 @@ void libusb_free_config_descriptor(void *configuration) { (void)configuration; }
 uint8_t libusb_get_bus_number(void *dev) { (void)dev; return 1; }
 int libusb_open(void *dev, void **found) { (void)dev; *found = handle; return 0; }
 void libusb_close(void *found) { (void)found; }
-int libusb_claim_interface(void *found, int number) { (void)found; (void)number; return 0; }
-int libusb_detach_kernel_driver(void *found, int number) { (void)found; (void)number; return NOT_FOUND; }
-int libusb_kernel_driver_active(void *found, int number) { (void)found; (void)number; return 0; }
+int libusb_claim_interface(void *found, int number) { (void)found; (void)number; return other(1); }
+int libusb_release_interface(void *found, int number) { (void)found; (void)number; return other(2); }
+int libusb_detach_kernel_driver(void *found, int number) { (void)found; (void)number; return other(3); }
+int libusb_attach_kernel_driver(void *found, int number) { (void)found; (void)number; return other(4); }
+int libusb_kernel_driver_active(void *found, int number) { (void)found; (void)number; return other(5); }
+int libusb_get_configuration(void *found, int *number) { (void)found; *number = 1; return 0; }
+int libusb_set_configuration(void *found, int number) { (void)found; (void)number; return 0; }
+uint8_t libusb_get_device_address(void *dev) { (void)dev; return 2; }
+uint8_t libusb_get_port_number(void *dev) { (void)dev; return 2; }
+int libusb_get_device_speed(void *dev) { (void)dev; return 1; }
+int libusb_get_port_numbers(void *dev, uint8_t *ports, int size) { (void)dev; ports[0] = 2; return size > 0; }
+void *libusb_get_parent(void *dev) { (void)dev; return NULL; }
+void *libusb_ref_device(void *dev) { return dev; }
+void libusb_unref_device(void *dev) { (void)dev; }
+void libusb_set_debug(void *context, int level) { (void)context; (void)level; }
 int libusb_set_auto_detach_kernel_driver(void *found, int on) { (void)found; (void)on; return 0; }
 int libusb_set_interface_alt_setting(void *found, int a, int b) { (void)found; (void)a; (void)b; return 0; }
 int libusb_clear_halt(void *found, unsigned char endpoint) { (void)found; (void)endpoint; return 0; }
@@ -190,3 +220,11 @@ const struct version *libusb_get_version(void)
     static const struct version it = {1, 0, 26, 0, "", "our shim"};
     return &it;
 }
+
+/* never called: no bulk and no isochronous transfers */
+int libusb_bulk_transfer(void) { return OTHER; }
+void *libusb_alloc_transfer(int packets) { (void)packets; return NULL; }
+void libusb_free_transfer(void *it) { (void)it; }
+int libusb_submit_transfer(void *it) { (void)it; return OTHER; }
+int libusb_get_max_iso_packet_size(void *dev, unsigned char endpoint) { (void)dev; (void)endpoint; return OTHER; }
+int libusb_handle_events(void *context) { (void)context; return OTHER; }

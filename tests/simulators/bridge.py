@@ -100,6 +100,9 @@ class Bridge:
             raise failed(self.refuse_claim)
         self.log.append("claim")
 
+    def release(self) -> None:
+        self.log.append("release")
+
     def clear_halt(self, endpoint: int) -> None:
         self.log.append(f"clear {endpoint:#x}")
 
@@ -248,16 +251,25 @@ def util(device: Bridge) -> Any:
     """Stands in for usb.util."""
     return SimpleNamespace(
         claim_interface=lambda *args: device.claim(),
-        release_interface=lambda *args: device.log.append("release"),
+        release_interface=lambda *args: device.release(),
         dispose_resources=lambda *args: device.log.append("dispose"),
     )
 
 
 # --- for a process with the shim in the place of libusb -----------------------------------------------------------
 
-HEAD = struct.Struct("<cBBHHHI")  # C|I|O, bmRequestType or endpoint, bRequest, wValue, wIndex, wLength, milliseconds
+HEAD = struct.Struct(
+    "<cBBHHHI"
+)  # C|I|O|K, bmRequestType or endpoint, bRequest, wValue, wIndex, wLength, milliseconds
 REPLY = struct.Struct("<iI")  # libusb's number (0 or more: bytes), bytes that follow
-_LIBUSB = {errno.ENODEV: -4, errno.EPIPE: -9, errno.ETIMEDOUT: -7, errno.EOVERFLOW: -8}
+_LIBUSB = {
+    errno.EACCES: -3,
+    errno.EBUSY: -6,
+    errno.ENODEV: -4,
+    errno.EPIPE: -9,
+    errno.ETIMEDOUT: -7,
+    errno.EOVERFLOW: -8,
+}
 
 
 class Served:
@@ -299,6 +311,8 @@ class Served:
         first, request, value, index, length, within_ms = numbers
         within_ms = min(max(within_ms, 1), 5000)
         try:
+            if what == b"K":
+                return self._other(first), b""
             if what == b"C" and first & 0x80:
                 data = bytes(self._device.ctrl_transfer(first, request, value, index, length, within_ms))
                 return len(data), data
@@ -313,3 +327,19 @@ class Served:
         except AssertionError as e:
             self.errors.append(e)
             return -1, b""
+
+    def _other(self, what: int) -> int:
+        """What is no transfer, by its number in the shim."""
+        it = self._device
+        if what == 6:
+            return int(not it.gone)
+        if what == 5:
+            return int(it.is_kernel_driver_active(0))
+        acts = {
+            1: it.claim,
+            2: it.release,
+            3: lambda: it.detach_kernel_driver(0),
+            4: lambda: it.attach_kernel_driver(0),
+        }
+        acts[what]()
+        return 0
