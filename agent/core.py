@@ -87,9 +87,8 @@ class Core:
         self._book = Book(self._folder / "known.json")
         self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
-        self._ups = Ups(
-            self._open, self._take, self._config.poll_s, back_off_s(self._config.driver, self._config.ups)
-        )
+        pauses_s = back_off_s(self._config.driver, self._config.ups)
+        self._ups = Ups(self._open, self._take, self._config.poll_s, pauses_s)
         self._server: busserver.Server | None = None
         self._engine = Engine(
             boot=boot_id(),
