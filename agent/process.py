@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, config, drivers, hidraw, lines, link, reach, reading
+from . import addresses, config, detect, drivers, hidraw, lines, link, reach, reading
 from .config import Config
-from .model import ConfigError, Option
+from .model import ConfigError, Driver, LinkError, Option
+from .tape import Tape, Taped
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw}
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
+AUTO_BACK_OFF_S = (0.5,)  # each opening looks at one thing more
 
 BOOT_PROBLEMS = Path("/run/ridethrough-system/problems")
 TIMESYNC = Path("/run/systemd/timesync")
@@ -54,12 +56,16 @@ def boot_id() -> str:
 
 def ups_options(name: str) -> Sequence[Option]:
     """What `[ups]` may hold for driver `name`, its link's options included. ConfigError for an unknown driver."""
+    if name == detect.AUTO:
+        return detect.OPTIONS
     module = drivers.load(name)
     return (*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ()))
 
 
 def back_off_s(driver: str) -> tuple[float, ...]:
     """The pauses before a driver's link is opened again; empty: the usual ones."""
+    if driver == detect.AUTO:
+        return AUTO_BACK_OFF_S
     kind = drivers.load(driver).LINK if driver in drivers.available() else ""
     return getattr(LINKS.get(kind), "BACK_OFF_S", ())
 
@@ -67,6 +73,33 @@ def back_off_s(driver: str) -> tuple[float, ...]:
 def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
     """The link that a driver wants, None if it wants none. LinkError if it cannot be had."""
     return LINKS[kind].open(section, now) if kind in LINKS else None
+
+
+def connect(settings: Config, auto: detect.Auto, tape: Tape, now: Callable[[], float]) -> Driver:
+    """Open the configured UPS, or the one that `auto` has detected. LinkError if that is not possible now."""
+    if not settings.driver:
+        raise LinkError("no driver is configured")
+    name, section = settings.driver, settings.ups
+    if name == detect.AUTO:
+        found = auto.choose()
+        name, section = found.driver, typed(found)
+    module: ModuleType = drivers.load(name)
+    names = {o.name for o in module.OPTIONS}
+    kind = module.LINK if section.get("port") else getattr(module, "USB_LINK", module.LINK)
+    opened = open_link(kind, section, now)
+    taped = Taped(opened, tape) if opened is not None and kind != "lines" else opened
+    try:
+        driver: Driver = module.connect({k: v for k, v in section.items() if k in names}, taped, now)
+    except LinkError:
+        if opened is not None:
+            opened.close()
+        raise
+    return driver
+
+
+def typed(found: detect.Found) -> dict[str, Any]:
+    """The section of what was detected, with the defaults of all that it does not say."""
+    return {o.name: found.section.get(o.name, o.default) for o in ups_options(found.driver)}
 
 
 def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
