@@ -19,7 +19,8 @@ WISH_WITHIN_S = 5.0
 
 class Requests:
     """`put` gives the engine an item; `reload` reads the configuration again (True: and disarms); `enrol` keeps
-    the SHA-256 of a server's certificate and gives ours; `post` has something said to a server; `tape` has the frames of the UPS's link."""
+    the SHA-256 of a server's certificate and gives ours; `post` has
+    something said to a server; `tape` has the frames of the UPS's link."""
 
     def __init__(
         self,
