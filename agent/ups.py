@@ -17,6 +17,7 @@ from .model import Command, Driver, LinkError, OrderError, Status
 log = logging.getLogger(__name__)
 
 REOPEN_AFTER = 3  # failed polls in a row
+FAILED_AGAIN_S = 1.0  # after a failed poll the next comes no later, however seldom it is polled
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 WOKEN_EVERY_S = 0.05  # a UPS that sends interrupt reports without end does not get the whole machine
 ORDERS_LIMIT = 8
@@ -174,6 +175,8 @@ class Ups:
             self._open_at_s = time.monotonic() + self._back_off_s[min(self._openings, len(self._back_off_s) - 1)]
             self._hurry_s = self._open_at_s
             self._openings += 1
+        else:
+            self._hurry_s = time.monotonic() + FAILED_AGAIN_S
         commands: frozenset[Command] = self._driver.commands if self._driver is not None else frozenset()
         link = "down" if self._driver is None else "up"
         self._deliver(Polled(None, why, self._failed_polls, link, commands, self._off_return))
