@@ -94,7 +94,7 @@ def test_a_ups_that_nobody_named_is_found_remembered_and_waited_for(tmp_path: Pa
         w.ups.set("mains", "off")
         w.ups.unplug()
         old = w.kill("core")
-        until(lambda: w.pid_of("core") != old and w.conditions(), 15, "a new core")
+        until(lambda: w.pid_of("core") != old and "comm-lost" in w.conditions(), 40, "a new core, without the UPS")
         w.ups.replug()
         began_s = time.monotonic()
         until(lambda: w.status_or_none(), 15, "it sees the outage without looking for the UPS")
@@ -127,6 +127,6 @@ def test_every_simulator_on_a_terminal_is_found_or_not_known(bench: dict[str, Me
         assert done.returncode == (0 if found else 1)
         return name, found and found["section"].get("dialect", found["driver"])
 
-    with ThreadPoolExecutor(6) as pool:
+    with ThreadPoolExecutor(len(bench)) as pool:
         found = dict(pool.map(detect, bench))
     assert found == {**DIALECTS, "apcsmart": "apcsmart", **dict.fromkeys(("silent", "garbled", "endless", "cut"))}
