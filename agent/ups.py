@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .model import Command, Driver, LinkError, OrderError, Status
+from .plausible import believable
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Ups:
         self._open_at_s = 0.0
         self._hurry_s = 0.0
         self._polled_s = 0.0
+        self._odd: frozenset[str] = frozenset()  # what was not believed in the last frame
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
         self._lock = threading.Lock()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -149,7 +151,7 @@ class Ups:
                 if time.monotonic() < self._open_at_s:
                     return
                 self._driver = self._opener()
-            status = self._driver.poll()
+            status = self._believed(self._driver.poll())
         except LinkError as e:
             self._failed(str(e))
             return
@@ -161,6 +163,16 @@ class Ups:
             log.info("the UPS answers again after %d failed polls", self._failed_polls)
         self._failed_polls = 0
         self._deliver(Polled(status, "", 0, "up", self._driver.commands, self._driver.off_return))
+
+    def _believed(self, status: Status) -> Status:
+        """The status without what cannot be; said when it begins, and when it ends."""
+        status, odd = believable(status)
+        for name in sorted(odd.keys() - self._odd):
+            log.warning("the UPS says %s = %g, which cannot be; taken as unknown", name, odd[name])
+        for name in sorted(self._odd - odd.keys()):
+            log.info("the UPS says a plausible %s again", name)
+        self._odd = frozenset(odd)
+        return status
 
     def _failed(self, why: str) -> None:
         self._failed_polls += 1

@@ -39,7 +39,7 @@ FLOORS = {
     "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
     "hostsetup": 1,
     "pins": 1, "lines": 1,
-    "devices": 1, "tape": 1, "detect": 3,
+    "devices": 1, "tape": 1, "plausible": 2, "detect": 3,
     "wire": 1, "addresses": 1, "commands": 1, "errands": 2,
     "model": 0,
 }  # fmt: skip
