@@ -100,6 +100,11 @@ def parser() -> argparse.ArgumentParser:
     again = verb("restore", "make this machine the adapter of a backup; without --yes only says what is in it")
     again.add_argument("file", type=Path, metavar="FILE", help="what `backup` made")
     again.add_argument("--yes", action="store_true", help="really; what is there now is kept as a backup of its own")
+    new = verb("update", "write a signed update into the image's other slot and start it on trial (as root)")
+    new.add_argument("source", nargs="?", metavar="FILE|URL", help="the update")
+    new.add_argument("--again", action="store_true", help="also the version that runs already")
+    new.add_argument("--without-ups", action="store_true", help="also while the UPS says nothing")
+    new.add_argument("--confirm", action="store_true", help="of a start on trial: keep it once it proves itself")
     first = verb("provision", "take over what the image's boot partition says, and apply it to this host (as root)")
     first.add_argument("--boot", type=Path, default=Path("/boot/firmware"), metavar="DIR", help="the boot partition")
     first.add_argument(

@@ -15,20 +15,18 @@ comes up: with what it had before, else by DHCP and without servers.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import bootfile, config, hostsetup, login, process, steer, vault, wire
+from . import bootfile, bootpart, config, hostsetup, login, process, steer, vault, wire
 from .config import Config
 from .faces import secrets_path
 from .hostsetup import System
@@ -50,7 +48,7 @@ class Places:
     config: Path
     run: Path = Path("/run")
     set_hostname: Callable[[str], None] = socket.sethostname
-    mount: Callable[[Path, str], None] = field(default=lambda path, how: _remount(path, how))
+    mount: bootpart.Mount = bootpart.remount
 
 
 def run(places: Places) -> list[str]:
@@ -73,7 +71,7 @@ def _reset(places: Places) -> list[str]:
     if not wish.exists() and not doing.exists():
         return []
     try:
-        with _writable(places):
+        with bootpart.writable(places.boot, places.mount):
             if wish.exists():
                 os.replace(wish, doing)
             settings = _settings(places)
@@ -173,7 +171,7 @@ def _keep(places: Places, given: bootfile.Given) -> None:
 
 def _scrub(places: Places, path: Path, cleaned: bytes) -> str:
     try:
-        with _writable(places):
+        with bootpart.writable(places.boot, places.mount):
             vault.write_whole(path, cleaned, None)
     except OSError as e:
         return f"  its secrets could NOT be removed from this partition ({e.strerror}): remove them yourself"
@@ -232,7 +230,7 @@ def _tell(places: Places, said: list[str], mistakes: list[str]) -> None:
         (issue / "ridethrough.issue").write_text(f"{shown}\nAddress now: \\4 \\6\n\n")
         path = places.boot / REPORT
         if not path.exists() or path.read_bytes() != text.replace("\n", "\r\n").encode():
-            with _writable(places):
+            with bootpart.writable(places.boot, places.mount):
                 vault.write_whole(path, text.replace("\n", "\r\n").encode(), None)
     except OSError as e:
         said.append(f"{e.filename}: {e.strerror}: the report could not be written")
@@ -262,25 +260,6 @@ def _read_taken(places: Places) -> list[str]:
     except (OSError, ValueError):
         return []
     return [row for row in found if isinstance(row, str)] if isinstance(found, list) else []
-
-
-@contextlib.contextmanager
-def _writable(places: Places) -> Iterator[None]:
-    """The boot partition, writable for a moment. OSError."""
-    fixed = bool(os.statvfs(places.boot).f_flag & os.ST_RDONLY)
-    if fixed:
-        places.mount(places.boot, "rw")
-    try:
-        yield
-    finally:
-        if fixed:
-            places.mount(places.boot, "ro")
-
-
-def _remount(path: Path, how: str) -> None:
-    done = subprocess.run(["mount", "-o", f"remount,{how}", str(path)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(30, f"cannot be made {how}: {done.stderr.strip()}", str(path))
 
 
 def main(args: argparse.Namespace) -> int:

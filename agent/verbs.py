@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> int:
         "enroll": lambda args, settings: invite.main(args, settings, _ask_view(settings)),
         "ssh-key": _ssh_key,
         "backup": _backup,
+        "update": _update,
     }
     if args.verb == "check":
         return _check(args.config)
@@ -300,6 +301,12 @@ def _backup(args: argparse.Namespace, settings: Config) -> int:
     from . import backup
 
     return backup.backup(args, settings)
+
+
+def _update(args: argparse.Namespace, settings: Config) -> int:
+    from . import update
+
+    return update.main(args, settings, lambda: _ask_view(settings))
 
 
 def _password(args: argparse.Namespace, settings: Config) -> int:
