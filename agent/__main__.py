@@ -84,6 +84,15 @@ def parser() -> argparse.ArgumentParser:
         choices=("reset", "hash"),
         help="reset: end all sessions, print a new one-time password; hash: print what [system] password_hash wants",
     )
+    found = verb("detect", "find out which UPS is connected, with which driver, and say why; sends only questions")
+    found.add_argument(
+        "--serial-ok", action="store_true", help="no contact or simple-signalling cable hangs on a serial port"
+    )
+    found.add_argument("--port", default="", metavar="PATH", help="look at this serial port alone")
+    found.add_argument("--json", action="store_true", help="as JSON, with what was asked and said")
+    found.add_argument("--forget", action="store_true", help='forget what driver = "auto" has found')
+    bundle = verb("support", "write an archive for whoever shall help: configuration, events, frames; no secrets")
+    bundle.add_argument("--output", type=Path, metavar="FILE", help="what to write (ridethrough-support-TIME.tar.gz)")
     keep = verb("backup", "keep everything that makes this adapter the one it is in one encrypted file")
     keep.add_argument(
         "file", type=Path, metavar="FILE", help="where to; the pass phrase is asked for, or standard input"

@@ -19,27 +19,28 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
-from . import bus, busserver, config, curve, drivers, vault, wire
+from . import bus, busserver, config, curve, vault, wire
 from .book import Book
 from .config import Config, Server
 from .curve import Curve
 from .deliver import Delivery
+from .detect import Auto
 from .engine import TICK_S, Engine, Item, NewConfig, Note
 from .enrolments import Enrolments
 from .guard import Ordered
-from .model import VERSION, Command, ConfigError, Driver, LinkError
+from .model import VERSION, Command, ConfigError, Driver
 from .places import Places
 from .process import (
     SystemClock,
     back_off_s,
     boot_id,
+    connect,
     end_with_thread,
     follow_parent,
     last_good,
-    link_kind,
     load,
     notify,
     open_link,
@@ -47,6 +48,7 @@ from .process import (
 from .requests import Requests
 from .slots import Keeper
 from .store import Store
+from .tape import Tape
 from .ups import Polled, Ups
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ class Core:
         self._book = Book(self._folder / "known.json")
         self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
+        self._tape = Tape(time.monotonic)
+        self._auto = Auto(self._folder, self._config.ups, open_link, time.monotonic)
         pauses_s = back_off_s(self._config.driver, self._config.ups)
         self._ups = Ups(self._open, self._take, self._config.poll_s, pauses_s)
         self._server: busserver.Server | None = None
@@ -113,6 +117,7 @@ class Core:
             self._reload_asked,
             lambda name, sha256: self._enrolments.enrol(name, sha256, self._config.servers),
             self._delivery.order,
+            self._tape,
         )
         self._delivery.plan(self._config.servers)
         self._inbox.put(NewConfig(new.config, new.problems, new.protecting_bad, note=False))
@@ -332,21 +337,7 @@ class Core:
 
     def _open(self) -> Driver:
         """Connect to the UPS. LinkError if that is not possible now."""
-        if not self._config.driver:
-            raise LinkError("no driver is configured")
-        module: ModuleType = drivers.load(self._config.driver)
-        names = {o.name for o in module.OPTIONS}
-        section = {k: v for k, v in self._config.ups.items() if k in names}
-        password = self._secrets().get(label) if (label := self._config.ups.get("secret")) else None
-        wanted = {**self._config.ups, "password": password}
-        opened = open_link(link_kind(module, self._config.ups), wanted, time.monotonic)
-        try:
-            driver: Driver = module.connect(section, opened, time.monotonic)
-        except LinkError:
-            if opened is not None:
-                opened.close()
-            raise
-        return driver
+        return connect(self._config, self._auto, self._tape, time.monotonic, self._secrets)
 
     def _take(self, polled: Polled) -> None:
         self._inbox.put(polled)

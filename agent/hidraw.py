@@ -146,7 +146,7 @@ def find(sys: Path = SYS, dev: Path = DEV) -> list[Found]:
 
 def _identity(device: Path) -> Identity:
     """From the HID device's uevent, and the USB device two levels above it."""
-    told = dict(line.split("=", 1) for line in _text(device / "uevent").splitlines() if "=" in line)
+    told = dict(line.split("=", 1) for line in text(device / "uevent").splitlines() if "=" in line)
     ids = told.get("HID_ID", "").split(":")
     if len(ids) != 3:
         raise ValueError(f"HID_ID {told.get('HID_ID')!r}")
@@ -154,14 +154,15 @@ def _identity(device: Path) -> Identity:
     return Identity(
         vendor=int(ids[1], 16) & 0xFFFF,
         product=int(ids[2], 16) & 0xFFFF,
-        maker=_text(usb / "manufacturer"),
-        name=_text(usb / "product") or told.get("HID_NAME", ""),
-        serial=_text(usb / "serial") or told.get("HID_UNIQ", ""),
+        maker=text(usb / "manufacturer"),
+        name=text(usb / "product") or told.get("HID_NAME", ""),
+        serial=text(usb / "serial") or told.get("HID_UNIQ", ""),
         place=usb.name,
     )
 
 
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """A small text file of the kernel, without its line end; "" if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(16 * TEXT_LIMIT).decode("utf-8", "replace").strip("\0\n ")

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, bridge, config, drivers, hidraw, lines, link, reach, reading, upsd
+from . import addresses, bridge, config, detect, drivers, hidraw, lines, link, reach, reading, upsd
 from .config import Config
-from .model import ConfigError, LinkError, Option
+from .model import ConfigError, Driver, LinkError, Option
+from .tape import Tape, Taped
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw, "bridge": bridge, "upsd": upsd}
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
+AUTO_BACK_OFF_S = (0.5,)  # each opening looks at one thing more
 
 BOOT_PROBLEMS = Path("/run/ridethrough-system/problems")
 TIMESYNC = Path("/run/systemd/timesync")
@@ -55,6 +57,8 @@ def boot_id() -> str:
 
 def ups_options(name: str) -> Sequence[Option]:
     """What `[ups]` may hold for driver `name`, its links' options included. ConfigError for an unknown driver."""
+    if name == detect.AUTO:
+        return detect.OPTIONS
     module = drivers.load(name)
     options = [*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ())]
     if other := getattr(module, "USB_LINK", ""):
@@ -77,6 +81,8 @@ def link_kind(module: ModuleType, section: Mapping[str, Any]) -> str:
 
 def back_off_s(driver: str, section: Mapping[str, Any]) -> tuple[float, ...]:
     """The pauses before a driver's link is opened again; empty: the usual ones."""
+    if driver == detect.AUTO:
+        return AUTO_BACK_OFF_S
     if driver not in drivers.available():
         return ()
     module = drivers.load(driver)
@@ -87,6 +93,40 @@ def back_off_s(driver: str, section: Mapping[str, Any]) -> tuple[float, ...]:
 def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
     """The link that a driver wants, None if it wants none. LinkError if it cannot be had."""
     return LINKS[kind].open(section, now) if kind in LINKS else None
+
+
+def connect(
+    settings: Config,
+    auto: detect.Auto,
+    tape: Tape,
+    now: Callable[[], float],
+    secrets: Callable[[], Mapping[str, str]],
+) -> Driver:
+    """Open the configured UPS, or the one that `auto` has detected; `secrets` by label. LinkError if that is not
+    possible now."""
+    if not settings.driver:
+        raise LinkError("no driver is configured")
+    name, section = settings.driver, settings.ups
+    if name == detect.AUTO:
+        found = auto.choose()
+        name, section = found.driver, typed(found)
+    module: ModuleType = drivers.load(name)
+    names = {o.name for o in module.OPTIONS}
+    kind, label = link_kind(module, section), section.get("secret")
+    opened = open_link(kind, {**section, "password": secrets().get(label) if label else None}, now)
+    taped = Taped(opened, tape) if opened is not None and kind != "lines" else opened
+    try:
+        driver: Driver = module.connect({k: v for k, v in section.items() if k in names}, taped, now)
+    except LinkError:
+        if opened is not None:
+            opened.close()
+        raise
+    return driver
+
+
+def typed(found: detect.Found) -> dict[str, Any]:
+    """The section of what was detected, with the defaults of all that it does not say."""
+    return {o.name: found.section.get(o.name, o.default) for o in ups_options(found.driver)}
 
 
 def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:

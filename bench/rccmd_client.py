@@ -91,7 +91,8 @@ def _one(mode: str, live: Live, tell: Callable[[], None], short: bool) -> bool:
                 worst_s = max(worst_s, live.runs_within_s(tell))
             lasted_s = time.monotonic() - began_s
         whence = " of 200 addresses" if source == MANY else ""
-        what = f"{mode}: flood '{kind}'{whence}, {flood.done / lasted_s:.0f} /s, told again {live.dropped - dropped} times"
+        rate = f"{flood.done / lasted_s:.0f} /s"
+        what = f"{mode}: flood '{kind}'{whence}, {rate}, told again {live.dropped - dropped} times"
         good &= gate(f"{what}: worst time to run", worst_s, 2.0, "s")
     good &= gate(f"{mode}: VmRSS after all that", rss_mb(pid), 25.0, "MB")
     return gate(f"{mode}: lines in the log", len(live.log().splitlines()), 1000, "") and good

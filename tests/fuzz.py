@@ -1,6 +1,6 @@
 """Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
 
-`--frames`: instead, 100000 damaged answers in the dialects of the Q1 family (tests/test_q1.py).
+`--frames`: instead, 100000 damaged answers to each serial driver (tests/test_q1.py, tests/test_fuzz_apcsmart.py).
 
 Each run is up to 40 steps of tests/test_machine.py. They are made in batches, because what hypothesis remembers of
 its runs grows; each batch has the next seed. The seeds are printed, so that what was found is found again.
@@ -35,7 +35,10 @@ def main(options: list[str]) -> int:
     if "--frames" in options:
         env = {**os.environ, "RIDETHROUGH_FUZZ_FRAMES": str(FRAMES)}
         return subprocess.run(
-            [*ARGV[:-1], "tests/test_q1.py", "-k", "damaged"], cwd=ROOT, env=env, check=False
+            [*ARGV[:-1], "tests/test_q1.py", "tests/test_fuzz_apcsmart.py", "-k", "damaged"],
+            cwd=ROOT,
+            env=env,
+            check=False,
         ).returncode
     seed = random.randrange(2**31)
     if "--seed" in options:

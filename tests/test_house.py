@@ -20,7 +20,7 @@ AGENT = ROOT / "agent"
 #: room -> floor; imports only go down or stay on the floor, and a face never imports another
 FLOORS = {
     "__main__": 5, "run": 5, "core": 5, "faces": 5, "demo": 5, "verbs": 5, "steer": 5, "sayto": 5, "rehearse": 5,
-    "process": 5, "invite": 5, "backup": 5, "provision": 5, "bootfile": 5, "update": 5,
+    "process": 5, "invite": 5, "finding": 5, "support": 5, "backup": 5, "provision": 5, "bootfile": 5, "update": 5,
     "bundle": 2, "bootpart": 1, "certificates": 3,
     "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "passwords": 4, "tls": 4, "page": 4,
     "saying": 4, "ladder": 4, "controls": 4, "assets": 4, "words": 4, "layout": 4, "history": 4,
@@ -39,6 +39,7 @@ FLOORS = {
     "v3": 2, "enginemib": 2, "upsset": 2, "webrequest": 2, "variables": 2, "byword": 2,
     "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
     "hostsetup": 1, "pins": 1, "lines": 1, "upsd": 1,
+    "devices": 1, "tape": 1, "plausible": 2, "detect": 3,
     "wire": 1, "addresses": 1, "commands": 1, "errands": 2,
     "model": 0,
 }  # fmt: skip

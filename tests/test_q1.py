@@ -434,6 +434,7 @@ def damaged(frame: bytes, chance: random.Random) -> bytes:
 
 
 def test_no_damaged_frame_of_another_shape_is_on_battery() -> None:
+    """F21."""
     chance, whole, battery, refused = random.Random(20261126), {}, 0, 0
     for name, dialect in DIALECTS.items():
         unit = pretend.Unit(0.0)

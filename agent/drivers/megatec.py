@@ -42,12 +42,17 @@ USB = tuple((vendor, product, bridge.name) for bridge in BRIDGES for vendor, pro
 
 def probe(link: Link) -> float:
     """How sure it is that a unit of this family is there: 0 no, 0.8 one answers, 1 it also tells its rating."""
+    return examine(link)[0]
+
+
+def examine(link: Link) -> tuple[float, dict[str, str]]:
+    """The same, and the options that say what was found."""
     try:
         dialect = find(link)
     except LinkError:
-        return 0.0
+        return 0.0, {}
     rating = [query for query in dialect.once if query.ask == b"F\r"]
-    return 1.0 if not rating or answers(link, rating[0]) else 0.8
+    return 1.0 if not rating or answers(link, rating[0]) else 0.8, {"dialect": dialect.name}
 
 
 def connect(section: Mapping[str, Any], link: Link | None, now: Callable[[], float]) -> Driver:
