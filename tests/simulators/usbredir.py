@@ -22,9 +22,8 @@ KINDS = {1: "input", 3: "feature"}
 
 
 class UsbRedir:
-    """Serves `unit` to one peer at a time at `port` of loopback. `stalls` refuses every report, `hangs` never answers.
-
-    Everything that touches the unit holds `lock`.
+    """Serves `unit` to one peer at a time at `port` of loopback. `stalls` refuses every report, `hangs` never
+    answers. Everything that touches the unit holds `lock`.
     """
 
     def __init__(self, unit: HidUnit) -> None:

@@ -65,10 +65,13 @@ class Guest:
         return self._answers.get(timeout=180.0)
 
     def until(self, source: str, within_s: float = 30.0) -> float:
-        """Our second at which the guest's UPS thread said `source`."""
+        """Our second at which the guest's UPS thread said `source`; infinite: it did not."""
         end_s = time.monotonic() + within_s
         while True:
-            at_s, said = self.heard.get(timeout=max(0.01, end_s - time.monotonic()))
+            try:
+                at_s, said = self.heard.get(timeout=max(0.01, end_s - time.monotonic()))
+            except queue.Empty:
+                return float("inf")
             if said["source"] == source:
                 return at_s
 
@@ -99,26 +102,38 @@ def pick(status: Any, way: tuple[Any, ...]) -> Any:
     return status
 
 
-def table(guest: Guest, sims: list[UsbRedir]) -> int:
+def ours(guest: Guest, sims: list[UsbRedir]) -> list[tuple[Any, Any]]:
+    """What our driver reads of each unit, by hidraw and by libusb."""
+    told = []
+    for sim in sims:
+        section = {"usb_serial": sim.unit.identity.serial}
+        raw = guest.ask("read", section=section)
+        told.append((raw, guest.ask("read", section={**section, "usb_access": "libusb"})))
+    return told
+
+
+def table(guest: Guest, sims: list[UsbRedir], read: list[tuple[Any, Any]]) -> int:
     """Print what the three readers say of each common variable; the number of differences."""
     differ = 0
     print(f"{'unit':34} {'variable':18} {'hidraw':>10} {'libusb':>10} {'NUT':>10}")
-    for sim in sims:
+    for sim, (raw, own) in zip(sims, read, strict=True):
         who = sim.unit.identity
-        raw = guest.ask("read", section={"usb_serial": who.serial})
-        own = guest.ask("read", section={"usb_serial": who.serial, "usb_access": "libusb"})
         nut = guest.ask("nut", vendor=f"{who.vendor:04x}", product=f"{who.product:04x}", serial=who.serial)
-        for told in (raw, own, nut):
-            if "error" in told:
-                print(f"{who.name}: {told['error']}")
-                differ += 1
+        errors = [told["error"] for told in (raw, own, nut) if "error" in told]
+        differ += len(errors)
+        for error in errors:
+            print(f"{who.name}: {error}")
         if "error" in raw or "error" in own:
             continue
+        serials = {told["ident"]["serial"] for told in (raw, own)} | {nut.get("ups.serial", who.serial)}
+        if serials != {who.serial}:
+            print(f"{who.name}: asked for {who.serial}, got {serials}")
+            differ += 1
         for name, way in COMMON.items():
             one, two, three = pick(raw, way), pick(own, way), nut.get(name)
-            if one is None and two is None and three is None:
-                continue
             common = [float(value) for value in (one, two, three) if value is not None]
+            if not common:
+                continue
             same = one == two and max(common) - min(common) <= max(0.06, 0.005 * abs(common[0]))
             differ += not same
             mark = "" if same else "  DIFFERS"
@@ -158,8 +173,9 @@ def hardships(guest: Guest, sim: UsbRedir) -> int:
 
     guest.ask("watch", section={"usb_serial": sim.unit.identity.serial})
     guest.until("mains")
-    told("mains failure: report to Status", guest.until("battery") - at_s if (at_s := mains(sim, False)) else 0, 0.3)
-    told("mains back", guest.until("mains") - at_s if (at_s := mains(sim, True)) else 0, 0.3)
+    for there, source in ((False, "battery"), (True, "mains")):
+        at_s = mains(sim, there)
+        told(f"mains {'back' if there else 'failure'}: report to Status", guest.until(source) - at_s, DETECT_WITHIN_S)
     for name in ("stalls", "hangs"):
         setattr(sim, name, True)
         guest.until("none", 40.0)
@@ -193,11 +209,13 @@ def main() -> int:
     try:
         print(f"guest up after {time.monotonic() - begin_s:.0f} s; units: {len(guest.ask('find'))}")
         before = guest.ask("drivers")
-        bad = table(guest, [*sims, twin])
+        read = ours(guest, [*sims, twin])
         after = guest.ask("drivers")
         print(f"kernel drivers as found: {'yes' if before == after else f'NO: {before} {after}'}")
-        bad += before != after
+        bad = int(before != after)
         bad += hardships(guest, sims[0])
+        mains(sims[0], True)
+        bad += table(guest, [*sims, twin], read)  # last: NUT 2.8.0 does not give the devices back to the kernel
     finally:
         guest.close()
     print(f"{bad} not as promised; {time.monotonic() - begin_s:.0f} s in all")
