@@ -134,7 +134,11 @@ def table(guest: Guest, sims: list[UsbRedir], read: list[tuple[Any, Any]]) -> in
             common = [float(value) for value in (one, two, three) if value is not None]
             if not common:
                 continue
-            same = one == two and max(common) - min(common) <= max(0.06, 0.005 * abs(common[0]))
+            same = (
+                one == two
+                and (three is None or one is not None)
+                and max(common) - min(common) <= max(0.06, 0.005 * abs(common[0]))
+            )
             differ += not same
             mark = "" if same else "  DIFFERS"
             print(f"{who.name[:34]:34} {name:18} {one!s:>10.10} {two!s:>10.10} {three!s:>10.10}{mark}")
