@@ -13,6 +13,7 @@ import pytest
 from agent import drivers, process, wire
 from agent.drivers import contact
 from agent.model import Command, ConfigError, LinkError, Option, OrderError, Status
+from tests import devices
 from tests.simulators.contact import Uart, UartLines
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.script import ScriptLink
@@ -60,6 +61,20 @@ WORKING: dict[str, Any] = {
     "apcsmart": _apc(),
     "contact": {b"contacts": b"there"},  # not a script: a pretend port
     "megatec": {b"Q1": b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r", b"F": b"#230.0 004 24.00 50.0\r"},
+    "nut": {
+        b"LIST VAR ups\n": b'BEGIN LIST VAR ups\nVAR ups ups.status "OL CHRG"\nVAR ups input.voltage "230.0"\n'
+        b"END LIST VAR ups\n",
+        b"LIST RW ups\n": b'BEGIN LIST RW ups\nRW ups ups.delay.shutdown "20"\nRW ups ups.delay.start "30"\n'
+        b"END LIST RW ups\n",
+        b"LIST CMD ups\n": b"BEGIN LIST CMD ups\nCMD ups shutdown.return\nCMD ups beeper.disable\n"
+        b"CMD ups outlet.1.load.on\nEND LIST CMD ups\n",
+        b"LIST UPS\n": b'BEGIN LIST UPS\nUPS ups "one"\nEND LIST UPS\n',
+        b'SET VAR ups ups.delay.shutdown "60"\n': b"OK\n",
+        b'SET VAR ups ups.delay.start "180"\n': b"OK\n",
+        b"INSTCMD ups shutdown.return\n": b"OK\n",
+        b"INSTCMD ups beeper.disable\n": b"OK\n",
+        b"INSTCMD ups outlet.1.load.on\n": b"OK TRACKING 1\n",
+    },
     "simulator": {},
     "usbhid": "0764-0501",
 }
@@ -224,3 +239,22 @@ def test_what_it_cannot_do_and_wrong_arguments_are_refused(module: ModuleType) -
 
 def test_the_mains_can_be_cut_in_the_simulator_alone(module: ModuleType) -> None:
     assert (Command.SIMULATE in connect(module, WORKING[module.NAME])[0].commands) is (module.NAME == "simulator")
+
+
+def test_the_page_of_devices_is_made_of_the_cards_as_they_are() -> None:
+    assert devices.PAGE.read_text() == devices.page(), "it is old: ./run devices"
+
+
+def test_a_card_says_how_we_know_and_complete_needs_more_than_a_document() -> None:
+    cards = [card for name in drivers.available() for card in getattr(drivers.load(name), "CARDS", ())]
+    assert len(cards) > 70
+    for card in cards:
+        assert card.what and card.evidence and card.state in ("complete", "partial", "untested"), card
+        assert card.state != "complete" or card.evidence not in ("none", "document"), card
+
+
+def test_what_the_cards_of_a_driver_offer_is_what_its_units_can_do(module: ModuleType) -> None:
+    offered = {command for card in getattr(module, "CARDS", ()) for command in card.commands}
+    driver, _ = connect(module, WORKING[module.NAME])
+    driver.poll()
+    assert not offered or driver.commands <= offered
