@@ -162,14 +162,19 @@ class HidUsbLink:
         return None
 
     def _listen(self, endpoint: tuple[int, int] | None) -> None:
+        cleared = False  # since it last sent something: a pipe that stalls again at once is not mended that way
         while endpoint is not None and not self._stop.is_set():
             try:
                 data = bytes(self._device.read(*endpoint, INTERRUPT_WITHIN_MS))
             except self._error as e:
                 if e.errno == ETIMEDOUT:
                     continue
+                if e.errno == EPIPE and not cleared and self._clear_halt(endpoint[0]):
+                    cleared = True
+                    continue
                 self._gone = f"interrupt reports: {e}"
             else:
+                cleared = False
                 self._waiting.append(Reply(data if self._numbered else b"\0" + data, self._now()))
             try:
                 os.write(self._wake_w, b"x")
@@ -177,3 +182,13 @@ class HidUsbLink:
                 pass  # it is already awake
             if self._gone:
                 return
+
+    def _clear_halt(self, address: int) -> bool:
+        """CLEAR_FEATURE(ENDPOINT_HALT), USB 2.0, 9.4.5; whether the unit took it."""
+        try:
+            self._device.clear_halt(address)
+        except self._error as e:
+            log.debug("usb: endpoint %#04x stays halted: %s", address, e)
+            return False
+        log.info("usb: endpoint %#04x was halted and is cleared", address)
+        return True
