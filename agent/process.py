@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import signal
 import socket
 import struct
@@ -82,6 +83,17 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
     except UnicodeDecodeError as e:
         return reading.broken(data.decode("utf-8", "replace"), f"not UTF-8 (byte {e.start})")
     return reading.parse(text, ups_options, reach.load, addresses.own)
+
+
+def account(user: str) -> tuple[int, int | None]:
+    """User and group id of a user; of "" our own, and no group. ConfigError if there is no such user."""
+    if not user:
+        return os.getuid(), None
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigError(f"there is no user {user}") from None
+    return found.pw_uid, found.pw_gid
 
 
 def notify(state: str) -> None:
