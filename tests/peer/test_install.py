@@ -148,7 +148,8 @@ def test_it_is_installed_runs_and_goes_again(tmp_path: Path, debian: Path) -> No
             assert not (root / "opt/ridethrough").exists() and (root / "var/lib/ridethrough/core").exists()
             # once more, and now the core really orders the power off
             do("cd /src && PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels ./run install")
-            ask = "import socket; s=socket.socket(1); s.connect('/run/ridethrough-helper.sock'); s.send(b'power-off\\n');"
+            ask = "import socket; s=socket.socket(1); s.connect('/run/ridethrough-helper.sock');"
+            ask += " s.send(b'power-off\\n');"
             as_user = "setpriv --reuid={0} --regid={0} --clear-groups"
             code, said = board.sh(f'{as_user.format("ridethrough-faces")} python3 -c "{ask}"')
             assert code == 1 and "Permission denied" in said
