@@ -27,14 +27,14 @@ DROPPED = re.compile(
 )
 LINKS = {
     "etc/resolv.conf": "/run/systemd/resolve/stub-resolv.conf",
-    "etc/localtime": "/run/ridethrough-system/localtime",
+    "etc/localtime": "/run/localtime",
     "etc/mtab": "/proc/self/mounts",
     "opt/ridethrough/bin/python": "/usr/bin/python3",
     "usr/local/bin/ridethrough": "/opt/ridethrough/bin/ridethrough",
 }
 FOLDERS = (
     "boot/firmware", "data", "dev", "proc", "sys", "run", "tmp", "var/cache", "var/log", "root",
-    "etc/ridethrough/commands.d",
+    "etc/ridethrough/commands.d", "usr/share/ridethrough/update-keys",
 )  # fmt: skip
 MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
@@ -46,8 +46,7 @@ MASKED = (
 WANTED = {
     "multi-user.target": (
         "systemd-networkd.service", "systemd-resolved.service", "ridethrough-ssh.service",
-        "ridethrough-greeting.path",
-        "ridethrough-greeting.service",
+        "ridethrough-confirm.service",
     ),
     "sysinit.target": ("systemd-timesyncd.service", "ridethrough-provision.service"),
     "local-fs.target": ("ridethrough-data.service",),
