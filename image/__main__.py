@@ -110,11 +110,9 @@ def build(cache: Path, out: Path, fresh: bool) -> Path:
     code_key = digest(HERE / "wheels.py", base_key, ROOT / "agent", ROOT / "README.md")
     code = steps.step("agent", code_key, agent)
     system = place()
+    keys = {f"/usr/share/ridethrough/update-keys/{p.name}": p.read_text() for p in sorted(HERE.glob("keys/*.pub"))}
     ours = root.entries(
-        {
-            **system.files(),
-            system.CONFIG: system.STARTER.replace('"127.0.0.1:8080"       #', '"0.0.0.0:443"          #'),
-        },
+        {**system.files(), **keys},
         (
             ("", HERE / "files"),
             ("opt/ridethrough", library / "ridethrough"),
@@ -133,7 +131,7 @@ def build(cache: Path, out: Path, fresh: bool) -> Path:
         kernel_key,
         HERE / "root.py",
         HERE / "files",
-        HERE / "starter.toml",
+        *keys.values(),
         ROOT / "systemd",
         str(when),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import tarfile
@@ -60,7 +61,6 @@ ACCOUNTS = {
 DIALOUT = "dialout"
 FSTAB = """\
 tmpfs /var tmpfs mode=0755,size=64m,nosuid,nodev 0 0
-PARTUUID={signature}-01 /boot/firmware vfat ro,noatime,umask=0077,nofail,x-systemd.device-timeout=20s 0 0
 """
 
 
@@ -127,7 +127,7 @@ def entries(files: Mapping[str, str], folders: Sequence[tuple[str, Path]], signa
             ours = f"etc/systemd/system/{template}" in found
             folder = "/etc/systemd/system" if ours else "/usr/lib/systemd/system"
             found[f"etc/systemd/system/{target}.wants/{unit}"] = File(link=f"{folder}/{template}")
-    found["etc/fstab"] = File(FSTAB.format(signature=signature).encode())
+    found["etc/fstab"] = File(FSTAB.encode())
     found["etc/hostname"] = File(b"ridethrough\n")
     found["etc/hosts"] = File(b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 ridethrough\n")
     found["etc/machine-id"] = File()
@@ -150,7 +150,8 @@ def merged(base: Path, ours: dict[str, File], epoch_s: int) -> Iterator[tuple[ta
             if name.startswith("etc/") and kind in ("passwd", "group", "shadow", "gshadow"):
                 data = accounts(data.decode(), kind).encode()
                 info.size = len(data)
-            info.name, info.mtime = name, min(int(info.mtime), epoch_s)
+            # the time of a source is in its bytecode: it stays
+            info.name, info.mtime = name, int(info.mtime) if name.endswith(".py") else min(int(info.mtime), epoch_s)
             info.uname = info.gname = ""
             info.pax_headers = {}
             if info.islnk():
@@ -180,11 +181,17 @@ def squashfs(target: Path, base: Path, ours: dict[str, File], epoch_s: int) -> N
     """Write the root. BuildError with the last words of mksquashfs if it fails."""
     command = [
         "mksquashfs", "-", str(target), "-tar", "-noappend", "-quiet", "-no-progress", "-comp", "zstd",
-        "-Xcompression-level", "15", "-b", "256K", "-reproducible", "-mkfs-time", str(epoch_s), "-root-mode", "755",
+        "-Xcompression-level", "15", "-b", "256K", "-reproducible", "-root-mode", "755",
         "-root-uid", "0", "-root-gid", "0",
     ]  # fmt: skip
     try:
-        writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        writer = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch_s)},
+        )
     except FileNotFoundError:
         raise BuildError("mksquashfs is missing; mend with: apt-get install squashfs-tools") from None
     assert writer.stdin is not None and writer.stderr is not None  # noqa: S101 - they were asked for
