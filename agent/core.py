@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -41,6 +40,7 @@ from .process import (
     follow_parent,
     last_good,
     load,
+    many_descriptors,
     notify,
     open_link,
 )
@@ -369,12 +369,6 @@ class Core:
         return {"problems": list(self._loaded.problems), "protecting_bad": self._loaded.protecting_bad}
 
 
-def _many_descriptors() -> None:
-    """A thousand servers need a thousand sockets."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
-
-
 def _nobody(found: Config, texts: tuple[str, ...]) -> NewConfig:
     """Mistakes and no last good configuration: the UPS is shown if it can be, and nobody is told anything."""
     log.error("no last good configuration: nothing is protected until the file is mended")
@@ -398,5 +392,5 @@ def main(path: Path, faces: str = "") -> int:
     """Run the core with the configuration at `path`; `faces`: the user of the faces, if that is not our own."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be served
     os.umask(0o077)
-    _many_descriptors()
+    many_descriptors()
     return Core(path, faces).run()

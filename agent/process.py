@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import resource
 import signal
 import socket
 import struct
@@ -152,6 +153,12 @@ class Pings:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def many_descriptors() -> None:
+    """A thousand servers need a thousand sockets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
 
 
 def follow_parent(stop: threading.Event) -> None:
