@@ -341,7 +341,9 @@ class Core:
         module: ModuleType = drivers.load(self._config.driver)
         names = {o.name for o in module.OPTIONS}
         section = {k: v for k, v in self._config.ups.items() if k in names}
-        opened = open_link(link_kind(module, self._config.ups), self._config.ups, time.monotonic)
+        password = self._secrets().get(label) if (label := self._config.ups.get("secret")) else None
+        wanted = {**self._config.ups, "password": password}
+        opened = open_link(link_kind(module, self._config.ups), wanted, time.monotonic)
         try:
             driver: Driver = module.connect(section, opened, time.monotonic)
         except LinkError:

@@ -18,14 +18,14 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, bridge, config, drivers, hidraw, lines, link, reach, reading
+from . import addresses, bridge, config, drivers, hidraw, lines, link, reach, reading, upsd
 from .config import Config
 from .model import ConfigError, LinkError, Option
 
 log = logging.getLogger(__name__)
 
 #: LINK of a driver -> the module that opens it
-LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw, "bridge": bridge}
+LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw, "bridge": bridge, "upsd": upsd}
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
 

@@ -69,7 +69,7 @@ def _check(path: Path) -> int:
     labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
     for problem in problems:
         print(f"{path}: {problem.text}")
-    asked = {str(s.options["secret"]) for s in settings.servers if s.options.get("secret")}
+    asked = _core_labels(settings)
     try:
         missing = sorted(labels - vault.read(secrets_path(settings)).keys())
         missing += sorted(asked - vault.read(steer.core_secrets(settings)).keys())
@@ -242,6 +242,12 @@ def event_line(event: Event) -> str:
     return f"{event.id:6d}  {when}{unsure}  {event.kind:5}  {event.name}  {event.text} {data}".rstrip()
 
 
+def _core_labels(settings: Config) -> set[str]:
+    """The secrets that the core needs: of servers, and of the UPS where another server has it."""
+    sections = (settings.ups, *(s.options for s in settings.servers))
+    return {str(section["secret"]) for section in sections if section.get("secret")}
+
+
 def _secret(args: argparse.Namespace, settings: Config) -> int:
     core, faces = steer.core_secrets(settings), secrets_path(settings)
     if args.action == "list":
@@ -255,11 +261,11 @@ def _secret(args: argparse.Namespace, settings: Config) -> int:
         if secrets.pop(args.label, None) is None:
             raise ConfigError(f'there is no secret "{args.label}"')
     else:
-        path = core if args.label in {s.options.get("secret") for s in settings.servers} else faces
+        path = core if args.label in _core_labels(settings) else faces
         secrets = {**vault.read(path), args.label: _given_secret(args.label)}
         labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
         if path == faces and args.label not in labels:
-            print(f"note: the configuration has no [[snmp.community]] or server {args.label}", file=sys.stderr)
+            print(f"note: the configuration has no [[snmp.community]], server or [ups] {args.label}", file=sys.stderr)
     try:
         vault.write(path, secrets)
     except OSError as e:

@@ -61,6 +61,20 @@ WORKING: dict[str, Any] = {
     "apcsmart": _apc(),
     "contact": {b"contacts": b"there"},  # not a script: a pretend port
     "megatec": {b"Q1": b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r", b"F": b"#230.0 004 24.00 50.0\r"},
+    "nut": {
+        b"LIST VAR ups\n": b'BEGIN LIST VAR ups\nVAR ups ups.status "OL CHRG"\nVAR ups input.voltage "230.0"\n'
+        b"END LIST VAR ups\n",
+        b"LIST RW ups\n": b'BEGIN LIST RW ups\nRW ups ups.delay.shutdown "20"\nRW ups ups.delay.start "30"\n'
+        b"END LIST RW ups\n",
+        b"LIST CMD ups\n": b"BEGIN LIST CMD ups\nCMD ups shutdown.return\nCMD ups beeper.disable\n"
+        b"CMD ups outlet.1.load.on\nEND LIST CMD ups\n",
+        b"LIST UPS\n": b'BEGIN LIST UPS\nUPS ups "one"\nEND LIST UPS\n',
+        b'SET VAR ups ups.delay.shutdown "60"\n': b"OK\n",
+        b'SET VAR ups ups.delay.start "180"\n': b"OK\n",
+        b"INSTCMD ups shutdown.return\n": b"OK\n",
+        b"INSTCMD ups beeper.disable\n": b"OK\n",
+        b"INSTCMD ups outlet.1.load.on\n": b"OK TRACKING 1\n",
+    },
     "simulator": {},
     "usbhid": "0764-0501",
 }

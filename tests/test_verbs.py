@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import verbs
 from agent.config import Config, Server
 from agent.model import Forecast, ServerView, StageView, View
 from agent.process import load
@@ -159,3 +160,8 @@ def test_a_file_with_another_mistake_is_disarmed_and_so_is_the_last_good_one(tmp
     for path in (args.config, tmp_path / "core" / "last-good.toml"):
         assert 'mode = "dry-run"' in path.read_text() and "# of the administrator" in path.read_text()
     assert mistake in args.config.read_text()
+
+
+def test_the_password_of_a_nut_server_is_a_secret_of_the_core() -> None:
+    settings = Config(driver="nut", ups={"secret": "upsd"}, servers=(Server(name="a", address="192.0.2.9"),))
+    assert verbs._core_labels(settings) == {"upsd"}

@@ -1,0 +1,255 @@
+"""A NUT server as the source: its lists, its words, its refusals, and servers that mean harm."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import upsd
+from agent.drivers import nut
+from agent.model import Command, Condition, Flow, Line, LinkError, OrderError, Sensor, Source, TestResult
+from tests.simulators.script import ScriptLink
+
+
+def listing(kind: str, rows: list[str]) -> bytes:
+    lines = [f"BEGIN LIST {kind} ups", *(f"{kind} ups {row}" for row in rows), f"END LIST {kind} ups", ""]
+    return "\n".join(lines).encode()
+
+
+def unit(*, cmd: tuple[str, ...] = (), rw: tuple[str, ...] = (), **more: str) -> ScriptLink:
+    variables = {"ups.status": "OL", **{k.replace("__", "."): v for k, v in more.items()}}
+    return ScriptLink(
+        {
+            b"LIST VAR ups\n": listing("VAR", [f'{k} "{v}"' for k, v in variables.items()]),
+            b"LIST CMD ups\n": listing("CMD", list(cmd)),
+            b"LIST RW ups\n": listing("RW", [f'{k} "0"' for k in rw]),
+        }
+    )
+
+
+def driver(link: ScriptLink) -> nut.Nut:
+    made = nut.connect({"ups": "ups"}, link, lambda: link.now_s)
+    assert isinstance(made, nut.Nut)
+    made.poll()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "flags", "flow"),
+    [
+        ("OL CHRG", Source.MAINS, set(), Flow.CHARGING),
+        ("OB DISCHRG", Source.BATTERY, set(), Flow.DISCHARGING),
+        ("OB LB", Source.BATTERY, {Condition.LOW_BATTERY}, None),
+        ("OL BYPASS", Source.BYPASS, set(), None),
+        ("OL BOOST RB", Source.BOOST, {Condition.BATTERY_BAD}, None),
+        ("OL TRIM OVER", Source.BUCK, {Condition.OVERLOAD}, None),
+        ("OL CHRG OFF", Source.NONE, {Condition.OUTPUT_OFF}, Flow.CHARGING),
+        ("ALARM OL FSD", Source.MAINS, {Condition.GENERAL_FAULT, Condition.SHUTDOWN_PENDING}, None),
+        ("FSD OB", Source.BATTERY, {Condition.LOW_BATTERY, Condition.SHUTDOWN_PENDING}, None),
+        ("OL CAL", Source.MAINS, {Condition.TEST_RUNNING}, None),
+        ("OL OB", Source.UNKNOWN, set(), None),
+        ("", Source.UNKNOWN, set(), None),
+        ("WAIT", Source.UNKNOWN, set(), None),
+    ],
+)
+def test_the_words_of_a_status_mean_what_nut_says(
+    text: str, source: Source, flags: set[Condition], flow: Flow | None
+) -> None:
+    status = nut.look({"ups.status": text}, 5.0)
+    assert (status.source, status.flags, status.battery.flow) == (source, flags, flow)
+    assert status.battery.low is (Condition.LOW_BATTERY in flags)
+
+
+def test_three_phases_a_dead_one_and_a_bypass_are_read() -> None:
+    v = {"ups.status": "OL", "input.frequency": "50.0", "input.bypass.voltage": "229"}
+    for n, volts in ((1, "230.5"), (2, "0"), (3, "231.5")):
+        v |= {f"input.L{n}-N.voltage": volts, f"output.L{n}.power.percent": f"{n}0", f"output.L{n}.realpower": "900"}
+    status = nut.look(v, 5.0)
+    assert [line.voltage_v for line in status.inputs] == [230.5, 0.0, 231.5]
+    assert {line.frequency_hz for line in status.inputs} == {50.0}
+    assert [line.load_pct for line in status.outputs] == [10.0, 20.0, 30.0] and status.outputs[0].power_w == 900.0
+    assert status.bypass == (Line(voltage_v=229.0),)
+
+
+def test_what_is_no_number_or_cannot_be_is_unknown() -> None:
+    v = {
+        "ups.status": "OL",
+        "battery.charge": "nan",
+        "battery.runtime": "-1",
+        "ups.load": "1e3",
+        "input.voltage": "9999",
+    }
+    status = nut.look(v, 5.0)
+    assert status.battery.charge_pct is status.battery.runtime_s is None and status.inputs == status.outputs == ()
+
+
+def test_outlets_sensors_tests_and_the_beeper_are_read() -> None:
+    v = {
+        "ups.status": "OL", "outlet.2.status": "off", "outlet.2.desc": "Lamp", "ambient.temperature": "21.5",
+        "ups.test.result": "Done and passed", "ups.beeper.status": "muted", "ups.mfr": "ACME",
+    }  # fmt: skip
+    status = nut.look(v, 5.0)
+    assert [(o.number, o.name, o.on) for o in status.outlets] == [(2, "Lamp", False)]
+    assert status.sensors == (Sensor(name="ambient", temperature_c=21.5),)
+    assert status.test is not None and status.test.result is TestResult.PASSED
+    assert status.beeper_on is False and status.ident.manufacturer == "ACME"
+
+
+def test_values_are_unescaped() -> None:
+    answer = b'BEGIN LIST VAR ups\nVAR ups ups.model "a \\"b\\" \\\\ c"\n'
+    assert nut.parse_list(answer, "VAR", "ups") == {"ups.model": 'a "b" \\ c'}
+
+
+@pytest.mark.parametrize("reason", [b"DATA-STALE", b"DRIVER-NOT-CONNECTED", b"UNKNOWN-UPS"])
+def test_stale_data_are_a_failed_poll_and_never_the_last_ones(reason: bytes) -> None:
+    link = unit()
+    it = driver(link)
+    link.answers[b"LIST VAR ups\n"] = b"ERR " + reason
+    with pytest.raises(LinkError, match=reason.decode()):
+        it.poll()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'BEGIN LIST VAR other\nVAR other ups.status "OL"\n',
+        b'BEGIN LIST VAR ups\nVAR other ups.status "OL"\n',
+        b'BEGIN LIST VAR ups\nVAR ups ups.status "OL\n',
+        b"BEGIN LIST VAR ups\nCMD ups load.off\n",
+        b'BEGIN LIST VAR ups\nVAR ups battery.charge "100"\n' * 2,
+        b"BEGIN LIST VAR ups\n" + b'VAR ups a "1"\n' * 2001,
+        b"",
+    ],
+)
+def test_a_list_of_something_else_is_refused_whole(answer: bytes) -> None:
+    with pytest.raises(LinkError):
+        nut.parse_list(answer, "VAR", "ups")
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_bring_anything_but_rows_or_a_link_error(data: bytes) -> None:
+    for answer in (data, b"BEGIN LIST VAR ups\nVAR ups ups.status " + data + b"\n"):
+        try:
+            nut.look(nut.parse_list(answer, "VAR", "ups"), 1.0)
+        except LinkError:
+            pass
+
+
+def test_delays_are_set_before_the_shutdown_and_one_that_cannot_be_set_must_be_long_enough() -> None:
+    link = unit(cmd=("shutdown.return",), rw=("ups.delay.shutdown",), ups__delay__start="60")
+    link.answers |= {b'SET VAR ups ups.delay.shutdown "31"\n': b"OK\n", b"INSTCMD ups shutdown.return\n": b"OK\n"}
+    it = driver(link)
+    assert it.commands == {Command.SHUTDOWN_RETURN}
+    link.sent.clear()
+    it.order(Command.SHUTDOWN_RETURN, delay_s=30.5, return_delay_s=60)
+    assert link.sent == [b'SET VAR ups ups.delay.shutdown "31"\n', b"INSTCMD ups shutdown.return\n"]
+    with pytest.raises(OrderError, match="own is 60"):
+        it.order(Command.SHUTDOWN_RETURN, delay_s=30.5, return_delay_s=61)
+    assert link.sent[-1] == b'SET VAR ups ups.delay.shutdown "31"\n'  # and no shutdown behind it
+
+
+def test_a_refusal_names_the_remedy() -> None:
+    link = unit(cmd=("load.off",))
+    link.answers[b"INSTCMD ups load.off\n"] = b"ERR ACCESS-DENIED\n"
+    with pytest.raises(OrderError, match="ACCESS-DENIED.*upsd.users"):
+        driver(link).order(Command.LOAD_OFF)
+
+
+def test_of_several_ups_one_must_be_named() -> None:
+    link = ScriptLink({b"LIST UPS\n": b'BEGIN LIST UPS\nUPS a "x"\nUPS b "y"\nEND LIST UPS\n'})
+    with pytest.raises(LinkError, match="a, b"):
+        nut.connect({}, link, lambda: link.now_s).poll()
+
+
+# --- the line
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[list[bytes]], int]]:
+    """A server that answers each line with the next of some bytes; b'' is silence. Gives its port."""
+    made: list[socket.socket] = []
+
+    def start(answers: list[bytes]) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        made.append(listener)
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            made.append(sock)
+            for answer in answers:
+                if not sock.recv(1024):
+                    return
+                sock.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return int(listener.getsockname()[1])
+
+    yield start
+    for sock in made:
+        sock.close()
+
+
+def opened(port: int, **more: object) -> upsd.UpsdLink:
+    return upsd.open({"host": "127.0.0.1", "tcp_port": port, **more}, time.monotonic)
+
+
+END = b"END LIST VAR ups\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (listing("VAR", ['ups.id "END LIST VAR ups"']), listing("VAR", ['ups.id "END LIST VAR ups"'])[: -len(END)]),
+        (b"ERR DATA-STALE\n", b"ERR DATA-STALE"),
+    ],
+)
+def test_a_list_ends_with_its_own_line_and_an_error_stands_for_it(
+    server: Callable[[list[bytes]], int], answer: bytes, wanted: bytes
+) -> None:
+    link = opened(server([answer]))
+    assert link.ask(b"LIST VAR ups\n", end=END, limit_bytes=4096).data == wanted
+    link.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"x" * 2000, b"OK\nOK\n"])
+def test_silence_and_answers_without_end_are_bounded_and_the_line_is_not_used_again(
+    server: Callable[[list[bytes]], int], answer: bytes
+) -> None:
+    link = opened(server([answer, b"OK\n"]))
+    begun_s = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(LinkError):
+            link.ask(b"VER\n", within_s=0.1)
+    assert time.monotonic() - begun_s < 1.0
+    link.close()
+
+
+def test_a_server_without_tls_is_told_no_password_when_tls_is_asked_for(server: Callable[[list[bytes]], int]) -> None:
+    port = server([b"ERR FEATURE-NOT-CONFIGURED\n", b"OK\n"])
+    with pytest.raises(LinkError, match="does not offer TLS"):
+        opened(port, tls_fingerprint="00" * 32, user="u", password="p")
+
+
+def test_words_behind_the_answer_to_starttls_are_refused(server: Callable[[list[bytes]], int]) -> None:
+    port = server([b"OK STARTTLS\nOK\n"])
+    with pytest.raises(LinkError, match="more than one answer"):
+        opened(port, tls_fingerprint="00" * 32)
+
+
+def test_a_password_is_quoted_and_never_in_an_error(server: Callable[[list[bytes]], int]) -> None:
+    port = server([b"OK\n", b"ERR INVALID-PASSWORD\n"])
+    with pytest.raises(LinkError, match="PASSWORD was refused") as caught:
+        opened(port, user="u", password='se"cret')
+    assert "cret" not in str(caught.value) and upsd.quote('se"c\\') == b'"se\\"c\\\\"'
+
+
+@pytest.mark.parametrize("more", [{"host": "ups.example"}, {"user": "u"}, {"tls_fingerprint": "12"}])
+def test_a_wrong_setting_is_named(server: Callable[[list[bytes]], int], more: dict[str, str]) -> None:
+    with pytest.raises(LinkError, match=r"\[ups\] " + next(iter(more))):
+        opened(server([b""]), **more)
