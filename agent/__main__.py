@@ -30,7 +30,16 @@ def parser() -> argparse.ArgumentParser:
         ("core", "read the UPS, decide, and tell the servers"),
         ("faces", "serve the web page and SNMP"),
     ):
-        verb(name, text).add_argument("--verbose", action="store_true", help="log more")
+        started = verb(name, text)
+        started.add_argument("--verbose", action="store_true", help="log more")
+        if name == "core":
+            started.add_argument(
+                "--faces", default="", metavar="USER", help="user of the faces, if not the core's own"
+            )
+    helper = verbs.add_parser("helper", help="root's side: does one fixed thing that the core asks for (systemd)")
+    helper.add_argument(
+        "--user", default="ridethrough", metavar="USER", help="who may ask besides root (ridethrough)"
+    )
     verb("check", "say everything that is wrong with the configuration")
     status = verb("status", "show what the agent knows now")
     status.add_argument("--json", action="store_true", help="as JSON")
@@ -139,7 +148,7 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.verb == "core":
         from . import core
 
-        return core.main(args.config)
+        return core.main(args.config, args.faces)
     if args.verb == "faces":
         from . import faces
 
@@ -148,6 +157,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from . import run
 
         return run.main(args.config)
+    if args.verb == "helper":
+        from . import helper
+
+        return helper.main(args.user)
     if args.verb == "demo":
         from . import demo
 

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -35,6 +34,7 @@ from .model import VERSION, Command, ConfigError, Driver
 from .places import Places
 from .process import (
     SystemClock,
+    account,
     back_off_s,
     boot_id,
     connect,
@@ -42,6 +42,7 @@ from .process import (
     follow_parent,
     last_good,
     load,
+    many_descriptors,
     notify,
     open_link,
 )
@@ -66,9 +67,10 @@ EXIT_AGAIN = 75  # start me again
 class Core:
     """Wires the threads together."""
 
-    def __init__(self, path: Path) -> None:
-        """Reads the configuration at `path`. ConfigError if nothing of it can be used."""
-        self._path = path
+    def __init__(self, path: Path, faces: str = "") -> None:
+        """Reads the configuration at `path`; `faces`: the user that may talk on the bus besides ours and root.
+        ConfigError if nothing of it can be used, or there is no such user."""
+        self._path, self._faces = path, account(faces)
         self._stop = threading.Event()
         self._reload, self._reloaded = threading.Event(), threading.Event()
         self._disarm = False  # whatever else the file says, at the next reading
@@ -253,12 +255,14 @@ class Core:
 
     def _open_bus(self) -> list[threading.Thread]:
         """Open the bus and start its threads; without it protection works all the same, and it is tried again."""
+        talkers = {0, os.getuid(), self._faces[0]}
         try:
             server = busserver.Server(
                 str(self._run_dir / "core.sock"),
                 self._requests.answer,
                 self._greeting,
-                lambda uid: uid in (0, os.getuid()),
+                lambda uid: uid in talkers,
+                self._faces[1],
             )
         except (OSError, bus.BusError) as e:
             log.error("no bus in %s (%s): page and SNMP say no-core, protection works", self._run_dir, e)
@@ -360,12 +364,6 @@ class Core:
         return {"problems": list(self._loaded.problems), "protecting_bad": self._loaded.protecting_bad}
 
 
-def _many_descriptors() -> None:
-    """A thousand servers need a thousand sockets."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
-
-
 def _nobody(found: Config, texts: tuple[str, ...]) -> NewConfig:
     """Mistakes and no last good configuration: the UPS is shown if it can be, and nobody is told anything."""
     log.error("no last good configuration: nothing is protected until the file is mended")
@@ -385,9 +383,9 @@ def _servers_before(found: Config) -> tuple[Server, ...]:
         return ()
 
 
-def main(path: Path) -> int:
-    """Run the core with the configuration at `path`."""
+def main(path: Path, faces: str = "") -> int:
+    """Run the core with the configuration at `path`; `faces`: the user of the faces, if that is not our own."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be served
     os.umask(0o077)
-    _many_descriptors()
-    return Core(path).run()
+    many_descriptors()
+    return Core(path, faces).run()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
+import resource
 import signal
 import socket
 import struct
@@ -161,6 +163,17 @@ def parse(data: bytes) -> tuple[Config, tuple[config.Problem, ...]]:
     return reading.parse(text, ups_options, reach.load, addresses.own)
 
 
+def account(user: str) -> tuple[int, int | None]:
+    """User and group id of a user; of "" our own, and no group. ConfigError if there is no such user."""
+    if not user:
+        return os.getuid(), None
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigError(f"there is no user {user}") from None
+    return found.pw_uid, found.pw_gid
+
+
 def notify(state: str) -> None:
     """Tell systemd, or our supervisor, if it listens (sd_notify protocol)."""
     path = os.environ.get("NOTIFY_SOCKET")
@@ -200,6 +213,12 @@ class Pings:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def many_descriptors() -> None:
+    """A thousand servers need a thousand sockets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
 
 
 def follow_parent(stop: threading.Event) -> None:

@@ -198,6 +198,7 @@ def test_the_queries_of_all_drivers_are_no_orders() -> None:
                 b"F\r",
                 b"Y",
                 b"Q",
+                b"LIST UPS\n",
             }
 
 

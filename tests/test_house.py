@@ -29,7 +29,7 @@ FLOORS = {
     "enroll": 4, "authority": 4, "codes": 4, "pyz": 4, "bootstrap": 4,
     "engine": 3, "portrait": 3, "telling": 3, "guard": 3, "deliver": 3, "reach": 3,
     "attempt": 3, "target": 3, "waker": 3, "places": 3, "tlssteps": 3, "enrolments": 3, "senderkey": 3,
-    "book": 3, "requests": 3, "program": 3,
+    "book": 3, "requests": 3, "program": 3, "helper": 3,
     "bus": 3, "busserver": 3, "ups": 3,
     "drivers": 2, "apc": 2, "q1": 2, "usages": 2, "hid": 2, "hidtable": 2, "hidreader": 2,
     "hidlook": 2, "quirks": 2, "hidraw": 1, "hidusb": 1, "usbdevice": 1, "bridge": 1, "bridges": 1, "cards": 1,
