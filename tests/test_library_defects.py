@@ -1,4 +1,4 @@
-"""What a well-known SNMP library gets wrong (pysnmp-lextudio 6.1.2 and others, P1 to P13) cannot be seen from outside.
+"""What a well-known SNMP library gets wrong (pysnmp-lextudio 6.1.2, P1 to P13) cannot be seen from outside.
 
 The library is not in the way of any datagram of ours; one test for each defect says what a manager sees instead.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import test_usm as secured
-from snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, arcs, request, since, three_phase, view
+from snmp_kit import COMMUNITY, UPS, Net, Stage, arcs, request, since, three_phase, view
 from test_fuzz_snmp import CRAFTED
 from test_notices import Core, Peer
 from test_upsset import ALL, LOCK, NAME, TEST, Desk
