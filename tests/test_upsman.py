@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from snmp_kit import COMMUNITY, ON_LINE, Net, since, view, whole
+from snmp_kit import COMMUNITY, ON_LINE, since, view, whole
 from test_notices import COLD_START, Core, Peer
 
 from agent import ber, config, upsman
