@@ -79,7 +79,28 @@ def parser() -> argparse.ArgumentParser:
     user.add_argument("--informs", action="store_true", help="keep them in a form that serves informs to others, too")
     user.add_argument("--remove", action="store_true", help="take his keys away")
     password = verb("password", "access to the web page")
-    password.add_argument("action", choices=("reset",), help="end all sessions and print a new one-time password")
+    password.add_argument(
+        "action",
+        choices=("reset", "hash"),
+        help="reset: end all sessions, print a new one-time password; hash: print what [system] password_hash wants",
+    )
+    keep = verb("backup", "keep everything that makes this adapter the one it is in one encrypted file")
+    keep.add_argument(
+        "file", type=Path, metavar="FILE", help="where to; the pass phrase is asked for, or standard input"
+    )
+    again = verb("restore", "make this machine the adapter of a backup; without --yes only says what is in it")
+    again.add_argument("file", type=Path, metavar="FILE", help="what `backup` made")
+    again.add_argument("--yes", action="store_true", help="really; what is there now is kept as a backup of its own")
+    new = verb("update", "write a signed update into the image's other slot and start it on trial (as root)")
+    new.add_argument("source", nargs="?", metavar="FILE|URL", help="the update")
+    new.add_argument("--again", action="store_true", help="also the version that runs already")
+    new.add_argument("--without-ups", action="store_true", help="also while the UPS says nothing")
+    new.add_argument("--confirm", action="store_true", help="of a start on trial: keep it once it proves itself")
+    first = verb("provision", "take over what the image's boot partition says, and apply it to this host (as root)")
+    first.add_argument("--boot", type=Path, default=Path("/boot/firmware"), metavar="DIR", help="the boot partition")
+    first.add_argument(
+        "--system", type=Path, default=Path("/var/lib/ridethrough/system"), metavar="DIR", help="what was taken over"
+    )
     demo = verbs.add_parser("demo", help="run everything with a simulated UPS and one protected loopback server")
     demo.add_argument("--web", default="127.0.0.1:8080", metavar="HOST:PORT", help="web page (127.0.0.1:8080)")
     demo.add_argument("--snmp", default="127.0.0.1:1161", metavar="HOST:PORT", help="SNMP agent (127.0.0.1:1161)")

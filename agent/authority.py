@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import certificates
 from .config import NAME
 from .model import ConfigError
 from .vault import write_private
@@ -68,11 +69,9 @@ def make(folder: Path, name: str) -> tuple[bytes, str]:
 
 def _found(path: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     """Make the authority and keep it."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    made = _certificate("ridethrough enrolment", key.public_key(), key, None)
-    write_private(path, _pem(key, made))
+    key = certificates.new_key()
+    made = _certificate("ridethrough enrolment", key, None)
+    write_private(path, certificates.pem(key, made))
     return key, made
 
 
@@ -96,47 +95,28 @@ def _read(path: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
 
 
 def _server(name: str, ca_key: ec.EllipticCurvePrivateKey, ca: x509.Certificate) -> bytes:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    return _pem(key, _certificate(name, key.public_key(), ca_key, ca))
+    key = certificates.new_key()
+    return certificates.pem(key, _certificate(name, key, (ca_key, ca)))
 
 
 def _certificate(
-    name: str, public: ec.EllipticCurvePublicKey, ca_key: ec.EllipticCurvePrivateKey, ca: x509.Certificate | None
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    authority: tuple[ec.EllipticCurvePrivateKey, x509.Certificate] | None,
 ) -> x509.Certificate:
-    """A certificate for `public`, valid 2000 to 9999; without `ca` it is the authority's own."""
-    import datetime
-
+    """A server's certificate; without `authority` it is the authority's own."""
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject if ca is None else ca.subject)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC))
-        .not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC))
-        .add_extension(x509.BasicConstraints(ca=ca is None, path_length=0 if ca is None else None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-    )
-    if ca is not None:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    return builder.sign(ca_key, hashes.SHA256())
-
-
-def _pem(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private + certificate.public_bytes(serialization.Encoding.PEM)
+    signer = key if authority is None else authority[0]
+    what = x509.BasicConstraints(ca=authority is None, path_length=0 if authority is None else None)
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (what, True),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
+    ]
+    if authority is not None:
+        extensions.append((x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False))
+    return certificates.make(name, key, signer=authority, extensions=extensions)
 
 
 if __name__ == "__main__":

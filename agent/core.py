@@ -122,7 +122,10 @@ class Core:
     def _places(self) -> Places:
         """Where the ways find keys, commands, secrets and pins."""
         commands, secret = Path(self._config.commands_dir), self._secrets().get
-        return Places(folder=self._folder, commands_dir=commands, secret=secret, pin=self._enrolments.pin)
+        e = self._enrolments
+        return Places(
+            folder=self._folder, commands_dir=commands, secret=secret, pin=e.pin, former=e.former, settle=e.settle
+        )
 
     def _secrets(self) -> dict[str, str]:
         try:

@@ -44,13 +44,32 @@ def started(folder: Path) -> tuple[bytes, int]:
     return found, boots + 1
 
 
+def ahead(data: bytes, starts: int) -> bytes:
+    """The engine's file as if it had been started so often more. ConfigError if it is damaged."""
+    try:
+        found, boots = _parse(data)
+    except (ValueError, KeyError, TypeError) as e:
+        raise ConfigError(f"engine.json: damaged ({e})") from e
+    return _line(found, min(boots + starts, BOOTS_LIMIT))
+
+
+def _parse(data: bytes) -> tuple[bytes, int]:
+    """engineID and starts. ValueError, KeyError, TypeError if the file is damaged."""
+    values = json.loads(data)
+    found, boots = bytes.fromhex(values["engine_id"]), values["boots"]
+    if not 5 <= len(found) <= 32 or type(boots) is not int or not 0 <= boots <= BOOTS_LIMIT:
+        raise ValueError("impossible values")
+    return found, boots
+
+
+def _line(found: bytes, boots: int) -> bytes:
+    return json.dumps({"engine_id": found.hex(), "boots": boots}).encode() + b"\n"
+
+
 def _read(folder: Path) -> tuple[bytes, int]:
     where = path(folder)
     try:
-        values = json.loads(_bytes(where))
-        found, boots = bytes.fromhex(values["engine_id"]), values["boots"]
-        if not 5 <= len(found) <= 32 or type(boots) is not int or not 0 <= boots <= BOOTS_LIMIT:
-            raise ValueError("impossible values")
+        found, boots = _parse(_bytes(where))
     except FileNotFoundError:
         found, boots = ENGINE_ID_BEGINS + secrets.token_bytes(RANDOM_BYTES), 0
         _write(folder, found, boots)
@@ -62,9 +81,8 @@ def _read(folder: Path) -> tuple[bytes, int]:
 
 
 def _write(folder: Path, found: bytes, boots: int) -> None:
-    text = json.dumps({"engine_id": found.hex(), "boots": boots})
     try:
-        vault.write_private(path(folder), text.encode() + b"\n")
+        vault.write_private(path(folder), _line(found, boots))
     except OSError as e:
         raise ConfigError(f"{path(folder)}: {e.strerror}; version 3 needs it and stays off") from e
 

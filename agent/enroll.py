@@ -43,6 +43,7 @@ WRONG = (
     "this code is not good for this name: it is wrong, used, too old, or for another server; "
     "make a new one: ridethrough enroll NAME"
 )
+AGAIN = "the code is still good: run the same line again in a minute"
 _STATUS = {
     200: "200 OK",
     400: "400 Bad Request",
@@ -183,7 +184,7 @@ class Desk:
         asked = parse(str(environ.get("CONTENT_TYPE", "")), environ["wsgi.input"].read(length_bytes))
         view = self._client.view()
         if any(a.condition is Condition.NO_CORE for a in view.conditions):
-            raise Refused(503, "the core is not running; the code is still good", 5.0)
+            raise Refused(503, f"the core is not running; {AGAIN}", 5.0)
         server = next((s for s in view.servers if s.name == asked.name and s.how == "rccmd"), None)
         try:
             sha256 = certificate_sha256(asked.cert_pem) if asked.cert_pem else ""
@@ -198,7 +199,7 @@ class Desk:
                 self._codes.give_back(asked.name, row)
             except OSError as lost:
                 raise Refused(503, f"{why}; the code is used up ({lost.strerror})") from e
-            raise Refused(503, f"{why}; the code is still good", 5.0) from e
+            raise Refused(503, f"{why}; {AGAIN}", 5.0) from e
 
     def _take(self, asked: Request, group: str, server: ServerView | None) -> tuple[Row, ServerView]:
         """Use the code up. Refused (403, 429, 503) if it is none for a server that there is."""

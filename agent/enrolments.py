@@ -16,6 +16,7 @@ from .model import ConfigError, View
 
 log = logging.getLogger(__name__)
 
+KEY_WAIT_S = 8.0  # less than the page waits for the core (enroll.CORE_WITHIN_S)
 ANEW = "every server that was enrolled must be enrolled anew: ridethrough enroll NAME"
 
 
@@ -25,6 +26,7 @@ class Enrolments:
     def __init__(self, folder: Path, note: Callable[[Note], None], prove: Callable[[Enrolled], None]) -> None:
         self._folder, self._note, self._prove = folder, note, prove
         self._checking, self._missing = threading.Lock(), False
+        self._beginning, self._maker = threading.Lock(), None  # type: threading.Lock, threading.Thread | None
         self._pins = pins.Pins(folder / pins.FILE)
         if self._pins.damaged:
             note(Note("pins-lost", f"{self._pins.damaged}; {ANEW}"))
@@ -32,6 +34,14 @@ class Enrolments:
     def pin(self, name: str) -> str:
         """SHA-256 of the certificate of the server of this name, or ''."""
         return self._pins.get(name)
+
+    def former(self, name: str) -> str:
+        """SHA-256 of the certificate that it had before it was enrolled anew, while that is still good, or ''."""
+        return self._pins.former(name)
+
+    def settle(self, name: str) -> None:
+        """The server's newest certificate was seen at work."""
+        self._pins.settle(name)
 
     def prepare(self, servers: Sequence[Server]) -> None:
         """Have a key for these servers: a damaged one is set aside; a new one is made in a thread of its own."""
@@ -41,7 +51,15 @@ class Enrolments:
         if len(self._pins) or any(s.options.get("secure") for s in may):
             self._check()
         if not (self._folder / senderkey.NAME).exists():
-            threading.Thread(target=self._make, name="sender-key", daemon=True).start()
+            self._make_beside()
+
+    def _make_beside(self) -> threading.Thread:
+        """The thread that makes the key; there is one at most."""
+        with self._beginning:
+            if self._maker is None or not self._maker.is_alive():
+                self._maker = threading.Thread(target=self._make, name="sender-key", daemon=True)
+                self._maker.start()
+            return self._maker
 
     def _check(self) -> None:
         """Set a damaged key aside. A key that is lost is said, if servers trusted it."""
@@ -77,7 +95,11 @@ class Enrolments:
                 f"[[server]] {name}: secure = false or udp = true: it is told by classic RCCMD; remove that"
             )
         self._check()
-        certificate = senderkey.ensure(self._folder)
+        if not (self._folder / senderkey.NAME).exists():
+            self._make_beside().join(KEY_WAIT_S)
+            if not (self._folder / senderkey.NAME).exists():
+                raise ConfigError("this adapter's own key is not made yet (see its log)")
+        certificate = senderkey.certificate(self._folder)
         try:
             self._pins.add(name, sha256, time.time())
         except ValueError as e:
@@ -89,6 +111,7 @@ class Enrolments:
 
     def forget(self, view: View, servers: Sequence[Server]) -> None:
         """Those that left the configuration lose their pin, once nobody must tell them any more."""
+        self._pins.save()
         names = {s.name for s in view.servers if s.how == "rccmd"}
         if not len(self._pins) or not {s.name for s in servers if s.how == "rccmd"} <= names:
             return  # or the view is not yet that of this configuration

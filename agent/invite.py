@@ -20,6 +20,7 @@ from .model import ConfigError, ServerView, View
 
 ANYWHERE = ("0.0.0.0", "::")
 LOOK_WITHIN_S = 5.0
+LISTENER_PORT_LEAST = 1024
 TRUST = {
     "secure": "enrolled",
     "classic": "not enrolled, told by classic RCCMD",
@@ -62,7 +63,13 @@ def main(args: argparse.Namespace, settings: Config, view: View) -> int:
         }  # fmt: skip
         print(json.dumps(told))
         return 0
+    mine = next((s for s in settings.servers if s.name == args.name), None)
     _explain(server, order, warnings, windows=args.windows)
+    if mine is None or mine.options.get("secure") is not True:
+        _tell(
+            f"Once it is proven, let nobody take it for a classic one, whatever happens to its enrolment:\n\n"
+            f'    [[server]]\n    name = "{server.name}"\n    address = "{server.address}"\n    secure = true\n'
+        )
     print(command, flush=True)
     until = time.strftime("%H:%M", time.localtime(time.time() + codes.LIFE_S))
     _tell(
@@ -116,11 +123,16 @@ def _server(name: str, settings: Config, view: View) -> ServerView:
                           "see `ridethrough check`")  # fmt: skip
     if server is None:
         known = ", ".join(s.name for s in view.servers if s.how == "rccmd")
-        lines = f'    [[server]]\n    name = "{name}"\n    address = "192.0.2.10"    # its own\n    how = "rccmd"'
+        lines = f'    [[server]]\n    name = "{name}"\n    address = "192.0.2.10"    # its own\n    secure = true'
         raise ConfigError(f"there is no server {name}{f' (there are: {known})' if known else ''}. Add it to the "
                           f"configuration and reload the core:\n\n{lines}\n")  # fmt: skip
     if server.how != "rccmd":
         raise ConfigError(f'{name} has how = "{server.how}"; only servers with how = "rccmd" are enrolled')
+    if server.port < LISTENER_PORT_LEAST:
+        raise ConfigError(
+            f"[[server]] {name}: port = {server.port}: the listener has no privileges for ports below "
+            f"{LISTENER_PORT_LEAST}; remove port (6003 is the default) and reload the core"
+        )
     if mine is not None and (mine.options.get("secure") is False or mine.options.get("udp")):
         raise ConfigError(
             f"[[server]] {name}: secure = false or udp = true: it is told by classic RCCMD; remove that"

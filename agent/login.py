@@ -21,19 +21,16 @@ import secrets
 import threading
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import passwords
 from .vault import write_private
 
 log = logging.getLogger(__name__)
 
-USER = "admin"
-SCRYPT = {"n": 2**15, "r": 8, "p": 3}
-SCRYPT_MEMORY_BYTES = 64 * 1024 * 1024
-LENGTH_MIN, LENGTH_MAX = 12, 128
 WAITING = 4  # logins that may wait for the one being checked
 SESSIONS = 8
 IDLE_S = 15 * 60.0
@@ -45,24 +42,6 @@ CONSOLE = ("127.0.0.1", "::1", "::/64")
 FAILURES_PER_MIN = 20  # of all addresses
 ADDRESSES = 256  # that are remembered
 FILE_LIMIT_BYTES = 64 * 1024
-
-_COMMON_TEXT = """
-123456789012 1234567890123 12345678901234 123456789123 1234567890ab 0123456789ab 0123456789abc 012345678901
-passwordpassword password1234 password12345 password123456 passw0rd1234 p@ssw0rd1234 administrator administrator1
-adminadminadmin adminadmin12 adminadmin123 admin1234567 admin12345678 admin123456789 changemeplease changeme1234
-qwertyuiop12 qwertyuiop123 qwertyuiop[] qwertyqwerty qwerty123456 qwerty1234567 1q2w3e4r5t6y 1q2w3e4r5t6y7u
-1qaz2wsx3edc 1qaz2wsx3edc4rfv qazwsxedcrfv zaq12wsxcde3 asdfghjkl123 asdfghjkl;'# abcdefghijkl abcdefghijklm
-abc123abc123 abcd12345678 iloveyou1234 iloveyouforever letmeinletmein letmein12345 welcome12345 welcome123456
-raspberrypi1 raspberrypi3 raspberrypi4 raspberrypi5 raspberry1234 ridethrough1 ridethrough12 ridethrough123
-ridethrough1234 ridethroughups uninterruptible uninterruptable powersupply1 unterbrechungsfrei passwort1234
-passwort12345 passwortpasswort geheimgeheim geheim123456 hallohallohallo correcthorsebatterystaple
-"""
-#: The passwords of twelve and more characters that everybody tries first; shorter ones are refused anyway.
-COMMON = frozenset(_COMMON_TEXT.split())
-
-
-#: Password, salt, cost (n, r, p) -> hash.
-Kdf = Callable[[str, bytes, Mapping[str, int]], bytes]
 
 
 class LoginError(Exception):
@@ -94,11 +73,11 @@ class Accounts:
     """The account and its sessions. From any thread."""
 
     def __init__(
-        self, folder: Path, now: Callable[[], float], *, boot: str | None = None, kdf: Kdf | None = None
+        self, folder: Path, now: Callable[[], float], *, boot: str | None = None, kdf: passwords.Kdf | None = None
     ) -> None:
         """`now` is the monotonic clock; `boot` the id of this boot, by which sessions survive a restart of the
         program but not of the machine (None: as the kernel says; "": they never do); `kdf` instead of scrypt."""
-        self._folder, self._now, self._kdf = folder, now, kdf or _scrypt
+        self._folder, self._now, self._kdf = folder, now, kdf or passwords.scrypt
         self._boot = _boot_id() if boot is None else boot
         self._lock = threading.RLock()
         self._checking = threading.Lock()
@@ -165,12 +144,8 @@ class Accounts:
         not asked for after a login with the one-time password. LoginError as `login`, or too-short, too-long,
         common, same."""
         new = unicodedata.normalize("NFC", new)
-        if len(new) < LENGTH_MIN:
-            raise LoginError("too-short")
-        if len(new) > LENGTH_MAX:
-            raise LoginError("too-long")
-        if new.lower() in COMMON or len(set(new)) < 5:
-            raise LoginError("common")
+        if problem := passwords.wrong(new):
+            raise LoginError(problem)
         self._may_guess(address)
         with _Gate(self):
             self._look()
@@ -182,10 +157,9 @@ class Accounts:
                     raise LoginError("wrong")
                 if hmac.compare_digest(unicodedata.normalize("NFC", old).encode(), new.encode()):
                     raise LoginError("same")
-            salt = secrets.token_bytes(16)
-            account = {"user": USER, **SCRYPT, "salt": salt.hex(), "hash": self._kdf(new, salt, SCRYPT).hex()}
+            account = passwords.account(new, self._kdf)
             with self._lock:
-                self._write("account.json", json.dumps(account).encode() + b"\n")
+                self._write("account.json", account)
                 (self._folder / "first-password").unlink(missing_ok=True)
                 self._seen = self._stamp()
                 self._sessions.clear()
@@ -197,9 +171,9 @@ class Accounts:
 
     def _matches(self, password: str) -> bool:
         account = self._read("account.json")
-        password = unicodedata.normalize("NFC", password)[: LENGTH_MAX + 1]
+        password = unicodedata.normalize("NFC", password)[: passwords.LENGTH_MAX + 1]
         try:
-            cost = {name: int(account[name]) for name in SCRYPT}
+            cost = {name: int(account[name]) for name in passwords.SCRYPT}
             salt, right = bytes.fromhex(account["salt"]), bytes.fromhex(account["hash"])
             return hmac.compare_digest(self._kdf(password, salt, cost), right)
         except (KeyError, TypeError, ValueError):
@@ -362,11 +336,6 @@ def _csrf(sid: str) -> bytes:
 
 def _key(sid: str) -> str:
     return hashlib.sha256(sid.encode("utf-8", "replace")).hexdigest()
-
-
-def _scrypt(password: str, salt: bytes, cost: Mapping[str, int]) -> bytes:
-    raw = password.encode("utf-8", "replace")
-    return hashlib.scrypt(raw, salt=salt, **cost, maxmem=SCRYPT_MEMORY_BYTES, dklen=32)
 
 
 def _boot_id() -> str:

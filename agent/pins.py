@@ -1,8 +1,10 @@
 """Which certificate each enrolled server has: kept by name, forgotten when the server leaves the configuration.
 
-    FOLDER/pins.json, 0600:   {"nas": {"sha256": "64 hex digits", "enrolled_s": 1790000000.0}, ...}
+    FOLDER/pins.json, 0600:   {"nas": {"sha256": "64 hex digits", "enrolled_s": 1790000000.0 [, "former": ...]}, ...}
 
-`sha256` is that of the certificate's DER; `enrolled_s` is wall-clock time, for people. A damaged file is set aside.
+`sha256` is that of the certificate's DER; `enrolled_s` is wall-clock time, for people. `former`: the certificate that
+the server had before it was enrolled anew; good until the new one was seen at work, so that an enrolment which fails
+half-way leaves no server without anybody who can shut it down. A damaged file is set aside.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import math
 import re
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ class Pin:
 
     sha256: str
     enrolled_s: float
+    former: str = ""
 
 
 class Pins:
@@ -42,6 +45,7 @@ class Pins:
         self._path, self._lock = path, threading.Lock()
         self.damaged = ""  # why the file was set aside
         self._unreadable = False  # it is there, and may be good
+        self._unsaved = False  # something was settled and is not yet on the disk
         self._pins: Mapping[str, Pin] = self._read()
 
     def __len__(self) -> int:
@@ -51,6 +55,32 @@ class Pins:
         """SHA-256 of the certificate of the server of this name, 64 hex digits, or ''."""
         pin = self._pins.get(name)
         return pin.sha256 if pin is not None else ""
+
+    def former(self, name: str) -> str:
+        """SHA-256 of the certificate that it had before, while that is still good, or ''."""
+        pin = self._pins.get(name)
+        return pin.former if pin is not None else ""
+
+    def settle(self, name: str) -> None:
+        """The newest certificate of this server was seen at work: the former one is good no more. Waits for no disk:
+        `save` writes it."""
+        if not self.former(name):
+            return
+        with self._lock:
+            if (pin := self._pins.get(name)) is not None:
+                self._pins = {**self._pins, name: replace(pin, former="")}
+                self._unsaved = True
+
+    def save(self) -> None:
+        """Write what was settled; tried again by the next call if the disk refuses."""
+        if not self._unsaved:
+            return
+        with self._lock:
+            try:
+                self._write(self._pins)
+                self._unsaved = False
+            except OSError as e:
+                log.error("%s: %s: a former certificate would count again after a restart", self._path, e)
 
     def add(self, name: str, sha256: str, wall_s: float) -> None:
         """This is the server's certificate from now on, and once this returns it is on the disk. ValueError for what
@@ -62,7 +92,9 @@ class Pins:
                 self._pins = self._read()
             if self._unreadable:
                 raise OSError(self.damaged)  # else the pins of all others were lost
-            new = {**self._pins, name: Pin(sha256, wall_s)}
+            old = self._pins.get(name)
+            former = (old.former or old.sha256) if old is not None else ""  # the newest that may be at work
+            new = {**self._pins, name: Pin(sha256, wall_s, former if former != sha256 else "")}
             if len(new) > SERVERS_LIMIT:
                 raise ValueError(f"{SERVERS_LIMIT} servers are enrolled already")
             self._write(new)
@@ -82,7 +114,7 @@ class Pins:
         return gone
 
     def _write(self, pins: Mapping[str, Pin]) -> None:
-        rows = {name: {"sha256": pin.sha256, "enrolled_s": pin.enrolled_s} for name, pin in pins.items()}
+        rows = {name: {k: v for k, v in asdict(pin).items() if v != ""} for name, pin in pins.items()}
         write_private(self._path, json.dumps(rows, indent=1).encode() + b"\n")
 
     def _read(self) -> dict[str, Pin]:
@@ -112,7 +144,8 @@ class Pins:
 
 def _pin(name: str, row: Any) -> Pin:
     """One row of the file. ValueError, KeyError, TypeError if it is none."""
-    sha256, enrolled_s = row["sha256"], float(row["enrolled_s"])
-    if not NAME.fullmatch(name) or not SHA256.fullmatch(sha256) or not math.isfinite(enrolled_s):
+    sha256, enrolled_s, former = row["sha256"], float(row["enrolled_s"]), row.get("former", "")
+    digests = [sha256, former] if former != "" else [sha256]
+    if not NAME.fullmatch(name) or not all(map(SHA256.fullmatch, digests)) or not math.isfinite(enrolled_s):
         raise ValueError(f"no pin: {name[:40]!r}")
-    return Pin(sha256, enrolled_s)
+    return Pin(sha256, enrolled_s, former)

@@ -19,6 +19,8 @@ class Places:
     commands_dir: Path = Path("/etc/ridethrough/commands.d")
     secret: Callable[[str], str | None] = field(default=lambda label: None)
     pin: Callable[[str], str] = field(default=lambda name: "")  # SHA-256 of a server's certificate, by its name
+    former: Callable[[str], str] = field(default=lambda name: "")  # of the one before, while it is still good
+    settle: Callable[[str], None] = field(default=lambda name: None)  # the newest one was seen at work
 
     def job(
         self,
@@ -38,6 +40,8 @@ class Places:
             commands_dir=self.commands_dir,
             secret=self.secret,
             pin=self.pin(server.name),
+            former=self.former(server.name),
+            settle=lambda: self.settle(server.name),
             heard=heard or (lambda: None),
         )
 

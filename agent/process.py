@@ -26,6 +26,7 @@ LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
 
+BOOT_PROBLEMS = Path("/run/ridethrough-system/problems")
 TIMESYNC = Path("/run/systemd/timesync")
 BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
 
@@ -74,6 +75,22 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
         data = path.read_bytes()
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
+    settings, problems = parse(data)
+    return settings, (*problems, *_first_boot())
+
+
+def _first_boot() -> tuple[config.Problem, ...]:
+    """What is wrong with the file on the image's boot partition (agent/provision.py)."""
+    try:
+        with BOOT_PROBLEMS.open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(config.FILE_LIMIT_BYTES).splitlines()
+    except OSError:
+        return ()
+    return tuple(config.Problem("system", line) for line in lines[: config.PROBLEMS_LIMIT])
+
+
+def parse(data: bytes) -> tuple[Config, tuple[config.Problem, ...]]:
+    """The bytes of a configuration file, typed, and all that is wrong with them."""
     if len(data) > config.FILE_LIMIT_BYTES:
         start = data[: config.FILE_LIMIT_BYTES].decode("utf-8", "replace")
         return reading.broken(start, f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB")

@@ -126,6 +126,15 @@ def parse(
     return replace(config, hints=plans.hints(config)), tuple(reader.problems[:PROBLEMS_LIMIT])
 
 
+def table(
+    raw: Any, section: str, where: str, options: Sequence[Option]
+) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """The options of one table, typed, and what is wrong with it; a wrong or missing value is its default."""
+    reader = _Reader(lambda how: (_ for _ in ()).throw(ConfigError(how)))
+    values = reader.table(raw, section, where, options)
+    return values, tuple(reader.problems)
+
+
 def broken(text: str, why: str) -> tuple[Config, tuple[Problem, ...]]:
     """Of a file that is no TOML: only where the state is, so that the last good configuration is found."""
     found: dict[str, Any] = {}

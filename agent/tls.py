@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import certificates
 from .model import ConfigError
 from .vault import write_private
 
@@ -120,11 +121,8 @@ def make(names: Sequence[str]) -> bytes:
     import datetime
 
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    key = ec.generate_private_key(ec.SECP256R1())
     entries: list[x509.GeneralName] = []
     for name in names:
         try:
@@ -132,28 +130,20 @@ def make(names: Sequence[str]) -> bytes:
         except ValueError:
             if _HOST_NAME.fullmatch(name):  # "server room" is a good name for a UPS, but none for a host
                 entries.append(x509.DNSName(name))
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, (names[0] if names else "ridethrough")[:64])])
     begins = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     now = max(begins, datetime.datetime.now(datetime.UTC))
-    public = key.public_key()
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(now.replace(year=now.year + YEARS, day=min(now.day, 28)))
-        .add_extension(x509.SubjectAlternativeName(entries), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .sign(key, hashes.SHA256())
+    key = certificates.new_key()
+    made = certificates.make(
+        names[0] if names else "ridethrough",
+        key,
+        valid=(begins, now.replace(year=now.year + YEARS, day=min(now.day, 28))),
+        extensions=(
+            (x509.SubjectAlternativeName(entries), False),
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        ),
     )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private + certificate.public_bytes(serialization.Encoding.PEM)
+    return certificates.pem(key, made)
 
 
 if __name__ == "__main__":

@@ -66,14 +66,15 @@ class Identity:
         return self._loaded[1]
 
 
-def check(sock: ssl.SSLSocket, fingerprint: bytes) -> None:
-    """OSError if the other side has another certificate than the one of this SHA-256."""
+def check(sock: ssl.SSLSocket, *fingerprints: bytes) -> bytes:
+    """The SHA-256 of the other side's certificate. OSError if it is none of these."""
     import hashlib
     import hmac
 
     found = hashlib.sha256(sock.getpeercert(binary_form=True) or b"").digest()
-    if not hmac.compare_digest(found, fingerprint):
+    if not any(hmac.compare_digest(found, fingerprint) for fingerprint in fingerprints):
         raise OSError(f"another certificate; its SHA-256 is {found.hex()}")
+    return found
 
 
 def secure(sock: socket.socket, context: ssl.SSLContext, within_s: float) -> Generator[Wait, None, ssl.SSLSocket]:

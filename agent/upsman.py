@@ -1,8 +1,8 @@
-"""The UPS as old managers of GENEREX cards expect it: the private tree 1.3.6.1.4.1.1356 with its notifications. Pure.
+"""The UPS as managers of GENEREX cards expect it: the private tree 1.3.6.1.4.1.1356 with its notifications. Pure.
 
-Source: the public UPSMAN-MIB of GENEREX (edited 2003-01-23), from which names, numbers and enumerations are. It is off
-by default, read-only here, and a second view of what RFC 1628 has. An object that this UPS does not report is absent.
-One row is one object, or one event that has a notification.
+Source: the public UPSMAN-MIB of GENEREX (edited 2003-01-23): names, numbers, enumerations. It is off by default,
+read-only here, and a second view of what RFC 1628 has. An object that this UPS does not report is absent. One row is
+one object, or one event that has a notification.
 """
 
 from __future__ import annotations

@@ -70,3 +70,18 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_whole(path: Path, data: bytes, mode: int | None) -> None:
+    """Whole or not at all; mode None: that of the file that is there, or the owner's alone. OSError."""
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        before = None
+    write_private(path, data)
+    if before is not None and os.geteuid() == 0:
+        os.chown(path, before.st_uid, before.st_gid)
+    if mode is None and before is not None:
+        mode = before.st_mode & 0o777
+    if mode is not None:
+        os.chmod(path, mode)

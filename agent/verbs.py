@@ -38,9 +38,19 @@ def main(args: argparse.Namespace) -> int:
         "rehearse": _rehearse,
         "enroll": lambda args, settings: invite.main(args, settings, _ask_view(settings)),
         "ssh-key": _ssh_key,
+        "backup": _backup,
+        "update": _update,
     }
     if args.verb == "check":
         return _check(args.config)
+    if args.verb == "provision":
+        from . import provision
+
+        return provision.main(args)
+    if args.verb == "restore":
+        from . import backup
+
+        return backup.restore(args)
     settings, _ = load(args.config)
     try:
         return verbs[args.verb](args, settings)
@@ -276,8 +286,27 @@ def _snmp_user(args: argparse.Namespace, settings: Config) -> int:
     return snmpuser.main(args, settings)
 
 
-def _password(_args: argparse.Namespace, settings: Config) -> int:
-    from . import login
+def _backup(args: argparse.Namespace, settings: Config) -> int:
+    from . import backup
+
+    return backup.backup(args, settings)
+
+
+def _update(args: argparse.Namespace, settings: Config) -> int:
+    from . import update
+
+    return update.main(args, settings, lambda: _ask_view(settings))
+
+
+def _password(args: argparse.Namespace, settings: Config) -> int:
+    from . import login, passwords
+
+    if args.action == "hash":
+        try:
+            print(passwords.encode(getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")))
+        except ValueError as e:
+            raise ConfigError(str(e)) from e
+        return 0
 
     folder = Path(settings.state_dir) / "faces"
     try:

@@ -16,13 +16,13 @@ from typing import Any
 
 import bottle
 
-from . import controls, layout, page, wire, words
+from . import controls, layout, page, passwords, wire, words
 from .assets import YEAR_S, Files
 from .bus import BusError, Client
 from .config import Web
 from .history import History
 from .httpd import App
-from .login import USER, Accounts, LoginError, Session, csrf_is, csrf_token
+from .login import Accounts, LoginError, Session, csrf_is, csrf_token
 from .model import Command
 
 EVENTS_MAX = 500
@@ -235,7 +235,7 @@ class _Site:
 
     def _order(self, kind: str, **what: Any) -> bottle.HTTPResponse | None:
         """Ask the core, in the name of the account; the answer to give if it did not do so."""
-        origin = {"user": USER, "address": bottle.request.remote_addr or ""}
+        origin = {"user": passwords.USER, "address": bottle.request.remote_addr or ""}
         try:
             self._client.ask({"type": kind, **what, "origin": origin})
         except BusError as e:

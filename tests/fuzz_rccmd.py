@@ -15,7 +15,6 @@ or less, or that raises what nobody expects, ends its part; the input is printed
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import random
 import re
@@ -204,18 +203,16 @@ class Loopback:
     NAMES = ("hello", "|AUX|1|1")
 
     def __init__(self) -> None:
-        from agent.rccmd.journal import Journal
+        from agent.rccmd.journal import Journal, output
         from agent.rccmd.listen import Listener
         from agent.rccmd.orders import Orders
         from agent.rccmd.settings import Settings, load
 
-        class Lines(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                if not record.getMessage().isprintable():
-                    raise AssertionError(f"a line that is none: {record.getMessage()!r}")
+        def see(line: str) -> None:
+            if not line.isprintable():
+                raise AssertionError(f"a line that is none: {line!r}")
 
-        logging.getLogger("rccmd").handlers[:] = [Lines()]
-        logging.getLogger("rccmd").setLevel(logging.INFO)
+        output.write = see  # type: ignore[method-assign]
         allow = load({"allow": "127.0.0.1", "on_shutdown": "true"}).allow
         settings = Settings(
             allow=allow, host="127.0.0.1", port=0, udp=True, on_shutdown=("/halt",), on_message=("/wall",),

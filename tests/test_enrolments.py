@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import pins, senderkey
+from agent import enroll, enrolments, pins, senderkey
 from agent.config import Server
 from agent.engine import Note
 from agent.enrolments import Enrolments
@@ -59,6 +60,46 @@ def test_a_pin_is_on_the_disk_when_it_counts_and_survives_a_restart(tmp_path: Pa
     assert json.loads((tmp_path / "pins.json").read_text()) == {"nas": {"sha256": PIN, "enrolled_s": 1_790_000_000.0}}
     kept.add("nas", OTHER, 1.0)  # enrolled anew
     assert Pins(tmp_path / "pins.json").get("nas") == OTHER
+
+
+def test_enrolled_anew_the_former_certificate_is_good_until_the_new_one_was_seen(tmp_path: Path) -> None:
+    path, third = tmp_path / "pins.json", "ef" * 32
+    kept = Pins(path)
+    kept.add("nas", PIN, 0.0)
+    kept.add("nas", OTHER, 1.0)
+    assert (Pins(path).get("nas"), Pins(path).former("nas")) == (OTHER, PIN)
+    kept.add("nas", third, 2.0)  # the second try: the first one was never seen at work
+    assert (kept.get("nas"), kept.former("nas")) == (third, PIN)
+    kept.add("nas", PIN, 2.5)  # with the key that it had all the time
+    assert (kept.get("nas"), kept.former("nas")) == (PIN, "")
+    kept.add("nas", third, 3.0)
+    kept.settle("nas")
+    assert kept.former("nas") == "" and Pins(path).former("nas") == PIN
+    kept.save()
+    assert (Pins(path).get("nas"), Pins(path).former("nas")) == (third, "")
+    kept.settle("nobody")
+    assert kept.keep(()) == ("nas",) and kept.former("nas") == ""
+
+
+def test_what_could_not_be_saved_is_saved_later(tmp_path: Path) -> None:
+    path = tmp_path / "pins.json"
+    kept = Pins(path)
+    kept.add("nas", PIN, 0.0)
+    kept.add("nas", OTHER, 0.0)
+    kept.settle("nas")
+    (tmp_path / "pins.json.new").mkdir()
+    kept.save()
+    (tmp_path / "pins.json.new").rmdir()
+    assert Pins(path).former("nas") == PIN
+    kept.save()
+    assert Pins(path).former("nas") == ""
+
+
+@pytest.mark.parametrize("former", ["x", 7, None, [], PIN.upper()])
+def test_a_former_certificate_that_is_none_damages_the_file(tmp_path: Path, former: Any) -> None:
+    row = {"sha256": PIN, "enrolled_s": 1.0, "former": former}
+    (tmp_path / "pins.json").write_text(json.dumps({"nas": row}))
+    assert Pins(tmp_path / "pins.json").damaged
 
 
 @pytest.mark.parametrize("name, sha256", [("nas", PIN.upper()), ("nas", PIN[:-1]), ("../x", PIN), ("", PIN)])
@@ -193,6 +234,28 @@ def test_an_enrolled_server_is_pinned_and_then_proven_and_gets_our_certificate(t
     assert made.enrolments.pin("nas") == PIN and made.proven == [Enrolled("nas")]
 
 
+def test_a_key_that_takes_long_to_make_refuses_and_pins_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def make(folder: Path) -> str:
+        go.wait(5)
+        (folder / senderkey.NAME).write_bytes(keys("sender"))
+        return ""
+
+    monkeypatch.setattr(senderkey, "ensure", make)
+    monkeypatch.setattr(enrolments, "KEY_WAIT_S", 0.05)
+    made = Made(tmp_path)
+    with pytest.raises(ConfigError, match="not made yet"):
+        made.enrolments.enrol("nas", PIN, (server("nas"),))
+    assert made.enrolments.pin("nas") == "" and made.proven == []
+    monkeypatch.setattr(enrolments, "KEY_WAIT_S", 5.0)
+    go.set()
+    assert made.enrolments.enrol("nas", PIN, (server("nas"),)) == pem(keys("sender"))
+    assert enroll.CORE_WITHIN_S > 8.0  # the page hears the refusal
+
+
 def test_a_damaged_key_that_nobody_trusted_yet_does_not_stop_the_first_enrolment(tmp_path: Path) -> None:
     made = Made(tmp_path)
     (tmp_path / "sender.pem").write_bytes(b"x")
@@ -230,17 +293,17 @@ def test_a_server_that_left_the_configuration_is_revoked_once_nobody_must_tell_i
     for name in ("nas", "web"):
         kept.add(name, PIN, 0.0)
     nas, web = server("nas"), server("web")
-    enrolments = Made(tmp_path).enrolments
-    enrolments.forget(view_of(), (nas,))  # the engine has not taken the configuration yet
-    enrolments.forget(view_of(nas, web), (nas,))  # web must still be told in this outage
-    assert enrolments.pin("web") == enrolments.pin("nas") == PIN
-    enrolments.forget(view_of(nas), (nas,))
-    assert (enrolments.pin("web"), enrolments.pin("nas")) == ("", PIN)
+    kept_by = Made(tmp_path).enrolments
+    kept_by.forget(view_of(), (nas,))  # the engine has not taken the configuration yet
+    kept_by.forget(view_of(nas, web), (nas,))  # web must still be told in this outage
+    assert kept_by.pin("web") == kept_by.pin("nas") == PIN
+    kept_by.forget(view_of(nas), (nas,))
+    assert (kept_by.pin("web"), kept_by.pin("nas")) == ("", PIN)
     assert Pins(tmp_path / "pins.json").get("web") == ""
-    enrolments.forget(view_of(nas, web), (nas, web))  # a new one of that name must enrol anew
-    assert enrolments.pin("web") == ""
-    enrolments.forget(view_of(server("nas", "ssh"), web), (server("nas", "ssh"), web))
-    assert enrolments.pin("nas") == ""
+    kept_by.forget(view_of(nas, web), (nas, web))  # a new one of that name must enrol anew
+    assert kept_by.pin("web") == ""
+    kept_by.forget(view_of(server("nas", "ssh"), web), (server("nas", "ssh"), web))
+    assert kept_by.pin("nas") == ""
 
 
 def test_a_file_of_pins_that_cannot_be_read_now_is_not_written_over(tmp_path: Path) -> None:

@@ -75,6 +75,21 @@ def test_it_prints_one_command_and_explains_it_aside(adapter, capsys):
     assert Codes(adapter.faces / "enrol").take("nas", code) is not None
 
 
+def test_the_lines_that_make_it_secure_for_good_are_shown_unless_they_are_there(adapter, capsys):
+    invite.main(arguments("nas"), adapter.settings(), VIEW)
+    assert 'name = "nas"\n    address = "127.0.0.1"\n    secure = true' in capsys.readouterr().err
+    settled = Server(name="nas", address="127.0.0.1", options={"secure": True})
+    invite.main(arguments("nas"), replace(adapter.settings(), servers=(settled,)), VIEW)
+    assert "secure = true" not in capsys.readouterr().err
+
+
+def test_a_port_that_the_listener_cannot_have_is_refused_before_there_is_a_code(adapter):
+    low = replace(VIEW, servers=tuple(replace(s, port=600) for s in VIEW.servers))
+    with pytest.raises(ConfigError, match="port = 600: the listener has no privileges for ports below 1024"):
+        invite.main(arguments("nas"), adapter.settings(), low)
+    assert not (adapter.faces / "enrol" / "codes.json").exists()
+
+
 def test_the_fingerprint_is_the_one_that_the_page_says(adapter):
     _, shown = tls.context(adapter.faces, [])
     assert tls.fingerprint(adapter.faces) == shown.replace(":", "").lower()

@@ -54,7 +54,7 @@ class Case(ListenCase):
         sock.close()
 
     def lines(self) -> int:
-        return len(self.logged.records)
+        return len(self.logged)
 
     def works(self) -> None:
         """A true command is heard at once."""
@@ -101,8 +101,8 @@ class Strangers(Case):
             SHUTDOWN.replace(b"SHUTDOWN", "EXECUTE a\u2028b\u202ec\x1b[31m".encode()) + b"\n",
         ):
             self.gone(self.say(data))
-        for record in self.logged.records:
-            self.assertTrue(record.getMessage().isprintable(), record.getMessage())
+        for line in self.logged:
+            self.assertTrue(line.isprintable(), line)
 
 
 class Halves(Case):

@@ -67,7 +67,12 @@ class InstallTest(Case):
                 self.assertIn("ridethrough enroll", said)
                 self.assertNotIn("Traceback", said)
         self.adapter.changes = {}
-        for status, words in ((429, "Wait a minute"), (500, "HTTP status 500"), (302, "HTTP status 302")):
+        for status, words in (
+            (429, "Wait a minute"),
+            (503, "at this moment"),
+            (500, "HTTP status 500"),
+            (302, "HTTP status 302"),
+        ):
             with self.subTest(status=status):
                 self.adapter.codes, self.adapter.instead = {CODE}, (status, {"error": "\x1b[31mno\x07"})
                 code, said = self.install()
@@ -168,6 +173,12 @@ class InstallTest(Case):
             [f"ups-a-{fingerprint(other.sender_pem)[:8]}.pem", "ups-a.pem"],
         )
         self.assertTrue(self.text("etc/rccmd/senders/ups-a.pem").endswith(self.adapter.sender_pem))
+
+    def test_a_renamed_adapter_with_the_same_key_stays_one_sender(self) -> None:
+        self.install()
+        self.adapter.codes, self.adapter.name = {CODE}, "ups-cellar"
+        code, said = self.install()
+        self.assertEqual((code, os.listdir(self.root / "etc/rccmd/senders")), (0, ["ups-a.pem"]), said)
 
     def test_the_same_adapter_installed_anew_takes_its_old_place(self) -> None:
         self.install()

@@ -11,6 +11,7 @@ from agent.rccmd.journal import Journal
 from agent.rccmd.listen import CONNECTIONS_LIMIT, DEADLINE_S, DRAIN_S, Listener
 from agent.rccmd.orders import Orders
 from agent.rccmd.settings import Settings, load
+from tests.rccmd_lines import lines
 
 LINE = b"CONNECT TO RCCMD (SEND) MSG_EXECUTE SHUTDOWN"
 WAKEUP = b"CONNECT TO RCCMD (SEND) MSG_EXECUTE WAKEUP\n"
@@ -28,10 +29,7 @@ class Case(unittest.TestCase):
     host = "127.0.0.1"
 
     def setUp(self) -> None:
-        context = self.assertLogs("rccmd")
-        self.logged = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
-        Journal().line("-", "-", "test begins")  # assertLogs wants one line
+        self.logged = lines(self)
         self.now_s = 1000.0
         self.started: list[Mapping[str, str]] = []
         self.start_fails = False
@@ -74,7 +72,7 @@ class Case(unittest.TestCase):
         return repr(said) if said else "fin"
 
     def text(self) -> str:
-        return "\n".join(record.getMessage() for record in self.logged.records)
+        return "\n".join(self.logged)
 
 
 class Tcp(Case):
@@ -219,7 +217,7 @@ class Tcp(Case):
         for _ in range(300):
             self.connect(STRANGER).close()
             self.turn(1)
-        self.assertLess(len(self.logged.records), 30)
+        self.assertLess(len(self.logged), 30)
 
     def test_closing_resets_what_was_not_accepted(self) -> None:
         sock = self.connect()

@@ -11,6 +11,7 @@ from agent.rccmd.journal import Journal
 from agent.rccmd.orders import REPEAT_S, SENDERS_LIMIT, Orders
 from agent.rccmd.settings import Settings, load
 from agent.rccmd.small import EXECUTES_LIMIT, MESSAGES_LIMIT
+from tests.rccmd_lines import lines
 
 A, B = "192.0.2.10", "192.0.2.11"
 SHUTDOWN, WAKEUP = Command("SHUTDOWN"), Command("WAKEUP")
@@ -57,13 +58,11 @@ class Case(unittest.TestCase):
         return Orders(self.settings, Journal(), self.starts)
 
     def setUp(self) -> None:
-        context = self.assertLogs("rccmd")
-        self.logged = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
+        self.logged = lines(self)
         self.started = lambda: len(self.starts.calls)
 
     def text(self) -> str:
-        return "\n".join(record.getMessage() for record in self.logged.records)
+        return "\n".join(self.logged)
 
 
 class Repeats(Case):
@@ -271,7 +270,7 @@ class OtherVerbs(Case):
         orders = self.orders(on_message=())
         for n in range(5000):
             orders.take(Command("MSG_TEXT", "flood"), A, 1000.0 + n / 1000)
-        self.assertLess(len(self.logged.records), 150)
+        self.assertLess(len(self.logged), 150)
         orders.take(Command("MSG_TEXT", "later"), A, 2000.0)
         counts = [int(n) for n in re.findall(r"\((\d+) lines like this were left out before\)", self.text())]
         self.assertEqual(sum(counts) + self.text().count("'flood'"), 5000)

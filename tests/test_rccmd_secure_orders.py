@@ -18,6 +18,7 @@ from agent.rccmd.settings import USERS, Settings
 from agent.rccmd.small import EXECUTES_LIMIT
 from agent.rccmd.status import Status, read
 from agent.rccmd.waiting import LATE_S
+from tests.rccmd_lines import lines
 
 A, B, C = "east", "west", "north"
 ID, OTHER = "00c0ffee00c0ffee", "0123456789abcdef"
@@ -39,9 +40,7 @@ class FakeJob:
 
 class Case(unittest.TestCase):
     def setUp(self) -> None:
-        context = self.assertLogs("rccmd")
-        self.logged = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
+        self.logged = lines(self)
         Journal().line("-", "-", "test begins")
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -106,7 +105,7 @@ class Case(unittest.TestCase):
             orders.tick(float(now_s))
 
     def text(self) -> str:
-        return "\n".join(record.getMessage() for record in self.logged.records)
+        return "\n".join(self.logged)
 
 
 class Once(Case):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import socket
@@ -9,10 +10,12 @@ import tempfile
 import threading
 import unittest
 from pathlib import Path
+from unittest import mock
 
-from agent.rccmd import relays, users
+from agent.rccmd import journal, relays, users
 from agent.rccmd.journal import Journal
 from agent.rccmd.settings import SettingsError, load
+from tests.rccmd_lines import lines
 
 SECURE = {"tls": "/k.pem", "senders": "/s", "state_dir": "/v", "on_shutdown": "true"}
 
@@ -44,10 +47,49 @@ class Users(unittest.TestCase):
         self.assertEqual(outcomes, {(1, 0), (0, 1)}, "full at last, and never waited for")
 
 
+class Log(unittest.TestCase):
+    def test_a_file_is_bounded_and_one_older_one_is_kept(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(journal, "FILE_LIMIT_BYTES", 1000):
+            path = os.path.join(folder, "log")
+            out = journal.Output(wall=lambda: 0.0)
+            out.begin(path)
+            with mock.patch("sys.stderr", io.StringIO()):
+                for number in range(60):
+                    out.write(f"line {number}")
+            self.assertLessEqual(max(os.path.getsize(p) for p in (path, f"{path}.1")), 1000)
+            with open(path) as stream:
+                self.assertTrue(stream.read().endswith("1970-01-01T00:00:00Z line 59\n"))
+            self.assertEqual(sorted(os.listdir(folder)), ["log", "log.1"])
+
+    def test_a_stderr_that_is_a_file_is_bounded_too(self) -> None:
+        limit = mock.patch.object(journal, "FILE_LIMIT_BYTES", 1000)
+        with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "x"), "a+") as stderr, limit:
+            with mock.patch("sys.stderr", stderr):
+                out = journal.Output()
+                for number in range(100):
+                    out.write(f"line {number}")
+            self.assertLess(os.fstat(stderr.fileno()).st_size, 1100)
+            stderr.seek(0)
+            self.assertIn("line 99", stderr.read())
+
+    def test_a_log_that_cannot_be_written_stops_nothing(self) -> None:
+        out = journal.Output()
+        with self.assertRaises(OSError):
+            out.begin("/nonexistent/log")
+        full = open("/dev/full", "w")  # noqa: SIM115  # closing it fails, too
+        with mock.patch("sys.stderr", full):
+            out.write("lost")
+        with mock.patch("sys.stderr", None):
+            out.write("lost")
+        with self.assertRaises(OSError):
+            full.close()
+
+
 class Relays(unittest.TestCase):
     def test_each_relay_hears_a_classic_shutdown_and_the_log_says_how_it_went(self) -> None:
         heard: list[bytes] = []
-        with socket.create_server(("127.0.0.1", 0)) as server, self.assertLogs("rccmd") as logged:
+        logged = lines(self)
+        with socket.create_server(("127.0.0.1", 0)) as server:
             relays.tell([("127.0.0.1", server.getsockname()[1]), ("127.0.0.1", 1)], Journal())
             sock, _ = server.accept()
             with sock:
@@ -56,7 +98,7 @@ class Relays(unittest.TestCase):
                 if thread.daemon and thread is not threading.current_thread():
                     thread.join(10.0)
         self.assertEqual(heard, [b"CONNECT TO RCCMD (SEND) MSG_EXECUTE SHUTDOWN\n"])
-        text = "\n".join(logged.output)
+        text = "\n".join(logged)
         self.assertIn("relayed: delivered, unconfirmed", text)
         self.assertIn("127.0.0.1:1 SHUTDOWN: relayed: not delivered", text)
 

@@ -25,6 +25,7 @@ from agent.rccmd.orders import Orders
 from agent.rccmd.settings import SettingsError, load
 from agent.rccmd.trust import TlsLine, Trust
 from tests.rccmd_keys import Adapter, Server, certificate, public_part
+from tests.rccmd_lines import lines
 
 ROOT = Path(__file__).resolve().parent.parent
 NOOP, HALT = b"RT1 NOOP 0123456789abcdef\n", b"RT1 SHUTDOWN 00c0ffee00c0ffee\n"
@@ -129,6 +130,35 @@ class Trusting(Case):
             Client(self.east.context()).converse(trust.line(), HALT)
         self.assertEqual(list(trust.names()), ["west"])
 
+    def test_an_adapter_that_is_removed_after_its_handshake_commands_nothing(self) -> None:
+        now_s, started, logged = [1000.0], [], lines(self)
+        settings = load({**self.server.settings(), "on_shutdown": "true", "bind": "127.0.0.1:0"})
+        trust, journal = Trust(settings), Journal()
+        orders = Orders(settings, journal, lambda *what: started.append(what))
+        listener = Listener(settings, orders, journal, lambda: now_s[0], trust)
+        self.addCleanup(listener.close)
+        client = Client(self.east.context())
+        with socket.create_connection(("127.0.0.1", listener.port), WITHIN_S) as sock:
+            sock.setblocking(False)
+            for _ in range(20):
+                try:
+                    client.tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    pass
+                sock.send(client.outside.read() or b"")
+                listener.turn(0.02)
+                try:
+                    client.inside.write(sock.recv(10_000))
+                except BlockingIOError:
+                    continue
+            (self.server.senders / "east.pem").unlink()
+            client.tls.write(HALT)
+            sock.send(client.outside.read())
+            for _ in range(5):
+                listener.turn(0.02)
+        self.assertEqual(started, [])
+        self.assertTrue(any("east is not trusted any more" in line for line in logged), logged)
+
     def test_a_key_that_breaks_while_it_runs_leaves_the_old_one_and_revokes_all_the_same(self) -> None:
         trust = self.trust()
         self.server.enrol(self.west)
@@ -151,7 +181,9 @@ class Trusting(Case):
 
     def test_a_missing_or_torn_key_is_named_at_the_start(self) -> None:
         self.server.key.write_text("nothing")
-        with self.assertRaisesRegex(SettingsError, "key.pem"):
+        with self.assertRaisesRegex(
+            SettingsError, "key.pem: is no key with its certificate.*ridethrough enroll NAME"
+        ):
             self.trust()
         self.server.key.unlink()
         with self.assertRaisesRegex(SettingsError, "key.pem.*No such file"):
@@ -166,44 +198,44 @@ class Slow(Case):
         settings = load({**self.server.settings(), "on_shutdown": "true", "bind": "127.0.0.1:0"})
         trust, journal = Trust(settings), Journal()
         orders = Orders(settings, journal, lambda *what: started.append(what))
-        with self.assertLogs("rccmd") as logged:
-            listener = Listener(settings, orders, journal, lambda: now_s[0], trust)
-            self.addCleanup(listener.close)
-            slow = socket.create_connection(("127.0.0.1", listener.port), WITHIN_S)
-            half = socket.create_connection(("127.0.0.1", listener.port), WITHIN_S)
-            self.addCleanup(slow.close)
-            client = Client(self.east.context())
-            half.setblocking(False)
-            said = False
-            for _ in range(20):
-                try:
-                    client.tls.do_handshake()
-                    if not said:
-                        client.tls.write(HALT[:-1])
-                        said = True
-                except ssl.SSLWantReadError:
-                    pass
-                half.send(client.outside.read() or b"")
-                listener.turn(0.02)
-                try:
-                    client.inside.write(half.recv(10_000))
-                except BlockingIOError:
-                    continue
-            self.assertTrue(said)
-            for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01":
-                slow.send(bytes([byte]))
-                listener.turn(0.02)
-                now_s[0] += 1.0
-            now_s[0] = 1000.0 + DEADLINE_S
+        logged = lines(self)
+        listener = Listener(settings, orders, journal, lambda: now_s[0], trust)
+        self.addCleanup(listener.close)
+        slow = socket.create_connection(("127.0.0.1", listener.port), WITHIN_S)
+        half = socket.create_connection(("127.0.0.1", listener.port), WITHIN_S)
+        self.addCleanup(slow.close)
+        client = Client(self.east.context())
+        half.setblocking(False)
+        said = False
+        for _ in range(20):
+            try:
+                client.tls.do_handshake()
+                if not said:
+                    client.tls.write(HALT[:-1])
+                    said = True
+            except ssl.SSLWantReadError:
+                pass
+            half.send(client.outside.read() or b"")
             listener.turn(0.02)
+            try:
+                client.inside.write(half.recv(10_000))
+            except BlockingIOError:
+                continue
+        self.assertTrue(said)
+        for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01":
+            slow.send(bytes([byte]))
             listener.turn(0.02)
-            for sock in (slow, half):
-                sock.settimeout(1.0)
-                with self.assertRaises(ConnectionResetError):
-                    sock.recv(10)
-            half.close()
+            now_s[0] += 1.0
+        now_s[0] = 1000.0 + DEADLINE_S
+        listener.turn(0.02)
+        listener.turn(0.02)
+        for sock in (slow, half):
+            sock.settimeout(1.0)
+            with self.assertRaises(ConnectionResetError):
+                sock.recv(10)
+        half.close()
         self.assertEqual(started, [])
-        self.assertEqual(sum("no command within 10 s" in line for line in logged.output), 2)
+        self.assertEqual(sum("no command within 10 s" in line for line in logged), 2)
 
 
 class Program(Case):

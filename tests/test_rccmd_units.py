@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from agent.rccmd import services, units  # noqa: E402
+from agent.rccmd import install, plan, services, trade, units  # noqa: E402
 from agent.rccmd.hand import Failed, Hand, Owner  # noqa: E402
 
 PLACES = units.Places("/usr/bin/python3")
@@ -145,6 +146,31 @@ class HandTest(unittest.TestCase):
             ran.clear()
             service.stop()
             self.assertTrue(any(stopped in line for line in ran), ran)
+
+    def test_the_folder_of_the_key_is_private_on_windows_before_the_key_is_in_it(self) -> None:
+        done: list[str] = []
+
+        class Seen(Hand):
+            def folder(self, path: str, mode: int, owner: Owner) -> None:
+                done.append(f"folder {path}")
+
+            def write(self, path: str, data: bytes, mode: int, owner: Owner) -> bool:
+                done.append(f"write {path}")
+                return True
+
+            def run(self, argv: Sequence[str], needed: bool = True) -> bool:
+                done.append(" ".join(argv))
+                return True
+
+        service = services.Service("windows", units.Places("C:\\py.exe", windows=True), Seen(self.said.append))
+        given = trade.Enrolled("ups", "CERT", "KEY", "SENDER", 6003, "192.0.2.1")
+        before, wish = plan.Before("", "", {}, "", False, {}), plan.Wish("windows")
+        install._write(service.hand, service, before, wish, "x", b"", given, "ups", "192.0.2.1:443")
+        folder = "C:\\ProgramData\\rccmd"
+        private = next(n for n, line in enumerate(done) if line.startswith(f"icacls {folder} /inheritance:r"))
+        self.assertLess(done.index(f"folder {folder}"), private)
+        self.assertLess(private, done.index(f"write {folder}\\key.pem"))
+        self.assertLess(private, done.index(f"write {folder}\\root.ini"))
 
     def test_a_service_that_does_not_stay_up_is_a_failure(self) -> None:
         places = units.Places("/usr/bin/python3", str(self.folder))

@@ -141,7 +141,8 @@ def _listen(given: Mapping[str, str], config: str | None) -> int:
     try:
         what = settings.load(given, config)
         trust = _trust(what)
-        journal.begin(what.log)
+        if what.log is not None:
+            journal.output.begin(what.log)
     except settings.SettingsError as e:
         for line in str(e).splitlines():
             print(f"rccmd: {line}", file=sys.stderr)

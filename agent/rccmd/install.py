@@ -185,6 +185,8 @@ def _write(
     ours, reader, theirs = Owner(), Owner(group=group), Owner(group, group)
     hand.folder(places.program_folder, 0o755, ours)
     hand.folder(places.folder, 0o755, ours)
+    if service.kind == "windows":
+        hand.run(units.windows_private(places.folder))  # before the key is in it
     hand.folder(places.senders, 0o755, ours)
     hand.folder(places.state, 0o750, theirs)
     hand.write(places.program, program, 0o755, ours)

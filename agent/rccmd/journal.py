@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import stat
+import sys
 import time
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
-FILE_LIMIT_BYTES = 1024 * 1024  # of --log FILE; one older file is kept as FILE.1
+FILE_LIMIT_BYTES = 1024 * 1024  # of --log FILE (one older file is kept as FILE.1), and of stderr if that is a file
 
-log = logging.getLogger("rccmd")
+
+class Output:
+    """Where the lines go: stderr and, if wanted, a file of bounded size (`logging` would cost 0.6 MB). A full disk or
+    a closed stderr never stops a shutdown: such a line is lost."""
+
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall, self._file = wall, ""
+
+    def begin(self, file: str) -> None:
+        """Write to `file` too. OSError if it cannot be opened."""
+        with open(file, "a", encoding="utf-8"):
+            self._file = file
+
+    def write(self, text: str) -> None:
+        """One line, with the time before it."""
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(self._wall()))} {text}\n"
+        try:
+            _bound(sys.stderr.fileno())
+            sys.stderr.write(line)
+            sys.stderr.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # closed, or no disk left: there is nobody to tell
+        if self._file:
+            try:
+                self._append(line)
+            except OSError:
+                pass  # the same
+
+    def _append(self, line: str) -> None:
+        try:
+            if os.stat(self._file).st_size + len(line) > FILE_LIMIT_BYTES:
+                os.replace(self._file, f"{self._file}.1")
+        except FileNotFoundError:
+            pass  # somebody moved it: a new one begins
+        with open(self._file, "a", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(line)
+
+
+def _bound(fd: int) -> None:
+    """Begin stderr anew if it is a large file, as of a listener that was started without a service manager."""
+    state = os.fstat(fd)
+    if stat.S_ISREG(state.st_mode) and state.st_size > FILE_LIMIT_BYTES:
+        os.ftruncate(fd, 0)
+
+
+output = Output()
 
 
 class Rate:
@@ -57,7 +104,7 @@ class Journal:
 
     def line(self, sender: str, verb: str, outcome: str) -> None:
         """A line that is always written; `sender` and `verb` "-" where there is none."""
-        log.info("%s %s: %s", sender, verb, outcome)
+        output.write(f"{sender} {verb}: {outcome}")
 
     def limited(self, kind: str, sender: str, verb: str, outcome: str, now_s: float) -> None:
         """A line of a kind that is written only as often as its rate permits."""
@@ -78,20 +125,3 @@ class Journal:
     def dropped(self) -> bool:
         """Lines were left out and not yet counted in the log."""
         return any(rate.dropped for rate in self._rates.values())
-
-
-def begin(file: str | None) -> None:
-    """Send the lines to stderr and, if wanted, to a file of bounded size. OSError if it cannot be opened."""
-    formatter = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if file is not None:
-        from logging.handlers import RotatingFileHandler  # only for a file: memory
-
-        handlers.append(RotatingFileHandler(file, maxBytes=FILE_LIMIT_BYTES, backupCount=1, encoding="utf-8"))
-    logging.raiseExceptions = False  # a full disk or a closed stderr must not stop a shutdown
-    for handler in handlers:
-        handler.setFormatter(formatter)
-        log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False

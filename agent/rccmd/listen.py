@@ -228,7 +228,12 @@ class Listener:
             tls.say(secure.encode_reply(secure.Reply(secure.REFUSED, {"why": e.why})))
             self._finish(connection, tls.out(), now_s)
             return
-        if line is not None:
+        if line is not None and not tls.trusted():
+            self._journal.limited(
+                "refused", connection.sender, "-", f"refused, {tls.name} is not trusted any more", now_s
+            )
+            self._finish(connection, tls.out(), now_s)
+        elif line is not None:
             tls.say(secure.encode_reply(self._orders.answer(line, tls.name, connection.sender, now_s)))
             self._finish(connection, tls.out(), now_s)
         elif (out := tls.out()) and not _write(connection.sock, out):

@@ -236,13 +236,14 @@ def sender_text(adapter: str, pem: str) -> str:
 
 def sender_name(before: Before, given: Enrolled, replace: bool, adapter: str) -> str:
     """The name of the adapter's file: its own name, unless another adapter (at another address) has it already."""
-    known = before.senders.get(given.adapter, "")
-    same = _same(known, given.sender_pem) or known.startswith(sender_text(adapter, ""))
-    if replace or not known or same:
+    if replace:
         return given.adapter
     for name, pem in before.senders.items():
         if _same(pem, given.sender_pem):
-            return name
+            return name  # the same one, though it may be called otherwise now: one adapter has one vote
+    known = before.senders.get(given.adapter, "")
+    if not known or known.startswith(sender_text(adapter, "")):
+        return given.adapter
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(given.sender_pem)).hexdigest()
     return f"{given.adapter}-{digest[:8]}"
 

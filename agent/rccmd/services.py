@@ -178,7 +178,7 @@ class Service:
             return
         log = self.places.join(self.places.state, "listener.log")
         try:
-            with open(log, "wb") as out:
+            with open(log, "wb"), open(log, "ab") as out:  # appending: the listener bounds it
                 process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
                 )

@@ -139,6 +139,8 @@ def _refusal(status: int, body: bytes, name: str) -> str:
             "too many tries at the adapter. Nothing was changed. Wait a minute and run the same command again; if "
             f"the code is refused then, get a new one: ridethrough enroll {name}.{said_so}"
         )
+    if status == 503:
+        return f"the adapter cannot enrol this server at this moment. Nothing was changed.{said_so}"
     return f"the adapter answered with HTTP status {status}; is this its web address? Nothing was changed.{said_so}"
 
 

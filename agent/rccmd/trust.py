@@ -38,7 +38,7 @@ class Trust:
         try:
             self._read()
         except (OSError, ValueError) as e:
-            raise SettingsError(f"tls = {self._key}: {e}") from e
+            raise SettingsError(f"tls = {_why(self._key, e)}") from e
 
     def names(self) -> Iterable[str]:
         """Who may command."""
@@ -53,7 +53,7 @@ class Trust:
             try:
                 self._read()
             except (OSError, ValueError) as e:
-                self.problem = f"{self._key}: {e}"
+                self.problem = _why(self._key, e)
                 here = set(self._files())
                 self._names = {der: name for der, name in self._names.items() if f"{name}.pem" in here}
         return self._context
@@ -137,6 +137,11 @@ class TlsLine:
             raise NotSecure((e.reason or str(e)).lower().replace("_", " ")[:80]) from e
         return text
 
+    def trusted(self) -> bool:
+        """Is it still? Its file may have been removed since the handshake."""
+        self._trust.context()
+        return self.name in self._trust.names()
+
     def say(self, text: bytes) -> None:
         """Encrypt an answer, and the end."""
         self._tls.write(text)
@@ -148,6 +153,15 @@ class TlsLine:
     def out(self) -> bytes:
         """Ciphertext to send."""
         return self._out.read()
+
+
+def _why(path: str, error: Exception) -> str:
+    """What is wrong with the key's file, and what to do."""
+    if isinstance(error, ssl.SSLError):
+        what = f"is no key with its certificate ({(error.reason or 'damaged').lower().replace('_', ' ')})"
+    else:
+        what = getattr(error, "strerror", None) or str(error)
+    return f"{path}: {what}; enrol this server anew: ridethrough enroll NAME on the adapter prints the line"
 
 
 def _context() -> ssl.SSLContext:

@@ -259,6 +259,11 @@ def launchd(places: Places, user: str) -> dict[str, str]:
     }
 
 
+def windows_private(folder: str) -> list[str]:
+    """The program that leaves a folder, and what will be in it, to SYSTEM and administrators alone."""
+    return ["icacls", folder, "/inheritance:r", "/grant:r", "*S-1-5-18:(OI)(CI)F", "*S-1-5-32-544:(OI)(CI)F"]
+
+
 def windows(places: Places, port: int) -> dict[str, str]:
     """File -> text: two PowerShell scripts, which register and remove a task that starts with the machine."""
 
@@ -271,9 +276,6 @@ def windows(places: Places, port: int) -> dict[str, str]:
         places.join(places.program_folder, "start.ps1"): f"""\
 # {MARK}
 $ErrorActionPreference = 'Stop'
-# the folder with the key: only SYSTEM and administrators
-icacls {quoted(places.folder)} /inheritance:r /grant:r '*S-1-5-18:(OI)(CI)F' '*S-1-5-32-544:(OI)(CI)F' | Out-Null
-if ($LASTEXITCODE -ne 0) {{ throw 'icacls failed' }}
 Stop-ScheduledTask -TaskName rccmd -ErrorAction SilentlyContinue
 $action = New-ScheduledTaskAction -Execute {quoted(places.python)} -Argument {quoted(arguments)}
 $trigger = New-ScheduledTaskTrigger -AtStartup

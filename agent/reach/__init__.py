@@ -82,6 +82,8 @@ class Job:
     secret: Callable[[str], str | None]  # label -> secret
     heard: Callable[[], None] = lambda: None  # to be called when the whole order has left, before the answer
     pin: str = ""  # SHA-256 of the certificate of an enrolled server, 64 hex digits
+    former: str = ""  # of the one that it had before, which is as good
+    settle: Callable[[], None] = lambda: None  # to be called when the newest one was seen at work
 
 
 def connect(job: Job) -> Generator[Wait, None, socket.socket]:

@@ -67,6 +67,7 @@ ANSWER_LIMIT_BYTES = 256
 DETAIL_LIMIT = 120
 COPIES, APART_S = 3, 1.0  # of a datagram, because they get lost
 OLD_SELFTEST_S = 2 * 24 * 3600.0
+FORMER = "its former key"  # no KEY of a reply can have blanks
 NOT_ENROLLED = "not enrolled yet: ridethrough enroll {name}"
 
 _identity = tlssteps.Identity()
@@ -149,7 +150,7 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
     try:
         secured = yield from tlssteps.secure(sock, context, job.connect_s)
         try:
-            tlssteps.check(secured, bytes.fromhex(job.pin))
+            shown = tlssteps.check(secured, *(bytes.fromhex(pin) for pin in (job.pin, job.former) if pin)).hex()
             ended = "closed after the handshake: does it still know this adapter's key?"
             job.heard()
             answer = yield from tlssteps.ask(secured, line, secure.REPLY_LIMIT_BYTES, ANSWER_S)
@@ -160,9 +161,13 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
     except ssl.SSLError as e:
         raise OSError(_why(e)) from e
     try:
-        return secure.parse_reply(answer)
+        reply = secure.parse_reply(answer)
     except secure.Malformed as e:
         raise OSError(f"not an answer: {e}") from e
+    if shown == job.pin:
+        job.settle()
+        return reply
+    return secure.Reply(reply.word, {**reply.facts, FORMER: "yes"})
 
 
 def _why(error: ssl.SSLError) -> str:
@@ -190,6 +195,10 @@ def _proof(reply: secure.Reply) -> Outcome:
         return Outcome(UNKNOWN, "is going down")
     if reply.word != secure.ACCEPTED:
         return Outcome(UNKNOWN, _outcome(reply).detail, up=True)
+    if FORMER in reply.facts:
+        return Outcome(
+            UNKNOWN, "not enrolled anew to the end: it answers, and a shutdown arrives, by its former key", up=True
+        )
     selftest, age = reply.facts.get("selftest", "never"), reply.facts.get("selftest_age_s", "")
     if selftest == "failed":
         return Outcome(UNKNOWN, "self test failed", up=True)

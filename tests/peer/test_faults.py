@@ -18,7 +18,7 @@ import pytest
 
 from tests.peer.world import ROOT, World, until
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.alone]
 
 
 @contextmanager

@@ -27,7 +27,11 @@ from tests.peer.network import (
 )
 from tests.peer.world import until
 
-pytestmark = [pytest.mark.peer, pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.alone,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+]
 
 OUTAGE = "0123456789abcdef"
 ETH_P_ALL = 3

@@ -16,7 +16,7 @@ import pytest
 from tests.rccmd_hostile_kit import SHUTDOWN, STRANGERS, Flood, Live, client_hello
 from tests.rccmd_keys import Adapter, Server
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.alone]
 
 WAKEUP = SHUTDOWN.replace(b"SHUTDOWN", b"WAKEUP")
 NUMBER = "00c0ffee00c0ffee"

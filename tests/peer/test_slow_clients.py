@@ -16,7 +16,7 @@ import pytest
 from tests.faceserver import FaceServer
 from tests.fakecore import FakeCore
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.alone]
 
 SLOW, IDLE, ASKED = 200, 64, 20
 WITHIN_S = 1.0

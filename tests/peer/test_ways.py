@@ -18,6 +18,8 @@ from agent.reach import ACCEPTED, NOT_DELIVERED, PROVEN, REACHABLE, UNCONFIRMED,
 from tests import steps
 from tests.peer.world import free_port, until
 
+pytestmark = [pytest.mark.peer, pytest.mark.alone]
+
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 LOOP_LIMIT_S = 0.05  # one step may hold the delivery so long
 

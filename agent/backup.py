@@ -1,0 +1,292 @@
+"""`ridethrough backup` and `restore`: everything that makes this adapter the one it is, in one encrypted file.
+
+With it a replaced board is the same adapter: servers trust its key, managers its engineID, people their password.
+Left out are the history, open sessions, one-time codes and the state of an outage.
+
+    RIDETHROUGH-BACKUP 1 LF
+    {"n": 32768, "r": 8, "p": 3, "salt": HEX, "nonce": HEX} LF     scrypt (RFC 7914) of the pass phrase: the key
+    AES-256-GCM of a tar.gz; the two lines above are its associated data
+
+In the tar: `about.json`, `ridethrough.toml`, `commands.d/NAME`, `core/NAME`, `faces/NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import getpass
+import gzip
+import io
+import json
+import os
+import secrets
+import socket
+import sys
+import tarfile
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import authority, codes, commands, engineid, enroll, pins, process, senderkey, vault
+from .config import Config
+from .model import VERSION, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAGIC = b"RIDETHROUGH-BACKUP 1\n"
+SCRYPT = {"n": 2**15, "r": 8, "p": 3}  # 32 MiB and half a second on a small board
+SALT_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
+PHRASE_MIN, PHRASE_MAX = 12, 256
+FILE_LIMIT_BYTES, TOTAL_LIMIT_BYTES = 2 * 1024 * 1024, 16 * 1024 * 1024
+SETTINGS, ABOUT, COMMANDS = "ridethrough.toml", "about.json", "commands.d"
+#: what is kept of `state_dir`
+KEPT = (
+    "core/secrets.json", f"core/{senderkey.NAME}", f"core/{pins.FILE}", "core/ssh-key", "core/ssh-key.pub",
+    "core/known.json", "core/discharge-curve.json", "core/last-good.toml", "faces/secrets.json", "faces/account.json",
+    "faces/first-password", "faces/tls.pem", "faces/snmp/engine.json", "faces/snmp/users.json",
+    "faces/snmp/texts.json", f"faces/{enroll.FOLDER}/{authority.FILE}",
+)  # fmt: skip
+#: what a restore removes besides: it belongs to the adapter that was
+DROPPED = ("core/slots", "faces/sessions.json", f"faces/{enroll.FOLDER}/{codes.FILE}")
+BOOTS_AHEAD = 1000  # an old backup must not say fewer starts than managers have heard of (RFC 3414 section 2.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is in a backup: bytes by name, and which commands may be executed."""
+
+    files: Mapping[str, bytes]
+    programs: frozenset[str] = field(default=frozenset())
+
+    def about(self) -> dict[str, str]:
+        """When, where and by which version it was made."""
+        try:
+            said = json.loads(self.files.get(ABOUT, b"{}"))
+            return {key: str(said[key])[:100] for key in ("made", "host", "version")}
+        except (ValueError, KeyError, TypeError) as e:
+            raise ConfigError(f"{ABOUT} in the backup is damaged ({e})") from e
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def seal(content: Content, phrase: str) -> bytes:
+    """The backup as one encrypted file."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, data in sorted(content.files.items()):
+            row = tarfile.TarInfo(name)
+            row.size, row.mode = len(data), 0o755 if name in content.programs else 0o600
+            tar.addfile(row, io.BytesIO(data))
+    salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
+    head = MAGIC + json.dumps({**SCRYPT, "salt": salt.hex(), "nonce": nonce.hex()}).encode() + b"\n"
+    return head + AESGCM(_key(phrase, salt)).encrypt(nonce, gzip.compress(made.getvalue(), mtime=0), head)
+
+
+def unseal(data: bytes, phrase: str) -> Content:
+    """What `seal` was given. ConfigError: no backup, another pass phrase, or a byte of it was changed."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    if not data.startswith(MAGIC):
+        raise ConfigError("this is no backup of an adapter (or one of a newer version)")
+    line, _, sealed = data[len(MAGIC) : len(MAGIC) + 1000].partition(b"\n")
+    try:
+        said = json.loads(line)
+        salt, nonce = bytes.fromhex(said["salt"]), bytes.fromhex(said["nonce"])
+        if {k: said[k] for k in SCRYPT} != SCRYPT or (len(salt), len(nonce)) != (SALT_BYTES, NONCE_BYTES):
+            raise ValueError("numbers that no version used")
+    except (ValueError, KeyError, TypeError) as e:
+        raise ConfigError(f"the backup's second line is damaged ({e})") from e
+    begin = len(MAGIC) + len(line) + 1
+    try:
+        packed = AESGCM(_key(phrase, salt)).decrypt(nonce, data[begin:], data[:begin])
+    except InvalidTag:
+        raise ConfigError("another pass phrase, or the file was damaged or cut: nothing was read") from None
+    return _unpack(packed)
+
+
+def _unpack(packed: bytes) -> Content:
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacker.decompress(packed, TOTAL_LIMIT_BYTES)
+        if not unpacker.eof:
+            raise ValueError(f"more than {TOTAL_LIMIT_BYTES // 2**20} MiB")
+        with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+            files, programs = {}, set()
+            for row in tar:
+                if not row.isreg() or not _ours(row.name) or row.name in files:
+                    raise ValueError(f"{row.name[:80]!r} does not belong there")
+                stream = tar.extractfile(row)
+                files[row.name] = stream.read() if stream else b""
+                if row.mode & 0o100:
+                    programs.add(row.name)
+    except (ValueError, zlib.error, tarfile.TarError) as e:
+        raise ConfigError(f"the backup cannot be unpacked: {e}") from e
+    if SETTINGS not in files:
+        raise ConfigError(f"the backup has no {SETTINGS}")
+    return Content(files, frozenset(programs))
+
+
+def _ours(name: str) -> bool:
+    folder, _, file = name.partition("/")
+    return name in (SETTINGS, ABOUT, *KEPT) or (folder == COMMANDS and not commands.wrong_name(file))
+
+
+def _key(phrase: str, salt: bytes) -> bytes:
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+    return Scrypt(salt=salt, length=KEY_BYTES, **SCRYPT).derive(phrase.encode())
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def collect(path: Path, settings: Config, now_s: float) -> Content:
+    """Everything of this adapter; `path`: its configuration, `now_s`: wall clock. ConfigError if a file cannot be
+    read: a backup is whole, or there is none."""
+    about = {"made": time.strftime("%Y-%m-%d %H:%M", time.localtime(now_s)), "host": socket.gethostname()}
+    files: dict[str, bytes] = {ABOUT: json.dumps({**about, "version": VERSION}).encode(), SETTINGS: _read(path)}
+    programs = set()
+    for name in KEPT:
+        where = Path(settings.state_dir) / name
+        if where.exists():
+            files[name] = _read(where)
+    folder = Path(settings.commands_dir)
+    for where in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if where.is_file() and not where.is_symlink() and not commands.wrong_name(where.name):
+            files[f"{COMMANDS}/{where.name}"] = _read(where)
+            if where.stat().st_mode & 0o100:
+                programs.add(f"{COMMANDS}/{where.name}")
+    if sum(map(len, files.values())) > TOTAL_LIMIT_BYTES // 2:
+        raise ConfigError(f"{folder}: too much for a backup (8 MiB): commands belong there, not data")
+    return Content(files, frozenset(programs))
+
+
+def put(content: Content, path: Path, settings: Config) -> None:
+    """Make this machine that adapter. The configuration comes last: before it nothing of it is in force. ConfigError
+    names the file that could not be written; begun again, it ends well."""
+    state, ahead = Path(settings.state_dir), dict(content.files)
+    if "faces/snmp/engine.json" in ahead:
+        ahead["faces/snmp/engine.json"] = engineid.ahead(ahead["faces/snmp/engine.json"], BOOTS_AHEAD)
+    where = state
+    try:
+        for name in (*KEPT, *DROPPED):
+            where = state / name
+            if name in ahead:
+                vault.write_private(where, ahead[name])
+            else:
+                where.unlink(missing_ok=True)
+        for name in sorted(n for n in ahead if n.startswith(f"{COMMANDS}/")):
+            where = Path(settings.commands_dir) / name.partition("/")[2]
+            where.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            vault.write_whole(where, ahead[name], 0o755 if name in content.programs else 0o644)
+        where = path
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        vault.write_whole(path, ahead[SETTINGS], None)
+    except OSError as e:
+        raise ConfigError(f"{where}: {e.strerror}; restore again when that is mended") from e
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_LIMIT_BYTES + 1)
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from e
+    if len(data) > FILE_LIMIT_BYTES:
+        raise ConfigError(f"{path}: larger than {FILE_LIMIT_BYTES // 2**20} MiB")
+    return data
+
+
+# --- the verbs ------------------------------------------------------------------------------------------------------
+
+
+def backup(args: argparse.Namespace, settings: Config) -> int:
+    """`ridethrough backup FILE`."""
+    content = collect(args.config, settings, time.time())
+    if args.file.exists():
+        raise ConfigError(f"{args.file} is there already; give another name, or remove it")
+    data = seal(content, _phrase(twice=True))
+    _save(args.file, data)
+    print(
+        f"{args.file}: {len(data)} bytes, {len(content.files) - 1} files; without the pass phrase it is worth nothing"
+    )
+    return 0
+
+
+def restore(args: argparse.Namespace) -> int:
+    """`ridethrough restore FILE`: without --yes only says what is in it."""
+    phrase = _phrase(twice=False)
+    content = unseal(_read(args.file), phrase)
+    settings, problems = process.parse(content.files[SETTINGS])
+    about = content.about()
+    print(f"{args.file}: made {about['made']} on {about['host']} by version {about['version']}")
+    print(f"  mode {settings.mode}, driver {settings.driver}, {len(settings.servers)} servers")
+    print("  " + ", ".join(sorted(n for n in content.files if n not in (ABOUT, SETTINGS))))
+    for problem in problems:
+        print(f"  mistake in its configuration: {problem.text}")
+    if not args.yes:
+        print("nothing was changed; with --yes this machine becomes that adapter")
+        return 1
+    with _stopped(settings):
+        saved = _save_what_is(args.config, settings, phrase)
+        put(content, args.config, settings)
+    print(f"restored; start the agent now. {saved}")
+    print("the adapter that this was must not run any more: both would be the same one to servers and managers")
+    return 2 if problems else 0
+
+
+def _save_what_is(path: Path, settings: Config, phrase: str) -> str:
+    """Keep what this machine was, so that a restore can be undone; what to tell people about it."""
+    if not path.exists():
+        return "There was no configuration before."
+    keep = Path(settings.state_dir) / time.strftime("before-restore-%Y%m%d-%H%M%S.backup")
+    _save(keep, seal(collect(path, settings, time.time()), phrase))
+    return f"What was before is in {keep} (same pass phrase)."
+
+
+def _save(path: Path, data: bytes) -> None:
+    try:
+        vault.write_private(path, data)
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from e
+
+
+def _phrase(twice: bool) -> str:
+    """The pass phrase, from the terminal or a line of standard input."""
+    asks = sys.stdin.isatty()
+    text = getpass.getpass("Pass phrase: ") if asks else sys.stdin.readline().rstrip("\r\n")
+    if not PHRASE_MIN <= len(text) <= PHRASE_MAX or not text.isprintable():
+        raise ConfigError(
+            f"a pass phrase is one line of {PHRASE_MIN} to {PHRASE_MAX} printable characters, on the terminal or on "
+            "standard input"
+        )
+    if asks and twice and getpass.getpass("Once more: ") != text:
+        raise ConfigError("that were two different ones: nothing was made")
+    return text
+
+
+@contextmanager
+def _stopped(settings: Config) -> Iterator[None]:
+    """Hold the core's lock: it neither runs nor starts meanwhile. ConfigError if it runs."""
+    folder = Path(settings.state_dir) / "core"
+    try:
+        vault.make_folder(folder)
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise ConfigError(f"{folder}: {e.strerror}") from e
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError("the agent runs; stop it first (systemctl stop ridethrough)") from None
+    finally:
+        os.close(fd)

@@ -1,0 +1,133 @@
+"""A provisioning file: the whole configuration and `[system]` in one, read at once, with every mistake named."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import config, hostsetup, passwords, process, reading
+from .config import Config
+from .hostsetup import System
+
+
+@dataclass
+class Given:
+    """A provisioning file that is good: the configuration without [system] ("" : none), what is to be kept."""
+
+    settings_text: str
+    settings: Config | None
+    system: System
+    setup_code: str
+    account: bytes
+    secrets: Mapping[str, str]
+    without_secrets: str
+
+
+class Wrong(Exception):
+    """The file is not taken over; `lines` say why."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(lines[0])
+        self.lines = lines
+
+
+def read(data: bytes, before: System, zone_exists: Callable[[str], bool]) -> Given:
+    """The bytes of a provisioning file; `before`: what was taken over last, for secrets that are kept. Wrong."""
+    if len(data) > config.FILE_LIMIT_BYTES:
+        raise Wrong([f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB: is this the right file?"])
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Wrong(["is UTF-16; save it as UTF-8"])
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as e:
+        raise Wrong([f"is not UTF-8 (byte {e.start}); save it as UTF-8"]) from None
+    if not text.strip():
+        raise Wrong(["is empty"])
+    try:
+        if any(len(line) > config.LINE_LIMIT for line in text.splitlines()):
+            raise ValueError(f"a line of more than {config.LINE_LIMIT} characters")
+        raw = tomllib.loads(text)
+        own, kept = _split(text)
+    except (ValueError, RecursionError) as e:
+        raise Wrong([f"is no TOML: {e}"[: config.PROBLEM_LIMIT]]) from None
+    problems: list[str] = []
+    values, wifi, secrets = _system(raw.get("system", {}), problems)
+    if not problems:
+        problems += hostsetup.wrong(values, zone_exists)
+        problems += hostsetup.wrong_wifi(wifi) if wifi is not None else []
+    account = b""
+    if not problems and values["password_hash"] is not None:
+        try:
+            account = passwords.decode(values["password_hash"])
+        except ValueError as e:
+            problems.append(f"[system] password_hash: {e}; make it with: ridethrough password hash")
+    system = System()
+    if not problems:
+        system = _kept_system(values, wifi, before)
+        if wifi is not None and system.wifi is None:
+            problems.append("[system.wifi]: passphrase is missing (open networks are not supported)")
+    settings = None
+    if set(raw) - {"system"}:
+        settings, mistakes = process.parse(own.encode())
+        problems += [p.text for p in mistakes]
+    if problems:
+        raise Wrong(problems)
+    return Given(
+        settings_text=own if settings is not None else "",
+        settings=settings,
+        system=system,
+        setup_code=values["setup_code"] or "",
+        account=account,
+        secrets=secrets,
+        without_secrets=kept,
+    )
+
+
+def _system(raw: Any, problems: list[str]) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, str]]:
+    """The three tables, typed; mistakes go to `problems`."""
+    rest = {k: v for k, v in raw.items() if k not in ("wifi", "secrets")} if isinstance(raw, dict) else raw
+    values, found = reading.table(rest, "system", "[system]", hostsetup.SYSTEM)
+    problems += [p.text for p in found]
+    tables = raw if isinstance(raw, dict) else {}
+    wifi = None
+    if "wifi" in tables:
+        wifi, found = reading.table(tables["wifi"], "system", "[system.wifi]", hostsetup.WIFI)
+        problems += [p.text for p in found]
+    secrets = tables.get("secrets", {})
+    if not isinstance(secrets, dict) or not all(
+        isinstance(v, str) and config.NAME.fullmatch(k) and 1 <= len(v) <= 256 and v.isprintable()
+        for k, v in secrets.items()
+    ):
+        problems.append('[system.secrets]: lines such as  LABEL = "VALUE", each of 1 to 256 printable characters')
+        secrets = {}
+    return values, wifi, secrets
+
+
+def _kept_system(values: Mapping[str, Any], wifi: Mapping[str, Any] | None, before: System) -> System:
+    found = None
+    if wifi is not None:
+        ssid, phrase = wifi["ssid"], wifi["passphrase"]
+        known = before.wifi.psk if before.wifi is not None and before.wifi.ssid == ssid else ""
+        key = known if phrase is None else hostsetup.psk(ssid, phrase)
+        found = hostsetup.Wifi(ssid=ssid, country=wifi["country"], psk=key) if key else None
+    lists: dict[str, Any] = {key: tuple(values[key]) for key in ("dns", "ntp", "ssh_keys")}
+    texts: dict[str, Any] = {key: values[key] or "" for key in ("hostname", "address", "gateway", "timezone")}
+    return System(**texts, **lists, wifi=found)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The text without [system], and the whole text without secrets. ValueError."""
+    import tomlkit
+
+    own = tomlkit.parse(text)
+    own.pop("system", None)
+    whole = tomlkit.parse(text)
+    system = whole.get("system")
+    if isinstance(system, dict):
+        for key in ("setup_code", "password_hash", "secrets"):
+            system.pop(key, None)
+        if isinstance(wifi := system.get("wifi"), dict):
+            wifi.pop("passphrase", None)
+    return tomlkit.dumps(own), tomlkit.dumps(whole)

@@ -1,0 +1,216 @@
+"""The `[system]` table of a provisioning file: how this host is called, reached and kept, as files of systemd and its
+kin; pure.
+
+Every value may be absent: then it stays as it is (a secret), or becomes the default (all else: DHCP, UTC, no Wi-Fi).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .addresses import wrong_host
+from .model import Option
+
+SYSTEM = (
+    Option(name="hostname", kind=str, default="ridethrough", help="name of this host, also as NAME.local"),
+    Option(name="address", kind=str, default="dhcp", help='"dhcp", or "192.0.2.10/24": a fixed one with its network'),
+    Option(name="gateway", kind=str, help="the router, with a fixed address"),
+    Option(name="dns", kind=list, default=(), help="name servers, as addresses"),
+    Option(name="timezone", kind=str, default="Etc/UTC", help="such as Europe/Berlin"),
+    Option(name="ntp", kind=list, default=(), help="time servers; without: those of DHCP, else of Debian"),
+    Option(name="ssh_keys", kind=list, default=(), help="public keys that may log in as root; without: no ssh"),
+    Option(name="setup_code", kind=str, help="one-time password of the page (8 to 64 characters)"),
+    Option(name="password_hash", kind=str, help="the page's password, as `ridethrough password hash` prints it"),
+)
+WIFI = (
+    Option(name="ssid", kind=str, required=True, help="name of the network"),
+    Option(name="passphrase", kind=str, help="8 to 63 characters (WPA2)"),
+    Option(name="country", kind=str, required=True, help="two letters, such as DE: the channels that are allowed"),
+)
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
+_SSH_KINDS = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com)")
+SSH_KEYS_LIMIT, SSH_KEY_LIMIT, SERVERS_LIMIT = 20, 1000, 8
+CODE_MIN, CODE_MAX = 8, 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wifi:
+    """One network; `psk`: the key that follows from its name and pass phrase, hex."""
+
+    ssid: str
+    country: str
+    psk: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """What is kept of the table, and applied at each start; secrets of the page are not in it."""
+
+    hostname: str = "ridethrough"
+    address: str = "dhcp"
+    gateway: str = ""
+    dns: tuple[str, ...] = ()
+    timezone: str = "Etc/UTC"
+    ntp: tuple[str, ...] = ()
+    ssh_keys: tuple[str, ...] = ()
+    wifi: Wifi | None = None
+
+
+def wrong(values: Mapping[str, Any], zone_exists: Callable[[str], bool]) -> list[str]:
+    """What is wrong with the typed values of `[system]`: lines that name place and remedy."""
+    found: list[str] = []
+
+    def bad(key: str, value: object, why: str) -> None:
+        found.append(f'[system] {key} = "{value}": {why}')
+
+    if not _HOSTNAME.fullmatch(values["hostname"]):
+        bad("hostname", values["hostname"], "letters, digits and dashes, at most 63, without dots")
+    if problem := _wrong_address(values["address"]):
+        bad("address", values["address"], problem)
+    elif problem := _wrong_gateway(values["address"], values["gateway"]):
+        bad("gateway", values["gateway"] or "", problem)
+    for server in values["dns"]:
+        if not _is_address(server):
+            bad("dns", server, "must be an IP address")
+    for key in ("dns", "ntp"):
+        if len(values[key]) > SERVERS_LIMIT:
+            bad(key, f"{len(values[key])} servers", f"at most {SERVERS_LIMIT}")
+    for server in values["ntp"]:
+        if problem := wrong_host(server):
+            bad("ntp", server, problem)
+    if not _ZONE.fullmatch(values["timezone"]) or not zone_exists(values["timezone"]):
+        bad("timezone", values["timezone"], "there is no such time zone; they are called like Europe/Berlin")
+    if len(values["ssh_keys"]) > SSH_KEYS_LIMIT:
+        bad("ssh_keys", f"{len(values['ssh_keys'])} keys", f"at most {SSH_KEYS_LIMIT}")
+    for key in values["ssh_keys"]:
+        if problem := _wrong_ssh_key(key):
+            bad("ssh_keys", key[:40] + ("..." if len(key) > 40 else ""), problem)
+    code = values["setup_code"]
+    if code is not None and (not CODE_MIN <= len(code) <= CODE_MAX or not code.isprintable() or code != code.strip()):
+        found.append(f"[system] setup_code: {CODE_MIN} to {CODE_MAX} printable characters, no blank at its ends")
+    if code is not None and values["password_hash"] is not None:
+        found.append("[system] setup_code and password_hash: only one of them")
+    return found
+
+
+def wrong_wifi(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the typed values of `[system.wifi]`; the pass phrase itself is never shown."""
+    found = []
+    ssid, phrase, country = values["ssid"] or "", values["passphrase"], values["country"] or ""
+    if not 1 <= len(ssid.encode()) <= 32:
+        found.append("[system.wifi] ssid: must be 1 to 32 bytes")
+    if phrase is not None and (not 8 <= len(phrase) <= 63 or not (phrase.isascii() and phrase.isprintable())):
+        found.append("[system.wifi] passphrase: must be 8 to 63 printable characters without umlauts (WPA2)")
+    if not re.fullmatch(r"[A-Z]{2}", country):
+        found.append(f'[system.wifi] country = "{country}": two capital letters, such as DE')
+    return found
+
+
+def psk(ssid: str, passphrase: str) -> str:
+    """The key of a Wi-Fi network in hex (IEEE 802.11i-2004, H.4)."""
+    return hashlib.pbkdf2_hmac("sha1", passphrase.encode(), ssid.encode(), 4096, 32).hex()
+
+
+def files(system: System) -> dict[str, tuple[str, int]]:
+    """The files beneath /run that make it so: path -> (text, mode)."""
+    made = {
+        "systemd/network/20-wired.network": (_network("en* eth* end*", system), 0o644),
+        "systemd/resolved.conf.d/ridethrough.conf": ("[Resolve]\nMulticastDNS=yes\nLLMNR=no\n", 0o644),
+        "systemd/timesyncd.conf.d/ridethrough.conf": (
+            "[Time]\n" + (f"NTP={' '.join(system.ntp)}\n" if system.ntp else ""),
+            0o644,
+        ),
+    }
+    if system.ssh_keys:
+        made["ridethrough-system/authorized_keys"] = ("".join(f"{key}\n" for key in system.ssh_keys), 0o644)
+    if (wifi := system.wifi) is not None:
+        made["systemd/network/30-wifi.network"] = (_network("wl*", System()), 0o644)
+        text = f"country={wifi.country}\nnetwork={{\n\tssid={wifi.ssid.encode().hex()}\n\tpsk={wifi.psk}\n}}\n"
+        made["wpa_supplicant/wpa_supplicant-wlan0.conf"] = (text, 0o600)
+    return made
+
+
+def _network(names: str, system: System) -> str:
+    """A file of systemd-networkd; a fixed address keeps the box reachable by mDNS on a link-local one, too."""
+    lines = ["[Match]", f"Name={names}", "", "[Network]", "MulticastDNS=yes", "IPv6AcceptRA=yes"]
+    if system.address == "dhcp":
+        lines += ["DHCP=yes", *(f"DNS={server}" for server in system.dns), "", "[DHCPv4]", "ClientIdentifier=mac"]
+        if system.ntp:
+            lines.append("UseNTP=no")
+    else:
+        lines += [f"Address={system.address}", *([f"Gateway={system.gateway}"] if system.gateway else [])]
+        lines += [f"DNS={server}" for server in system.dns]
+    return "\n".join(lines) + "\n"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _wrong_address(text: str) -> str:
+    if text == "dhcp":
+        return ""
+    try:
+        found = ipaddress.ip_interface(text)
+    except ValueError:
+        return 'must be "dhcp" or an address with its network, such as "192.0.2.10/24"'
+    if "/" not in text:
+        return f'the network is missing, such as "{text}/24"'
+    address = found.ip
+    if address.is_loopback or address.is_multicast or address.is_unspecified:
+        return "no host can have this address"
+    network = found.network
+    if network.version == 4 and network.prefixlen < 31 and address in (network[0], network[-1]):
+        return "is the network's own or its broadcast address"
+    return ""
+
+
+def _wrong_gateway(address: str, gateway: str | None) -> str:
+    if gateway is None:
+        return ""
+    if address == "dhcp":
+        return "needs a fixed address; with DHCP the router says it"
+    if not _is_address(gateway):
+        return "must be an IP address"
+    own = ipaddress.ip_interface(address)
+    router = ipaddress.ip_address(gateway)
+    if router.is_link_local and router.version == 6 == own.version:
+        return ""
+    if router == own.ip:
+        return "is this host itself"
+    return "" if router in own.network else f"is not in {own.network}"
+
+
+def _wrong_ssh_key(text: str) -> str:
+    """Only keys, no options: those could name a command."""
+    kind, _, rest = text.partition(" ")
+    if not _SSH_KINDS.fullmatch(kind) or not text.isprintable() or len(text) > SSH_KEY_LIMIT:
+        return 'must be the line of a public key, such as "ssh-ed25519 AAAA... you@home"'
+    try:
+        data = base64.b64decode(rest.partition(" ")[0], validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if data[4 : 4 + len(kind)] != kind.encode():
+        return "the key is cut or damaged; copy the whole line"
+    return ""
+
+
+def ways_in(system: System, codes: Sequence[str]) -> list[str]:
+    """How people reach the page: lines for console and report."""
+    lines = [f"Web page: https://{system.hostname}.local/"]
+    if system.address != "dhcp":
+        host = str(ipaddress.ip_interface(system.address).ip)
+        lines.append(f"          https://{f'[{host}]' if ':' in host else host}/")
+    return [*lines, *(f"Set-up code: {code} (user admin, once: the first login sets a password)" for code in codes)]

@@ -1,0 +1,270 @@
+"""`ridethrough provision`: what the boot partition of the image says becomes this adapter's configuration. Runs as
+root at each start, before the network.
+
+    BOOT/ridethrough.toml        the whole configuration, and [system] (hostsetup.py); taken over once per content,
+                                 all of it or nothing; its secrets are removed from the file then
+    BOOT/ridethrough-report.txt  what became of it, how the page is reached, the set-up code
+    BOOT/factory-reset           a file of this name: everything is forgotten first
+    SYSTEM/system.json           [system] as it was taken over; applied at each start
+    SYSTEM/taken.json            which contents were taken over
+
+The boot partition is mounted read-only; it is made writable for these changes alone. Whatever is wrong, the host
+comes up: with what it had before, else by DHCP and without servers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import bootfile, bootpart, config, hostsetup, login, process, steer, vault, wire
+from .config import Config
+from .faces import secrets_path
+from .hostsetup import System
+from .model import VERSION, ConfigError
+
+FILE, REPORT, RESET, DOING = "ridethrough.toml", "ridethrough-report.txt", "factory-reset", "factory-reset.doing"
+#: what the image comes with
+DEFAULT = '# No ridethrough.toml was taken over yet.\n[ups]\ndriver = "usbhid"\n\n[web]\nlisten = "[::]:443"\n'
+TAKEN_LIMIT = 50
+ZONES = Path("/usr/share/zoneinfo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where everything is; `run` is /run but in tests."""
+
+    boot: Path
+    system: Path
+    config: Path
+    run: Path = Path("/run")
+    set_hostname: Callable[[str], None] = socket.sethostname
+    mount: bootpart.Mount = bootpart.remount
+
+
+def run(places: Places) -> list[str]:
+    """All of it; the lines of the report. Never raises for what people or disks did: it is said in the lines."""
+    said = _reset(places)
+    mistakes: list[str] = []
+    before = _read_system(places, said)
+    said += _take(places, before, mistakes)
+    system = _read_system(places, [])
+    said += _apply(places, system)
+    said += ["", *hostsetup.ways_in(system, _code(places, said))]
+    _tell(places, said, mistakes)
+    return said
+
+
+def _reset(places: Places) -> list[str]:
+    """Forget everything if the file for it is there. Renamed first: a partition that cannot be written must not make
+    every start forget everything anew."""
+    wish, doing = places.boot / RESET, places.boot / DOING
+    if not wish.exists() and not doing.exists():
+        return []
+    try:
+        with bootpart.writable(places.boot, places.mount):
+            if wish.exists():
+                os.replace(wish, doing)
+            settings = _settings(places)
+            state = Path(settings.state_dir)
+            for entry in (state / "core", state / "faces", places.system, Path(settings.commands_dir), places.config):
+                _forget(entry)
+            doing.unlink()
+    except OSError as e:
+        return [
+            f"factory-reset: {e.strerror} ({e.filename}): not everything is forgotten; tried again at the next start"
+        ]
+    return ["factory-reset: everything was forgotten."]
+
+
+def _forget(entry: Path) -> None:
+    """A file, or what is in a folder: the folder itself may be a mount, or have an owner to keep."""
+    if not entry.is_dir():
+        entry.unlink(missing_ok=True)
+        return
+    for inner in entry.iterdir():
+        if inner.is_dir() and not inner.is_symlink():
+            shutil.rmtree(inner)
+        else:
+            inner.unlink()
+
+
+def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
+    """Take the file over if it is new. The report's lines; what is wrong goes to `mistakes`, too."""
+    path = places.boot / FILE
+    try:
+        with path.open("rb") as file:
+            data = file.read(config.FILE_LIMIT_BYTES + 1)
+    except FileNotFoundError:
+        return _absent(places)
+    except OSError as e:
+        return [f"{FILE}: {e.strerror}; not taken over."]
+    taken = _read_taken(places)
+    if (digest := hashlib.sha256(data).hexdigest()) in taken:
+        return [f"{FILE}: was taken over before; change it and it will be taken over again."]
+    try:
+        given = bootfile.read(data, before, lambda name: (ZONES / name).is_file())
+    except bootfile.Wrong as e:
+        if data.strip():
+            mistakes += e.lines
+            had = "what it had before" if places.config.exists() else "DHCP and no servers"
+            lines = [f"{FILE}: NOT taken over, mistakes: {len(e.lines)}. The adapter runs with {had}."]
+            return [*lines, *(f"  {line}" for line in e.lines)]
+        return [f"{FILE}: is empty; nothing was taken over."]
+    try:
+        _keep(places, given)
+        cleaned = given.without_secrets.encode()
+        digests = [digest, hashlib.sha256(cleaned).hexdigest()]
+        vault.write_private(places.system / "taken.json", json.dumps([*taken, *digests][-TAKEN_LIMIT:]).encode())
+    except (OSError, ConfigError) as e:
+        return [f"{FILE}: could not be kept: {e}; it is tried again at the next start."]
+    lines = [f"{FILE}: taken over."]
+    if given.settings is not None:
+        s = given.settings
+        what = f"{len(s.servers)} servers in {len(s.stages)} stages, mode {s.mode}, driver {s.driver or 'none'}"
+        lines.append(f"  {what}")
+        lines += [f"  note: {hint}" for hint in s.hints]
+    else:
+        lines.append("  [system] alone; the rest of the configuration stays as it is")
+    if cleaned != data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n"):
+        lines.append(_scrub(places, path, cleaned))
+    return lines
+
+
+def _absent(places: Places) -> list[str]:
+    near = [name for name in (f"{FILE}.txt", "ridethrough.txt") if (places.boot / name).exists()]
+    if near:
+        return [f"There is {near[0]}: call it {FILE} (Windows may hide how a name ends)."]
+    return [f"There is no {FILE} on this partition: nothing was taken over."]
+
+
+def _keep(places: Places, given: bootfile.Given) -> None:
+    """Secrets and [system] first, the configuration last. OSError, ConfigError."""
+    settings = given.settings or _settings(places)
+    vault.write_private(places.system / "system.json", json.dumps(wire.to_json(given.system)).encode())
+    asked = {s.options.get("secret") for s in settings.servers}
+    for path, mine in ((steer.core_secrets(settings), True), (secrets_path(settings), False)):
+        new = {k: v for k, v in given.secrets.items() if (k in asked) is mine}
+        if new:
+            vault.write(path, {**vault.read(path), **new})
+    faces = Path(settings.state_dir) / "faces"
+    if given.account or given.setup_code:
+        for name in ("account.json", "first-password", "sessions.json"):
+            (faces / name).unlink(missing_ok=True)
+    if given.account:
+        vault.write_private(faces / "account.json", given.account)
+    elif given.setup_code:
+        vault.write_private(faces / "first-password", given.setup_code.encode() + b"\n")
+    if given.settings_text:
+        places.config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        vault.write_whole(places.config, given.settings_text.encode(), 0o644)
+
+
+def _scrub(places: Places, path: Path, cleaned: bytes) -> str:
+    try:
+        with bootpart.writable(places.boot, places.mount):
+            vault.write_whole(path, cleaned, None)
+    except OSError as e:
+        return f"  its secrets could NOT be removed from this partition ({e.strerror}): remove them yourself"
+    return "  its secrets were removed from this partition"
+
+
+def _apply(places: Places, system: System) -> list[str]:
+    """Make the host what [system] says, beneath /run; and see that there is a configuration."""
+    said = []
+    try:
+        if not places.config.exists():
+            places.config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            vault.write_whole(places.config, DEFAULT.encode(), 0o644)
+    except OSError as e:
+        said.append(f"{places.config}: {e.strerror}")
+    for name, (text, mode) in hostsetup.files(system).items():
+        path = places.run / name
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(mode)
+        except OSError as e:
+            said.append(f"{path}: {e.strerror}")
+    try:
+        fresh = places.run / "localtime.new"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(ZONES / system.timezone)
+        os.replace(fresh, places.run / "localtime")
+        places.set_hostname(system.hostname)
+    except OSError as e:
+        said.append(f"host name and time zone: {e.strerror}")
+    return said
+
+
+def _code(places: Places, said: list[str]) -> list[str]:
+    """The set-up code, while no password is set; made here if there is none."""
+    faces = Path(_settings(places).state_dir) / "faces"
+    try:
+        code = login.Accounts(faces, time.monotonic, boot="").first_password()
+    except OSError as e:
+        said.append(f"{faces}: {e.strerror}: there is no set-up code")
+        return []
+    return [code] if code else []
+
+
+def _tell(places: Places, said: list[str], mistakes: list[str]) -> None:
+    """Report, console, and what the page shows."""
+    text = "\n".join([f"Ridethrough {VERSION}", "", *said]) + "\n"
+    try:
+        folder = places.run / "ridethrough-system"
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        (folder / "problems").write_text("".join(f"{FILE} of the boot partition: {line}\n" for line in mistakes))
+        issue = places.run / "issue.d"
+        issue.mkdir(mode=0o755, exist_ok=True)
+        shown = "\n".join(said).replace("\\", "\\\\")
+        (issue / "ridethrough.issue").write_text(f"{shown}\nAddress now: \\4 \\6\n\n")
+        path = places.boot / REPORT
+        if not path.exists() or path.read_bytes() != text.replace("\n", "\r\n").encode():
+            with bootpart.writable(places.boot, places.mount):
+                vault.write_whole(path, text.replace("\n", "\r\n").encode(), None)
+    except OSError as e:
+        said.append(f"{e.filename}: {e.strerror}: the report could not be written")
+
+
+def _settings(places: Places) -> Config:
+    try:
+        return process.load(places.config)[0]
+    except ConfigError:
+        return Config()
+
+
+def _read_system(places: Places, said: list[str]) -> System:
+    path = places.system / "system.json"
+    try:
+        return wire.from_json(System, json.loads(path.read_bytes()[: config.FILE_LIMIT_BYTES]))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as e:
+        said.append(f"{path}: {e}: the network comes up by DHCP; change {FILE} to have it taken over again")
+    return System()
+
+
+def _read_taken(places: Places) -> list[str]:
+    try:
+        found = json.loads((places.system / "taken.json").read_bytes()[: config.FILE_LIMIT_BYTES])
+    except (OSError, ValueError):
+        return []
+    return [row for row in found if isinstance(row, str)] if isinstance(found, list) else []
+
+
+def main(args: argparse.Namespace) -> int:
+    """`ridethrough provision`; 0 even where the file is wrong: the host must come up."""
+    os.umask(0o022)
+    for line in run(Places(boot=args.boot, system=args.system, config=args.config)):
+        print(line, file=sys.stderr)
+    return 0

@@ -1,0 +1,234 @@
+"""A backup holds all that makes an adapter the one it is; without the pass phrase nobody reads or changes it."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from agent import backup, core, engineid, pins, process, senderkey
+from agent.config import Config
+from agent.model import ConfigError
+from agent.v3 import BOOTS_LIMIT
+
+PHRASE = "correct horse battery"
+FILES = {name: f"content of {name}".encode() for name in backup.KEPT} | {
+    "faces/snmp/engine.json": b'{"engine_id": "8000000005aabbcc", "boots": 7}\n'
+}
+
+
+def configuration(root: Path) -> bytes:
+    return f"""
+[agent]
+state_dir = "{root}/state"
+run_dir = "{root}/run"
+commands_dir = "{root}/commands.d"
+[ups]
+driver = "simulator"
+[[stage]]
+name = "all"
+[[server]]
+name = "web"
+address = "192.0.2.7"
+stage = "all"
+""".encode()
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """The configuration of an adapter whose every kept file is there."""
+    for name, data in FILES.items():
+        path = tmp_path / "state" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for name in backup.DROPPED:
+        (tmp_path / "state" / name).write_bytes(b"of the outage")
+    (tmp_path / "commands.d").mkdir(mode=0o755)
+    (tmp_path / "commands.d" / "nas.ssh").write_text("poweroff\n")
+    (tmp_path / "commands.d" / "stop-vms").write_text("#!/bin/sh\n")
+    (tmp_path / "commands.d" / "stop-vms").chmod(0o755)
+    path = tmp_path / "ridethrough.toml"
+    path.write_bytes(configuration(tmp_path))
+    return path
+
+
+def say(monkeypatch: pytest.MonkeyPatch, phrase: str = PHRASE) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(phrase + "\n"))
+
+
+def make(adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str = "it.backup") -> Path:
+    file = adapter.with_name(name)
+    say(monkeypatch)
+    assert backup.backup(Namespace(config=adapter, file=file), process.load(adapter)[0]) == 0
+    return file
+
+
+def restore(
+    adapter: Path, file: Path, monkeypatch: pytest.MonkeyPatch, phrase: str = PHRASE, yes: bool = True
+) -> int:
+    say(monkeypatch, phrase)
+    return backup.restore(Namespace(config=adapter, file=file, yes=yes))
+
+
+def state(adapter: Path) -> dict[str, bytes]:
+    """Every file of the adapter but backups and the lock."""
+    found = {str(p.relative_to(adapter.parent)): p.read_bytes() for p in adapter.parent.rglob("*") if p.is_file()}
+    return {n: d for n, d in found.items() if not n.endswith((".backup", "/lock"))}
+
+
+def test_a_bare_board_becomes_the_adapter(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make(adapter, monkeypatch)
+    assert file.stat().st_mode & 0o777 == 0o600
+    before = state(adapter)
+    for name in before:
+        (adapter.parent / name).unlink()
+    assert restore(adapter, file, monkeypatch) == 0
+    after = state(adapter)
+    for name in backup.DROPPED:
+        del before[f"state/{name}"]
+    engine = "state/faces/snmp/engine.json"
+    del before[engine]
+    assert json.loads(after.pop(engine)) == {"engine_id": "8000000005aabbcc", "boots": 7 + backup.BOOTS_AHEAD}
+    assert after == before
+    assert (adapter.parent / "state/core/secrets.json").stat().st_mode & 0o777 == 0o600
+    assert os.access(adapter.parent / "commands.d/stop-vms", os.X_OK)
+    assert not os.access(adapter.parent / "commands.d/nas.ssh", os.X_OK)
+
+
+def test_what_was_there_before_is_kept_and_can_be_restored(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make(adapter, monkeypatch)
+    (adapter.parent / "state/core" / senderkey.NAME).write_bytes(b"another key")
+    (adapter.parent / "state/core" / pins.FILE).unlink()
+    other = configuration(adapter.parent).replace(b"192.0.2.7", b"192.0.2.8")
+    adapter.write_bytes(other)
+    assert restore(adapter, file, monkeypatch) == 0
+    assert b"192.0.2.7" in adapter.read_bytes()
+    (saved,) = (adapter.parent / "state").glob("before-restore-*.backup")
+    assert restore(adapter, saved, monkeypatch) == 0
+    assert adapter.read_bytes() == other
+    assert (adapter.parent / "state/core" / senderkey.NAME).read_bytes() == b"another key"
+    assert not (adapter.parent / "state/core" / pins.FILE).exists()
+
+
+@pytest.mark.parametrize("yes", [False, True])
+def test_nothing_is_changed_without_yes_or_while_the_core_runs(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], yes: bool
+) -> None:
+    file = make(adapter, monkeypatch)
+    adapter.write_bytes(adapter.read_bytes() + b"# changed\n")
+    before = state(adapter)
+    with open(adapter.parent / "state/core/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if yes:
+            with pytest.raises(ConfigError, match="the agent runs; stop it first"):
+                restore(adapter, file, monkeypatch)
+        else:
+            assert restore(adapter, file, monkeypatch, yes=False) == 1
+            said = capsys.readouterr().out
+            assert "1 servers" in said and "sender.pem" in said and "nothing was changed" in said
+    assert state(adapter) == before
+
+
+def test_the_wrong_phrase_opens_nothing(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make(adapter, monkeypatch)
+    with pytest.raises(ConfigError, match="another pass phrase, or the file was damaged"):
+        restore(adapter, file, monkeypatch, "correct horse batterz")
+    with pytest.raises(ConfigError, match="12 to 256 printable"):
+        restore(adapter, file, monkeypatch, "short")
+
+
+def test_a_backup_never_overwrites_a_file(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make(adapter, monkeypatch)
+    with pytest.raises(ConfigError, match="is there already"):
+        make(adapter, monkeypatch, file.name)
+
+
+def test_a_file_that_cannot_be_read_is_named_and_makes_no_backup(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = adapter.parent / "state/core" / pins.FILE
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"core/pins\.json: Is a directory"):
+        make(adapter, monkeypatch)
+    assert not adapter.with_name("it.backup").exists()
+
+
+def test_a_disk_that_fails_in_between_leaves_the_old_configuration(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make(adapter, monkeypatch)
+    old = configuration(adapter.parent).replace(b"192.0.2.7", b"192.0.2.8")
+    adapter.write_bytes(old)
+    (adapter.parent / "commands.d/nas.ssh").unlink()
+    (adapter.parent / "commands.d/nas.ssh").mkdir()
+    with pytest.raises(ConfigError, match=r"commands\.d/nas\.ssh: .*; restore again when that is mended"):
+        restore(adapter, file, monkeypatch)
+    assert adapter.read_bytes() == old
+    (adapter.parent / "commands.d/nas.ssh").rmdir()
+    assert restore(adapter, file, monkeypatch) == 0 and adapter.read_bytes() == configuration(adapter.parent)
+
+
+def test_mistakes_in_its_configuration_are_said_and_it_is_restored_all_the_same(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter.write_bytes(adapter.read_bytes().replace(b'stage = "all"', b'stage = "al"'))
+    file = make(adapter, monkeypatch)
+    assert restore(adapter, file, monkeypatch) == 2
+    assert "mistake in its configuration: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../x", "commands.d/../x", "commands.d/", "core/slots", "core/../ridethrough.toml"]
+)
+def test_a_name_that_is_not_ours_is_refused_though_the_seal_is_good(name: str) -> None:
+    files = {backup.SETTINGS: b"", name: b"x"}
+    with pytest.raises(ConfigError, match="does not belong there"):
+        backup.unseal(backup.seal(backup.Content(files), PHRASE), PHRASE)
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    bomb = {backup.SETTINGS: bytes(backup.TOTAL_LIMIT_BYTES)}
+    with pytest.raises(ConfigError, match="more than 16 MiB"):
+        backup.unseal(backup.seal(backup.Content(bomb), PHRASE), PHRASE)
+
+
+SEALED = backup.seal(backup.Content({backup.SETTINGS: b"[agent]\n", backup.ABOUT: b"{}"}), PHRASE)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(lambda b: backup.MAGIC + b)))
+@example(backup.MAGIC + b"[]\n")
+@example(backup.MAGIC + b'{"n": 1e99}\n')
+@example(SEALED.replace(b"32768", b"1"))
+def test_any_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ConfigError):
+        backup.unseal(data, PHRASE)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
+def test_a_changed_byte_anywhere_is_noticed(at: int, by: int) -> None:
+    data = bytearray(SEALED)
+    data[at] ^= by
+    with pytest.raises(ConfigError):
+        backup.unseal(bytes(data), PHRASE)
+
+
+def test_the_names_are_those_that_the_others_use() -> None:
+    assert f"core/{core.CURVE}" in backup.KEPT
+    assert engineid.path(Path("faces/snmp")) == Path("faces/snmp/engine.json")
+    assert process.last_good(Config(state_dir="/s")) == Path("/s/core/last-good.toml")
+
+
+def test_an_engine_that_was_started_too_often_stays_so() -> None:
+    full = json.dumps({"engine_id": "8000000005aabbcc", "boots": BOOTS_LIMIT}).encode()
+    assert json.loads(engineid.ahead(full, 5))["boots"] == BOOTS_LIMIT

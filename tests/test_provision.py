@@ -1,0 +1,326 @@
+"""What people write onto the boot partition is taken over whole and once, or not at all; the report says which."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent import bootfile, hostsetup, login, passwords, process, provision, vault
+from agent.bootfile import Wrong
+from agent.hostsetup import System
+from agent.provision import Places
+
+KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode() + " me@home"
+SETTINGS = """
+# our adapter
+[agent]
+state_dir = "{root}/state"
+commands_dir = "{root}/commands.d"
+[ups]
+driver = "simulator"
+[snmp]
+listen = "127.0.0.1:1161"
+[[snmp.community]]
+label = "monitoring"
+from = ["192.0.2.0/24"]
+[[server]]
+name = "nas"
+address = "192.0.2.9"
+"""
+SYSTEM = f"""
+[system]
+hostname = "ups-cellar"
+address = "192.0.2.10/24"
+gateway = "192.0.2.1"
+dns = ["192.0.2.1"]
+timezone = "Europe/Berlin"
+ntp = ["ptbtime1.ptb.de"]
+ssh_keys = ["{KEY}"]
+setup_code = "open sesame 42"
+[system.wifi]
+ssid = "Zähler"
+passphrase = "very secret wifi"
+country = "DE"
+[system.secrets]
+monitoring = "a-long-community"
+"""
+
+
+class Box:
+    """A host with a boot partition."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.names = root, list[str]()
+        self.boot = root / "boot"
+        self.boot.mkdir()
+        self.places = Places(
+            boot=self.boot, system=root / "system", config=root / "etc/ridethrough.toml", run=root / "run",
+            set_hostname=self.names.append,
+        )  # fmt: skip
+
+    def start(self, text: str | bytes | None = None) -> str:
+        """One start, with this file if it is given; the report."""
+        if text is not None:
+            data = text if isinstance(text, bytes) else text.replace("{root}", str(self.root)).encode()
+            (self.boot / provision.FILE).write_bytes(data)
+        provision.run(self.places)
+        report = (self.boot / provision.REPORT).read_bytes()
+        assert report.count(b"\n") == report.count(b"\r\n")  # people open it with Notepad
+        return report.decode()
+
+    def written(self) -> str:
+        return (self.boot / provision.FILE).read_text()
+
+    def run_file(self, name: str) -> str:
+        return (self.root / "run" / name).read_text()
+
+    def first_password(self) -> str:
+        return (self.root / "state/faces/first-password").read_text().strip()
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    zones = tmp_path / "zoneinfo"
+    for name in ("Europe/Berlin", "Etc/UTC"):
+        (zones / name).parent.mkdir(parents=True, exist_ok=True)
+        (zones / name).write_bytes(b"TZif")
+    monkeypatch.setattr(provision, "ZONES", zones)
+    monkeypatch.setattr(process, "BOOT_PROBLEMS", tmp_path / "run/ridethrough-system/problems")
+    monkeypatch.setattr(
+        provision, "DEFAULT", provision.DEFAULT + f'[agent]\nstate_dir = "{tmp_path}/state"\n'
+    )  # fmt: skip
+    return Box(tmp_path)
+
+
+def test_a_whole_file_becomes_the_adapters_configuration(box: Box) -> None:
+    report = box.start(SETTINGS + SYSTEM)
+    assert "taken over." in report and "1 servers in 1 stages, mode dry-run, driver simulator" in report
+    assert "https://ups-cellar.local/" in report and "https://192.0.2.10/" in report
+    assert "Set-up code: open sesame 42" in report
+    found, problems = process.load(box.places.config)
+    assert problems == () and [s.name for s in found.servers] == ["nas"]
+    assert "# our adapter" in box.places.config.read_text() and "[system" not in box.places.config.read_text()
+    assert vault.read(box.root / "state/faces/secrets.json") == {"monitoring": "a-long-community"}
+    assert box.first_password() == "open sesame 42" and box.names == ["ups-cellar"]
+    network = box.run_file("systemd/network/20-wired.network")
+    assert "Address=192.0.2.10/24\nGateway=192.0.2.1\nDNS=192.0.2.1\n" in network and "DHCP" not in network
+    assert box.run_file("ridethrough-system/authorized_keys") == KEY + "\n"
+    assert os.readlink(box.root / "run/localtime") == str(provision.ZONES / "Europe/Berlin")
+    assert "NTP=ptbtime1.ptb.de" in box.run_file("systemd/timesyncd.conf.d/ridethrough.conf")
+    wifi = box.root / "run/wpa_supplicant/wpa_supplicant-wlan0.conf"
+    assert f"ssid={'Zähler'.encode().hex()}" in wifi.read_text() and wifi.stat().st_mode & 0o777 == 0o600
+    assert "Set-up code" in box.run_file("issue.d/ridethrough.issue")
+
+
+def test_its_secrets_leave_the_partition_and_the_rest_stays(box: Box) -> None:
+    assert "secrets were removed" in box.start(SETTINGS + SYSTEM)
+    left = box.written()
+    for secret in ("open sesame", "very secret", "a-long-community"):
+        assert secret not in left
+    assert 'hostname = "ups-cellar"' in left and "# our adapter" in left and 'ssid = "Zähler"' in left
+
+
+def test_once_per_content(box: Box) -> None:
+    box.start(SETTINGS + SYSTEM)
+    box.places.config.write_text(box.places.config.read_text().replace("192.0.2.9", "192.0.2.99"))
+    assert "was taken over before" in box.start()  # what a page or an administrator changed since stays
+    assert "192.0.2.99" in box.places.config.read_text()
+    assert "was taken over before" in box.start(SETTINGS + SYSTEM)
+    text = box.written().replace("ups-cellar", "ups-attic")
+    assert "taken over." in box.start(text)
+    assert box.names[-1] == "ups-attic" and "192.0.2.9" in box.places.config.read_text()
+
+
+def test_a_secret_that_is_not_said_again_is_kept(box: Box) -> None:
+    box.start(SETTINGS + SYSTEM)
+    wifi = box.run_file("wpa_supplicant/wpa_supplicant-wlan0.conf")
+    box.start(box.written().replace("192.0.2.10/24", "192.0.2.11/24"))
+    assert box.run_file("wpa_supplicant/wpa_supplicant-wlan0.conf") == wifi
+    assert box.first_password() == "open sesame 42"
+    assert vault.read(box.root / "state/faces/secrets.json") == {"monitoring": "a-long-community"}
+
+
+def test_system_alone_leaves_the_configuration(box: Box) -> None:
+    box.start(SETTINGS)
+    before = box.places.config.read_text()
+    assert "[system] alone" in box.start('[system]\nhostname = "x1"\n')
+    assert box.places.config.read_text() == before and box.names[-1] == "x1"
+
+
+def test_a_password_hash_lets_in(box: Box) -> None:
+    line = passwords.encode("a fine pass phrase")
+    report = box.start(SETTINGS + f'[system]\npassword_hash = "{line}"\n')
+    assert "Set-up code" not in report and line not in box.written()
+    accounts = login.Accounts(box.root / "state/faces", lambda: 0.0, boot="")
+    assert accounts.session(accounts.login("a fine pass phrase", "192.0.2.1"))
+    with pytest.raises(login.LoginError):
+        accounts.login("another one phrase", "192.0.2.1")
+
+
+S = "[system]\n"
+BAD = {
+    "a wrong key": (S + 'hostnam = "x"\n', "hostnam: unknown option"),
+    "a wrong type": (S + "hostname = 7\n", "hostname = 7: must be a text"),
+    "no TOML": ("[system\nhostname = x\n", "is no TOML"),
+    "a word processor's": (b"\xff\xfe[\0s\0", "is UTF-16; save it as UTF-8"),
+    "binary": (bytes(range(256)) * 4, "is not UTF-8"),
+    "huge": (b"#" * 300_000, "larger than 256 KiB"),
+    "a long line": (b"#" * 200_000, "a line of more than"),
+    "a host name with blanks": (S + 'hostname = "my ups"\n', "letters, digits and dashes"),
+    "an address without network": (S + 'address = "192.0.2.10"\n', 'such as "192.0.2.10/24"'),
+    "a network's address": (S + 'address = "192.0.2.0/24"\n', "network's own or its broadcast"),
+    "a gateway elsewhere": (S + 'address = "192.0.2.10/24"\ngateway = "10.0.0.1"\n', "is not in 192.0.2.0/24"),
+    "a gateway and DHCP": (S + 'gateway = "10.0.0.1"\n', "needs a fixed address"),
+    "a time zone": (S + 'timezone = "Berlin"\n', "called like Europe/Berlin"),
+    "a time zone's path": (S + 'timezone = "../../etc/passwd"\n', "no such time zone"),
+    "a cut ssh key": (S + f'ssh_keys = ["{KEY[:30]}"]\n', "cut or damaged"),
+    "an ssh key with options": (S + f"ssh_keys = ['command=\"x\" {KEY}']\n", "the line of a public key"),
+    "two ssh keys in one": (S + f'ssh_keys = ["{KEY}\\n{KEY}"]\n', "the line of a public key"),
+    "a short set-up code": (S + 'setup_code = "1234567"\n', "setup_code: 8 to 64"),
+    "a plain password": (S + 'password_hash = "hunter2hunter2"\n', "make it with: ridethrough password hash"),
+    "a short pass phrase": (S + '[system.wifi]\nssid = "a"\ncountry = "DE"\npassphrase = "1"\n', "8 to 63"),
+    "no pass phrase": (S + '[system.wifi]\nssid = "a"\ncountry = "DE"\n', "passphrase is missing"),
+    "no country": (S + '[system.wifi]\nssid = "a"\npassphrase = "12345678"\n', "country is missing"),
+    "secrets in a list": (S + 'secrets = ["a"]\n', 'LABEL = "VALUE"'),
+    "system in a list": ('[[system]]\nhostname = "x"\n', "[system] must be a table"),
+    "an unknown driver": ('[ups]\ndriver = "usbhit"\n', "usbhit"),
+    "an unknown stage": (SETTINGS + 'stage = "late"\n', "no such [[stage]]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_wrong_file_is_reported_and_the_box_comes_up_by_dhcp(box: Box, name: str) -> None:
+    text, why = BAD[name]
+    report = box.start(text)
+    assert "NOT taken over" in report and why in report, report
+    assert "runs with DHCP and no servers" in report
+    assert "DHCP=yes" in box.run_file("systemd/network/20-wired.network") and box.names == ["ridethrough"]
+    found, problems = process.load(box.places.config)
+    assert found.web is not None and found.servers == () and found.driver
+    assert problems and all(p.section == "system" for p in problems) and why in "\n".join(p.text for p in problems)
+    assert "Set-up code: " in report and box.first_password() in report
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_wrong_file_changes_nothing_of_what_was(box: Box, name: str) -> None:
+    box.start(SETTINGS + SYSTEM)
+    before, network = box.places.config.read_text(), box.run_file("systemd/network/20-wired.network")
+    if name == "no pass phrase":
+        return  # of the first file: another network
+    report = box.start(BAD[name][0])
+    assert "runs with what it had before" in report
+    assert box.places.config.read_text() == before
+    assert box.run_file("systemd/network/20-wired.network") == network
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("", "is empty"), (" \n", "is empty"), (None, "There is no ridethrough.toml")]
+)
+def test_without_a_file_it_comes_up_with_defaults(box: Box, text: str | None, why: str) -> None:
+    report = box.start(text)
+    assert why in report and "NOT" not in report
+    found, problems = process.load(box.places.config)
+    assert problems == () and found.web is not None
+
+
+def test_windows_names_and_line_ends(box: Box) -> None:
+    (box.boot / "ridethrough.toml.txt").write_text("x")
+    assert "call it ridethrough.toml" in box.start()
+    assert "taken over." in box.start(b"\xef\xbb\xbf" + (S + 'hostname = "x2"\n').replace("\n", "\r\n").encode())
+    assert box.names[-1] == "x2" and "was taken over before" in box.start()
+
+
+def test_factory_reset_forgets_everything_and_once(box: Box) -> None:
+    box.start(SETTINGS + SYSTEM)
+    (box.root / "state/core").mkdir(exist_ok=True)
+    (box.root / "state/core/slots").write_bytes(b"x")
+    (box.boot / provision.FILE).unlink()
+    (box.boot / provision.RESET).touch()
+    report = box.start()
+    assert "everything was forgotten" in report and box.names[-1] == "ridethrough"
+    assert not (box.root / "state/core/slots").exists() and "nas" not in box.places.config.read_text()
+    assert not list(box.boot.glob("factory*"))
+    assert "forgotten" not in box.start()
+
+
+def test_a_reset_that_was_cut_off_goes_on(box: Box) -> None:
+    box.start(SETTINGS)
+    (box.boot / provision.FILE).unlink()
+    (box.boot / provision.DOING).touch()
+    assert "everything was forgotten" in box.start()
+
+
+def test_a_partition_that_cannot_be_written_is_said_and_nothing_is_forgotten(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.start(SETTINGS)
+    (box.boot / provision.RESET).touch()
+
+    def refuse(path: Path, how: str) -> None:
+        raise OSError(30, f"cannot be made {how}", str(path))
+
+    class Fixed:
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Fixed())
+    said = provision.run(Places(boot=box.boot, system=box.root / "system", config=box.places.config,
+                                run=box.root / "run", set_hostname=box.names.append, mount=refuse))  # fmt: skip
+    assert any("not everything is forgotten" in line for line in said)
+    assert "nas" in box.places.config.read_text()
+
+
+def test_the_partition_is_writable_only_while_it_is_written(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts: list[str] = []
+
+    class Fixed:
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Fixed())
+    places = Places(boot=box.boot, system=box.root / "system", config=box.places.config, run=box.root / "run",
+                    set_hostname=box.names.append, mount=lambda path, how: mounts.append(how))  # fmt: skip
+    (box.boot / provision.FILE).write_text(S + 'setup_code = "12345678"\n')
+    provision.run(places)
+    assert mounts == ["rw", "ro", "rw", "ro"]  # without its secrets; the report
+    provision.run(places)
+    last = len(mounts)
+    provision.run(places)
+    assert len(mounts) == last  # the same report is not written again
+
+
+def test_a_damaged_memory_comes_up_by_dhcp_and_says_so(box: Box) -> None:
+    box.start(SETTINGS + SYSTEM)
+    (box.root / "system/system.json").write_text("{")
+    assert "system.json" in box.start() and box.names[-1] == "ridethrough"
+    (box.root / "system/taken.json").write_text("{")
+    assert "passphrase is missing" in box.start()  # it was removed from the partition, and its key is lost
+    assert "taken over." in box.start(SETTINGS + SYSTEM)
+
+
+def test_a_wifi_key_is_that_of_the_standard() -> None:
+    # IEEE 802.11i-2004, H.4.1, test cases 1 and 2
+    assert hostsetup.psk("IEEE", "password") == "f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e"
+    assert hostsetup.psk("ThisIsASSID", "ThisIsAPassword") == (
+        "0dc0d6eb90555ed6419756b9a15ec3e3209b63df707dd508d14581f8982721af"
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda t: ("[system]\n" + t).encode())))
+def test_any_bytes_are_read_or_refused_with_lines(data: bytes) -> None:
+    try:
+        bootfile.read(data, System(), lambda name: True)
+    except Wrong as e:
+        assert e.lines and all(line.strip() for line in e.lines)
+
+
+def test_what_is_kept_of_system_is_no_secret_of_the_page(box: Box) -> None:
+    box.start(SETTINGS + SYSTEM)
+    kept = (box.root / "system/system.json").read_text()
+    assert "open sesame" not in kept and "very secret" not in kept
+    assert json.loads(kept)["hostname"] == "ups-cellar"

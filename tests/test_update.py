@@ -1,0 +1,305 @@
+"""An update is written only if it is signed and the time is good; until it has proven itself the old slot stays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import socket
+import tarfile
+import threading
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent import bundle, update
+from agent.config import Config, Web
+from agent.model import VERSION, Battery, ConfigError, Source, Status, View
+from agent.update import Card
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = KEY.public_key().public_bytes_raw()
+CONFIG = "arm_64bit=1\nkernel=vmlinuz\ninclude select.txt\n"
+FILES = {"vmlinuz": b"new kernel", "initrd.img": b"new initrd", "cmdline.txt": b"slot=b", "overlays/x.dtbo": b"x"}
+ROOT = b"hsqs" + bytes(5_000_000)
+
+
+def tar(files: Mapping[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as out:
+        for name, data in files.items():
+            row = tarfile.TarInfo(name)
+            row.size, row.type, row.linkname = len(data) if kind == tarfile.REGTYPE else 0, kind, "/etc/passwd"
+            out.addfile(row, io.BytesIO(data))
+    return made.getvalue()
+
+
+def make(
+    tmp_path: Path, version: str = "9.0", slot: bytes = tar(FILES), root: bytes = ROOT, board: str = ""
+) -> bytes:
+    paths = [(bundle.SLOT, tmp_path / "slot"), (bundle.ROOT, tmp_path / "root")]
+    for (_, path), data in zip(paths, (slot, root), strict=True):
+        path.write_bytes(data)
+    head = bundle.seal(paths, version, 1_780_000_000, update.board(), bytes(range(32)))
+    return head + slot + root
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Card:
+    boot = tmp_path / "boot"
+    for slot in "ab":
+        (boot / slot).mkdir(parents=True)
+        (boot / slot / "vmlinuz").write_bytes(b"old kernel")
+        (tmp_path / f"root-{slot}").write_bytes(b"old" + bytes(6_000_000))
+    (boot / "config.txt").write_text(CONFIG)
+    (boot / "select.txt").write_text("os_prefix=a/\n")
+    roots = {slot: tmp_path / f"root-{slot}" for slot in "ab"}
+    return Card(boot=boot, roots=roots, state=tmp_path / "state", running="a")
+
+
+def install(card: Card, data: bytes, keys: tuple[bytes, ...] = (PUBLIC,)) -> list[str]:
+    said: list[str] = []
+    stream = io.BytesIO(data)
+    update.install(stream, bundle.read_head(stream, keys), card, said.append)
+    return said
+
+
+def tree(card: Card) -> dict[str, str]:
+    """Every byte that a start could see, by digest."""
+    paths = [p for p in card.boot.rglob("*") if p.is_file()] + list(card.roots.values())
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+def test_a_good_update_fills_the_other_slot_and_waits_for_its_trial(card: Card, tmp_path: Path) -> None:
+    before = tree(card)
+    said = install(card, make(tmp_path))
+    assert card.roots["b"].read_bytes()[: len(ROOT)] == ROOT
+    assert {
+        str(p.relative_to(card.boot / "b")): p.read_bytes() for p in (card.boot / "b").rglob("*") if p.is_file()
+    } == FILES
+    assert (card.boot / "tryboot.txt").read_text() == CONFIG.replace("include select.txt", "os_prefix=b/")
+    assert card.selected() == "a" and not list(card.state.iterdir())
+    after = tree(card)
+    mine = [p for p in before if "/a/" in p or p.endswith(("root-a", "config.txt", "select.txt"))]
+    assert len(mine) == 4 and all(before[p] == after[p] for p in mine)
+    assert any("100 %" in line for line in said)
+
+
+@pytest.mark.parametrize("at", range(0, 700, 13))
+def test_one_changed_bit_is_noticed_wherever_it_is(card: Card, tmp_path: Path, at: int) -> None:
+    data = bytearray(make(tmp_path))
+    at = at if at < 500 else at * 7000 % len(data)
+    data[at] ^= 1
+    with pytest.raises(ConfigError):
+        install(card, bytes(data))
+    assert card.selected() == "a" and not (card.boot / "tryboot.txt").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.00001, 0.0002, 0.01, 0.5, 0.9999])
+def test_an_update_that_is_cut_changes_no_start(card: Card, tmp_path: Path, share: float) -> None:
+    data = make(tmp_path)
+    with pytest.raises(ConfigError):
+        install(card, data[: int(len(data) * share)])
+    assert card.selected() == "a" and not (card.boot / "tryboot.txt").exists()
+
+
+def test_another_key_is_not_trusted(card: Card, tmp_path: Path) -> None:
+    before = tree(card)
+    with pytest.raises(ConfigError, match="not signed by a key that this adapter trusts"):
+        install(card, make(tmp_path), (bytes(32), b"x" * 32))
+    assert tree(card) == before
+    install(card, make(tmp_path), (bytes(32), PUBLIC))
+
+
+@pytest.mark.parametrize("name", ["../select.txt", "/etc/x", "a//b", ".hidden", "x/../../y", "a b"])
+def test_a_file_of_the_slot_stays_in_its_folder(card: Card, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="does not belong there"):
+        install(card, make(tmp_path, slot=tar({**FILES, name: b"os_prefix=b/\n"})))
+    assert card.selected() == "a" and not (card.boot / "tryboot.txt").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_only_plain_files(card: Card, tmp_path: Path, kind: bytes) -> None:
+    with pytest.raises(ConfigError, match="does not belong there"):
+        install(card, make(tmp_path, slot=tar({"vmlinuz": b""}, kind)))
+
+
+def test_a_slot_without_a_kernel_is_refused(card: Card, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"vmlinuz, initrd\.img, cmdline\.txt is missing"):
+        install(card, make(tmp_path, slot=tar({"x": b"y"})))
+    assert not (card.boot / "tryboot.txt").exists()
+
+
+def test_a_partition_that_is_too_small_or_gone_is_named(card: Card, tmp_path: Path) -> None:
+    card.roots["b"].unlink()
+    with pytest.raises(ConfigError, match="root-b: No such file or directory; slot a stays in use"):
+        install(card, make(tmp_path))
+
+
+def test_a_card_that_forgets_is_found_out(card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_nothing(stream: io.BytesIO, part: bundle.Part, write: object, done: object = None) -> None:
+        stream.read(part.bytes)
+
+    monkeypatch.setattr(bundle, "copy_part", write_nothing)
+    with pytest.raises(ConfigError, match="cannot be read back: the card is failing"):
+        update._write_root(io.BytesIO(ROOT), bundle.Part(bundle.ROOT, len(ROOT), "0" * 64), card.roots["b"], print)
+
+
+def test_while_on_trial_nothing_is_written(card: Card, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="slot b is on trial itself"):
+        install(replace(card, running="b"), make(tmp_path))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def now(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.mark.parametrize("well_at_s", [0, 5, 299])
+def test_a_trial_that_proves_itself_is_kept(card: Card, tmp_path: Path, well_at_s: int) -> None:
+    install(card, make(tmp_path))
+    clock, said = Clock(), list[str]()
+    trial = replace(card, running="b")
+    size = (card.boot / "select.txt").stat()
+    assert update.confirm(
+        trial, lambda: "" if clock.now_s >= well_at_s else "UPS: no word", clock.now, clock.sleep, said.append
+    )
+    assert card.selected() == "b" and not (card.boot / "tryboot.txt").exists() and "proved itself" in said[-1]
+    now = (card.boot / "select.txt").stat()
+    assert (now.st_ino, now.st_size) == (size.st_ino, size.st_size)  # overwritten in place
+
+
+def test_a_trial_that_does_not_is_over_in_five_minutes(card: Card, tmp_path: Path) -> None:
+    install(card, make(tmp_path))
+    clock, said = Clock(), list[str]()
+    assert not update.confirm(
+        replace(card, running="b"), lambda: "page: no answer", clock.now, clock.sleep, said.append
+    )
+    assert 300 <= clock.now_s <= 310 and card.selected() == "a" and "page: no answer" in said[-1]
+
+
+def test_a_start_that_is_no_trial_is_none(card: Card) -> None:
+    def never() -> str:
+        raise AssertionError
+
+    for start in (card, replace(card, running="")):
+        assert update.confirm(start, never, lambda: 0.0, lambda s: None, print)
+
+
+VIEW = View(boot="", now_s=0, wall_s=0, clock_synced=True, version=VERSION, name="u", started_s=0, mode="armed",
+            driver="usbhid", link="up", age_s=1.0,
+            status=Status(taken_s=0.0, source=Source.MAINS, battery=Battery(charge_pct=100.0)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"phase": "countdown"}, "protection is at work"),
+        ({"phase": "recovery"}, "protection is at work"),
+        ({"status": Status(taken_s=0.0, source=Source.BATTERY)}, "not on mains"),
+        ({"status": Status(taken_s=0.0, source=Source.BYPASS)}, "not on mains"),
+        ({"status": Status(taken_s=0.0, source=Source.MAINS, battery=Battery(charge_pct=79.0))}, "wait for 80 %"),
+        ({"status": Status(taken_s=0.0, source=Source.BOOST, battery=Battery(charge_pct=80.0))}, ""),
+        ({"status": Status(taken_s=0.0, source=Source.MAINS)}, ""),
+        ({"status": None}, "the UPS says nothing"),
+        ({"age_s": 31.0}, "the UPS says nothing"),
+    ],
+)
+def test_when_an_update_is_refused(change: dict[str, object], why: str) -> None:
+    said = update.refusal(replace(VIEW, **change), without_ups=False)  # type: ignore[arg-type]
+    assert (why in said) if why else said == ""
+
+
+def test_without_a_ups_only_if_that_was_asked_for() -> None:
+    assert update.refusal(replace(VIEW, status=None), without_ups=True) == ""
+    assert update.refusal(replace(VIEW, status=Status(taken_s=0.0, source=Source.BATTERY)), without_ups=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "board", "again", "why"),
+    [
+        ("9.0", "", False, ""),
+        ("0.0.9", "", False, "is older than"),
+        ("0.0.9", "", True, "is older than"),
+        (VERSION, "", False, "runs already"),
+        (VERSION, "", True, ""),
+        ("9.0", "mips", False, "is for mips"),
+    ],
+)
+def test_which_versions_are_refused(version: str, board: str, again: bool, why: str) -> None:
+    said = update.wrong_version(bundle.Manifest(version, 0, board or update.board(), ()), VERSION, again)
+    assert (why in said) if why else said == ""
+
+
+def test_versions_are_numbers() -> None:
+    assert bundle.number("0.10.0") > bundle.number("0.9.9")
+    for text in ("1", "1.x", "", "1.2.3.4.5", "1.-2"):
+        with pytest.raises(ConfigError):
+            bundle.number(text)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda b: bundle.MAGIC + b)))
+def test_any_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ConfigError):
+        bundle.read_head(io.BytesIO(data), [PUBLIC])
+
+
+def test_the_slot_of_this_start_is_what_the_kernel_was_told() -> None:
+    for line, slot in (("quiet ridethrough.slot=b ro\n", "b"), ("ro\n", ""), ("xridethrough.slot=a", "")):
+        assert update.card(Config(), line).running == slot
+
+
+def test_a_host_without_slots_is_told_so() -> None:
+    args = Namespace(confirm=False, source="x", again=False, without_ups=False)
+    with pytest.raises(ConfigError, match="not started from an image"):
+        update.main(args, Config(), lambda: VIEW)
+
+
+def test_a_page_is_healthy_once_it_answers_at_all(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        web = Web(listen=f"127.0.0.1:{server.getsockname()[1]}")
+
+        def answer() -> None:
+            for _ in range(2):  # the first wanted TLS
+                conversation, _ = server.accept()
+                with conversation:
+                    conversation.recv(100)
+                    conversation.sendall(b"HTTP/1.1 421 Misdirected Request\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert update._page(Config(web=web)) == ""
+        thread.join()
+    assert "page: no answer" in update._page(Config(web=web)) and update._page(Config()) == ""
+
+
+def test_the_makers_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = tmp_path / "update.key"
+    assert bundle.main(["key", str(key)]) == 0
+    public = bundle.public_key(capsys.readouterr().out)
+    assert key.stat().st_mode & 0o777 == 0o600 and bundle.main(["key", str(key)]) == 2
+    (tmp_path / "slot").write_bytes(tar(FILES))
+    (tmp_path / "root").write_bytes(ROOT)
+    out = tmp_path / "it.update"
+    argv = ["make", "--key", str(key), "--slot", str(tmp_path / "slot"), "--root", str(tmp_path / "root")]
+    assert bundle.main([*argv, "--version", "9.1", "--made", "1780000000", str(out)]) == 0
+    with out.open("rb") as stream:
+        found = bundle.read_head(stream, [public])
+        assert (found.version, found.board, [p.bytes for p in found.parts]) == (
+            "9.1",
+            "arm64",
+            [len(tar(FILES)), len(ROOT)],
+        )
