@@ -39,6 +39,7 @@ from .process import (
     end_with_thread,
     follow_parent,
     last_good,
+    link_kind,
     load,
     notify,
     open_link,
@@ -86,7 +87,8 @@ class Core:
         self._book = Book(self._folder / "known.json")
         self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
-        self._ups = Ups(self._open, self._take, self._config.poll_s, back_off_s(self._config.driver))
+        pauses_s = back_off_s(self._config.driver, self._config.ups)
+        self._ups = Ups(self._open, self._take, self._config.poll_s, pauses_s)
         self._server: busserver.Server | None = None
         self._engine = Engine(
             boot=boot_id(),
@@ -335,7 +337,7 @@ class Core:
         module: ModuleType = drivers.load(self._config.driver)
         names = {o.name for o in module.OPTIONS}
         section = {k: v for k, v in self._config.ups.items() if k in names}
-        opened = open_link(module.LINK, self._config.ups, time.monotonic)
+        opened = open_link(link_kind(module, self._config.ups), self._config.ups, time.monotonic)
         try:
             driver: Driver = module.connect(section, opened, time.monotonic)
         except LinkError:

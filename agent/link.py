@@ -29,6 +29,11 @@ WRITE_WITHIN_S = 0.5
 WITHIN_LIMIT_S = 5.0  # no question may take longer, whatever the caller says
 SHOWN_BYTES = 64  # of a wrong answer, in an error text
 
+
+class NotSent(LinkError):
+    """The command did not get out, or not all of it: for an order that is another thing than no answer."""
+
+
 #: cable_power -> (DTR, RTS)
 CABLE_POWER: Mapping[str, tuple[bool, bool]] = {
     "normal": (True, False),
@@ -139,7 +144,7 @@ class SerialLink:
     def _settle(self, deadline_s: float, command: bytes) -> None:
         """Wait until the line is ready, discarding what a cable says while it gets its power."""
         if self._ready_s > deadline_s:
-            raise LinkError(f"{_shown(command)}: not sent, the line is still settling")
+            raise NotSent(f"{_shown(command)}: not sent, the line is still settling")
         while self._readable(self._ready_s):
             self._line.reset_input_buffer()
 
@@ -153,9 +158,9 @@ class SerialLink:
     def _write(self, command: bytes) -> None:
         try:
             self._line.write(command)
-        except OSError:
+        except OSError as e:
             self._line.reset_output_buffer()  # or half a command would be sent whenever the line is free again
-            raise
+            raise NotSent(f"{self._line.port}: {e}") from e
 
 
 def _keep_lines_at_close(fd: int) -> None:

@@ -11,18 +11,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, config, drivers, hidraw, lines, link, reach, reading
+from . import addresses, bridge, config, drivers, hidraw, lines, link, reach, reading
 from .config import Config
-from .model import ConfigError, Option
+from .model import ConfigError, LinkError, Option
 
 log = logging.getLogger(__name__)
 
 #: LINK of a driver -> the module that opens it
-LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw}
+LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw, "bridge": bridge}
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
 
@@ -53,14 +54,33 @@ def boot_id() -> str:
 
 
 def ups_options(name: str) -> Sequence[Option]:
-    """What `[ups]` may hold for driver `name`, its link's options included. ConfigError for an unknown driver."""
+    """What `[ups]` may hold for driver `name`, its links' options included. ConfigError for an unknown driver."""
     module = drivers.load(name)
-    return (*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ()))
+    options = [*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ())]
+    if other := getattr(module, "USB_LINK", ""):
+        options = [replace(o, required=False) if o.name == "port" else o for o in options]
+        options += LINKS[other].OPTIONS
+    return options
 
 
-def back_off_s(driver: str) -> tuple[float, ...]:
+def link_kind(module: ModuleType, section: Mapping[str, Any]) -> str:
+    """The kind of link that a driver wants: its USB_LINK, if it has one and no port is configured, else its LINK.
+    LinkError if the section means both."""
+    other = str(getattr(module, "USB_LINK", ""))
+    if not other:
+        return str(module.LINK)
+    usb = [option.name for option in LINKS[other].OPTIONS if section.get(option.name) not in (None, option.default)]
+    if section.get("port") and usb:
+        raise LinkError(f"[ups] has port, a serial line, and {usb[0]}, which is for USB: remove one of them")
+    return str(module.LINK) if section.get("port") else other
+
+
+def back_off_s(driver: str, section: Mapping[str, Any]) -> tuple[float, ...]:
     """The pauses before a driver's link is opened again; empty: the usual ones."""
-    kind = drivers.load(driver).LINK if driver in drivers.available() else ""
+    if driver not in drivers.available():
+        return ()
+    module = drivers.load(driver)
+    kind = module.LINK if section.get("port") else getattr(module, "USB_LINK", module.LINK)
     return getattr(LINKS.get(kind), "BACK_OFF_S", ())
 
 

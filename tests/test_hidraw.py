@@ -287,8 +287,10 @@ def test_a_mains_failure_is_in_the_core_at_once_however_seldom_it_polls(machine:
 
 
 def test_the_pause_is_half_a_second_for_a_usb_unit_and_the_usual_ones_for_a_line() -> None:
-    assert process.back_off_s("usbhid") == (0.5,)
-    assert process.back_off_s("megatec") == process.back_off_s("simulator") == process.back_off_s("") == ()
+    assert process.back_off_s("usbhid", {}) == (0.5,)
+    serial = process.back_off_s("megatec", {"port": "/dev/ttyS0"})
+    assert serial == process.back_off_s("simulator", {}) == process.back_off_s("", {}) == ()
+    assert process.back_off_s("megatec", {})[-1] <= 5.0
 
 
 @pytest.mark.parametrize("away_s", [0.0, 0.15])

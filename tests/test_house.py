@@ -32,7 +32,7 @@ FLOORS = {
     "book": 3, "requests": 3, "program": 3,
     "bus": 3, "busserver": 3, "ups": 3,
     "drivers": 2, "apc": 2, "q1": 2, "usages": 2, "hid": 2, "hidtable": 2, "hidreader": 2,
-    "hidlook": 2, "quirks": 2, "hidraw": 1, "hidusb": 1,
+    "hidlook": 2, "quirks": 2, "hidraw": 1, "hidusb": 1, "usbdevice": 1, "bridge": 1, "bridges": 1, "cards": 1,
     "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
     "drill": 2, "curve": 2, "forecast": 2,
     "crowd": 2, "kept": 2, "pretend": 2, "mib": 2, "mib2": 2, "upsmib": 2, "upsman": 2, "ber": 2, "pdu": 2, "usm": 2,

@@ -16,7 +16,7 @@ from ..q1.orders import check_arguments
 
 log = logging.getLogger(__name__)
 
-NAME, TITLE, LINK = "apcsmart", "APC Smart-UPS, serial", "serial"
+NAME, TITLE, LINK, CARDS = "apcsmart", "APC Smart-UPS, serial", "serial", apc.CARDS
 OPTIONS: tuple[Option, ...] = ()
 QUERIES = (b"Y", b"Q")  # Y, enter smart mode, is what everything else needs; Q is asked only after its answer
 
