@@ -134,7 +134,7 @@ def test_the_root_has_our_files_and_nothing_of_the_builder(card: Path, tmp_path:
     assert re.search(r"etc/resolv.conf -> /run/systemd/resolve/stub-resolv.conf", rows)
     assert "etc/systemd/system/apt-daily.timer -> /dev/null" in rows
     data = said("unsquashfs", "-cat", squash, "usr/lib/ridethrough/data")
-    assert f"by-partuuid/{layout.SIGNATURE}-04" in data and "@SIGNATURE@" not in data
+    assert f"CARD=/dev/disk/by-partuuid/{layout.SIGNATURE}\n" in data and "@SIGNATURE@" not in data
     assert said("unsquashfs", "-cat", squash, "etc/machine-id") == ""
     assert "ridethrough-faces:x:812:812:" in said("unsquashfs", "-cat", squash, "etc/passwd")
     assert "dialout:x:20:ridethrough\n" in said("unsquashfs", "-cat", squash, "etc/group")
