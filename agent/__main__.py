@@ -30,7 +30,16 @@ def parser() -> argparse.ArgumentParser:
         ("core", "read the UPS, decide, and tell the servers"),
         ("faces", "serve the web page and SNMP"),
     ):
-        verb(name, text).add_argument("--verbose", action="store_true", help="log more")
+        started = verb(name, text)
+        started.add_argument("--verbose", action="store_true", help="log more")
+        if name == "core":
+            started.add_argument(
+                "--faces", default="", metavar="USER", help="user of the faces, if not the core's own"
+            )
+    helper = verbs.add_parser("helper", help="root's side: does one fixed thing that the core asks for (systemd)")
+    helper.add_argument(
+        "--user", default="ridethrough", metavar="USER", help="who may ask besides root (ridethrough)"
+    )
     verb("check", "say everything that is wrong with the configuration")
     status = verb("status", "show what the agent knows now")
     status.add_argument("--json", action="store_true", help="as JSON")
@@ -84,6 +93,15 @@ def parser() -> argparse.ArgumentParser:
         choices=("reset", "hash"),
         help="reset: end all sessions, print a new one-time password; hash: print what [system] password_hash wants",
     )
+    found = verb("detect", "find out which UPS is connected, with which driver, and say why; sends only questions")
+    found.add_argument(
+        "--serial-ok", action="store_true", help="no contact or simple-signalling cable hangs on a serial port"
+    )
+    found.add_argument("--port", default="", metavar="PATH", help="look at this serial port alone")
+    found.add_argument("--json", action="store_true", help="as JSON, with what was asked and said")
+    found.add_argument("--forget", action="store_true", help='forget what driver = "auto" has found')
+    bundle = verb("support", "write an archive for whoever shall help: configuration, events, frames; no secrets")
+    bundle.add_argument("--output", type=Path, metavar="FILE", help="what to write (ridethrough-support-TIME.tar.gz)")
     keep = verb("backup", "keep everything that makes this adapter the one it is in one encrypted file")
     keep.add_argument(
         "file", type=Path, metavar="FILE", help="where to; the pass phrase is asked for, or standard input"
@@ -130,7 +148,7 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.verb == "core":
         from . import core
 
-        return core.main(args.config)
+        return core.main(args.config, args.faces)
     if args.verb == "faces":
         from . import faces
 
@@ -139,6 +157,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from . import run
 
         return run.main(args.config)
+    if args.verb == "helper":
+        from . import helper
+
+        return helper.main(args.user)
     if args.verb == "demo":
         from . import demo
 

@@ -11,8 +11,10 @@ import re
 from collections.abc import Mapping
 from enum import IntFlag
 
+from .cards import Card
 from .model import (
     Battery,
+    Command,
     Condition,
     Flow,
     Ident,
@@ -25,6 +27,23 @@ from .model import (
     Test,
     TestResult,
 )
+
+#: the status cards; what each unit can do of these commands it says itself
+CARDS = (
+    Card(
+        "Serial port with smart signalling",
+        "Smart-UPS, Matrix-UPS and other units that answer `Y`",
+        "a smart cable (940-0024C, 940-1524C, 940-0095B)",
+        "complete",
+        "real, NUT",
+        frozenset(Command(word) for word in (
+            "test-quick", "test-deep", "test-stop", "beeper-on", "beeper-off",
+            "shutdown-return", "shutdown-stay-off", "shutdown-stop",
+        )),
+        "off after its grace time, up to 600 s",
+    ),
+    Card("Serial port with smart signalling", "Symmetra (three phases), SPM", "", "untested", "none"),
+)  # fmt: skip
 
 ALERTS = b"!$%+?=*#&|"  # mains failed, back; battery low, ok; abnormal, ok; off now; replace; sensor; EEPROM changed
 CAPABILITIES_LIMIT = 64

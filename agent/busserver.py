@@ -66,9 +66,11 @@ class Server:
         answer: Callable[[bus.Message, Peer], bus.Message],
         greeting: Callable[[], list[bytes]],
         may_talk: Callable[[int], bool],
+        group: int | None = None,
     ) -> None:
         """`answer(message, peer)` returns the reply's fields or raises BusError; `greeting()` gives the lines with
-        which a subscriber starts; `may_talk(uid)` decides who may connect. OSError if the socket cannot be made."""
+        which a subscriber starts; `may_talk(uid)` decides who may connect; `group` is the id of the group that gets
+        the socket, if not our own. OSError if the socket cannot be made."""
         self._answer, self._greeting, self._may_talk = answer, greeting, may_talk
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
@@ -82,6 +84,8 @@ class Server:
         _take_over(path)
         with bus.address(path) as place:
             self._listener.bind(place)
+        if group is not None:
+            os.chown(path, -1, group)
         os.chmod(path, 0o660)
         self._listener.listen(CLIENTS_LIMIT)
         self._listener.setblocking(False)

@@ -89,6 +89,7 @@ class Snmp:
     allow_shutdown: bool = False
     auth_traps: bool = False
     lenient_scalars: bool = False
+    upsman_mib: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +206,12 @@ SNMP = (
         kind=bool,
         default=False,
         help="answer a GET of a scalar without its .0, as some old cards do",
+    ),
+    Option(
+        name="upsman_mib",
+        kind=bool,
+        default=False,
+        help="GENEREX's private objects and notifications (1.3.6.1.4.1.1356) too",
     ),
     Option(name="allow_weak", kind=bool, default=False, help="MD5 and DES of version 3, for old managers"),
 )

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -19,33 +18,38 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
-from . import bus, busserver, config, curve, drivers, vault, wire
+from . import bus, busserver, config, curve, vault, wire
 from .book import Book
 from .config import Config, Server
 from .curve import Curve
 from .deliver import Delivery
+from .detect import Auto
 from .engine import TICK_S, Engine, Item, NewConfig, Note
 from .enrolments import Enrolments
 from .guard import Ordered
-from .model import VERSION, Command, ConfigError, Driver, LinkError
+from .model import VERSION, Command, ConfigError, Driver
 from .places import Places
 from .process import (
     SystemClock,
+    account,
     back_off_s,
     boot_id,
+    connect,
     end_with_thread,
     follow_parent,
     last_good,
     load,
+    many_descriptors,
     notify,
     open_link,
 )
 from .requests import Requests
 from .slots import Keeper
 from .store import Store
+from .tape import Tape
 from .ups import Polled, Ups
 
 log = logging.getLogger(__name__)
@@ -63,9 +67,10 @@ EXIT_AGAIN = 75  # start me again
 class Core:
     """Wires the threads together."""
 
-    def __init__(self, path: Path) -> None:
-        """Reads the configuration at `path`. ConfigError if nothing of it can be used."""
-        self._path = path
+    def __init__(self, path: Path, faces: str = "") -> None:
+        """Reads the configuration at `path`; `faces`: the user that may talk on the bus besides ours and root.
+        ConfigError if nothing of it can be used, or there is no such user."""
+        self._path, self._faces = path, account(faces)
         self._stop = threading.Event()
         self._reload, self._reloaded = threading.Event(), threading.Event()
         self._disarm = False  # whatever else the file says, at the next reading
@@ -86,7 +91,10 @@ class Core:
         self._book = Book(self._folder / "known.json")
         self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
-        self._ups = Ups(self._open, self._take, self._config.poll_s, back_off_s(self._config.driver))
+        self._tape = Tape(time.monotonic)
+        self._auto = Auto(self._folder, self._config.ups, open_link, time.monotonic)
+        pauses_s = back_off_s(self._config.driver, self._config.ups)
+        self._ups = Ups(self._open, self._take, self._config.poll_s, pauses_s)
         self._server: busserver.Server | None = None
         self._engine = Engine(
             boot=boot_id(),
@@ -111,6 +119,7 @@ class Core:
             self._reload_asked,
             lambda name, sha256: self._enrolments.enrol(name, sha256, self._config.servers),
             self._delivery.order,
+            self._tape,
         )
         self._delivery.plan(self._config.servers)
         self._inbox.put(NewConfig(new.config, new.problems, new.protecting_bad, note=False))
@@ -246,12 +255,14 @@ class Core:
 
     def _open_bus(self) -> list[threading.Thread]:
         """Open the bus and start its threads; without it protection works all the same, and it is tried again."""
+        talkers = {0, os.getuid(), self._faces[0]}
         try:
             server = busserver.Server(
                 str(self._run_dir / "core.sock"),
                 self._requests.answer,
                 self._greeting,
-                lambda uid: uid in (0, os.getuid()),
+                lambda uid: uid in talkers,
+                self._faces[1],
             )
         except (OSError, bus.BusError) as e:
             log.error("no bus in %s (%s): page and SNMP say no-core, protection works", self._run_dir, e)
@@ -330,20 +341,7 @@ class Core:
 
     def _open(self) -> Driver:
         """Connect to the UPS. LinkError if that is not possible now."""
-        if not self._config.driver:
-            raise LinkError("no driver is configured")
-        module: ModuleType = drivers.load(self._config.driver)
-        names = {o.name for o in module.OPTIONS}
-        section = {k: v for k, v in self._config.ups.items() if k in names}
-        password = self._secrets().get(label) if (label := self._config.ups.get("secret")) else None
-        opened = open_link(module.LINK, {**self._config.ups, "password": password}, time.monotonic)
-        try:
-            driver: Driver = module.connect(section, opened, time.monotonic)
-        except LinkError:
-            if opened is not None:
-                opened.close()
-            raise
-        return driver
+        return connect(self._config, self._auto, self._tape, time.monotonic, self._secrets)
 
     def _take(self, polled: Polled) -> None:
         self._inbox.put(polled)
@@ -366,12 +364,6 @@ class Core:
         return {"problems": list(self._loaded.problems), "protecting_bad": self._loaded.protecting_bad}
 
 
-def _many_descriptors() -> None:
-    """A thousand servers need a thousand sockets."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
-
-
 def _nobody(found: Config, texts: tuple[str, ...]) -> NewConfig:
     """Mistakes and no last good configuration: the UPS is shown if it can be, and nobody is told anything."""
     log.error("no last good configuration: nothing is protected until the file is mended")
@@ -391,9 +383,9 @@ def _servers_before(found: Config) -> tuple[Server, ...]:
         return ()
 
 
-def main(path: Path) -> int:
-    """Run the core with the configuration at `path`."""
+def main(path: Path, faces: str = "") -> int:
+    """Run the core with the configuration at `path`; `faces`: the user of the faces, if that is not our own."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be served
     os.umask(0o077)
-    _many_descriptors()
-    return Core(path).run()
+    many_descriptors()
+    return Core(path, faces).run()

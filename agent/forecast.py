@@ -12,6 +12,8 @@ from .curve import Curve
 from .model import Condition, Forecast, Source, Status
 from .outage import Latch, Phase, Plan, State, budget_s
 
+CONFIGURED_LOAD_FLOOR_PCT = 50.0  # below it, what the UPS itself consumes counts too much to promise more
+
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
@@ -24,13 +26,16 @@ class Expectation:
 
 def filled(look: Status, curve: Curve | None, full_load_minutes: float | None) -> Status:
     """The frame with a runtime where the unit says none but a charge: from the learned curve, else from the
-    configured minutes (at full load, so the least it can be). Marked as estimated; else nothing is invented."""
+    configured minutes at full load, longer at less load as far as CONFIGURED_LOAD_FLOOR_PCT. Marked as estimated;
+    else nothing is invented."""
     battery = look.battery
     if battery.runtime_s is not None or battery.charge_pct is None:
         return look
     runtime_s = curve.runtime_s(battery.charge_pct, load_pct(look)) if curve else None
     if runtime_s is None and full_load_minutes is not None:
-        runtime_s = full_load_minutes * 60.0 * battery.charge_pct / 100.0
+        load = load_pct(look)
+        part = 1.0 if load is None else max(CONFIGURED_LOAD_FLOOR_PCT, load) / 100.0
+        runtime_s = full_load_minutes * 60.0 * battery.charge_pct / 100.0 / part
     if runtime_s is None:
         return look
     return replace(look, battery=replace(battery, runtime_s=runtime_s, estimated=battery.estimated | {"runtime_s"}))

@@ -30,11 +30,14 @@ DEVICES_LIMIT = 64  # looked at; more are not listed
 TEXT_LIMIT = 256
 POWER_PAGE = 0x84
 
-OPTIONS: tuple[Option, ...] = (
+WHICH: tuple[Option, ...] = (
     Option(name="usb_vendor", kind=str, help='USB vendor id of the UPS, 4 hex digits as lsusb shows them ("051d")'),
     Option(name="usb_product", kind=str, help='USB product id of the UPS, 4 hex digits ("0002")'),
     Option(name="usb_serial", kind=str, help="serial number of the UPS, as in /sys; tells two equal ones apart"),
     Option(name="usb_place", kind=str, help='USB socket of the UPS ("1-1.2"), for equal ones without serial numbers'),
+)
+OPTIONS: tuple[Option, ...] = (
+    *WHICH,
     Option(
         name="usb_access",
         kind=str,
@@ -143,7 +146,7 @@ def find(sys: Path = SYS, dev: Path = DEV) -> list[Found]:
 
 def _identity(device: Path) -> Identity:
     """From the HID device's uevent, and the USB device two levels above it."""
-    told = dict(line.split("=", 1) for line in _text(device / "uevent").splitlines() if "=" in line)
+    told = dict(line.split("=", 1) for line in text(device / "uevent").splitlines() if "=" in line)
     ids = told.get("HID_ID", "").split(":")
     if len(ids) != 3:
         raise ValueError(f"HID_ID {told.get('HID_ID')!r}")
@@ -151,14 +154,15 @@ def _identity(device: Path) -> Identity:
     return Identity(
         vendor=int(ids[1], 16) & 0xFFFF,
         product=int(ids[2], 16) & 0xFFFF,
-        maker=_text(usb / "manufacturer"),
-        name=_text(usb / "product") or told.get("HID_NAME", ""),
-        serial=_text(usb / "serial") or told.get("HID_UNIQ", ""),
+        maker=text(usb / "manufacturer"),
+        name=text(usb / "product") or told.get("HID_NAME", ""),
+        serial=text(usb / "serial") or told.get("HID_UNIQ", ""),
         place=usb.name,
     )
 
 
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """A small text file of the kernel, without its line end; "" if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(16 * TEXT_LIMIT).decode("utf-8", "replace").strip("\0\n ")
@@ -166,8 +170,12 @@ def _text(path: Path) -> str:
         return ""
 
 
-def choose(found: list[Found], section: Mapping[str, Any]) -> Found:
-    """The one that `section` means (see OPTIONS). LinkError if it is none, or more than one, with the remedy."""
+REFUSED = 'one that lsusb shows may need usb_access = "libusb"'
+
+
+def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED) -> Found:
+    """The one that `section` means (see WHICH). LinkError if it is none, or more than one, with the remedy, of which
+    `hint` is the end."""
     wanted: dict[str, Callable[[Identity], str]] = {
         "usb_vendor": lambda who: f"{who.vendor:04x}",
         "usb_product": lambda who: f"{who.product:04x}",
@@ -183,10 +191,7 @@ def choose(found: list[Found], section: Mapping[str, Any]) -> Found:
     there = "; ".join(_shown(one.identity) for one in found[:8]) or "none"
     if not fits:
         what = " ".join(f"{name}={text}" for name, text in given.items())
-        raise LinkError(
-            f"no USB UPS {what}".rstrip()
-            + f'; there are: {there}; see them with: lsusb; one that lsusb shows may need usb_access = "libusb"'
-        )
+        raise LinkError(f"no USB UPS {what}".rstrip() + f"; there are: {there}; see them with: lsusb; {hint}")
     raise LinkError(f"{len(fits)} USB UPSes fit: {there}; set usb_serial or usb_place in [ups]")
 
 

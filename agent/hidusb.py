@@ -10,12 +10,13 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import hidraw
 from .hidraw import DESCRIPTOR_LIMIT_BYTES, LARGER_BYTES, REPORT_LIMIT_BYTES, Found, Identity
 from .model import LinkError, Reply
+from .usbdevice import Claim, Finder, find_all, identity
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,6 @@ EPIPE, EOVERFLOW, ETIMEDOUT = 32, 75, 110
 HID_CLASS, HID_DESCRIPTOR, REPORT_DESCRIPTOR = 3, 0x21, 0x22
 KINDS = {"input": 1, "feature": 3}
 
-Finder = Callable[[], Iterable[Any]]  # all USB devices, as pyusb's usb.core.Device
-
 
 def open(  # noqa: A001 (hidusb.open reads well)
     section: Mapping[str, Any], now: Callable[[], float], finder: Finder | None = None, util: Any = None
@@ -37,13 +36,9 @@ def open(  # noqa: A001 (hidusb.open reads well)
     import usb.core  # only here: nobody else needs its memory
     import usb.util
 
-    if finder is None:
-
-        def finder() -> Iterable[Any]:
-            return list(usb.core.find(find_all=True) or ())
-
     try:
-        found = [(Found(hidraw.DEV, _identity(device)), device) for device in finder() if _hid_interfaces(device)]
+        devices = (finder or find_all)()
+        found = [(Found(hidraw.DEV, identity(device)), device) for device in devices if _hid_interfaces(device)]
         chosen = hidraw.choose([one for one, _ in found], section)
         device = next(device for one, device in found if one is chosen)
         for number in _hid_interfaces(device):
@@ -52,8 +47,6 @@ def open(  # noqa: A001 (hidusb.open reads well)
                 return link
             link.close()
         raise LinkError(f"{chosen.identity.name or 'this USB device'} is no power device")
-    except usb.core.NoBackendError as e:
-        raise LinkError("libusb is missing; mend with: sudo apt install libusb-1.0-0") from e
     except usb.core.USBError as e:
         raise LinkError(f"USB device cannot be opened: {e}; docs/drivers.md has a udev rule") from e
 
@@ -62,29 +55,6 @@ def _hid_interfaces(device: Any) -> list[int]:
     """The numbers of its HID interfaces; some units have two, and the second is the one."""
     there = [interface for configuration in device for interface in configuration]
     return [int(one.bInterfaceNumber) for one in there if one.bInterfaceClass == HID_CLASS]
-
-
-def _identity(device: Any) -> Identity:
-    ports = ".".join(str(port) for port in device.port_numbers or ())
-    return Identity(
-        vendor=int(device.idVendor),
-        product=int(device.idProduct),
-        maker=_text(device, "manufacturer"),
-        name=_text(device, "product"),
-        serial=_text(device, "serial_number"),
-        place=f"{device.bus}-{ports}",
-    )
-
-
-def _text(device: Any, name: str) -> str:
-    """A string that the unit cannot give is none; pyusb reports that as ValueError (no language) or USBError."""
-    import usb.core
-
-    try:
-        return str(getattr(device, name) or "").strip("\0 ")
-    except (ValueError, usb.core.USBError) as e:
-        log.debug("usb: %s: %s", name, e)
-        return ""
 
 
 class HidUsbLink:
@@ -96,11 +66,11 @@ class HidUsbLink:
         self._error: type[OSError] = usb.core.USBError
         self._util = util
         self._device, self._interface, self.identity, self._now = device, interface, identity, now
-        self._detached = self._take_from_kernel()
+        self._claim = Claim(device, interface, util)
         try:
             self.descriptor = self._read_descriptor()
         except self._error:
-            self._give_back()
+            self._claim.give_back()
             raise
         self._numbered = hidraw.has_ids(self.descriptor)
         self._waiting: deque[Reply] = deque(maxlen=WAITING_LIMIT)
@@ -173,24 +143,7 @@ class HidUsbLink:
         self._thread.join(2 * INTERRUPT_WITHIN_MS / 1000)
         os.close(self._wake_r)
         os.close(self._wake_w)
-        self._give_back()
-
-    def _give_back(self) -> None:
-        try:
-            self._util.release_interface(self._device, self._interface)
-            if self._detached:
-                self._device.attach_kernel_driver(self._interface)
-        except self._error as e:
-            log.debug("usb: closing: %s", e)  # it was unplugged
-        self._util.dispose_resources(self._device)
-
-    def _take_from_kernel(self) -> bool:
-        detached = False
-        if self._device.is_kernel_driver_active(self._interface):
-            self._device.detach_kernel_driver(self._interface)
-            detached = True
-        self._util.claim_interface(self._device, self._interface)
-        return detached
+        self._claim.give_back()
 
     def _read_descriptor(self) -> bytes:
         """GET_DESCRIPTOR (7.1.1), asked for directly: the length in the HID descriptor is not always true."""
@@ -209,14 +162,19 @@ class HidUsbLink:
         return None
 
     def _listen(self, endpoint: tuple[int, int] | None) -> None:
+        cleared = False  # since it last sent something: a pipe that stalls again at once is not mended that way
         while endpoint is not None and not self._stop.is_set():
             try:
                 data = bytes(self._device.read(*endpoint, INTERRUPT_WITHIN_MS))
             except self._error as e:
                 if e.errno == ETIMEDOUT:
                     continue
+                if e.errno == EPIPE and not cleared and self._clear_halt(endpoint[0]):
+                    cleared = True
+                    continue
                 self._gone = f"interrupt reports: {e}"
             else:
+                cleared = False
                 self._waiting.append(Reply(data if self._numbered else b"\0" + data, self._now()))
             try:
                 os.write(self._wake_w, b"x")
@@ -224,3 +182,13 @@ class HidUsbLink:
                 pass  # it is already awake
             if self._gone:
                 return
+
+    def _clear_halt(self, address: int) -> bool:
+        """CLEAR_FEATURE(ENDPOINT_HALT), USB 2.0, 9.4.5; whether the unit took it."""
+        try:
+            self._device.clear_halt(address)
+        except self._error as e:
+            log.debug("usb: endpoint %#04x stays halted: %s", address, e)
+            return False
+        log.info("usb: endpoint %#04x was halted and is cleared", address)
+        return True

@@ -15,8 +15,11 @@ import pwd
 import select
 import termios
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import devices
+from .hidraw import Identity
 from .model import LinkError, Option, Reply
 
 if TYPE_CHECKING:
@@ -28,6 +31,16 @@ SETTLE_S = 1.1  # a cable that lives on DTR/RTS needs this long before its UPS a
 WRITE_WITHIN_S = 0.5
 WITHIN_LIMIT_S = 5.0  # no question may take longer, whatever the caller says
 SHOWN_BYTES = 64  # of a wrong answer, in an error text
+BACK_OFF_S = (1.0, 2.0, 4.0)  # so that a cable that is plugged in again is found within 15 s, with all that follows
+
+
+class Silence(LinkError):
+    """Not one byte came within the time."""
+
+
+class NotSent(LinkError):
+    """The command did not get out, or not all of it: for an order that is another thing than no answer."""
+
 
 #: cable_power -> (DTR, RTS)
 CABLE_POWER: Mapping[str, tuple[bool, bool]] = {
@@ -56,6 +69,7 @@ OPTIONS: tuple[Option, ...] = (
 
 _NO_SUCH_IOCTL = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP)
 _told_no_lines: set[str] = set()  # ports of the configuration, so it stays small
+_was: dict[str, Identity] = {}  # port -> the USB device that it was when it was last open; as small
 
 
 def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  # noqa: A001 (link.open reads well)
@@ -73,7 +87,7 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  #
             None, int(section.get("baud", 2400)), timeout=0, write_timeout=WRITE_WITHIN_S, exclusive=True
         )
         line.dtr, line.rts = CABLE_POWER[section.get("cable_power", "normal")]
-        line.port = port
+        line.port = node = follow(port)
         line.open()
     except (OSError, ValueError, termios.error) as e:
         raise LinkError(remedy(port, e)) from e
@@ -83,7 +97,33 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  #
     except (OSError, termios.error) as e:
         line.close()
         raise LinkError(remedy(port, e)) from e
+    if (found := devices.port(node)) is not None and found.usb is not None:
+        _was[port] = found.usb
     return SerialLink(line, now, ready_s=now() + (SETTLE_S if has_lines else 0.0))
+
+
+def follow(
+    port: str,
+    was: Mapping[str, Identity] = _was,
+    sys: Path = devices.TTY,
+    dev: Path = devices.DEV,
+) -> str:
+    """Where the device of `port` is now: a USB adapter that was unplugged may come back under another number.
+
+    `was`: the device that each port had. LinkError if the port is another device now, and its own is nowhere: a name
+    is no reason to talk to somebody else's.
+    """
+    mine = was.get(port)
+    there = devices.port(port, sys, dev) if mine is not None else None
+    if mine is None or (there is not None and there.usb is not None and devices.same(mine, there.usb)):
+        return port
+    for other in devices.ports(sys, dev):
+        if other.usb is not None and devices.same(mine, other.usb):
+            log.warning("%s is %s now; a name under /dev/serial/by-id would not move", port, other.node)
+            return str(other.node)
+    if there is not None:
+        raise LinkError(f"{port} is another device now, and that of the UPS is not there; plug its cable in")
+    return port
 
 
 class SerialLink:
@@ -114,12 +154,20 @@ class SerialLink:
                 if len(inbox) > limit_bytes:
                     raise LinkError(f"{_shown(command)}: more than {limit_bytes} bytes without end: {_shown(inbox)}")
                 if not self._readable(deadline_s):
-                    got = f"only {_shown(inbox)}" if inbox else "no answer"
-                    raise LinkError(f"{_shown(command)}: {got} within {within_s:g} s")
+                    if not inbox:
+                        raise Silence(f"{_shown(command)}: no answer within {within_s:g} s")
+                    raise LinkError(f"{_shown(command)}: only {_shown(inbox)} within {within_s:g} s")
                 inbox += self._line.read(limit_bytes + len(end) - len(inbox))
         except (OSError, termios.error) as e:
             raise LinkError(f"{self._line.port}: {e}") from e
         return Reply(bytes(inbox[:cut]), self._now())
+
+    def settle(self) -> None:
+        """Wait until a freshly opened line is ready, 1.1 s. LinkError if it is gone."""
+        try:
+            self._settle(self._ready_s, b"")
+        except (OSError, termios.error) as e:
+            raise LinkError(f"{self._line.port}: {e}") from e
 
     def send(self, command: bytes) -> None:
         """Send `command` to which there is no reply. LinkError if it cannot be written."""
@@ -139,7 +187,7 @@ class SerialLink:
     def _settle(self, deadline_s: float, command: bytes) -> None:
         """Wait until the line is ready, discarding what a cable says while it gets its power."""
         if self._ready_s > deadline_s:
-            raise LinkError(f"{_shown(command)}: not sent, the line is still settling")
+            raise NotSent(f"{_shown(command)}: not sent, the line is still settling")
         while self._readable(self._ready_s):
             self._line.reset_input_buffer()
 
@@ -153,9 +201,9 @@ class SerialLink:
     def _write(self, command: bytes) -> None:
         try:
             self._line.write(command)
-        except OSError:
+        except OSError as e:
             self._line.reset_output_buffer()  # or half a command would be sent whenever the line is free again
-            raise
+            raise NotSent(f"{self._line.port}: {e}") from e
 
 
 def _keep_lines_at_close(fd: int) -> None:
@@ -193,11 +241,23 @@ def remedy(port: str, error: Exception) -> str:
     if number in (errno.EACCES, errno.EPERM):
         return (
             f"may not open {port}, which group {_group(port)} may; mend with: "
-            f"sudo usermod -aG {_group(port)} {_user()}, then log in again or restart the service"
+            f"sudo usermod -aG {_group(port)} {_user()}, then log in again or restart the service{_rule(port)}"
         )
     if number in (errno.EAGAIN, errno.EBUSY):
         return f"{port} is in use by another program; see which with: sudo fuser -v {port}"
     return f"{port} cannot be used as a serial line: {error}"
+
+
+def _rule(port: str) -> str:
+    """The udev rule that gives a port to the usual group, if it belongs to another one."""
+    found = devices.port(port)
+    if _group(port) == "dialout" or found is None or found.usb is None:
+        return ""
+    who = found.usb
+    return (
+        f'; or with a udev rule: SUBSYSTEM=="tty", ATTRS{{idVendor}}=="{who.vendor:04x}", '
+        f'ATTRS{{idProduct}}=="{who.product:04x}", GROUP="dialout", MODE="0660"'
+    )
 
 
 def _group(port: str) -> str:

@@ -73,6 +73,7 @@ class Look(NamedTuple):
     written: Written | None = None
     auth_traps: bool = False
     lenient: bool = False  # a scalar may be asked for without its .0
+    upsman: bool = False  # the private tree of GENEREX, too
 
     @property
     def ticks(self) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from . import ber, upsmib
+from . import ber, upsman, upsmib
 from .ber import INTEGER, IP_ADDRESS, SEQUENCE, TIMETICKS, Oid
 from .mib import Look, Object, row
 from .mib2 import INTERFACES
@@ -55,6 +55,8 @@ class Notice:
     def of_version_1(self, request_from: bytes, community: bytes) -> bytes:
         """A whole message; `request_from`: our IPv4 address, four octets."""
         generic, specific, enterprise = ENTERPRISE_SPECIFIC, self.trap[-1], self.trap[:-1]
+        if enterprise[-1] == 0:  # RFC 3584 section 3.2, (3)
+            enterprise = enterprise[:-1]
         if enterprise == GENERIC:
             generic, specific, enterprise = self.trap[-1] - 1, 0, UPS
         pdu = ber.tlv(
@@ -108,6 +110,9 @@ class Watch:
             number = _NUMBERS.get(event.name)
             if number is None or event.kind not in ("began", "ended") or event.again:
                 continue
+            private = upsman.trap(Condition(event.name), event.kind == "began") if look.upsman else None
+            if private is not None and (event.kind == "began") == (number not in self.open):
+                found.append(Notice(private, look.ticks, b""))
             if event.kind == "began" and number not in self.open:
                 self.open[number] = self._row(number, look, last_id)
                 found += self._began(number, look)
@@ -164,6 +169,11 @@ class Watch:
 def cold_start(look: Look) -> Notice:
     """The agent has started."""
     return Notice((*GENERIC, COLD_START), look.ticks, b"")
+
+
+def private_start(look: Look) -> Notice:
+    """The same in the tree of GENEREX."""
+    return Notice(upsman.STARTED, look.ticks, b"")
 
 
 def authentication_failure(look: Look) -> Notice:

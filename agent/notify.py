@@ -72,6 +72,8 @@ class Notifier:
         if not self._started:
             self._started = True
             found.append(notices.cold_start(look))
+            if look.upsman:
+                found.append(notices.private_start(look))
         if self._refused.is_set():
             self._refused.clear()
             found.append(notices.authentication_failure(look))

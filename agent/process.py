@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
+import resource
 import signal
 import socket
 import struct
@@ -11,20 +13,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, config, drivers, hidraw, lines, link, reach, reading, snmplink, upsd
+from . import addresses, bridge, config, detect, drivers, hidraw, lines, link, reach, reading, snmplink, upsd
 from .config import Config
-from .model import ConfigError, Option
+from .model import ConfigError, Driver, LinkError, Option
+from .tape import Tape, Taped
 
 log = logging.getLogger(__name__)
 
 #: LINK of a driver -> the module that opens it
-LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw, "upsd": upsd, "snmp": snmplink}
+LINKS: Mapping[str, ModuleType] = {
+    "serial": link, "lines": lines, "usb": hidraw, "bridge": bridge, "upsd": upsd, "snmp": snmplink,
+}  # fmt: skip
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
+AUTO_BACK_OFF_S = (0.5,)  # each opening looks at one thing more
 
 BOOT_PROBLEMS = Path("/run/ridethrough-system/problems")
 TIMESYNC = Path("/run/systemd/timesync")
@@ -53,20 +60,77 @@ def boot_id() -> str:
 
 
 def ups_options(name: str) -> Sequence[Option]:
-    """What `[ups]` may hold for driver `name`, its link's options included. ConfigError for an unknown driver."""
+    """What `[ups]` may hold for driver `name`, its links' options included. ConfigError for an unknown driver."""
+    if name == detect.AUTO:
+        return detect.OPTIONS
     module = drivers.load(name)
-    return (*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ()))
+    options = [*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ())]
+    if other := getattr(module, "USB_LINK", ""):
+        options = [replace(o, required=False) if o.name == "port" else o for o in options]
+        options += LINKS[other].OPTIONS
+    return options
 
 
-def back_off_s(driver: str) -> tuple[float, ...]:
+def link_kind(module: ModuleType, section: Mapping[str, Any]) -> str:
+    """The kind of link that a driver wants: its USB_LINK, if it has one and no port is configured, else its LINK.
+    LinkError if the section means both."""
+    other = str(getattr(module, "USB_LINK", ""))
+    if not other:
+        return str(module.LINK)
+    usb = [option.name for option in LINKS[other].OPTIONS if section.get(option.name) not in (None, option.default)]
+    if section.get("port") and usb:
+        raise LinkError(f"[ups] has port, a serial line, and {usb[0]}, which is for USB: remove one of them")
+    return str(module.LINK) if section.get("port") else other
+
+
+def back_off_s(driver: str, section: Mapping[str, Any]) -> tuple[float, ...]:
     """The pauses before a driver's link is opened again; empty: the usual ones."""
-    kind = drivers.load(driver).LINK if driver in drivers.available() else ""
+    if driver == detect.AUTO:
+        return AUTO_BACK_OFF_S
+    if driver not in drivers.available():
+        return ()
+    module = drivers.load(driver)
+    kind = module.LINK if section.get("port") else getattr(module, "USB_LINK", module.LINK)
     return getattr(LINKS.get(kind), "BACK_OFF_S", ())
 
 
 def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
     """The link that a driver wants, None if it wants none. LinkError if it cannot be had."""
     return LINKS[kind].open(section, now) if kind in LINKS else None
+
+
+def connect(
+    settings: Config,
+    auto: detect.Auto,
+    tape: Tape,
+    now: Callable[[], float],
+    secrets: Callable[[], Mapping[str, str]],
+) -> Driver:
+    """Open the configured UPS, or the one that `auto` has detected; `secrets` by label. LinkError if that is not
+    possible now."""
+    if not settings.driver:
+        raise LinkError("no driver is configured")
+    name, section = settings.driver, settings.ups
+    if name == detect.AUTO:
+        found = auto.choose()
+        name, section = found.driver, typed(found)
+    module: ModuleType = drivers.load(name)
+    names = {o.name for o in module.OPTIONS}
+    kind, label = link_kind(module, section), section.get("secret")
+    opened = open_link(kind, {**section, "password": secrets().get(label) if label else None}, now)
+    taped = Taped(opened, tape) if opened is not None and kind != "lines" else opened
+    try:
+        driver: Driver = module.connect({k: v for k, v in section.items() if k in names}, taped, now)
+    except LinkError:
+        if opened is not None:
+            opened.close()
+        raise
+    return driver
+
+
+def typed(found: detect.Found) -> dict[str, Any]:
+    """The section of what was detected, with the defaults of all that it does not say."""
+    return {o.name: found.section.get(o.name, o.default) for o in ups_options(found.driver)}
 
 
 def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
@@ -99,6 +163,17 @@ def parse(data: bytes) -> tuple[Config, tuple[config.Problem, ...]]:
     except UnicodeDecodeError as e:
         return reading.broken(data.decode("utf-8", "replace"), f"not UTF-8 (byte {e.start})")
     return reading.parse(text, ups_options, reach.load, addresses.own)
+
+
+def account(user: str) -> tuple[int, int | None]:
+    """User and group id of a user; of "" our own, and no group. ConfigError if there is no such user."""
+    if not user:
+        return os.getuid(), None
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigError(f"there is no user {user}") from None
+    return found.pw_uid, found.pw_gid
 
 
 def notify(state: str) -> None:
@@ -140,6 +215,12 @@ class Pings:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def many_descriptors() -> None:
+    """A thousand servers need a thousand sockets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
 
 
 def follow_parent(stop: threading.Event) -> None:

@@ -160,6 +160,11 @@ def row(vendor: int, product: int, name: str) -> Quirk:
     return GENERIC
 
 
+def has_case(quirk: Quirk) -> bool:
+    """Whether bytes of a unit of this vendor are among the cases."""
+    return re.search(rf"{quirk.vendor:04x}-[0-9a-f]{{4}}-[a-z]", quirk.evidence) is not None
+
+
 # --- what can be believed ----------------------------------------------------------------------------------------
 
 _POWERS = (10.0, 0.1, 100.0, 0.01, 1e3, 1e-3, 1e4, 1e-4, 1e5, 1e6, 1e7)

@@ -11,6 +11,7 @@ from .engine import Engine, Item, Note, Wish
 from .errands import Errand
 from .model import Command, ConfigError, OrderError
 from .store import Store
+from .tape import Tape
 from .ups import Ups
 
 WISH_WITHIN_S = 5.0
@@ -18,7 +19,8 @@ WISH_WITHIN_S = 5.0
 
 class Requests:
     """`put` gives the engine an item; `reload` reads the configuration again (True: and disarms); `enrol` keeps
-    the SHA-256 of a server's certificate and gives ours; `post` has something said to a server."""
+    the SHA-256 of a server's certificate and gives ours; `post` has
+    something said to a server; `tape` has the frames of the UPS's link."""
 
     def __init__(
         self,
@@ -29,9 +31,10 @@ class Requests:
         reload: Callable[[bool], bus.Message],
         enrol: Callable[[str, str], str],
         post: Callable[[Errand], None],
+        tape: Tape,
     ) -> None:
         self._engine, self._store, self._ups, self._put, self._reload = engine, store, ups, put, reload
-        self._enrol, self._post = enrol, post
+        self._enrol, self._post, self._tape = enrol, post, tape
 
     def answer(self, message: bus.Message, peer: Peer) -> bus.Message:
         """One request from the bus. BusError says why not."""
@@ -44,6 +47,8 @@ class Requests:
                 raise bus.BusError("since and limit must be whole numbers")
             events, more = self._store.events(since, limit)
             return {"events": [wire.to_json(e) for e in events], "more": more}
+        if kind == "query" and message.get("what") == "frames":
+            return {"frames": self._tape.rows()}
         if kind == "command":
             return self._command(message, peer)
         if kind == "protect":

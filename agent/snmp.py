@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Mapping
 
-from . import addresses, ber, config, enginemib, mib2, pdu, upsmib, usm, v3
+from . import addresses, ber, config, enginemib, mib2, pdu, upsman, upsmib, usm, v3
 from .gate import Gate
 from .mib import NOTHING, Look, Table, ticks
 from .model import ConfigError, View
@@ -263,12 +263,14 @@ class Agent:
             alarms=self._alarms.rows, interfaces=self._ports, counts=self.counts,
             engine=self.responder.facts(now_s) if self.responder else None, written=self.writer,
             auth_traps=self.settings.auth_traps, lenient=self.settings.lenient_scalars,
+            upsman=self.settings.upsman_mib,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
-            self._table = Table(
-                upsmib.rows(look) + mib2.rows(look) + enginemib.rows(look),
-                upsmib.OBJECTS + mib2.OBJECTS + enginemib.OBJECTS,
-            )
+            rows = upsmib.rows(look) + mib2.rows(look) + enginemib.rows(look)
+            objects = upsmib.OBJECTS + mib2.OBJECTS + enginemib.OBJECTS
+            if look.upsman:
+                rows, objects = rows + upsman.rows(look), objects + upsman.OBJECTS
+            self._table = Table(rows, objects)
             self._shape = shape
         return look
 

@@ -214,6 +214,10 @@ def _unpack(packed: Path, folder: Path) -> None:
         raise ConfigError(f"{bundle.SLOT}: {e}") from e
     if missing := [name for name in NEEDED if name not in names]:
         raise ConfigError(f"{bundle.SLOT}: {', '.join(missing)} is missing")
+    # one bundle serves either slot: here it learns which root is its own
+    told = folder / "cmdline.txt"
+    text = re.sub(r"ridethrough\.slot=[ab]\b", f"ridethrough.slot={folder.name}", told.read_text(errors="replace"))
+    vault.write_whole(told, text.encode(), None)
 
 
 def select(here: Card, slot: str) -> None:

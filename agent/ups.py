@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .model import Command, Driver, LinkError, OrderError, Status
+from .plausible import believable
 
 log = logging.getLogger(__name__)
 
 REOPEN_AFTER = 3  # failed polls in a row
+FAILED_AGAIN_S = 1.0  # after a failed poll the next comes no later, however seldom it is polled
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 WOKEN_EVERY_S = 0.05  # a UPS that sends interrupt reports without end does not get the whole machine
 ORDERS_LIMIT = 8
@@ -67,6 +69,7 @@ class Ups:
         self._open_at_s = 0.0
         self._hurry_s = 0.0
         self._polled_s = 0.0
+        self._odd: frozenset[str] = frozenset()  # what was not believed in the last frame
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
         self._lock = threading.Lock()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -148,7 +151,7 @@ class Ups:
                 if time.monotonic() < self._open_at_s:
                     return
                 self._driver = self._opener()
-            status = self._driver.poll()
+            status = self._believed(self._driver.poll())
         except LinkError as e:
             self._failed(str(e))
             return
@@ -160,6 +163,16 @@ class Ups:
             log.info("the UPS answers again after %d failed polls", self._failed_polls)
         self._failed_polls = 0
         self._deliver(Polled(status, "", 0, "up", self._driver.commands, self._driver.off_return))
+
+    def _believed(self, status: Status) -> Status:
+        """The status without what cannot be; said when it begins, and when it ends."""
+        status, odd = believable(status)
+        for name in sorted(odd.keys() - self._odd):
+            log.warning("the UPS says %s = %g, which cannot be; taken as unknown", name, odd[name])
+        for name in sorted(self._odd - odd.keys()):
+            log.info("the UPS says a plausible %s again", name)
+        self._odd = frozenset(odd)
+        return status
 
     def _failed(self, why: str) -> None:
         self._failed_polls += 1
@@ -174,6 +187,8 @@ class Ups:
             self._open_at_s = time.monotonic() + self._back_off_s[min(self._openings, len(self._back_off_s) - 1)]
             self._hurry_s = self._open_at_s
             self._openings += 1
+        else:
+            self._hurry_s = time.monotonic() + FAILED_AGAIN_S
         commands: frozenset[Command] = self._driver.commands if self._driver is not None else frozenset()
         link = "down" if self._driver is None else "up"
         self._deliver(Polled(None, why, self._failed_polls, link, commands, self._off_return))

@@ -47,6 +47,14 @@ def main(args: argparse.Namespace) -> int:
         from . import provision
 
         return provision.main(args)
+    if args.verb == "detect":
+        from . import finding
+
+        return finding.main(args)
+    if args.verb == "support":
+        from . import support
+
+        return support.main(args)
     if args.verb == "restore":
         from . import backup
 
@@ -140,7 +148,10 @@ def describe(view: View) -> list[str]:
         battery = status.battery
         parts = [
             _number(battery.charge_pct, "%" + (" (estimated)" if "charge_pct" in battery.estimated else "")),
-            _number(None if battery.runtime_s is None else battery.runtime_s / 60, "min"),
+            _number(
+                None if battery.runtime_s is None else battery.runtime_s / 60,
+                "min" + (" (estimated)" if "runtime_s" in battery.estimated else ""),
+            ),
             _number(battery.voltage_v, "V"),
         ]
         lines.append("  battery: " + "  ".join(p for p in parts if p))

@@ -1,6 +1,9 @@
 """Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
 
-`--frames`: instead, 100000 damaged answers in the dialects of the Q1 family (tests/test_q1.py).
+`--frames`: instead, 100000 damaged answers to each serial driver (tests/test_q1.py, tests/test_fuzz_apcsmart.py).
+
+`--snmp`: instead, 12000 damaged messages of SNMP, a third of them versions 1 and 2c, and the crafted ones
+(tests/test_fuzz_snmp.py, tests/test_fuzz_usm.py).
 
 Each run is up to 40 steps of tests/test_machine.py. They are made in batches, because what hypothesis remembers of
 its runs grows; each batch has the next seed. The seeds are printed, so that what was found is found again.
@@ -35,8 +38,15 @@ def main(options: list[str]) -> int:
     if "--frames" in options:
         env = {**os.environ, "RIDETHROUGH_FUZZ_FRAMES": str(FRAMES)}
         return subprocess.run(
-            [*ARGV[:-1], "tests/test_q1.py", "-k", "damaged"], cwd=ROOT, env=env, check=False
+            [*ARGV[:-1], "tests/test_q1.py", "tests/test_fuzz_apcsmart.py", "-k", "damaged"],
+            cwd=ROOT,
+            env=env,
+            check=False,
         ).returncode
+    if "--snmp" in options:
+        files = ["tests/test_fuzz_snmp.py", "tests/test_fuzz_usm.py"]
+        env = {**os.environ, "RIDETHROUGH_FUZZ_SNMP": "4000"}
+        return subprocess.run([*ARGV[:-1], "--durations=5", *files], cwd=ROOT, env=env, check=False).returncode
     seed = random.randrange(2**31)
     if "--seed" in options:
         place = options.index("--seed")

@@ -36,14 +36,31 @@ from pysnmp.hlapi.asyncio import (  # noqa: E402
     ObjectType,
     SnmpEngine,
     UdpTransportTarget,
+    UsmUserData,
     bulkCmd,
     getCmd,
     nextCmd,
     setCmd,
+    usmAesBlumenthalCfb256Protocol,
+    usmAesCfb128Protocol,
+    usmDESPrivProtocol,
+    usmHMAC128SHA224AuthProtocol,
+    usmHMAC192SHA256AuthProtocol,
+    usmHMAC256SHA384AuthProtocol,
+    usmHMAC384SHA512AuthProtocol,
+    usmHMACMD5AuthProtocol,
+    usmHMACSHAAuthProtocol,
 )
 from pysnmp.proto.rfc1902 import OctetString  # noqa: E402
 
 Binding = tuple[str, str, str]  # name, type of the value (its ASN.1 class), value as text
+
+
+AUTHS = {
+    "sha1": usmHMACSHAAuthProtocol, "sha224": usmHMAC128SHA224AuthProtocol, "sha256": usmHMAC192SHA256AuthProtocol,
+    "sha384": usmHMAC256SHA384AuthProtocol, "sha512": usmHMAC384SHA512AuthProtocol, "md5": usmHMACMD5AuthProtocol,
+}  # fmt: skip
+PRIVS = {"aes128": usmAesCfb128Protocol, "aes256": usmAesBlumenthalCfb256Protocol, "des": usmDESPrivProtocol}
 
 
 class Manager:
@@ -56,6 +73,14 @@ class Manager:
         self._who = CommunityData("tests", community, mpModel=version)
         self._at = ("127.0.0.1", port)
         self._within_s = within_s
+
+    def with_user(self, name: str, auth: str, sign: str, priv: str, crypt: str) -> Manager:
+        """Asks with version 3 from now on; `priv` "": signed only."""
+        self._who = UsmUserData(
+            name, sign, crypt if priv else None, authProtocol=AUTHS[auth],
+            **({"privProtocol": PRIVS[priv]} if priv else {}),
+        )  # fmt: skip
+        return self
 
     def close(self) -> None:
         self._engine.transportDispatcher.closeDispatcher()

@@ -168,6 +168,7 @@ class Flood:
 
     junk: what a stranger says, and gone; open: a connection that says nothing, 512 kept; half: half a line, 512 kept;
     hello: a ClientHello, 512 kept; nobody: a whole TLS handshake without a certificate; udp: datagrams.
+    `source`: from where; "127.9.0.*": from 200 addresses by turns.
     """
 
     KINDS = ("junk", "open", "half", "hello", "nobody", "udp")
@@ -204,7 +205,7 @@ def _flood(kind: str, port: int, source: str) -> None:
             if kind == "udp":
                 udp.sendto(junk[done % len(junk)][:1400], ("127.0.0.1", port))
                 continue
-            sock = socket.create_connection(("127.0.0.1", port), 2, (source, 0))
+            sock = socket.create_connection(("127.0.0.1", port), 2, (source.replace("*", str(1 + done % 200)), 0))
             if kind == "nobody":
                 with sock, nobody.wrap_socket(sock) as tls:
                     tls.recv(10)

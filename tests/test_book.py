@@ -225,9 +225,3 @@ def test_a_neighbour_table_that_cannot_be_read_is_said_once(tmp_path: Path, capl
         found.met("nas", "192.0.2.20")
         found.turn()
     assert found.mac("nas") == "" and caplog.text.count("no MAC is learned") == 1
-
-
-def test_the_services_sandbox_lets_the_neighbour_table_be_read() -> None:
-    unit = (Path(__file__).parent.parent / "systemd" / "ridethrough.service").read_text()
-    allowed = next(line for line in unit.splitlines() if line.startswith("RestrictAddressFamilies="))
-    assert "AF_NETLINK" in allowed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -160,6 +161,13 @@ def test_who_may_not_talk_is_closed_at_once(tmp_path: Path) -> None:
     path = str(tmp_path / "bus")
     with serving(path, may_talk=lambda uid: False), bus.connect(path) as sock:
         assert sock.recv(1) == b""
+
+
+def test_the_socket_is_handed_to_the_group_of_the_faces(tmp_path: Path) -> None:
+    path = tmp_path / "bus"
+    ours = max(os.getgroups(), default=os.getegid())
+    Server(str(path), answer, list, lambda uid: True, group=ours)
+    assert path.stat().st_gid == ours and stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
 JUNK = [b"hello\n", b"[]\n", b'{"v":2,"type":"query"}\n', b"\xff\n", b"x" * (300 * 1024), b"[" * 50_000 + b"\n"]

@@ -350,6 +350,7 @@ PLAIN = {"cable": "generic-rups"}
 
 @pytest.mark.parametrize("section", [PLAIN, SENSED], ids=["all lines fall", "sense line"])
 def test_a_contact_that_bounces_for_ten_minutes_tells_nobody(section: dict[str, Any]) -> None:
+    """F25."""
     life = Life(**section)
     for _ in range(60):
         life.seconds(2, wobble=20, mains=False)  # 50 ms there and back
@@ -361,6 +362,7 @@ def test_a_contact_that_bounces_for_ten_minutes_tells_nobody(section: dict[str, 
 
 @pytest.mark.parametrize("section", [PLAIN, SENSED], ids=["all lines fall", "sense line"])
 def test_a_broken_wire_on_mains_is_comm_lost_and_tells_nobody(section: dict[str, Any]) -> None:
+    """F25."""
     life = Life(**section)
     life.uart.set(plugged=False)
     life.seconds(600)

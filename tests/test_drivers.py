@@ -13,6 +13,7 @@ import pytest
 from agent import drivers, process, wire
 from agent.drivers import contact
 from agent.model import Command, ConfigError, LinkError, Option, OrderError, Status
+from tests import devices
 from tests.simulators.contact import Uart, UartLines
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.script import ScriptLink
@@ -247,3 +248,22 @@ def test_what_it_cannot_do_and_wrong_arguments_are_refused(module: ModuleType) -
 
 def test_the_mains_can_be_cut_in_the_simulator_alone(module: ModuleType) -> None:
     assert (Command.SIMULATE in connect(module, WORKING[module.NAME])[0].commands) is (module.NAME == "simulator")
+
+
+def test_the_page_of_devices_is_made_of_the_cards_as_they_are() -> None:
+    assert devices.PAGE.read_text() == devices.page(), "it is old: ./run devices"
+
+
+def test_a_card_says_how_we_know_and_complete_needs_more_than_a_document() -> None:
+    cards = [card for name in drivers.available() for card in getattr(drivers.load(name), "CARDS", ())]
+    assert len(cards) > 70
+    for card in cards:
+        assert card.what and card.evidence and card.state in ("complete", "partial", "untested"), card
+        assert card.state != "complete" or card.evidence not in ("none", "document"), card
+
+
+def test_what_the_cards_of_a_driver_offer_is_what_its_units_can_do(module: ModuleType) -> None:
+    offered = {command for card in getattr(module, "CARDS", ()) for command in card.commands}
+    driver, _ = connect(module, WORKING[module.NAME])
+    driver.poll()
+    assert not offered or driver.commands <= offered

@@ -274,7 +274,7 @@ def test_where_the_unit_says_no_runtime_it_is_learned_or_configured_and_marked_o
     silent = plain(look(MAINS), charge_pct=50.0)
     assert filled(silent, None, None) is silent
     configured = filled(silent, None, 10.0).battery
-    assert configured.runtime_s == 300.0 and configured.estimated == {"runtime_s"}
+    assert configured.runtime_s == 600.0 and configured.estimated == {"runtime_s"}
     assert filled(silent, FLAT, 10.0).battery.runtime_s == pytest.approx(1000.0)  # 300 s of full load, at 30 %
     said = plain(look(MAINS), charge_pct=50.0, runtime_s=77.0)
     assert filled(said, FLAT, 10.0) is said

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import re
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from agent.drivers import apcsmart
 from agent.model import LinkError, OrderError, Source, Status
 from tests.simulators.script import ScriptLink
 from tests.test_apcsmart import CASES
+from tests.test_q1 import FRAMES, damaged
 
 REAL = [c["text"].encode("latin-1") for c in CASES["answers"]]
 junk = st.one_of(
@@ -94,3 +97,24 @@ def test_a_driver_on_a_mad_line_polls_on(answers: list[bytes | None]) -> None:
         except (LinkError, OrderError):
             pass
         assert link.now_s - began_s <= 10.0
+
+
+def test_no_damaged_answer_but_two_digits_that_say_so_is_on_battery() -> None:
+    """F21: any damage to any real answer is a value or a LinkError, in less than a millisecond on the mean."""
+    chance, battery, refused, took_s = random.Random(20261126), 0, 0, 0.0
+    forms, whole = sorted(apc.FORMS), [b"08", b"10", b"50", b"08!", *REAL]
+    for number in range(FRAMES):
+        question = b"Q" if number % 2 else chance.choice(forms)
+        answer = damaged(chance.choice(whole), chance)
+        began_s = time.perf_counter()
+        try:
+            value = apc.parse(question, answer)
+        except LinkError:
+            refused += 1
+            continue
+        finally:
+            took_s += time.perf_counter() - began_s
+        if question == b"Q" and isinstance(value, int) and apc.source(value) is Source.BATTERY:
+            battery += 1
+            assert re.fullmatch(rb"[13579BDF][0-7]", apc.plain(answer)), answer
+    assert battery and refused > FRAMES / 4 and took_s / FRAMES < 0.001

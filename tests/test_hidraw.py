@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import hidraw, process
+from agent import hidraw, link, process
 from agent.drivers import usbhid
 from agent.hidraw import Identity
 from agent.model import Command, LinkError, Source
@@ -286,9 +286,11 @@ def test_a_mains_failure_is_in_the_core_at_once_however_seldom_it_polls(machine:
         running.end()
 
 
-def test_the_pause_is_half_a_second_for_a_usb_unit_and_the_usual_ones_for_a_line() -> None:
-    assert process.back_off_s("usbhid") == (0.5,)
-    assert process.back_off_s("megatec") == process.back_off_s("simulator") == process.back_off_s("") == ()
+def test_the_pause_is_half_a_second_for_a_usb_unit_and_a_few_for_a_line() -> None:
+    assert process.back_off_s("usbhid", {}) == (0.5,)
+    assert process.back_off_s("megatec", {"port": "/dev/ttyS0"}) == link.BACK_OFF_S and max(link.BACK_OFF_S) <= 4.0
+    assert process.back_off_s("simulator", {}) == process.back_off_s("", {}) == ()
+    assert process.back_off_s("megatec", {})[-1] <= 5.0
 
 
 @pytest.mark.parametrize("away_s", [0.0, 0.15])

@@ -34,7 +34,8 @@ class Device:
         self.kernel_driver = True
         self.log: list[str] = []
         self.interrupts: queue.Queue[bytes] = queue.Queue()
-        self.overflow = False
+        self.overflow = self.halted = False
+        self.clears = True  # what is halted runs again when it is cleared
 
     def __iter__(self) -> Iterator[Any]:
         return iter([self.configuration])
@@ -82,10 +83,17 @@ class Device:
         assert (endpoint, size) == (0x81, 8)
         if self.unit.gone:
             raise usb.core.USBError("No such device", -4, 19)
+        if self.halted:
+            raise usb.core.USBError("Pipe error", -9, 32)
         try:
             return self.interrupts.get(timeout=timeout / 1000)
         except queue.Empty:
             raise usb.core.USBTimeoutError("Operation timed out", -7, 110) from None
+
+    def clear_halt(self, endpoint: int) -> None:
+        assert endpoint == 0x81
+        self.log.append("clear_halt")
+        self.halted = not self.clears
 
 
 class Interface(SimpleNamespace):
@@ -161,6 +169,21 @@ def test_interrupt_reports_wake_the_thread_of_the_ups(device: Device) -> None:
     assert time.monotonic() - begin_s < 0.2
     assert [reply.data for reply in link.inputs(4)] == [b"\x0b\x00"]
     assert not select.select([link.wake_fd], [], [], 0)[0]
+    link.close()
+
+
+@pytest.mark.parametrize("clears", [True, False])
+def test_a_halted_endpoint_is_cleared_once_and_then_the_unit_is_opened_anew(device: Device, clears: bool) -> None:
+    device.halted, device.clears = True, clears
+    link = opened(device)
+    device.interrupts.put(b"\x0b\x00")
+    assert link.wake_fd is not None and select.select([link.wake_fd], [], [], 1.0)[0]
+    if clears:
+        assert [reply.data for reply in link.inputs(4)] == [b"\x0b\x00"]
+    else:
+        with pytest.raises(LinkError, match="interrupt reports: .*Pipe error"):
+            link.inputs(4)
+    assert device.log.count("clear_halt") == 1
     link.close()
 
 

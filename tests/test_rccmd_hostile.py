@@ -9,7 +9,7 @@ import unittest
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agent.rccmd.listen import CONNECTIONS_LIMIT, DEADLINE_S, Listener
+from agent.rccmd.listen import CONNECTIONS_LIMIT, DEADLINE_S, TURN_LIMIT, Listener
 from tests.rccmd_hostile_kit import SHUTDOWN, STRANGERS, client_hello, halves
 from tests.test_rccmd_listen import Case as ListenCase
 from tests.test_rccmd_listen import FakeJob
@@ -145,7 +145,7 @@ class Halves(Case):
         for _ in range(20):
             for _ in range(50):
                 self.connect().sendall(b"GET /")
-            self.turn(1)
+            self.turn(50 // TURN_LIMIT + 1)
         self.works()
         self.assertLess(self.lines(), 60)
 

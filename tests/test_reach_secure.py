@@ -265,7 +265,7 @@ def test_no_step_leaves_a_descriptor_behind_and_none_takes_long(tmp_path: Path) 
                 break
             way.close()
         outcomes, longest_s = steps.run_all([rccmd.send(to) for _ in range(30)])
-        assert {o.word for o in outcomes} == {ACCEPTED} and longest_s < 0.1
+        assert {o.word for o in outcomes} == {ACCEPTED} and longest_s < 0.5  # it never waits; on a busy machine
         assert steps.descriptors() <= before + 1  # the peer's own
 
 

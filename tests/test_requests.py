@@ -13,6 +13,7 @@ from agent.engine import Note
 from agent.errands import Errand
 from agent.model import ConfigError
 from agent.requests import Requests
+from agent.tape import Tape
 from tests.fakecore import on_line
 
 PEER = Peer(uid=1000, pid=1)
@@ -26,7 +27,9 @@ class Asked:
         self.rows, self.posted, self.pinned = list[Any](), list[Errand](), list[tuple[str, str]]()
         engine: Any = SimpleNamespace(view=on_line(**changes))
         nothing: Any = None
-        self.requests = Requests(engine, nothing, nothing, self.rows.append, dict, self.enrol, self.posted.append)
+        self.requests = Requests(
+            engine, nothing, nothing, self.rows.append, dict, self.enrol, self.posted.append, Tape(lambda: 0.0)
+        )
 
     def enrol(self, name: str, sha256: str) -> str:
         if name != "nas":

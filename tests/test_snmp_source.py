@@ -17,9 +17,8 @@ from agent import ber, snmplink, snmptables
 from agent.drivers import snmp
 from agent.model import Command, Condition, LinkError, OrderError, Source, TestResult
 from agent.snmptables import APC, CPS, UPS, XUPS
-from tests.simulators.snmpunit import RFC, SnmpUnit, Value
+from tests.simulators.snmpunit import ID, RFC, SnmpUnit, Value
 
-ID = snmp.SYS_OBJECT_ID
 TICKS = ber.integer(180000, ber.TIMETICKS)
 
 POWERNET: dict[str, Value | bytes] = {

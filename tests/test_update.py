@@ -90,6 +90,11 @@ def test_a_good_update_fills_the_other_slot_and_waits_for_its_trial(card: Card, 
     assert any("100 %" in line for line in said)
 
 
+def test_the_kernel_is_told_the_slot_that_it_was_written_to(card: Card, tmp_path: Path) -> None:
+    install(card, make(tmp_path, slot=tar({**FILES, "cmdline.txt": b"quiet ridethrough.slot=a ro\n"})))
+    assert (card.boot / "b/cmdline.txt").read_text() == "quiet ridethrough.slot=b ro\n"
+
+
 @pytest.mark.parametrize("at", range(0, 700, 13))
 def test_one_changed_bit_is_noticed_wherever_it_is(card: Card, tmp_path: Path, at: int) -> None:
     data = bytearray(make(tmp_path))

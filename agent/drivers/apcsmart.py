@@ -16,8 +16,9 @@ from ..q1.orders import check_arguments
 
 log = logging.getLogger(__name__)
 
-NAME, TITLE, LINK = "apcsmart", "APC Smart-UPS, serial", "serial"
+NAME, TITLE, LINK, CARDS = "apcsmart", "APC Smart-UPS, serial", "serial", apc.CARDS
 OPTIONS: tuple[Option, ...] = ()
+PROBE_FIRST = True  # its unit obeys single characters, which other drivers' questions are made of: QGS has S, off
 QUERIES = (b"Y", b"Q")  # Y, enter smart mode, is what everything else needs; Q is asked only after its answer
 
 END = b"\r\n"

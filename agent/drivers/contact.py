@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..cards import Card
 from ..lines import Lines
 from ..model import (
     Battery,
@@ -338,3 +339,16 @@ class Contact:
             self._lines.send_break(False)
         else:
             self._lines.set(self._power)
+
+
+CARDS = tuple(
+    Card(
+        "Cables",
+        f"{one.maker} {one.model}".strip() or "any other",
+        f'`cable = "{name}"`',
+        "complete",
+        "NUT (its table), pretend port" if one.maker else "pretend port",
+        frozenset((Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STOP)) if one.shutdown or not one.maker else frozenset(),
+    )
+    for name, one in CABLES.items()
+)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import hid, hidtable, quirks
+from ..cards import Card
 from ..hidlook import look
 from ..hidreader import HidLink, Reader
 from ..model import Command, Driver, Ident, LinkError, Option, OrderError, Status
@@ -255,3 +256,31 @@ class UsbHid:
         length = self._reader.descriptor.lengths["feature", field.report]
         reply = self._link.get("feature", field.report, length)
         return None if reply is None else hid.value(field, reply.data)
+
+
+_ALL = frozenset((*_TESTS, *_SHUTDOWNS, Command.BEEPER_ON, Command.BEEPER_OFF, Command.OUTLET_ON, Command.OUTLET_OFF))
+
+
+def _ids(quirk: quirks.Quirk) -> str:
+    """Who has this row."""
+    products = quirk.products
+    if isinstance(products, range):
+        told = f"{products[0]:04x} to {products[-1]:04x}"
+    else:
+        told = ", ".join(f"{product:04x}" for product in products) or "any"
+    name = f", name like `{quirk.name}`" if quirk.name else ""
+    return f"{quirk.vendor:04x}: {told}{name}" if quirk.vendor else "any other power device"
+
+
+CARDS = tuple(
+    Card(
+        "Makers and models; a unit can do those of the commands that its own description allows",
+        one.title,
+        _ids(one),
+        "complete" if quirks.has_case(one) else "untested",
+        one.evidence,
+        _ALL if one.shutdown else _ALL - set(_SHUTDOWNS),
+        f"off after {one.off_min_s:g} s or more" if one.off_min_s else "",
+    )
+    for one in (*quirks.ROWS, quirks.GENERIC)
+)

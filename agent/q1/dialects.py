@@ -14,12 +14,16 @@ DIALECTS = {
         megatec.ZINTO,
         megatec.BESTUPS,
         megatec.GTEC,
+        megatec.HUNNOX,
+        megatec.ABLEREX,
+        megatec.OMRON,
         voltronic.VOLTRONIC,
         voltronic.VOLTRONIC_QS,
         voltronic.QS_HEX_P,
         voltronic.QS_HEX_T,
         threephase.MEGATEC_G,
         threephase.Q6_DIALECT,
+        threephase.Q2_DIALECT,
         threephase.MASTERGUARD,
     )
 }

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..model import Battery, Condition, Flow, Ident, Line, Outlet, Rating, Source, Status, Test
+from ..plausible import BATTERY_V, CELSIUS, CHARGE_PCT, HERTZ, LOAD_PCT, VOLTS
 from .form import Facts
 
 PER_CELL_BELOW_V = 3.5  # a battery voltage below this is that of one 2 V cell: no UPS runs on less than 6 V
 EMPTY, FULL = 104 / 120, 130 / 120  # of the nominal voltage (NUT, docs/man/nutdrv_qx.txt)
 
-#: fact (without the number of its line) -> lowest and highest plausible value. A dead mains reads 2 or 3 V on real
-#: units (tests/cases/q1.json), so nothing is too low for one; no frequency is 0.
+#: fact (without the number of its line) -> lowest and highest plausible value; see agent/plausible.py
 PLAUSIBLE: Mapping[str, tuple[float, float]] = {
-    "input_v": (0, 500), "fault_v": (0, 500), "output_v": (0, 500), "bypass_v": (0, 500),
-    "rated_v": (5, 500), "rated_input_v": (5, 500), "rated_output_v": (5, 500),
-    "frequency_hz": (40, 70), "output_hz": (40, 70), "bypass_hz": (40, 70), "rated_hz": (40, 70),
-    "load_pct": (0, 250), "charge_pct": (0, 100), "temperature_c": (-40, 120), "battery_temperature_c": (-40, 120),
-    "battery_v": (8, 500), "rated_battery_v": (5, 500),
-}  # fmt: skip
+    **dict.fromkeys(("input_v", "fault_v", "output_v", "bypass_v"), VOLTS),
+    **dict.fromkeys(("rated_v", "rated_input_v", "rated_output_v", "rated_battery_v"), (5, 500)),
+    **dict.fromkeys(("frequency_hz", "output_hz", "bypass_hz", "rated_hz"), HERTZ),
+    **dict.fromkeys(("temperature_c", "battery_temperature_c"), CELSIUS),
+    "load_pct": LOAD_PCT,
+    "charge_pct": CHARGE_PCT,
+    "battery_v": BATTERY_V,
+}
 MAY_BE_ZERO = frozenset(  # a dead line; a rating that the unit does not say
     ("frequency_hz", "output_hz", "bypass_hz", "rated_v", "rated_input_v", "rated_output_v", "rated_hz")
 ) | {"rated_battery_v"}

@@ -10,7 +10,7 @@ import re
 
 from ..model import LinkError
 from . import orders
-from .form import SHOWN_BYTES, Facts, form, identity
+from .form import SHOWN_BYTES, Facts, form, identity, words_of
 from .table import Dialect, Query
 
 FLAGS = "utility_fail|battery_low|regulating|failed|line_interactive|testing|shutdown_active|beeper_on"
@@ -89,6 +89,74 @@ def _best(facts: Facts) -> Facts:
     return {**facts, "beeper_on": None}
 
 
+#     BL100      charge %
+BL = form("BL", b"BL", "charge_pct")
+
+_Q5_BYTES = 21
+
+
+def ablerex(answer: bytes) -> Facts:
+    """The answer to Q5 of an Ablerex unit without its CR. LinkError otherwise, also where a byte of it is a CR: then
+    the rest is lost.
+
+    0  1       7          9         11       13     15
+    (  Hz*10 . battery V  empty V   watts?   error  output A*10 ....       two bytes each, the higher first
+    """
+    if len(answer) != _Q5_BYTES or answer[:1] != b"(":
+        raise LinkError(f"Q5: not an answer to it: {answer[:SHOWN_BYTES]!r}")
+    return {
+        "output_hz": int.from_bytes(answer[1:3]) / 10,
+        "output_a": int.from_bytes(answer[15:17]) / 10,
+    }
+
+
+def _ablerex(facts: Facts) -> Facts:
+    """The bit for a failure is that of the battery; the bit for bypass, boost and buck is bypass on an on-line unit
+    (NUT, nutdrv_qx_ablerex.c)."""
+    found = {**facts, "battery_bad": facts.get("failed")}
+    if facts.get("regulating") and not facts.get("line_interactive"):
+        found |= {"on_bypass": True, "regulating": False}
+    return found
+
+
+#     100     0699             +22.5     49.9          charge %, minutes, °C of the battery, output Hz
+BL_ASKED, RTS = form("Bl ?", b"", "charge_pct"), form("RTS", b"", "runtime_s*60")
+TPB, LF = form("TPb", b"", "+battery_temperature_c"), form("Lf ?", b"", "output_hz")
+_UN = re.compile(rb"(\d{4})W/(\d{4})VA/(\d{3})V/\d{3}W/\d{3}W")
+_FWV = re.compile(rb"M:(\d{1,3}\.\d{1,3})\(S:\d{1,3}\.\d{1,3}\) *")
+_PSNR = re.compile(rb"(?!NAK)[!-~]{8,32} *")
+
+
+def omron_rating(answer: bytes) -> Facts:
+    """The answer to UN of an Omron unit without its CR: 1125W/1125VA/048V/160W/020W. LinkError otherwise."""
+    return _matched("UN", _UN, answer, ("rated_w", "rated_va", "rated_battery_v"))
+
+
+def _matched(name: str, shape: re.Pattern[bytes], answer: bytes, names: tuple[str, ...]) -> Facts:
+    match = shape.fullmatch(answer)
+    if match is None:
+        raise LinkError(f"{name}: not an answer to it: {answer[:SHOWN_BYTES]!r}")
+    return dict(zip(names, (float(number) for number in match.groups()), strict=True))
+
+
+def omron_firmware(answer: bytes) -> Facts:
+    """The answer to FWV without its CR: M:0.17(S:2.00). LinkError otherwise."""
+    _matched("FWV", _FWV, answer, ("main",))
+    return {"firmware": answer.decode("ascii")[2:].partition("(")[0]}
+
+
+def omron_serial(answer: bytes) -> Facts:
+    """The answer to PSNR without its CR. LinkError otherwise."""
+    _matched("PSNR", _PSNR, answer, ())
+    return {"serial": words_of(answer)}
+
+
+def _omron(facts: Facts) -> Facts:
+    """The bit for bypass, boost and buck is set on a unit that idles on mains, and nobody knows what it means; the
+    one of the beeper is not the beeper's (NUT, nutdrv_qx_omron.c)."""
+    return {**facts, "regulating": False, "beeper_on": None}
+
+
 _F, _I = Query(b"F\r", F.parse), Query(b"I\r", identity)
 MEGATEC = Dialect("megatec", (Query(b"Q1\r", Q1.parse),), (_F, _I), orders.MEGATEC, "capture, NUT")
 MEGATEC_OLD = MEGATEC._replace(name="megatec-old", poll=(Query(b"D\r", Q1.parse),), evidence="NUT")
@@ -105,5 +173,39 @@ BESTUPS = MEGATEC._replace(
     auto=False,
 )
 GTEC = MEGATEC._replace(
-    name="gtec", poll=(Query(b"Q4\r", gtec),), orders=orders.NO_BEEPER, evidence="capture", auto=False
+    name="gtec",
+    poll=(Query(b"Q4\r", gtec),),
+    orders=orders.NO_BEEPER,
+    evidence="capture",
+    auto=False,
+    state="untested",
+)
+HUNNOX = MEGATEC._replace(
+    name="hunnox",
+    poll=(*MEGATEC.poll, Query(b"BL\r", BL.parse)),
+    once=(_F, Query(b"FW?\r", identity)),
+    evidence="none",
+    auto=False,
+    state="untested",
+)
+ABLEREX = MEGATEC._replace(
+    name="ablerex",
+    poll=(*MEGATEC.poll, Query(b"Q5\r", ablerex)),
+    derive=_ablerex,
+    evidence="none",
+    auto=False,
+    state="untested",
+)
+OMRON = MEGATEC._replace(
+    name="omron",
+    poll=(
+        *(*MEGATEC.poll, Query(b"Bl ?\r", BL_ASKED.parse), Query(b"RTS\r", RTS.parse)),
+        *(Query(b"TPb\r", TPB.parse), Query(b"Lf ?\r", LF.parse)),
+    ),
+    once=(Query(b"UN\r", omron_rating), Query(b"FWV\r", omron_firmware), Query(b"PSNR\r", omron_serial)),
+    orders=orders.NONE,
+    derive=_omron,
+    evidence="capture of answers",
+    auto=False,
+    state="untested",
 )

@@ -47,6 +47,7 @@ NO_BEEPER = MEGATEC._replace(toggle=b"")  # it could be toggled, but nobody woul
 MECER = MEGATEC._replace(accepted=b"(ACK")
 QS = Orders({**_SHUTDOWN, **_LOAD, Command.TEST_QUICK: b"T"}, toggle=b"Q", off_delay_s=(12.0, 540.0))  # S.2 to S09
 QS_NO_TEST = QS._replace(words={**_SHUTDOWN, **_LOAD})
+NONE = Orders({})
 RETURN_ONLY = Orders(  # what R0000 does to them is not known for sure
     {command: word for command, word in MEGATEC.words.items() if b"R0000" not in word}
 )
@@ -92,6 +93,14 @@ def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC) 
     word = word.replace(b"%n", _off_delay(values.get("delay_s", 0))).replace(b"%m", b"%04d" % minutes)
     word = word.replace(b"%t", b"%02d" % values.get("minutes", 0)).replace(b"%o", b"%d" % values.get("number", 0))
     return word + b"\r"
+
+
+def example(command: Command, orders: Orders) -> bytes:
+    """The bytes of an order with arguments that every unit takes: b"" if there is no such order."""
+    word = orders.words.get(command, orders.toggle)
+    for place, value in ((b"%n", b".5"), (b"%m", b"0003"), (b"%t", b"01"), (b"%o", b"1")):
+        word = word.replace(place, value)
+    return word + b"\r" if word else b""
 
 
 def _off_delay(delay_s: float) -> bytes:

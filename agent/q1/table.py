@@ -21,7 +21,7 @@ class Query(NamedTuple):
 class Dialect(NamedTuple):
     """`poll`: asked each time; the first must be answered, and where two say the same, the first counts (see `only`).
     `once`: asked after connecting. `derive`: what follows from the facts together. The columns of the status card in
-    docs/drivers.md: `evidence`, `auto` (whether the engine finds it by itself)."""
+    docs/drivers.md: `evidence`, `auto` (whether the engine finds it by itself), `state` of reading it."""
 
     name: str
     poll: tuple[Query, ...]
@@ -30,3 +30,4 @@ class Dialect(NamedTuple):
     evidence: str
     auto: bool = True
     derive: Callable[[Facts], Facts] = lambda facts: facts
+    state: str = "complete"  # complete | partial | untested

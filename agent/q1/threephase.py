@@ -84,6 +84,7 @@ MEGATEC_G = Dialect(
     orders.MEGATEC,
     "document",
     derive=_g,
+    state="partial",
 )
 
 # --- Q6 ---------------------------------------------------------------------------------------------------------
@@ -131,6 +132,25 @@ Q6_DIALECT = Dialect(
     orders.MEGATEC,
     "capture",
     derive=_q6,
+    state="partial",
+)
+
+#     (in1  in2   in3   fault out1  out2  out3  ld1 ld2 ld3 Hz   batt  °C   flags min.s % mode ....  flags type
+Q2 = form(
+    "Q2",
+    b"(",
+    "input_v input_v2 input_v3 fault_v output_v output_v2 output_v3 load_pct load_pct2 load_pct3 frequency_hz"
+    " battery_v +temperature_c - @runtime_s charge_pct - - - - - - -",
+)
+Q2_DIALECT = Q6_DIALECT._replace(
+    name="q2",
+    poll=(
+        *(Query(b"Q1\r", q1_bits), Query(b"Q2\r", Q2.parse)),
+        *(Query(b"WA\r", WA.parse), Query(b"BPS\r", BPS.parse)),
+    ),
+    evidence="capture of answers",
+    auto=False,
+    state="untested",
 )
 
 # --- Masterguard ------------------------------------------------------------------------------------------------

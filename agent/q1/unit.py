@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..link import NotSent
 from ..model import Command, Link, LinkError, OrderError, Status, Test, TestResult
 from . import meaning
 from .find import find, is_refusal
 from .form import Facts
-from .orders import check_arguments, encode
+from .orders import check_arguments, encode, example
 from .table import Dialect, Query
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Unit:
         """`dialect` None: find out. `cells`: 2 V cells of the battery in series, as configured."""
         self._link, self._now, self._cells = link, now, cells
         self._dialect: Dialect | None = None
+        self._commands: frozenset[Command] = frozenset()  # of the dialect, as far as the link can carry them
         self._known: Facts = {}  # what is asked once
         self._asking: dict[bytes, int] = {}  # what is still to be asked once, and how often
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
@@ -49,10 +51,7 @@ class Unit:
     @property
     def commands(self) -> frozenset[Command]:
         """What this unit can do; nothing before it has been understood."""
-        if self._dialect is None:
-            return frozenset()
-        found = self._dialect.orders.commands
-        return found if self._has_outlets else found - {Command.OUTLET_ON, Command.OUTLET_OFF}
+        return self._commands if self._has_outlets else self._commands - {Command.OUTLET_ON, Command.OUTLET_OFF}
 
     def poll(self) -> Status:
         """Ask and return, within 5 s. LinkError if the status has no answer, or nothing known speaks here."""
@@ -100,6 +99,9 @@ class Unit:
 
     def _speak(self, dialect: Dialect) -> Dialect:
         self._dialect = dialect
+        carries: Callable[[bytes], bool] = getattr(self._link, "carries", lambda command: True)
+        orders = dialect.orders
+        self._commands = frozenset(one for one in orders.commands if carries(example(one, orders)))
         self._asking = {query.ask: EXTRA_TRIES for query in dialect.once}
         return dialect
 
@@ -182,6 +184,8 @@ class Unit:
         that the unit is still there."""
         try:
             answer = self._link.ask(command, within_s=ECHO_WITHIN_S).data
+        except NotSent as e:
+            raise OrderError(f"not given: {e}") from e
         except LinkError:
             answer = b""
         if answer and is_refusal(command, answer):

@@ -19,23 +19,24 @@ import selectors
 import signal
 import socket
 import struct
-from collections import Counter
 from types import FrameType
 from typing import TYPE_CHECKING, Callable
 
 from . import secure
-from .codec import LIMIT_BYTES, Command, Feed, Refused, parse
+from .codec import LIMIT_BYTES, Command, Refused, parse
 from .journal import Journal
 from .orders import Orders
+from .queueing import Connection, next_ones, victim
 from .settings import Settings, address_of
 from .status import Status
 
 if TYPE_CHECKING:
-    from .trust import TlsLine, Trust
+    from .trust import Trust
 
-CONNECTIONS_LIMIT = 32
+CONNECTIONS_LIMIT = 32  # more would only wait longer before they are dropped
 BACKLOG = 1024  # connections that the kernel holds for us; one too many costs its sender a second (its SYN is lost)
-TURN_LIMIT = 64  # connections or datagrams taken in one turn before the others have theirs
+HANDSHAKES_LIMIT = 8  # TLS that is worked on in one turn
+TURN_LIMIT = 16  # connections or datagrams taken in one turn before the others have theirs
 DEADLINE_S = 10.0  # a connection's whole life until its command is complete
 DRAIN_S = 1.0  # after accepting: how long to wait for the sender's own end
 DRAIN_LIMIT_BYTES = 64 * 1024
@@ -43,19 +44,6 @@ PAUSE_S = 1.0  # accepting rests so long when the system has no descriptor to gi
 SUMMARY_EVERY_S = 5.0  # how soon lines that were left out are looked at again
 
 Clock = Callable[[], float]
-
-
-class _Connection:
-    """One sender on TCP: first it is read; once its command is taken, or answered, only drained."""
-
-    def __init__(self, sock: socket.socket, sender: str, now_s: float) -> None:
-        self.sock, self.sender = sock, sender
-        self.feed = Feed()
-        self.tls: TlsLine | None = None
-        self.line = secure.Line(secure.REQUEST_LIMIT_BYTES)
-        self.until_s = now_s + DEADLINE_S
-        self.heard = False
-        self.drained_bytes = 0
 
 
 class Listener:
@@ -74,7 +62,7 @@ class Listener:
         self._problem = ""  # what of the keys cannot be used, as the log has it
         self._settings, self._orders, self._journal, self._clock = settings, orders, journal, clock
         self._selector = selectors.DefaultSelector()
-        self._connections: dict[_Connection, None] = {}  # oldest first
+        self._connections: dict[Connection, None] = {}  # oldest first
         self._tcp, self._udp = _open(settings)
         self._resting_until_s: float | None = None
         self.port: int = self._tcp.getsockname()[1]
@@ -101,6 +89,8 @@ class Listener:
     def turn(self, longest_s: float | None = None) -> None:
         """Wait for something to happen (at most `longest_s`; None: as long as it takes) and deal with it."""
         due_s = self._due_s()
+        if any(c.waiting is not None for c in self._connections):
+            due_s = self._clock()
         wait_s = longest_s
         if due_s is not None:
             wait_s = max(0.0, due_s - self._clock())
@@ -108,6 +98,8 @@ class Listener:
         for key, _ in self._selector.select(wait_s):
             key.data(self._clock())
         now_s = self._clock()
+        for connection in next_ones(self._connections, HANDSHAKES_LIMIT):
+            self._secure(connection, now_s)
         for connection in list(self._connections):
             self._timed(connection, now_s)
         if self._resting_until_s is not None and now_s >= self._resting_until_s:
@@ -155,7 +147,7 @@ class Listener:
                 return
             sock.setblocking(False)
             address = address_of(peer[0])
-            connection = _Connection(sock, str(address), now_s)
+            connection = Connection(sock, str(address), now_s + DEADLINE_S)
             if not self._settings.allows(address):
                 self._journal.limited("strangers", str(address), "-", "refused, not on the list", now_s)
                 _shut(sock, reset=True)
@@ -167,18 +159,19 @@ class Listener:
             self._readable(connection, now_s)  # the command mostly comes along with the connection
 
     def _evict(self, now_s: float) -> None:
-        crowd = Counter(c.sender for c in self._connections)  # who floods loses his own; a heard one has all it wants
-        oldest = max(self._connections, key=lambda c: (c.heard, crowd[c.sender]))
-        if not oldest.heard:
-            self._journal.limited("refused", oldest.sender, "-", "reset, too many connections", now_s)
-        self._close(oldest, reset=not oldest.heard)
+        gone = victim(self._connections)
+        if not gone.heard:
+            self._journal.limited("refused", gone.sender, "-", "reset, too many connections", now_s)
+        self._close(gone, reset=not gone.heard)
 
-    def _readable(self, connection: _Connection, now_s: float) -> None:
+    def _readable(self, connection: Connection, now_s: float) -> None:
         if connection not in self._connections:
             return  # closed earlier in this turn
         if connection.heard:
             self._drain(connection)
             return
+        if connection.waiting is not None:
+            return  # what it says next waits in the kernel
         try:
             data = connection.sock.recv(LIMIT_BYTES + 1)
         except BlockingIOError:
@@ -186,18 +179,16 @@ class Listener:
         except OSError:  # the sender reset it
             self._refuse(connection, "reset by the sender before its command was complete", now_s)
             return
-        if not data and connection.feed.empty and connection.tls is None:
+        if not data and connection.feed.empty and not connection.secure:
             self._close(connection, reset=True)  # somebody looked whether the port is open; not worth a line
             return
-        if connection.tls is None and self._trust is not None and connection.feed.empty:
-            if data[0] == secure.FIRST_BYTE:
-                connection.tls = self._trust.line()
-                self._say_problem(self._trust)
-            elif self._settings.require_tls:
+        if not connection.secure and self._trust is not None and connection.feed.empty:
+            connection.secure = data[0] == secure.FIRST_BYTE
+            if not connection.secure and self._settings.require_tls:
                 self._refuse(connection, f"refused, not secure: {data[:80]!r}", now_s)
                 return
-        if connection.tls is not None:
-            self._secure(connection, connection.tls, data, now_s)
+        if connection.secure:
+            connection.waiting = data
             return
         try:
             command = connection.feed.feed(data, now_s) if data else connection.feed.end()
@@ -207,14 +198,21 @@ class Listener:
         if command is not None:
             self._command(connection, command, now_s)
 
-    def _command(self, connection: _Connection, command: Command, now_s: float) -> None:
+    def _command(self, connection: Connection, command: Command, now_s: float) -> None:
         if not self._orders.take(command, connection.sender, now_s):
             self._close(connection, reset=True)
             return
         self._finish(connection, b"", now_s)
 
-    def _secure(self, connection: _Connection, tls: TlsLine, data: bytes, now_s: float) -> None:
-        """Some more ciphertext of a connection that began with TLS; b"": its end."""
+    def _secure(self, connection: Connection, now_s: float) -> None:
+        """Work on the ciphertext that waits."""
+        data, connection.waiting = connection.waiting or b"", None
+        if connection.tls is None and self._trust is not None:
+            connection.tls = self._trust.line()
+            self._say_problem(self._trust)
+        if (tls := connection.tls) is None:
+            return
+        connection.steps += 1
         try:
             line = connection.line.feed(tls.feed(data))
             if line is None and not data:
@@ -245,7 +243,7 @@ class Listener:
             self._problem = trust.problem
             self._journal.line("-", "-", f"warning: {self._problem or 'the keys are in order again'}")
 
-    def _finish(self, connection: _Connection, data: bytes, now_s: float) -> None:
+    def _finish(self, connection: Connection, data: bytes, now_s: float) -> None:
         """Write the last bytes and our end, then wait a little for the sender's own."""
         if data:
             _write(connection.sock, data)
@@ -257,7 +255,7 @@ class Listener:
             pass  # the sender is gone already; its command counts all the same
         self._drain(connection)
 
-    def _drain(self, connection: _Connection) -> None:
+    def _drain(self, connection: Connection) -> None:
         """Read what follows the command until the sender's end: unread bytes would turn our close into a reset."""
         try:
             while connection.drained_bytes <= DRAIN_LIMIT_BYTES:
@@ -271,20 +269,20 @@ class Listener:
             pass
         self._close(connection, reset=False)
 
-    def _timed(self, connection: _Connection, now_s: float) -> None:
+    def _timed(self, connection: Connection, now_s: float) -> None:
         if connection.heard:
             if now_s >= connection.until_s:
                 self._close(connection, reset=False)
-        elif connection.tls is None and (command := connection.feed.idle(now_s)) is not None:
+        elif not connection.secure and (command := connection.feed.idle(now_s)) is not None:
             self._command(connection, command, now_s)
         elif now_s >= connection.until_s:
             self._refuse(connection, f"refused, no command within {DEADLINE_S:.0f} s", now_s)
 
-    def _refuse(self, connection: _Connection, outcome: str, now_s: float) -> None:
+    def _refuse(self, connection: Connection, outcome: str, now_s: float) -> None:
         self._journal.limited("refused", connection.sender, "-", outcome, now_s)
         self._close(connection, reset=True)
 
-    def _close(self, connection: _Connection, *, reset: bool) -> None:
+    def _close(self, connection: Connection, *, reset: bool) -> None:
         del self._connections[connection]
         self._selector.unregister(connection.sock)
         _shut(connection.sock, reset=reset)

@@ -101,6 +101,37 @@ def gtec(unit: Unit, command: bytes) -> bytes:
     return {b"Q4": status, b"F": RATING, b"I": IDENTITY}.get(command) or _obey(unit, command, command + b"\r")
 
 
+def hunnox(unit: Unit, command: bytes) -> bytes:
+    said = {b"Q1": q1(unit), b"F": RATING, b"FW?": IDENTITY, b"BL": b"BL%d\r" % unit.charge_pct}
+    return said.get(command) or _obey(unit, command, command + b"\r")
+
+
+def ablerex(unit: Unit, command: bytes) -> bytes:
+    numbers = (output_hz(unit) * 10, 0, 0, unit.battery_v * 50, 960, 0, 0, 27, 0, 0)
+    said = {
+        b"Q1": q1(unit),
+        b"F": RATING,
+        b"I": IDENTITY,
+        b"Q5": b"(" + b"".join(int(number).to_bytes(2) for number in numbers) + b"\r",
+    }
+    return said.get(command) or _obey(unit, command, command + b"\r")
+
+
+def omron(unit: Unit, command: bytes) -> bytes:
+    status = q1(unit)
+    said = {
+        b"Q1": status[:40] + b"1" + status[41:],  # this bit is set whatever it does
+        b"Bl ?": b"%03d\r" % unit.charge_pct,
+        b"RTS": b"%04d\r" % min(9999, unit.runtime_s / 60),
+        b"TPb": b"%+05.1f\r" % unit.temperature_c,
+        b"Lf ?": b"%04.1f\r" % output_hz(unit),
+        b"UN": b"1125W/1125VA/024V/160W/020W\r",
+        b"FWV": b"M:0.17(S:2.00)\r",
+        b"PSNR": b"A0Z25110005109G \r",
+    }
+    return said.get(command) or b"NAK\r"
+
+
 # --- Voltronic --------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +291,19 @@ def q6(unit: Unit, command: bytes) -> bytes:
     return said.get(command) or megatec(unit, command, per_cell=True)
 
 
+def q2(unit: Unit, command: bytes) -> bytes:
+    """As the unit of q6 answers it."""
+    minutes, seconds = divmod(int(min(unit.runtime_s, 59999)), 60)
+    if command == b"Q6":
+        return command + b"\r"
+    if command != b"Q2":
+        return q6(unit, command)
+    return b"(%05.1f %05.1f %05.1f %05.1f %05.1f 000.0 000.0 %03d 000 000 %04.1f %05.1f %04.1f 00000000 %03d.%02d %03d 02 00 00 00 00 00000000 11\r" % (  # noqa: E501
+        *(unit.input_v * factor for factor in LINES), unit.fault_v, unit.output_v, unit.load_now_pct, hertz(unit),
+        unit.battery_v, unit.temperature_c, minutes, seconds, unit.charge_pct,
+    )  # fmt: skip
+
+
 def masterguard(unit: Unit, command: bytes) -> bytes:
     minutes, seconds = divmod(int(min(unit.runtime_s, 59999)), 60)
     test = b"001" if unit.testing else b"000"
@@ -292,5 +336,9 @@ SPEAKERS: dict[str, Callable[[Unit, bytes], bytes]] = {
     "qs-hex-t": qs_hex(b"T"),
     "megatec-g": megatec_g,
     "q6": q6,
+    "q2": q2,
+    "hunnox": hunnox,
+    "ablerex": ablerex,
+    "omron": omron,
     "masterguard": masterguard,
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from agent.model import LinkError, Reply
+from agent.link import Silence
+from agent.model import Reply
 from agent.pretend import Unit
 
 Answer = bytes | None | Callable[[], bytes | None]
@@ -33,7 +34,7 @@ class ScriptLink:
         if answer is None:
             self.waited_s += within_s
             self.now_s += within_s
-            raise LinkError(f"{command!r}: no answer within {within_s:g} s")
+            raise Silence(f"{command!r}: no answer within {within_s:g} s")
         self.now_s += 0.25
         return Reply(answer.partition(end)[0], self.now_s)
 
@@ -50,7 +51,10 @@ class SpeakerLink(ScriptLink):
     def __init__(self, speak: Callable[[Unit, bytes], bytes], unit: Unit) -> None:
         super().__init__({})
         self._speak, self.unit = speak, unit
+        self._inbox = b""
 
     def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
-        self.answers[command.rstrip(b"\r")] = self._speak(self.unit, command.rstrip(b"\r")) or None
+        self._inbox += command  # a unit waits for the CR, with all that came before it
+        whole, cr, self._inbox = self._inbox.rpartition(b"\r")
+        self.answers[command.rstrip(b"\r")] = (self._speak(self.unit, whole) or None) if cr else None
         return super().ask(command, end=end, limit_bytes=limit_bytes, within_s=within_s)

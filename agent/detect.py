@@ -1,0 +1,366 @@
+"""Finds out which UPS is connected, and with which driver it is read: what it says of itself, and questions alone.
+
+What USB tells is looked at first; nothing is opened for it. A serial port is opened only after somebody has said that
+no contact-closure or simple-signalling cable hangs on any (`serial_ok`): opening raises DTR and RTS, which on such a
+cable may mean "switch the load off". Then each driver's own QUERIES are asked, several times: one good answer may be
+chance, or half of another unit's. What orders is never sent. Contacts cannot be told from nothing: never found.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from . import devices, drivers, hidraw, vault, wire
+from .devices import Port
+from .hidraw import Identity
+from .link import Silence
+from .model import LinkError, Option, Reply
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+READS = 3  # of each driver at each place that answers; of one that does not, TRIES
+TRIES = 2
+GOOD, LEAD = 0.75, 0.2  # the least score, and how far ahead of another driver at the same place it must be
+AGAIN_S = 30.0  # after it did not know
+FRAMES_LIMIT, FRAME_LIMIT_BYTES = 64, 200  # of a candidate, kept for people
+MEMORY, MEMORY_LIMIT_BYTES = "detected.json", 4096
+
+OPTIONS = (
+    Option(
+        name="serial_ok",
+        kind=bool,
+        default=False,
+        help="no contact-closure or simple-signalling cable hangs on a serial port: they may be opened and asked",
+    ),
+    Option(name="port", kind=str, default="", help="the only serial port to look at; a path"),
+)
+
+OpenLink = Callable[[str, Mapping[str, Any], Callable[[], float]], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What to configure, and who it is: `section` goes into [ups] beside the driver."""
+
+    driver: str
+    section: dict[str, str] = field(default_factory=dict)
+    who: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A driver at a place. `score` 0..1, `why` it is so, `frames` what was asked and said."""
+
+    place: str
+    found: Found
+    score: float
+    why: str
+    frames: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a look around brought. `found` None: nobody knows, and `words` say why and what to do."""
+
+    candidates: tuple[Candidate, ...]
+    skipped: tuple[str, ...]  # places that were not asked, and why
+    found: Found | None
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is plugged in; tests hand in their own."""
+
+    power_devices: Callable[[], list[hidraw.Found]] = hidraw.find
+    usb: Callable[[], list[Identity]] = devices.usb_devices
+    ports: Callable[[], list[Port]] = devices.ports
+
+
+class Asking:
+    """A link that lets only `queries` through, and keeps what was said. `heard`: at least a byte came."""
+
+    wake_fd: int | None = None
+
+    def __init__(self, link: Any, queries: tuple[bytes, ...]) -> None:
+        self._link, self._queries = link, queries
+        self.heard = False
+        self.frames: list[str] = []
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        """As Link.ask; LinkError for what is no query."""
+        if command not in self._queries:
+            raise LinkError(f"{command!r} is no query of this driver: not sent")
+        try:
+            reply: Reply = self._link.ask(command, end=end, limit_bytes=limit_bytes, within_s=within_s)
+        except LinkError as e:
+            self.heard = self.heard or not isinstance(e, Silence)
+            self._keep(f"{command!r} -> {e}")
+            raise
+        self.heard = True
+        self._keep(f"{command!r} -> {reply.data[:FRAME_LIMIT_BYTES]!r}")
+        return reply
+
+    def send(self, command: bytes) -> None:
+        """Nothing that has no answer is a question."""
+        raise LinkError(f"{command!r} is no query: not sent")
+
+    def close(self) -> None:
+        """Whoever opened the link closes it."""
+
+    def _keep(self, text: str) -> None:
+        if len(self.frames) < FRAMES_LIMIT:
+            self.frames.append(text[: 2 * FRAME_LIMIT_BYTES])
+
+
+class Look:
+    """One look around. `steps` does it, a few seconds at a time; then `report` says what it brought."""
+
+    def __init__(
+        self,
+        open_link: OpenLink,
+        now: Callable[[], float],
+        *,
+        serial_ok: bool = False,
+        only: str = "",
+        around: Around | None = None,
+    ) -> None:
+        self._open_link, self._now, self._around = open_link, now, around or Around()
+        self._serial_ok, self._only = serial_ok, only
+        self._modules = [drivers.load(name) for name in drivers.available()]
+        self._candidates: list[Candidate] = []
+        self._skipped: list[str] = []
+
+    def steps(self) -> Iterator[str]:
+        """Look; yields what is looked at, before it takes time (at most some 5 s until the next)."""
+        power_devices = self._around.power_devices()
+        yield from self._usb(power_devices)
+        yield from self._bridges({one.identity.place for one in power_devices})
+        ports = [p for p in self._around.ports() if self._only in ("", p.lasting, str(p.node))]
+        if self._only and not ports:
+            ports = [Port(Path(self._only))]
+        sure = not self._only and self.report().found is not None
+        for port in ports:
+            if sure:
+                self._skipped.append(f"{port.name}: not opened, USB has told")
+            elif self._serial_ok:
+                yield from self._serial(port)
+            else:
+                self._skipped.append(f"{port.name}: not opened, nobody said that no contact cable hangs on it")
+
+    def report(self) -> Report:
+        """What was found so far, the best first."""
+        ranked = tuple(sorted(self._candidates, key=lambda c: -c.score))
+        found, words = judge(ranked)
+        return Report(candidates=ranked, skipped=tuple(self._skipped), found=found, words=words)
+
+    def _usb(self, power_devices: list[hidraw.Found]) -> Iterator[str]:
+        for one in power_devices:
+            for module in self._modules:
+                if module.LINK == "usb":
+                    section = usb_section(one.identity, [f.identity for f in power_devices])
+                    yield from self._place(str(one.node), "usb", [module], section, _who(one.identity), asks=False)
+
+    def _bridges(self, taken: set[str]) -> Iterator[str]:
+        known = self._around.usb()
+        for who in known:
+            for module in self._modules:
+                ids = {tuple(row[:2]) for row in getattr(module, "USB", ())}
+                if who.place not in taken and (who.vendor, who.product) in ids:
+                    kind = getattr(module, "USB_LINK", "bridge")
+                    yield from self._place(who.place, kind, [module], usb_section(who, known), _who(who), asks=True)
+
+    def _serial(self, port: Port) -> Iterator[str]:
+        modules = [m for m in self._modules if m.LINK == "serial"]
+        modules.sort(key=lambda m: not getattr(m, "PROBE_FIRST", False))
+        who = _who(port.usb) if port.usb is not None else ""
+        yield from self._place(port.name, "serial", modules, {"port": port.name}, who, asks=True)
+
+    def _place(
+        self, place: str, kind: str, modules: list[ModuleType], section: dict[str, str], who: str, *, asks: bool
+    ) -> Iterator[str]:
+        """Ask all that may be there, in the order given, over one opening of the link."""
+        yield place
+        try:
+            link = self._open_link(kind, section, self._now)
+        except LinkError as e:
+            self._skipped.append(f"{place}: {e}")
+            return
+        try:
+            if settle := getattr(link, "settle", None):
+                settle()
+            for module in modules:
+                asking = Asking(link, module.QUERIES) if asks else None
+                if asking is not None and module is not modules[0]:
+                    yield f"{place}: {module.NAME}"
+                    _wake(asking, module)
+                reads: list[tuple[float, dict[str, str]]] = []
+                while len(reads) < (READS if _any(reads) or getattr(module, "PROBE_FIRST", False) else TRIES):
+                    yield f"{place}: {module.NAME}"
+                    reads.append(_examine(module, asking or link))
+                score, why, more = weigh(reads)
+                frames = tuple(asking.frames) if asking is not None else ()
+                found = Found(driver=module.NAME, section={**section, **more}, who=who)
+                self._candidates.append(Candidate(place=place, found=found, score=score, why=why, frames=frames))
+                if asking is not None and asking.heard and getattr(module, "PROBE_FIRST", False):
+                    if not score:
+                        self._skipped.append(f"{place}: others not asked: what answered {module.NAME} may obey them")
+                    return
+        except LinkError as e:
+            self._skipped.append(f"{place}: {e}")
+        finally:
+            link.close()
+
+
+def _wake(asking: Asking, module: ModuleType) -> None:
+    """Ask once for nothing: what was sent before may still be in the unit's buffer, before this question."""
+    try:
+        asking.ask(module.QUERIES[0], within_s=0.9)
+    except LinkError as e:
+        log.debug("detect: %s", e)
+
+
+def _any(reads: list[tuple[float, dict[str, str]]]) -> bool:
+    return any(score for score, _ in reads)
+
+
+def _examine(module: ModuleType, link: Any) -> tuple[float, dict[str, str]]:
+    """One read: how sure the driver is, and the options that say what it has found."""
+    examine = getattr(module, "examine", None)
+    if examine is None:
+        return float(module.probe(link)), {}
+    score, more = examine(link)
+    return float(score), dict(more)
+
+
+def weigh(reads: list[tuple[float, dict[str, str]]]) -> tuple[float, str, dict[str, str]]:
+    """Several reads as one score, the reason, and the options. Reads that do not agree are worth half."""
+    good = [(score, more) for score, more in reads if score]
+    if not good:
+        return 0.0, "no answer that it understands", {}
+    mean = sum(score for score, _ in reads) / len(reads)
+    kinds = [more for _, more in good]
+    said = " ".join(f"{name} {value}" for name, value in kinds[-1].items())
+    why = f"{len(good)} of {len(reads)} reads understood" + (f", {said}" if said else "")
+    if any(kind != kinds[0] for kind in kinds):
+        return round(mean / 2, 2), why + ", but not the same each time", {}
+    return round(mean, 2), why, kinds[0]
+
+
+def judge(ranked: tuple[Candidate, ...]) -> tuple[Found | None, str]:
+    """The one that it is, or None; and the words for people."""
+    good = [c for c in ranked if c.score >= GOOD]
+    if not good:
+        weak = [c for c in ranked if c.score]
+        if not weak:
+            return None, "no UPS was found; a contact cable cannot be found, it must be configured (driver contact)"
+        return None, f"not sure: {_named(weak[0])} scores {weak[0].score:g}, too little to be relied on; " + REMEDY
+    best = good[0]
+    if places := {c.place for c in good} - {best.place}:
+        return None, f"more than one UPS: {_named(best)}, and at {', '.join(sorted(places))}; " + REMEDY
+    near = [c for c in ranked if c.place == best.place and c is not best and best.score - c.score < LEAD]
+    if near:
+        return None, f"not sure: {_named(best)} and {_named(near[0])} fit about as well; " + REMEDY
+    return best.found, f"it is {_named(best)}: {best.why}"
+
+
+REMEDY = "name the driver in [ups]"
+
+
+def _named(candidate: Candidate) -> str:
+    who = f" ({candidate.found.who})" if candidate.found.who else ""
+    return f"{candidate.found.driver} at {candidate.place}{who}"
+
+
+def _who(identity: Identity) -> str:
+    names = " ".join(part for part in (identity.maker, identity.name) if part)
+    return f"{identity.vendor:04x}:{identity.product:04x} {names}".strip()
+
+
+def usb_section(who: Identity, all_there: list[Identity]) -> dict[str, str]:
+    """The options that mean this device: its ids and serial number; its socket if that is needed to tell it apart."""
+    section = {"usb_vendor": f"{who.vendor:04x}", "usb_product": f"{who.product:04x}"}
+    twins = [one for one in all_there if one[:2] == who[:2] and one.serial == who.serial]
+    if who.serial:
+        section["usb_serial"] = who.serial
+    if len(twins) > 1 and who.place:
+        section["usb_place"] = who.place
+    return section
+
+
+class Auto:
+    """`driver = "auto"`: what was detected once is remembered, so that a restart in an outage need not look again,
+    and a UPS that is absent at the start is waited for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        section: Mapping[str, Any],
+        open_link: OpenLink,
+        now: Callable[[], float],
+        around: Around | None = None,
+    ) -> None:
+        """`folder`: the core's own; `section`: [ups]."""
+        self._path, self._open_link, self._now, self._around = folder / MEMORY, open_link, now, around
+        self._serial_ok, self._only = bool(section.get("serial_ok")), str(section.get("port") or "")
+        self._steps: Iterator[str] | None = None
+        self._look: Look | None = None
+        self._not_before_s, self._words = 0.0, ""
+
+    def choose(self) -> Found:
+        """What to open now. LinkError while it looks, one step a call, and while it does not know."""
+        found = self._remembered()
+        if found is not None:
+            return found
+        if self._now() < self._not_before_s:
+            raise LinkError(self._words)
+        if self._steps is None or self._look is None:
+            self._look = Look(
+                self._open_link, self._now, serial_ok=self._serial_ok, only=self._only, around=self._around
+            )
+            self._steps = self._look.steps()
+        for step in self._steps:
+            raise LinkError(f"looking for the UPS: {step}")
+        report, self._steps = self._look.report(), None
+        if report.found is None:
+            self._words = "; ".join((f"no UPS known: {report.words}", *report.skipped))
+            self._not_before_s = self._now() + AGAIN_S
+            raise LinkError(self._words)
+        log.info("detected: %s", report.words)
+        try:
+            remember(self._path, report.found)
+        except OSError as e:
+            log.error("%s: %s: the UPS must be detected again after a restart", self._path, e)
+        return report.found
+
+    def _remembered(self) -> Found | None:
+        """None also if the configuration no longer allows it."""
+        found = recall(self._path)
+        port = found.section.get("port", "") if found is not None else ""
+        if port and (not self._serial_ok or self._only not in ("", port)):
+            return None
+        return found
+
+
+def remember(path: Path, found: Found) -> None:
+    """Keep it. OSError as the disk says."""
+    vault.write_private(path, json.dumps(wire.to_json(found)).encode())
+
+
+def recall(path: Path) -> Found | None:
+    """What was kept; None if nothing, or it is damaged or of a driver that is not there."""
+    try:
+        found: Found = wire.from_json(Found, json.loads(path.read_bytes()[:MEMORY_LIMIT_BYTES]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as e:
+        log.error("%s: %s: the UPS is detected again", path, e)
+        return None
+    return found if found.driver in drivers.available() and drivers.load(found.driver).LINK != "none" else None

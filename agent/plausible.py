@@ -1,0 +1,60 @@
+"""What no UPS can have is unknown: the limits of measurements, and a Status without what is outside them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from .model import Status
+
+#: A dead mains reads 2 or 3 V on real units, so nothing is too low for a line; a dead line has 0 Hz.
+VOLTS, HERTZ, LOAD_PCT, CHARGE_PCT = (0.0, 500.0), (40.0, 70.0), (0.0, 250.0), (0.0, 100.0)
+BATTERY_V, CELSIUS = (8.0, 500.0), (-40.0, 120.0)
+
+_LINE: Mapping[str, tuple[float, float]] = {
+    "voltage_v": VOLTS,
+    "fault_voltage_v": VOLTS,
+    "frequency_hz": HERTZ,
+    "load_pct": LOAD_PCT,
+}
+_BATTERY: Mapping[str, tuple[float, float]] = {
+    "charge_pct": CHARGE_PCT,
+    "runtime_s": (0.0, 7 * 86400.0),
+    "voltage_v": BATTERY_V,
+    "temperature_c": CELSIUS,
+}
+_MAY_BE_ZERO = frozenset(("frequency_hz",))
+
+
+def believable(status: Status) -> tuple[Status, dict[str, float]]:
+    """The status with None for every number that cannot be, and those numbers by name (`input 1 voltage_v`)."""
+    odd: dict[str, float] = {}
+    inputs, outputs, bypass = (
+        tuple(_cut(row, _LINE, f"{side} {n}", odd) for n, row in enumerate(getattr(status, side), start=1))
+        for side in ("inputs", "outputs", "bypass")
+    )
+    battery = _cut(status.battery, _BATTERY, "battery", odd)
+    temperature_c = status.temperature_c
+    if temperature_c is not None and not _inside(temperature_c, CELSIUS):
+        odd["temperature_c"], temperature_c = temperature_c, None
+    if not odd:
+        return status, odd
+    known = {f.name for f in fields(battery) if getattr(battery, f.name) is not None}
+    battery = replace(battery, estimated=battery.estimated & known)
+    cut = replace(status, inputs=inputs, outputs=outputs, bypass=bypass, battery=battery, temperature_c=temperature_c)
+    return cut, odd
+
+
+def _cut(part: Any, limits: Mapping[str, tuple[float, float]], where: str, odd: dict[str, float]) -> Any:
+    wrong = {}
+    for name, allowed in limits.items():
+        value = getattr(part, name, None)
+        if value is not None and not _inside(value, allowed) and not (value == 0 and name in _MAY_BE_ZERO):
+            wrong[name] = value
+    odd.update({f"{where} {name}": value for name, value in wrong.items()})
+    return replace(part, **dict.fromkeys(wrong)) if wrong else part
+
+
+def _inside(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]  # NaN is not

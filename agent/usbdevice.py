@@ -1,0 +1,92 @@
+"""A USB device through libusb: who it is, and an interface of it taken from the kernel and given back as it was."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .hidraw import Identity
+from .model import LinkError
+
+log = logging.getLogger(__name__)
+
+Finder = Callable[[], Iterable[Any]]  # all USB devices, as pyusb's usb.core.Device
+
+
+def find_all() -> list[Any]:
+    """All USB devices. LinkError if there is no libusb."""
+    import usb.core  # only here: nobody else needs its memory
+
+    try:
+        return list(usb.core.find(find_all=True) or ())
+    except usb.core.NoBackendError as e:
+        raise LinkError("libusb is missing; mend with: sudo apt install libusb-1.0-0") from e
+
+
+def identity(device: Any) -> Identity:
+    """Who a device (usb.core.Device) says it is. A string that cannot be had is none."""
+    ports = ".".join(str(port) for port in device.port_numbers or ())
+    return Identity(
+        vendor=int(device.idVendor),
+        product=int(device.idProduct),
+        maker=_text(device, "manufacturer"),
+        name=_text(device, "product"),
+        serial=_text(device, "serial_number"),
+        place=f"{device.bus}-{ports}",
+    )
+
+
+def _text(device: Any, name: str) -> str:
+    """pyusb reports a string that the unit cannot give as ValueError (no language) or USBError."""
+    import usb.core
+
+    try:
+        return str(getattr(device, name) or "").strip("\0 ")
+    except (ValueError, usb.core.USBError) as e:
+        log.debug("usb: %s: %s", name, e)
+        return ""
+
+
+class Claim:
+    """An interface of a device, from the making of this to `give_back`. `util` is usb.util. Raises usb.core.USBError
+    if it cannot be had."""
+
+    def __init__(self, device: Any, interface: int, util: Any) -> None:
+        self._device, self._interface, self._util = device, interface, util
+        self._detached = False
+        try:
+            if device.is_kernel_driver_active(interface):
+                device.detach_kernel_driver(interface)
+                self._detached = True
+            util.claim_interface(device, interface)
+        except OSError:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """To the kernel's driver, if it had it."""
+        import usb.core
+
+        try:
+            self._util.release_interface(self._device, self._interface)
+            if self._detached:
+                self._device.attach_kernel_driver(self._interface)
+        except usb.core.USBError as e:
+            log.debug("usb: closing: %s", e)  # it was unplugged
+        self._util.dispose_resources(self._device)
+
+
+def remedy(who: Identity, error: OSError) -> str:
+    """Why a device cannot be opened, and what to do about it."""
+    device = f"USB device {who.vendor:04x}:{who.product:04x} at {who.place}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"may not open {device}; mend with a udev rule: "
+            f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{who.vendor:04x}", ATTR{{idProduct}}=="{who.product:04x}", '
+            f'GROUP="dialout", MODE="0660" (docs/drivers.md)'
+        )
+    if error.errno == errno.EBUSY:
+        return f"{device} is in use by another program (NUT, the maker's software?): stop that"
+    return f"{device} cannot be opened: {error}"

@@ -1,0 +1,55 @@
+"""systemd itself reads the units: no mistake, and little left that a taken-over service could do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.test_place import place
+
+pytestmark = pytest.mark.peer
+EXPOSURE_LIMIT = 2.0
+
+
+def analyze(*words: str | Path) -> tuple[int, str]:
+    if not shutil.which("systemd-analyze"):
+        pytest.fail("systemd-analyze is missing; mend with: apt-get install systemd")
+    done = subprocess.run(
+        ["systemd-analyze", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The units, with a program that is there."""
+    folder = tmp_path_factory.mktemp("units")
+    for path, text in place.files().items():
+        if path.startswith(place.UNITS):
+            (folder / Path(path).name).write_text(text.replace(f"{place.PROGRAM}/bin/python", "/bin/true"))
+    return folder
+
+
+def test_no_unit_has_a_mistake(units: Path) -> None:
+    found = sorted(units.iterdir())
+    assert len(found) == 6
+    code, said = analyze("verify", "--man=no", *found)
+    said = "".join(row for row in said.splitlines(True) if str(units) in row or "ridethrough" in row)
+    assert (code, said) == (0, "")
+
+
+def test_a_mistake_would_be_seen(units: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "ridethrough-core.service"
+    bad.write_text((units / bad.name).read_text().replace("Restart=always", "Restart=sometimes"))
+    assert "sometimes" in analyze("verify", "--man=no", bad)[1]
+
+
+@pytest.mark.parametrize("name", ["ridethrough-core", "ridethrough-faces", "ridethrough-core@", "ridethrough-faces@"])
+def test_little_is_left_that_a_taken_over_service_could_do(units: Path, name: str) -> None:
+    code, said = analyze("security", "--offline=true", "--no-pager", units / f"{name}.service")
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
+    assert code == 0 and found and float(found[1]) <= EXPOSURE_LIMIT, said

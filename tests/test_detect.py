@@ -1,0 +1,282 @@
+"""Detection: the right driver and dialect, or an honest "don't know"; only questions, and no port without leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import detect, drivers, finding
+from agent.detect import Around, Auto, Candidate, Found, Look, judge, usb_section, weigh
+from agent.devices import Port
+from agent.drivers import apcsmart, megatec
+from agent.hidraw import Found as Node
+from agent.hidraw import Identity
+from agent.link import Silence
+from agent.model import LinkError, Reply
+from agent.pretend import Unit
+from tests.simulators.apcsmart import ApcUnit
+from tests.simulators.dialects import SPEAKERS
+from tests.simulators.hidunit import HidUnit
+from tests.simulators.script import ScriptLink, SpeakerLink
+
+PORT = "/dev/serial/by-id/usb-maker_adapter_A1-if00"
+#: pretend unit -> dialect that detection shall find; None: it is not known, and says so
+DIALECTS: dict[str, str | None] = {
+    "megatec": "megatec", "megatec-old": "megatec-old", "mecer": "mecer", "mustek": "mustek",
+    "zinto": "megatec", "bestups": "megatec", "masterguard": "megatec",  # read right, but say more when named
+    "gtec": None,
+    "voltronic": "voltronic", "voltronic-00": "voltronic", "voltronic-03": "voltronic", "voltronic-10": "voltronic",
+    "voltronic-qs": "voltronic-qs", "qs-hex-p": "qs-hex-p", "qs-hex-t": "qs-hex-t",
+    "megatec-g": "megatec-g", "q6": "q6",
+    "q2": "megatec", "hunnox": "megatec", "ablerex": "megatec", "omron": "megatec",  # they speak Q1 as well
+}  # fmt: skip
+
+
+class ApcLink(ScriptLink):
+    """A Smart-UPS that hears single characters."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.apc = ApcUnit(Unit(0.0))
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        said = b"".join(self.apc.hear(command[n : n + 1], self.now_s) for n in range(len(command)))
+        self.answers[command.rstrip(b"\r")] = said or None
+        return super().ask(command, end=end, limit_bytes=limit_bytes, within_s=within_s)
+
+
+class Bench:
+    """Links by the name of their place, and what was opened."""
+
+    def __init__(self, **links: Any) -> None:
+        self.links, self.opened = links, list[str]()
+        self.now_s = 0.0
+
+    def open(self, kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
+        name = section.get("port") or section.get("usb_product") or ""
+        self.opened.append(f"{kind} {name}")
+        link = self.links.get("serial" if section.get("port") else "usb")
+        if link is None:
+            raise LinkError(f"{name} is in use by another program")
+        return link
+
+    def around(self, *, ports: int = 1, usb: tuple[Identity, ...] = (), power: tuple[Identity, ...] = ()) -> Around:
+        names = [Port(Path(f"/dev/ttyUSB{n}"), None, PORT if n == 0 else f"{PORT}-{n}") for n in range(ports)]
+        nodes = [Node(Path(f"/dev/hidraw{n}"), who) for n, who in enumerate(power)]
+        return Around(power_devices=lambda: nodes, usb=lambda: list(usb), ports=lambda: names)
+
+    def look(self, around: Around, *, serial_ok: bool = True, only: str = "") -> detect.Report:
+        look = Look(self.open, lambda: self.now_s, serial_ok=serial_ok, only=only, around=around)
+        for _ in look.steps():
+            pass
+        return look.report()
+
+
+def found_on(link: Any) -> detect.Report:
+    bench = Bench(serial=link)
+    return bench.look(bench.around())
+
+
+@pytest.mark.parametrize("name", sorted(SPEAKERS))
+@pytest.mark.parametrize("mains", ["on", "off"])
+def test_every_pretend_unit_of_the_q1_family_is_found_or_not_known(name: str, mains: str) -> None:
+    unit = Unit(0.0)
+    unit.set("mains", mains)
+    link = SpeakerLink(SPEAKERS[name], unit)
+    report = found_on(link)
+    assert set(link.sent) <= set(megatec.QUERIES) | set(apcsmart.QUERIES) and link.closed
+    if DIALECTS[name] is None:
+        assert report.found is None and "no UPS was found" in report.words
+    else:
+        assert report.found == Found(driver="megatec", section={"port": PORT, "dialect": str(DIALECTS[name])})
+        assert "3 of 3 reads understood" in report.words
+
+
+def test_a_smart_ups_is_found_and_hears_no_question_of_another_driver() -> None:
+    link = ApcLink()
+    link.apc.unit.set("mains", "off")
+    report = found_on(link)
+    assert report.found == Found(driver="apcsmart", section={"port": PORT})
+    assert set(link.sent) <= {b"Y", b"Q"}, "QGS has an S in it, which switches a Smart-UPS on battery off"
+    assert link.apc.unit.output_on
+
+
+def test_what_answers_like_a_smart_ups_but_senselessly_is_asked_nothing_else() -> None:
+    link = ScriptLink({b"Y": b"?\r\n"})
+    report = found_on(link)
+    assert report.found is None and set(link.sent) == {b"Y"}
+    assert any("may obey them" in text for text in report.skipped)
+
+
+@pytest.mark.parametrize("answers", [{}, dict.fromkeys((b"Q1", b"QS", b"D", b"QPI"), b"\xff\x00(garbage\r")])
+def test_silence_and_garbage_are_nothing(answers: dict[bytes, Any]) -> None:
+    report = found_on(ScriptLink(answers))
+    assert report.found is None and all(c.score == 0 for c in report.candidates)
+    assert "driver contact" in report.words
+
+
+def test_no_serial_port_is_opened_before_somebody_said_that_it_may() -> None:
+    bench = Bench(serial=SpeakerLink(SPEAKERS["megatec"], Unit(0.0)))
+    report = bench.look(bench.around(ports=2), serial_ok=False)
+    assert bench.opened == [] and report.found is None
+    assert sum("nobody said" in text for text in report.skipped) == 2
+    assert any("--serial-ok" in line for line in finding.describe(report))
+
+
+def test_a_usb_power_device_is_known_by_what_it_says_and_serial_ports_are_left_alone() -> None:
+    unit = HidUnit.of("0764-0501")
+    bench = Bench(usb=unit, serial=ScriptLink({}))
+    report = bench.look(bench.around(power=(unit.identity,)))
+    assert report.found is not None and report.found.driver == "usbhid"
+    assert report.found.section["usb_vendor"] == "0764" and all(o.startswith("usb ") for o in bench.opened)
+    assert any("USB has told" in text for text in report.skipped)
+
+
+def test_a_usb_device_of_a_drivers_table_is_asked_through_its_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(megatec, "USB", ((0x0665, 0x5161, "cypress"),), raising=False)
+    who = Identity(0x0665, 0x5161, "INNO TECH", "USB to Serial", "", "1-2")
+    bench = Bench(usb=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
+    report = bench.look(bench.around(ports=0, usb=(who, Identity(0x046D, 0xC31C, "", "Keyboard", "", "1-3"))))
+    assert report.found is not None and report.found.section["dialect"] == "voltronic"
+    assert report.found.who == "0665:5161 INNO TECH USB to Serial" and bench.opened == ["bridge 5161"]
+    other = Bench(usb=SpeakerLink(SPEAKERS["gtec"], Unit(0.0)))
+    assert other.look(other.around(ports=0, usb=(who,))).found is None, "its ids prove nothing"
+
+
+def test_two_upses_and_two_equal_drivers_are_not_decided() -> None:
+    bench = Bench(serial=SpeakerLink(SPEAKERS["megatec"], Unit(0.0)))
+    report = bench.look(bench.around(ports=2))
+    assert report.found is None and "more than one UPS" in report.words
+    one = Candidate(place="a", found=Found(driver="megatec"), score=0.9, why="")
+    two = Candidate(place="a", found=Found(driver="apcsmart"), score=0.8, why="")
+    assert judge((one, two))[0] is None and "about as well" in judge((one, two))[1]
+
+
+def test_a_port_in_use_is_said() -> None:
+    bench = Bench()
+    report = bench.look(bench.around())
+    assert report.skipped == (f"{PORT}: {PORT} is in use by another program",)
+
+
+def test_reads_that_do_not_agree_are_too_little() -> None:
+    assert weigh([(1.0, {"dialect": "q6"}), (1.0, {"dialect": "megatec"}), (1.0, {"dialect": "q6"})])[0] == 0.5
+    assert weigh([(1.0, {}), (0.0, {}), (0.0, {})])[0] == 0.33
+    weak = Candidate(place="a", found=Found(driver="megatec"), score=0.5, why="")
+    assert judge((weak,))[0] is None and "scores 0.5" in judge((weak,))[1]
+
+
+def test_nothing_but_a_query_gets_out_whatever_a_driver_tries() -> None:
+    link = ScriptLink({})
+    asking = detect.Asking(link, megatec.QUERIES)
+    for order in (b"S01R0003\r", b"T\r", b"C\r", b"Q1", b""):
+        with pytest.raises(LinkError):
+            asking.ask(order)
+        with pytest.raises(LinkError):
+            asking.send(order)
+    assert link.sent == []
+    with pytest.raises(Silence):
+        asking.ask(b"Q1\r")
+    assert link.sent == [b"Q1\r"] and asking.frames[-1].startswith("b'Q1\\r' -> ") and not asking.heard
+
+
+def test_the_queries_of_all_drivers_are_no_orders() -> None:
+    for name in drivers.available():
+        for query in drivers.load(name).QUERIES:
+            assert query in {
+                b"Q1\r",
+                b"QPI\r",
+                b"QGS\r",
+                b"G2\r",
+                b"Q6\r",
+                b"M\r",
+                b"QS\r",
+                b"D\r",
+                b"F\r",
+                b"Y",
+                b"Q",
+                b"LIST UPS\n",
+            }
+
+
+def test_equal_usb_units_are_told_apart_by_their_socket_and_others_by_their_serial_number() -> None:
+    one = Identity(0x051D, 2, "APC", "UPS", "S1", "1-1")
+    twin = one._replace(place="1-2")
+    assert usb_section(one, [one]) == {"usb_vendor": "051d", "usb_product": "0002", "usb_serial": "S1"}
+    assert usb_section(one, [one, twin])["usb_place"] == "1-1"
+
+
+# --- driver = "auto" -------------------------------------------------------------------------------------------
+
+
+def settle(auto: Auto, calls: int = 60) -> Found:
+    for _ in range(calls):
+        try:
+            return auto.choose()
+        except LinkError as e:
+            last = str(e)
+    raise AssertionError(last)
+
+
+def test_auto_finds_step_by_step_and_a_restart_in_an_outage_does_not_look_again(tmp_path: Path) -> None:
+    bench = Bench(serial=SpeakerLink(SPEAKERS["q6"], Unit(0.0)))
+    section = {"serial_ok": True, "port": ""}
+    auto = Auto(tmp_path, section, bench.open, lambda: bench.now_s, bench.around())
+    with pytest.raises(LinkError, match="looking for the UPS: /dev/serial"):
+        auto.choose()
+    assert settle(auto).section == {"port": PORT, "dialect": "q6"}
+    nothing = Bench()  # the UPS is absent now
+    again = Auto(tmp_path, section, nothing.open, lambda: 0.0, nothing.around(ports=0))
+    assert again.choose().section == {"port": PORT, "dialect": "q6"} and nothing.opened == []
+    assert (tmp_path / "detected.json").stat().st_mode & 0o077 == 0
+    withdrawn = Auto(tmp_path, {"serial_ok": False}, bench.open, lambda: 0.0, bench.around(ports=0))
+    with pytest.raises(LinkError, match="no UPS was found"):
+        withdrawn.choose()
+
+
+def test_auto_says_what_it_does_not_know_and_looks_again_after_a_while(tmp_path: Path) -> None:
+    bench = Bench(serial=SpeakerLink(SPEAKERS["megatec"], Unit(0.0)))
+    auto = Auto(tmp_path, {"serial_ok": False}, bench.open, lambda: bench.now_s, bench.around())
+    with pytest.raises(LinkError, match=r"no UPS known.*nobody said that no contact cable"):
+        auto.choose()
+    assert bench.opened == [] and not (tmp_path / "detected.json").exists()
+    absent = Bench(serial=ScriptLink({}))
+    auto = Auto(tmp_path, {"serial_ok": True}, absent.open, lambda: absent.now_s, absent.around())
+    with pytest.raises(AssertionError, match="no UPS known"):
+        settle(auto)
+    absent.links["serial"] = SpeakerLink(SPEAKERS["megatec"], Unit(0.0))
+    with pytest.raises(LinkError, match="no UPS known"):
+        auto.choose()
+    absent.now_s += detect.AGAIN_S
+    assert settle(auto).section["dialect"] == "megatec"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"driver": "simulator"}', '{"driver": "rm"}', '{"driver": 1}'])
+def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str) -> None:
+    (tmp_path / "detected.json").write_text(text)
+    assert detect.recall(tmp_path / "detected.json") is None
+
+
+def test_the_report_is_json_and_text() -> None:
+    from agent import wire
+
+    report = found_on(SpeakerLink(SPEAKERS["megatec"], Unit(0.0)))
+    told = json.loads(json.dumps(wire.to_json(report)))
+    assert told["found"]["driver"] == "megatec" and any("Q1" in f for f in told["candidates"][0]["frames"])
+    text = "\n".join(finding.describe(report))
+    for part in ("[ups]", 'driver = "megatec"', f'port = "{PORT}"', "apcsmart", "no answer that it understands"):
+        assert part in text, text
+
+
+def test_a_look_at_a_silent_port_moves_every_few_seconds() -> None:
+    link = ScriptLink({})
+    bench = Bench(serial=link)
+    look = Look(bench.open, lambda: 0.0, serial_ok=True, around=bench.around())
+    gaps, before_s = [], link.now_s
+    for _ in look.steps():
+        gaps.append(link.now_s - before_s)
+        before_s = link.now_s
+    assert max(gaps) <= 6.0, "the core would be taken for hanging"

@@ -1,0 +1,80 @@
+"""What an installation puts onto a machine, and what taking it off leaves."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "systemd"))
+import place  # noqa: E402 - a folder of scripts, no package
+
+SERVICES = ("ridethrough-core", "ridethrough-faces")
+
+
+def install(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, ROOT / "systemd" / "install.py", *words], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def files_of(root: Path) -> set[str]:
+    return {"/" + str(p.relative_to(root)) for p in root.rglob("*") if not p.is_dir() or p.is_symlink()}
+
+
+def test_it_comes_and_goes_and_the_configuration_stays(tmp_path: Path) -> None:
+    assert "would" in install("install", "--root", str(tmp_path), "--dry-run") and not any(tmp_path.iterdir())
+    install("install", "--root", str(tmp_path))
+    there = files_of(tmp_path)
+    assert set(place.files()) | {place.CONFIG} <= there
+    for unit, target in place.ENABLED.items():
+        link = tmp_path / f"{place.UNITS[1:]}/{target}.wants/{unit}"
+        assert str(link.readlink()) == f"{place.UNITS}/{unit}"
+    mine = tmp_path / place.CONFIG[1:]
+    mine.write_text("# mine\n")
+    assert "write" not in install("install", "--root", str(tmp_path)) and mine.read_text() == "# mine\n"
+    install("uninstall", "--root", str(tmp_path))
+    assert files_of(tmp_path) == {place.CONFIG} and mine.read_text() == "# mine\n"
+    install("uninstall", "--root", str(tmp_path), "--purge")
+    assert files_of(tmp_path) == set()
+
+
+def test_the_first_configuration_has_no_mistake_but_the_missing_ups(tmp_path: Path) -> None:
+    from agent.process import load
+
+    path = tmp_path / "ridethrough.toml"
+    path.write_text(place.STARTER)
+    settings, problems = load(path)
+    assert [p.section for p in problems] == ["ups"] and settings.web is not None and settings.mode == "setup"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_second_ups_has_nothing_in_common_with_the_first_but_its_users(name: str) -> None:
+    text = place.files()[f"{place.UNITS}/{name}@.service"]
+    assert "/etc/ridethrough/%i.toml" in text and "StateDirectory=ridethrough-%i/" in text
+    assert "ridethrough.toml" not in text and "Directory=ridethrough/" not in text
+    assert "Directory=ridethrough\n" not in text and "ridethrough-core.service" not in text
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_always_started_again_and_watched(name: str) -> None:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(place.files()[f"{place.UNITS}/{name}.service"])
+    unit, service = parser["Unit"], parser["Service"]
+    assert unit["StartLimitIntervalSec"] == "0" and service["Restart"] == "always"
+    assert service["Type"] == "notify" and int(service["WatchdogSec"]) <= 60
+    assert service["User"] == {"ridethrough-core": "ridethrough"}.get(name, name)
+    assert "AF_NETLINK" in service["RestrictAddressFamilies"], "the neighbour table is read"
+    assert all("/dev/" not in row for row in parser["Service"].values()), "devices by class only"
+
+
+def test_the_faces_get_no_device() -> None:
+    text = place.files()[f"{place.UNITS}/ridethrough-faces.service"]
+    assert "PrivateDevices=yes" in text and "DeviceAllow" not in text and "dialout" not in text

@@ -1,0 +1,74 @@
+"""Values that no UPS can have are unknown, whatever driver brought them, and one line in the log says so."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from agent.config import Config
+from agent.forecast import filled
+from agent.model import Battery, Driver, Line, Source, Status
+from agent.plausible import believable
+from agent.ups import Ups
+from agent.verbs import describe
+from tests.fakecore import on_line
+
+GOOD = Status(
+    taken_s=1.0,
+    source=Source.MAINS,
+    inputs=(Line(voltage_v=2.0, frequency_hz=0.0), Line(voltage_v=230.0, frequency_hz=50.0)),
+    outputs=(Line(voltage_v=230.0, load_pct=30.0),),
+    battery=Battery(charge_pct=80.0, voltage_v=27.0, runtime_s=600.0, temperature_c=25.0),
+    temperature_c=25.0,
+)
+
+
+def test_what_can_be_stays_as_it_is_and_a_dead_mains_is_a_value() -> None:
+    assert believable(GOOD) == (GOOD, {})
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("inputs", "voltage_v", 2160.0), ("inputs", "voltage_v", -1.0), ("inputs", "frequency_hz", 500.0),
+        ("inputs", "frequency_hz", 39.0), ("outputs", "load_pct", 655.0), ("battery", "voltage_v", 2.28),
+        ("battery", "voltage_v", 600.0), ("battery", "charge_pct", 101.0), ("battery", "charge_pct", float("nan")),
+        ("battery", "temperature_c", 273.0), ("battery", "runtime_s", -60.0),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_unknown_and_the_rest_stays(part: str, name: str, value: float) -> None:
+    was = getattr(GOOD, part)
+    bent = replace(was, **{name: value}) if part == "battery" else (replace(was[0], **{name: value}), *was[1:])
+    status, odd = believable(replace(GOOD, **{part: bent}))
+    cut = replace(was, **{name: None}) if part == "battery" else (replace(was[0], **{name: None}), *was[1:])
+    assert status == replace(GOOD, **{part: cut}) and list(odd) == [
+        f"{part} 1 {name}" if part != "battery" else f"battery {name}"
+    ]
+
+
+def test_it_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "agent.ups")
+
+    def nobody() -> Driver:
+        raise AssertionError
+
+    ups = Ups(nobody, lambda polled: None, 1.0)
+    wrong = replace(GOOD, battery=replace(GOOD.battery, voltage_v=2.28))
+    for look in (wrong, wrong, wrong, GOOD, GOOD):
+        ups._believed(look)
+    assert [r.message for r in caplog.records] == [
+        "the UPS says battery voltage_v = 2.28, which cannot be; taken as unknown",
+        "the UPS says a plausible battery voltage_v again",
+    ]
+
+
+@pytest.mark.parametrize(("load", "minutes"), [(100.0, 4.0), (80.0, 5.0), (50.0, 8.0), (5.0, 8.0), (None, 4.0)])
+def test_the_configured_runtime_is_that_of_the_load_and_marked(load: float | None, minutes: float) -> None:
+    silent = replace(GOOD, battery=Battery(charge_pct=80.0), outputs=(Line(load_pct=load),))
+    found = filled(silent, None, 5.0)
+    assert found.battery.runtime_s == pytest.approx(minutes * 60) and found.battery.estimated == {"runtime_s"}
+    assert filled(silent, None, Config().full_load_minutes) == silent, "nothing is invented"
+    text = "\n".join(describe(replace(on_line(), status=found)))
+    assert "min (estimated)" in text, text

@@ -1,0 +1,119 @@
+"""The private tree of GENEREX: all of its objects and notifications, off by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from snmp_kit import COMMUNITY, ON_LINE, since, view, whole
+from test_notices import COLD_START, Core, Peer
+
+from agent import ber, config, upsman
+from agent.model import Condition, Sensor, Source
+from agent.netif import Interfaces
+from agent.receiver import Receiver
+from agent.snmp import Agent
+
+ROOT = "1.3.6.1.4.1.1356"
+#: the MIB's own count of objects in each group
+GROUPS = {1: 2, 2: 6, 3: 2, 4: 4, 5: 4, 6: 3, 7: 6, 8: 8}
+
+
+def test_the_mib_has_35_objects_and_29_notifications() -> None:
+    names = [o.oid for o in upsman.OBJECTS]
+    assert names == [(*upsman.GENEREX, 1, group, n) for group, count in GROUPS.items() for n in range(1, count + 1)]
+    assert len(names) == 35 and len(upsman.NOTIFICATIONS) == len(set(upsman.NOTIFICATIONS)) == 29
+    assert upsman.NOTIFICATIONS[16] == "upsmanTrapFatalFault"
+    assert upsman.NOTIFICATIONS[28] == "upsmanTrapTempmanSensorFailure4"
+    assert set(upsman.EVENTS.values()) | {"upsmanStarted"} == set(upsman.NOTIFICATIONS[:17])
+
+
+@pytest.fixture
+def core(tmp_path: Path):
+    made = Core(tmp_path)
+    switch(made)
+    yield made
+    made.peer.sock.close()
+    made.receiver.close()
+
+
+def switch(core: Core) -> None:
+    """An agent with the tree in the place of the other."""
+    stage = core.stage
+    settings = config.Snmp(communities=stage.agent.settings.communities, upsman_mib=True)
+    stage.agent = Agent(
+        settings, {"tests": COMMUNITY}, lambda: stage.view, 100.0, clock=lambda: stage.now_s, host="h",
+        interfaces=Interfaces(str(core.folder / "net")),
+    )  # fmt: skip
+    core.start()
+
+
+def values(core: Core) -> dict[str, object]:
+    names = {".".join(map(str, (*o.oid, 0))): o.name for o in upsman.OBJECTS}
+    found = core.stage.walk(ROOT)
+    return {names[name]: whole(body) if tag == ber.INTEGER else body for name, (tag, body) in found.items()}
+
+
+def test_it_is_off_by_default(tmp_path: Path) -> None:
+    core = Core(tmp_path)
+    assert core.stage.walk(ROOT) == {} and core.turn() == [COLD_START]
+    core.peer.sock.close()
+    core.receiver.close()
+
+
+def test_a_ups_on_line_is_told_in_the_units_of_the_tree(core: Core) -> None:
+    found = values(core)
+    assert found["upsIdentModelName"] == b"EP 1000" and found["upsIdentUpsIDName"] == b"rack-3"
+    assert (found["upsBatteryStatus"], found["upsBatteryCapacity"], found["upsBatteryVoltage"]) == (2, 98, 27)
+    assert (found["upsBatteryRunTimeRemaining"], found["upsInputLineVoltage"]) == (1799, 230)
+    assert (found["upsOutputStatus"], found["upsOutputLoad"], found["upsOutputVoltage"]) == (2, 31, 230)
+    assert (found["upsLastTestResult"], found["upsAlarmTempmanSensorStatus1"]) == (0, -1)
+    missing = {"upsBatteryLifeTimeRemaining", "upsLastTestedBackupTime", "upsShutdownSecs", "upsRestoreSecs"}
+    assert missing.isdisjoint(found) and "upsBatteryTemperature" not in found
+
+
+def test_an_outage_with_alarms_and_a_sensor(core: Core) -> None:
+    status = core_status(Source.BATTERY)
+    core.stage.view = view(status, since(Condition.LOW_BATTERY), since(Condition.OVERLOAD))
+    found = values(core)
+    assert (found["upsOutputStatus"], found["upsBatteryStatus"]) == (3, 3)
+    assert (found["upsAlarmOutputOverloadStatus"], found["upsAlarmWarningStatus"]) == (1, 1)
+    assert (found["upsAlarmFatalFaultStatus"], found["upsAlarmInputBadStatus"]) == (0, 0)
+    assert (found["upsAlarmTempmanSensorValue1"], found["upsAlarmTempmanSensorStatus1"]) == (215, 2)
+
+
+def core_status(source: Source):
+    from dataclasses import replace
+
+    return replace(ON_LINE, source=source, sensors=(Sensor(name="rack", temperature_c=21.5),))
+
+
+def test_without_a_frame_only_the_name_is_there(core: Core) -> None:
+    core.stage.view = view(None)
+    assert values(core) == {"upsIdentUpsIDName": b"rack-3"}
+
+
+def test_its_notifications_go_beside_those_of_the_standard(core: Core) -> None:
+    assert core.turn() == [COLD_START, f"{ROOT}.0.11"]
+    core.happens("began", Condition.ON_BATTERY)
+    assert f"{ROOT}.0.6" in core.turn()
+    core.happens("ended", Condition.ON_BATTERY)
+    assert f"{ROOT}.0.5" in core.turn(10)
+
+
+def test_version_1_names_the_enterprise_without_the_zero(tmp_path: Path) -> None:
+    core, peer = Core(tmp_path), Peer()
+    switch(core)
+    core.receiver.close()
+    core.notifier.receivers = [Receiver(peer.address, ber.V1, community=b"public-not")]
+    core.notifier.turn(101.0)
+    sent = [peer.sock.recv(4096), peer.sock.recv(4096)]
+    assert ber.tlv(0xA4, b"")[:1] in sent[1] and ber.oid(upsman.GENEREX) + b"\x40\x04" in sent[1]
+    for sock in (core.peer.sock, peer.sock, core.receiver, core.notifier.receivers[0]):
+        sock.close()
+
+
+def test_nothing_in_it_can_be_set() -> None:
+    from agent.upsset import SETTINGS
+
+    assert not any(name.startswith(ber.oid_body(upsman.GENEREX)) for name in SETTINGS)
