@@ -110,8 +110,13 @@ def test_the_name_that_the_agent_gives_itself_chooses_and_can_be_overruled() -> 
     ],
 )
 def test_an_agent_that_has_lost_its_ups_is_a_lost_link_and_never_on_line(more: dict[str, Any]) -> None:
+    unit = SnmpUnit({**RFC, **more})
+    it = driver(unit)
     with pytest.raises(LinkError, match="lost its UPS"):
-        driver(SnmpUnit({**RFC, **more})).poll()
+        it.poll()
+    unit.rows = SnmpUnit(RFC).rows  # it has found it again
+    if f"{UPS}.6.1.0" in more:
+        assert it.poll().source is Source.MAINS
 
 
 def test_alarms_are_flags_and_the_source_is_judged_here() -> None:

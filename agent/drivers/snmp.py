@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import ber
+from ..cards import Card
 from ..model import Command, Condition, Driver, Link, LinkError, Option, OrderError, Status
 from ..q1.orders import check_arguments
 from ..snmplook import Value, look, places, whole_oid
@@ -32,6 +33,24 @@ OPTIONS: tuple[Option, ...] = (
         choices=("auto", *(table.name for table in TABLES)),
         help="which of the agent's tables is read",
     ),
+)
+
+_HOW = {  # of docs/drivers-snmp.md: state of reading it, evidence, limits of the orders
+    "rfc1628": ("complete", "own, net-snmp", "back with the mains, at no set time"),
+    "powernet": ("partial", "net-snmp", ""),
+    "xups": ("partial", "net-snmp", "back with the mains; such a shutdown cannot be stopped"),
+    "cyberpower": ("partial", "net-snmp", ""),
+}
+CARDS = tuple(
+    Card(
+        "Tables; an agent can do those of the commands whose objects it has, with a community that may write",
+        table.title,
+        f'by sysObjectID {", ".join(table.identities)}, or `mib = "{table.name}"`',
+        *_HOW[table.name][:2],
+        frozenset(table.orders),
+        _HOW[table.name][2],
+    )
+    for table in TABLES
 )
 
 POLL_WITHIN_S, ASK_WITHIN_S, ORDER_WITHIN_S, PROBE_WITHIN_S = 4.5, 2.5, 1.2, 0.9
@@ -99,6 +118,13 @@ class Snmp:
 
     def poll(self) -> Status:
         """All values within 4.5 s. LinkError also if the agent says that it has lost its UPS."""
+        try:
+            return self._poll()
+        except LinkError:
+            self._known = []  # what is missing now may be there next time
+            raise
+
+    def _poll(self) -> Status:
         end_s = self._now() + POLL_WITHIN_S
         if self._table is None:
             found, _ = _there(self._link, _PROBES, lambda: self._left_s(end_s))
@@ -116,11 +142,7 @@ class Snmp:
         alarms = {c for one in table.alarms for c in self._alarms(one, values, end_s)}
         if Condition.COMM_LOST in alarms:
             raise LinkError("the agent says that it has lost its UPS")
-        try:
-            status = look(table, places(table, values), frozenset(alarms), taken_s)
-        except LinkError:
-            self._known = []  # what is missing now may be there next time
-            raise
+        status = look(table, places(table, values), frozenset(alarms), taken_s)
         self._lock = _whole(values.get(whole_oid("1.3.6.1.2.1.33.1.7.2.0")))
         self.commands = _commands(table, values)
         return status

@@ -53,9 +53,10 @@ def opened(port: int, version: str = "2c", community: str = COMMUNITY, mib: str 
     return it
 
 
+THREE = [231.0, 232.0, 233.0], [221.0, 222.0, 223.0], [10.0, 20.0, 30.0]
 #: what the agent says -> source, charge, runtime, input and output voltages, loads, flags
 TABLE: dict[str, tuple[dict[str, Value | bytes], tuple[Any, ...]]] = {
-    "rfc1628": (RFC, (Source.MAINS, 97.0, 1800.0, [231.0, 232.0, 233.0], [221.0, 222.0, 223.0], [10.0, 20.0, 30.0], set())),
+    "rfc1628": (RFC, (Source.MAINS, 97.0, 1800.0, THREE[0], THREE[1], THREE[2], set())),
     "powernet": (POWERNET, (Source.MAINS, 90.5, 1800.0, [230.9], [None], [31.0], {Condition.BATTERY_BAD})),
     "xups": (EATON, (Source.BATTERY, 88.0, 1800.0, [0.0], [230.0], [40.0], {Condition.LOW_BATTERY})),
     "cyberpower": (CYBER, (Source.BATTERY, 12.0, 1800.0, [0.0], [None], [12.0], {Condition.LOW_BATTERY})),
