@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import ber
-from .model import LinkError, Option, Reply
+from .model import Link, LinkError, Option, Reply
 
 log = logging.getLogger(__name__)
 
@@ -26,19 +26,25 @@ DATAGRAM_LIMIT_BYTES = 1472  # one Ethernet frame: nothing is ever in fragments
 AGAIN_S = 0.6  # without an answer a question is sent again
 WITHIN_LIMIT_S = 5.0  # no request may take longer, whatever the caller says
 STRANGERS_LIMIT = 64  # datagrams that are no answer to this request, of one request
-VERSIONS = {"1": ber.V1, "2c": ber.V2C}
+VERSIONS = {"1": ber.V1, "2c": ber.V2C}  # the third has a link of its own
 
 OPTIONS: tuple[Option, ...] = (
     Option(name="host", kind=str, required=True, help="IP address of the agent (names may not resolve in an outage)"),
     Option(name="udp_port", kind=int, default=161, low=1, high=65535, help="UDP port of the agent"),
-    Option(name="version", kind=str, default="2c", choices=tuple(VERSIONS), help="version of SNMP"),
+    Option(name="version", kind=str, default="2c", choices=(*VERSIONS, "3"), help="version of SNMP"),
     Option(
-        name="secret", kind=str, required=True, help="label of the community; set it with: ridethrough secret set"
+        name="secret",
+        kind=str,
+        required=True,
+        help="label of the community, or of the passphrases of version 3; set it with: ridethrough secret set",
     ),
+    Option(name="user", kind=str, default="", help="version 3: name of the user"),
+    Option(name="auth", kind=str, default="sha256", choices=("md5", "sha1", "sha256", "sha512"), help="how it signs"),
+    Option(name="priv", kind=str, default="aes128", choices=("des", "aes128"), help="how it encrypts"),
 )
 
 
-def open(section: Mapping[str, Any], now: Callable[[], float]) -> SnmpLink:  # noqa: A001
+def open(section: Mapping[str, Any], now: Callable[[], float]) -> Link:  # noqa: A001
     """A socket to the agent; sends nothing. `section["password"]`: the community. LinkError names what is wrong."""
     host, port = str(section["host"]), int(section.get("udp_port", 161))
     try:
@@ -48,7 +54,11 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> SnmpLink:  # n
     community = section.get("password")
     if not community:
         label = section.get("secret") or "LABEL"
-        raise LinkError(f"[ups] secret: no community; set it with: ridethrough secret set {label}")
+        raise LinkError(f"[ups] secret: there is none; set it with: ridethrough secret set {label}")
+    if str(section.get("version")) == "3":
+        from . import snmp3link  # only here: the others need no child
+
+        return snmp3link.open(section, now, f"{host} port {port}")
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.connect((host, port))

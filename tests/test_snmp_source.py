@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import ber, snmplink, snmptables
+from agent import ber, snmp3link, snmplink, snmptables
 from agent.drivers import snmp
-from agent.model import Command, Condition, LinkError, OrderError, Source, TestResult
+from agent.model import Command, Condition, Link, LinkError, OrderError, Source, TestResult
 from agent.snmptables import APC, CPS, UPS, XUPS
 from tests.simulators.snmpunit import ID, RFC, SnmpUnit, Value
 
@@ -219,7 +220,7 @@ def agent(answer: Callable[[bytes], list[bytes]]) -> Iterator[int]:
         sock.close()
 
 
-def opened(port: int, **more: Any) -> snmplink.SnmpLink:
+def opened(port: int, **more: Any) -> Link:
     section = {"host": "127.0.0.1", "udp_port": port, "secret": "ups", "password": "hidden", **more}
     return snmplink.open(section, time.monotonic)
 
@@ -282,3 +283,64 @@ def test_what_is_wrong_is_said_and_the_community_is_not() -> None:
     with pytest.raises(LinkError) as told:
         opened(9).ask(ASKED, within_s=0.3)
     assert "hidden" not in str(told.value)
+
+
+# --- version 3: the child
+
+
+V3 = {"version": "3", "user": "ops", "password": "sign-it-well crypt-it-well"}
+LOOP = "import sys, json\nfor line in sys.stdin:\n    "
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The path of the program that is run as the child."""
+    path = tmp_path / "child.py"
+    monkeypatch.setattr(snmp3link, "CHILD", path)
+    yield path
+    for one in snmp3link._children.values():
+        one.end()
+    snmp3link._children.clear()
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("", "it ended.*started again"),
+        ("print('nonsense')", "started again"),
+        ("print('[]')", "no object"),
+        ('print(\'{"missing": "No module"}\')', "pysnmp-lextudio: No module"),
+        (f"{LOOP}pass", "still starting"),
+    ],
+)
+def test_a_child_that_fails_is_a_lost_link_and_waits_before_it_is_started_again(
+    child: Path, program: str, told: str
+) -> None:
+    child.write_text(program)
+    link = opened(161, **V3)
+    with pytest.raises(LinkError, match=told):
+        link.ask(ASKED, within_s=0.2)
+    with pytest.raises(LinkError, match=told if "starting" in told else "started again soon"):
+        link.ask(ASKED, within_s=0.1)
+    link.close()
+
+
+def test_what_the_child_says_is_the_answer_and_an_old_one_is_not(child: Path) -> None:
+    child.write_text(
+        "import sys, json\nprint('{\"ready\": true}', flush=True)\nsys.stdin.readline()\n"
+        "for line in sys.stdin:\n    r = json.loads(line)\n"
+        "    for n in (r['id'] - 1, r['id']):\n"
+        "        print(json.dumps({'id': n, 'error': n, 'index': 0, 'bindings': r['bindings']}), flush=True)\n"
+    )
+    link = opened(161, **V3)
+    for n in (1, 2):
+        data = link.ask(ASKED, within_s=2.0).data
+        assert data.startswith(ber.integer(n) + ber.integer(0)) and ASKED[2:] in data
+    assert opened(161, **V3)._child is link._child  # type: ignore[attr-defined]
+
+
+def test_a_section_of_version_3_that_is_not_whole_is_said() -> None:
+    with pytest.raises(LinkError, match="name of the agent's user"):
+        opened(161, **{**V3, "user": ""})
+    with pytest.raises(LinkError, match="two passphrases"):
+        opened(161, **{**V3, "password": "only-one-of-them"})

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent import ber, snmplink, vault
+from agent import ber, snmp3link, snmplink, vault
 from agent.drivers import snmp
 from agent.model import Command, Condition, LinkError, OrderError, Source, Status
 from agent.upsset import Writer
@@ -200,3 +200,57 @@ def test_from_one_adapter_to_the_next_an_outage_tells_the_servers_and_silence_is
             first.ups.set("mains", "on")
             first.start_agent()
             until(lambda: "comm-lost" not in second.conditions(), 40, "it is back")
+
+
+def failed(it: snmp.Snmp) -> str:
+    try:
+        it.poll()
+    except LinkError as e:
+        return str(e)
+    return ""
+
+
+V3 = {"version": "3", "secret": "x", "password": "sign-it-well crypt-it-well", "user": "ops"}
+
+
+@pytest.mark.parametrize(("auth", "priv", "words"), [("sha256", "aes128", "SHA-256"), ("sha1", "des", "SHA")])
+def test_version_3_by_a_child_that_is_started_again_and_ends_with_us(
+    auth: str, priv: str, words: str, tmp_path: Path
+) -> None:
+    crypt = {"aes128": "AES", "des": "DES"}[priv]
+    users = f"createUser ops {words} sign-it-well {crypt} crypt-it-well\nrwuser ops priv\n"
+    with snmpd(conf(POWERNET) + users, tmp_path) as port:
+        section = {**V3, "host": "127.0.0.1", "udp_port": port, "auth": auth, "priv": priv}
+
+        def read(wanted: tuple[Any, ...] | None) -> bool:
+            it = snmp.connect({}, snmplink.open(section, time.monotonic), time.monotonic)
+            try:
+                return facts(it.poll()) == wanted
+            except LinkError:
+                return False
+            finally:
+                it.close()
+
+        until(lambda: read(TABLE["powernet"][1]), 20, "version 3 is read")
+        it = snmp.connect({}, snmplink.open(section, time.monotonic), time.monotonic)
+        it.poll()
+        it.order(Command.BEEPER_OFF)
+        assert it.poll().beeper_on is False
+        (child,) = snmp3link._children.values()
+        assert child.process is not None
+        first = child.process.pid
+        child.process.kill()
+        child.process.wait(5)
+        with pytest.raises(LinkError, match="started again"):
+            it.poll()
+        until(lambda: read(TABLE["powernet"][1]), 20, "it was started again")
+        assert child.process is not None and child.process.pid != first
+        wrong = {**section, "password": "sign-it-well crypt-it-badly"}
+        bad = snmp.connect({}, snmplink.open(wrong, time.monotonic), time.monotonic)
+        until(lambda: "still starting" not in failed(bad), 20, "it asks")
+        assert "badly" not in failed(bad) and failed(bad)
+        (child,) = snmp3link._children.values()
+        process_ = child.process
+        assert process_ is not None and process_.stdin is not None
+        process_.stdin.close()  # as when we are gone
+        process_.wait(10)
