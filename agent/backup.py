@@ -47,9 +47,10 @@ SETTINGS, ABOUT, COMMANDS = "ridethrough.toml", "about.json", "commands.d"
 #: what is kept of `state_dir`
 KEPT = (
     "core/secrets.json", f"core/{senderkey.NAME}", f"core/{pins.FILE}", "core/ssh-key", "core/ssh-key.pub",
-    "core/known.json", "core/discharge-curve.json", "core/last-good.toml", "faces/secrets.json", "faces/account.json",
-    "faces/first-password", "faces/tls.pem", "faces/snmp/engine.json", "faces/snmp/users.json",
-    "faces/snmp/texts.json", f"faces/{enroll.FOLDER}/{authority.FILE}",
+    "core/known.json", "core/detected.json", "core/discharge-curve.json", "core/last-good.toml",
+    "faces/secrets.json", "faces/account.json", "faces/first-password", "faces/tls.pem", "faces/snmp/engine.json",
+    "faces/snmp/users.json", "faces/snmp/texts.json", "system/system.json",
+    f"faces/{enroll.FOLDER}/{authority.FILE}",
 )  # fmt: skip
 #: what a restore removes besides: it belongs to the adapter that was
 DROPPED = ("core/slots", "faces/sessions.json", f"faces/{enroll.FOLDER}/{codes.FILE}")

@@ -34,7 +34,7 @@ from .model import VERSION, ConfigError
 
 FILE, REPORT, RESET, DOING = "ridethrough.toml", "ridethrough-report.txt", "factory-reset", "factory-reset.doing"
 #: what the image comes with
-DEFAULT = '# No ridethrough.toml was taken over yet.\n[ups]\ndriver = "usbhid"\n\n[web]\nlisten = "[::]:443"\n'
+DEFAULT = '# No ridethrough.toml was taken over yet.\n[ups]\ndriver = "auto"\n\n[web]\nlisten = "[::]:443"\n'
 TAKEN_LIMIT = 50
 ZONES = Path("/usr/share/zoneinfo")
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from agent import backup, core, engineid, pins, process, senderkey
+from agent import backup, core, detect, engineid, pins, process, senderkey
 from agent.config import Config
 from agent.model import ConfigError
 from agent.v3 import BOOTS_LIMIT
@@ -226,6 +226,7 @@ def test_a_changed_byte_anywhere_is_noticed(at: int, by: int) -> None:
 def test_the_names_are_those_that_the_others_use() -> None:
     assert f"core/{core.CURVE}" in backup.KEPT
     assert engineid.path(Path("faces/snmp")) == Path("faces/snmp/engine.json")
+    assert f"core/{detect.MEMORY}" in backup.KEPT
     assert process.last_good(Config(state_dir="/s")) == Path("/s/core/last-good.toml")
 
 

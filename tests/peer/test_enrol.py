@@ -221,6 +221,35 @@ def test_a_server_with_nothing_but_python_is_enrolled_proven_and_shut_down(tmp_p
         assert secret not in log
 
 
+def test_of_two_adapters_the_word_of_one_is_a_vote_only(tmp_path: Path, server: Server) -> None:
+    """Two power feeds, an adapter at each: the server goes down when both ask, and either could be wrong alone."""
+    nas = server_toml("nas", free_port(), "secure = true")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with World(tmp_path / "a", confirm_servers=0, servers=nas) as one:
+        with World(tmp_path / "b", confirm_servers=0, servers=nas) as two:
+            for world in (one, two):
+                over_tls(world)
+            done = server.type(one.ridethrough("enroll", "nas"))
+            assert done.returncode == 0 and "proven by peer-ups" in done.stdout, done.stdout + done.stderr
+            ini = server.root / "etc" / "rccmd" / "rccmd.ini"
+            ini.write_text(ini.read_text().replace("[listen]\n", "[listen]\nneed = 2\n"))
+            done = server.type(two.ridethrough("enroll", "nas"))
+            assert done.returncode == 0 and "proven by peer-ups-" in done.stdout, done.stdout + done.stderr
+            for world in (one, two):
+                until(lambda world=world: view_of(world).state == "proven", 10, "each adapter says so")
+            assert "needs 2 adapters" in view_of(two).proof
+
+            one.ups.set("mains", "off")
+            one.ups.set("battery_low", "1")
+            until(lambda: view_of(one).delivery == "accepted", 10, "it was told by one")
+            time.sleep(2.0)
+            assert server.told() == []
+            two.ups.set("mains", "off")
+            two.ups.set("battery_low", "1")
+            until(lambda: server.told() == ["SHUTDOWN"], 10, "told by both, its command has run")
+
+
 @pytest.mark.parametrize(("here", "there"), [(1970, 2099), (2099, 1970), (2001, 2026)])
 def test_over_a_real_network_and_in_any_year_on_either_side(tmp_path: Path, here: int, there: int) -> None:
     nas = server_toml("nas", 7003, "secure = true").replace("127.0.0.1", THERE_V4)
