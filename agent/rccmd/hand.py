@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,9 +59,16 @@ class Hand:
                 self.say(f"would make the folder {path} ({mode:04o} {owner.user}:{owner.group})")
             return
         try:
-            if not os.path.isdir(path):
-                os.makedirs(path, 0o755)
-                self._before.append((path, None))
+            missing: list[str] = []
+            above = path
+            while above and not os.path.isdir(above) and above not in missing:
+                missing.append(above)
+                above = os.path.dirname(above)
+            for new in reversed(missing):
+                os.mkdir(new, 0o755)
+                self._before.append((new, None))
+            if not missing:
+                self._before.append((path, (b"", os.stat(path))))
             os.chmod(path, mode)
             self._give(path, owner)
         except OSError as e:
@@ -151,13 +159,15 @@ class Hand:
             try:
                 if old is not None:
                     data, was = old
-                    fresh = f"{path}.new"
-                    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-                        stream.write(data)
-                    os.chmod(fresh, was.st_mode & 0o7777)
+                    place = path if stat.S_ISDIR(was.st_mode) else f"{path}.new"
+                    if place != path:
+                        with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+                            stream.write(data)
+                    os.chmod(place, was.st_mode & 0o7777)
                     if self._owners and hasattr(os, "chown"):
-                        os.chown(fresh, was.st_uid, was.st_gid)
-                    os.replace(fresh, path)
+                        os.chown(place, was.st_uid, was.st_gid)
+                    if place != path:
+                        os.replace(place, path)
                 elif os.path.isdir(path):
                     os.rmdir(path)
                 elif os.path.lexists(path):
