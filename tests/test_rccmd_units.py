@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,6 +97,28 @@ class UnitsTest(unittest.TestCase):
             self.assertIn(words, start)
 
 
+class Seen(Hand):
+    """Does nothing, and remembers what it should have done."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda line: None)
+        self.done: list[str] = []
+
+    def folder(self, path: str, mode: int, owner: Owner) -> None:
+        self.done.append(f"folder {path}")
+
+    def write(self, path: str, data: bytes, mode: int, owner: Owner) -> bool:
+        self.done.append(f"write {path}")
+        return True
+
+    def remove(self, path: str) -> None:
+        self.done.append(f"remove {path}")
+
+    def run(self, argv: Sequence[str], needed: bool = True) -> bool:
+        self.done.append(" ".join(argv))
+        return True
+
+
 class HandTest(unittest.TestCase):
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -151,29 +174,33 @@ class HandTest(unittest.TestCase):
             self.assertTrue(any(stopped in line for line in ran), ran)
 
     def test_the_folder_of_the_key_is_private_on_windows_before_the_key_is_in_it(self) -> None:
-        done: list[str] = []
-
-        class Seen(Hand):
-            def folder(self, path: str, mode: int, owner: Owner) -> None:
-                done.append(f"folder {path}")
-
-            def write(self, path: str, data: bytes, mode: int, owner: Owner) -> bool:
-                done.append(f"write {path}")
-                return True
-
-            def run(self, argv: Sequence[str], needed: bool = True) -> bool:
-                done.append(" ".join(argv))
-                return True
-
-        service = services.Service("windows", units.Places("C:\\py.exe", windows=True), Seen(self.said.append))
+        hand = Seen()
+        service = services.Service("windows", units.Places("C:\\py.exe", windows=True), hand)
         given = trade.Enrolled("ups", "CERT", "KEY", "SENDER", 6003, "192.0.2.1")
         before, wish = plan.Before("", "", {}, "", False, {}), plan.Wish("windows")
-        install._write(service.hand, service, before, wish, "x", b"", given, "ups", "192.0.2.1:443")
+        install._write(hand, service, before, wish, "x", b"", given, "ups", "192.0.2.1:443")
         folder = "C:\\ProgramData\\rccmd"
-        private = next(n for n, line in enumerate(done) if line.startswith(f"icacls {folder} /inheritance:r"))
-        self.assertLess(done.index(f"folder {folder}"), private)
-        self.assertLess(private, done.index(f"write {folder}\\key.pem"))
-        self.assertLess(private, done.index(f"write {folder}\\root.ini"))
+        private = next(n for n, line in enumerate(hand.done) if line.startswith(f"icacls {folder} /inheritance:r"))
+        self.assertLess(hand.done.index(f"folder {folder}"), private)
+        self.assertLess(private, hand.done.index(f"write {folder}\\key.pem"))
+        self.assertLess(private, hand.done.index(f"write {folder}\\root.ini"))
+
+    def test_the_way_of_a_listener_that_still_runs_is_not_cut_by_writing_files(self) -> None:
+        hand = Seen()
+        service = services.Service("systemd", PLACES, hand)
+        given = trade.Enrolled("ups", "CERT", "KEY", "SENDER", 6003, "192.0.2.1")
+        before, wish = plan.Before("", "", {}, "", False, {}), plan.Wish("systemd")
+        with unittest.mock.patch.object(plan, "old_units", return_value=["/etc/systemd/system/rccmd-shutdown.path"]):
+            install._write(hand, service, before, wish, "x", b"", given, "ups", "192.0.2.1:443")
+            self.assertFalse([line for line in hand.done if "rccmd-shutdown.path" in line])
+            install._drop_old_units(hand, PLACES)
+        self.assertEqual(
+            hand.done[-2:],
+            [
+                "systemctl disable --now rccmd-shutdown.path",
+                "remove /etc/systemd/system/rccmd-shutdown.path",
+            ],
+        )
 
     def test_a_service_that_does_not_stay_up_is_a_failure(self) -> None:
         places = units.Places("/usr/bin/python3", str(self.folder))
