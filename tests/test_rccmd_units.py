@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from agent.rccmd import install, plan, services, trade, units  # noqa: E402
-from agent.rccmd.hand import Failed, Hand, Owner  # noqa: E402
+from agent.rccmd.hand import Failed, Hand, Owner, probe_folder  # noqa: E402
 
 PLACES = units.Places("/usr/bin/python3")
 
@@ -146,6 +146,14 @@ class HandTest(unittest.TestCase):
         self.assertEqual((self.folder / "b").read_text(), "stays")
         self.assertEqual((self.folder / "state").stat().st_mode & 0o777, 0o700)  # or the old listener may not write
         self.assertFalse((self.folder / "new").exists())
+
+    def test_a_link_in_the_folder_of_the_listener_leads_root_nowhere(self) -> None:
+        (self.folder / "state").mkdir()
+        (self.folder / "shadow").write_text("secret")
+        (self.folder / "state/.rccmd-trial").symlink_to(self.folder / "shadow")
+        probe_folder(f"{self.folder}/state", 10)
+        self.assertEqual((self.folder / "shadow").read_text(), "secret")
+        self.assertEqual(os.listdir(self.folder / "state"), [])
 
     def test_a_program_that_fails_is_named_with_what_it_said(self) -> None:
         hand = Hand(self.said.append, run=lambda argv: (5, "Unit rccmd.service\nnot found"))

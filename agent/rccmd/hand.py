@@ -191,7 +191,9 @@ def probe_folder(path: str, size_bytes: int) -> None:
         path = os.path.dirname(path)
     trial = os.path.join(path, ".rccmd-trial")
     try:
-        with open(trial, "wb") as stream:
+        if os.path.lexists(trial):
+            os.remove(trial)  # never through a link: the listener may write in its own folder, and we are root
+        with open(trial, "xb") as stream:
             stream.write(bytes(size_bytes))
             stream.flush()
             os.fsync(stream.fileno())
