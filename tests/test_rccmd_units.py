@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import plistlib
 import re
@@ -209,6 +210,24 @@ class HandTest(unittest.TestCase):
                 "remove /etc/systemd/system/rccmd-shutdown.path",
             ],
         )
+
+    def test_what_a_failed_installation_had_started_is_stopped_and_the_old_service_stays_enabled(self) -> None:
+        places = units.Places("/usr/bin/python3", str(self.folder))
+        folder = self.folder / "etc/systemd/system"
+        folder.mkdir(parents=True)
+        (folder / "rccmd.service").write_text("the old one")
+        ran: list[str] = []
+        hand = Hand(self.said.append, run=lambda argv: (ran.append(" ".join(argv)) or 0, ""), owners=False)  # type: ignore[func-returns-value]
+        for unit in ("rccmd.service", "rccmd-root.socket"):
+            hand.write(f"{folder}/{unit}", b"new", 0o644, Owner())
+        before = plan.Before("[listen]\n", "", {}, "", False, {})
+        options = argparse.Namespace(replace=False, adapter="192.0.2.1:443", name="db1")
+        said = install._put_back(hand, services.Service("systemd", places, hand), before, options, "why", True)
+        self.assertIn("everything was put back as it was.", said)
+        self.assertEqual(os.listdir(folder), ["rccmd.service"])
+        self.assertEqual(ran[0], "systemctl disable --now rccmd-root.socket")
+        self.assertEqual(ran[-1], "systemctl restart rccmd.service")
+        self.assertEqual(len([line for line in ran if "disable" in line]), 1)
 
     def test_a_service_that_does_not_stay_up_is_a_failure(self) -> None:
         places = units.Places("/usr/bin/python3", str(self.folder))

@@ -151,6 +151,10 @@ class Hand:
             raise Failed(f"{' '.join(argv)} failed: {' '.join(said.split())[:SHOW_LIMIT] or f'exit code {code}'}")
         return code == 0
 
+    def made(self, path: str) -> bool:
+        """Was this place empty before?"""
+        return next((old is None for place, old in self._before if place == path), False)
+
     def undo(self) -> list[str]:
         """Put every place back as it was, the last change first. Returns what could not be put back."""
         problems = []

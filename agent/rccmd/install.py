@@ -245,6 +245,8 @@ def _put_back(
     try:
         if started and not before.ini:
             service.stop()
+        elif started:
+            service.stop_made()
         stuck = hand.undo()
         service.gone()
         if service.made_user:
