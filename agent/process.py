@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, bridge, config, detect, drivers, hidraw, lines, link, reach, reading, upsd
+from . import addresses, bridge, config, detect, drivers, hidraw, lines, link, reach, reading, snmplink, upsd
 from .config import Config
 from .model import ConfigError, Driver, LinkError, Option
 from .tape import Tape, Taped
@@ -26,7 +26,9 @@ from .tape import Tape, Taped
 log = logging.getLogger(__name__)
 
 #: LINK of a driver -> the module that opens it
-LINKS: Mapping[str, ModuleType] = {"serial": link, "lines": lines, "usb": hidraw, "bridge": bridge, "upsd": upsd}
+LINKS: Mapping[str, ModuleType] = {
+    "serial": link, "lines": lines, "usb": hidraw, "bridge": bridge, "upsd": upsd, "snmp": snmplink,
+}  # fmt: skip
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
 AUTO_BACK_OFF_S = (0.5,)  # each opening looks at one thing more

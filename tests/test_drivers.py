@@ -17,6 +17,7 @@ from tests import devices
 from tests.simulators.contact import Uart, UartLines
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.script import ScriptLink
+from tests.simulators.snmpunit import RFC, SnmpUnit
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,6 +77,7 @@ WORKING: dict[str, Any] = {
         b"INSTCMD ups outlet.1.load.on\n": b"OK TRACKING 1\n",
     },
     "simulator": {},
+    "snmp": RFC,  # rows of an agent
     "usbhid": "0764-0501",
 }
 ARGUMENTS: dict[Command, dict[str, Any]] = {
@@ -118,6 +120,13 @@ def module(request: pytest.FixtureRequest) -> ModuleType:
     return drivers.load(request.param)
 
 
+def link_of(unit: Any) -> Any:
+    """A link to a unit of WORKING, or the link that it is."""
+    if unit is RFC:
+        return SnmpUnit(unit)
+    return HidUnit.of(unit) if isinstance(unit, str) else ScriptLink(unit) if isinstance(unit, dict) else unit
+
+
 def connect(module: ModuleType, unit: Any) -> tuple[Any, Any]:
     """`unit`: see WORKING, or a link of its own."""
     section = SECTIONS.get(module.NAME, {})
@@ -127,7 +136,7 @@ def connect(module: ModuleType, unit: Any) -> tuple[Any, Any]:
         driver = module.connect(section, contacts, lambda: uart.now_s)
         uart.set(gone=not unit)
         return driver, contacts
-    made = HidUnit.of(unit) if isinstance(unit, str) else ScriptLink(unit) if isinstance(unit, dict) else unit
+    made = link_of(unit)
     clock = lambda: made.now_s  # noqa: E731 (one clock object for this unit)
     return module.connect(section, made if module.LINK != "none" else None, clock), made
 
@@ -178,7 +187,7 @@ def test_probe_sends_nothing_but_its_queries_whatever_is_at_the_other_end(module
     if module.LINK == "usb":
         others = [*silent_and_senseless(module), HidUnit(b"\xff\x00", {}, HidUnit.of(WORKING["usbhid"]).identity)]
     for unit in (*others, WORKING[module.NAME]):
-        made = HidUnit.of(unit) if isinstance(unit, str) else ScriptLink(unit) if isinstance(unit, dict) else unit
+        made = link_of(unit)
         assert 0.0 <= module.probe(made) <= 1.0
         assert set(made.sent) <= set(module.QUERIES)
         assert made.waited_s <= 5.0 and not made.closed

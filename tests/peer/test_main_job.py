@@ -93,6 +93,7 @@ def test_the_faces_killed_at_the_start_of_the_outage_change_nothing(tmp_path: Pa
         assert began(world, "on-battery") == 1 and len(world.told()) == 1
 
 
+@pytest.mark.alone
 def test_the_faces_are_back_and_current_within_three_seconds(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         until(lambda: api_names(world) is not None and world.api_status, 5, "the page")
@@ -134,6 +135,7 @@ def test_the_core_killed_in_the_outage_resumes_and_nothing_is_twice_in_the_log(t
         assert [(e.kind, e.name) for e in world.events()].count(("ended", "on-battery")) == 1
 
 
+@pytest.mark.alone
 def test_without_the_core_the_faces_say_so_within_three_seconds_and_recover(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         until(lambda: "INTEGER: 3" in world.snmp(OUTPUT_SOURCE), 5, "SNMP knows")
