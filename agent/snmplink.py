@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import secrets
+import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -76,7 +76,7 @@ class SnmpLink:
 
     def __init__(self, sock: socket.socket, now: Callable[[], float], prefix: bytes, name: str) -> None:
         self._sock, self._now, self._prefix, self._name = sock, now, prefix, name
-        self._id = secrets.randbits(30)
+        self._id = int.from_bytes(os.urandom(4), "big") >> 2  # `secrets` would load hashlib
 
     def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 3.0) -> Reply:
         """The answer to the request `command` (see above). LinkError: none in time, or none that can be read."""
