@@ -39,9 +39,9 @@ class Enrolments:
         """SHA-256 of the certificate that it had before it was enrolled anew, while that is still good, or ''."""
         return self._pins.former(name)
 
-    def settle(self, name: str) -> None:
-        """The server's newest certificate was seen at work."""
-        self._pins.settle(name)
+    def settle(self, name: str, sha256: str) -> None:
+        """This certificate of the server was seen at work."""
+        self._pins.settle(name, sha256)
 
     def prepare(self, servers: Sequence[Server]) -> None:
         """Have a key for these servers: a damaged one is set aside; a new one is made in a thread of its own."""

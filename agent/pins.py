@@ -61,13 +61,13 @@ class Pins:
         pin = self._pins.get(name)
         return pin.former if pin is not None else ""
 
-    def settle(self, name: str) -> None:
-        """The newest certificate of this server was seen at work: the former one is good no more. Waits for no disk:
-        `save` writes it."""
+    def settle(self, name: str, sha256: str) -> None:
+        """This certificate was seen at work: if it is the server's newest, the former one is good no more. Waits for
+        no disk: `save` writes it."""
         if not self.former(name):
             return
         with self._lock:
-            if (pin := self._pins.get(name)) is not None:
+            if (pin := self._pins.get(name)) is not None and pin.sha256 == sha256:  # else enrolled anew meanwhile
                 self._pins = {**self._pins, name: replace(pin, former="")}
                 self._unsaved = True
 

@@ -20,7 +20,7 @@ class Places:
     secret: Callable[[str], str | None] = field(default=lambda label: None)
     pin: Callable[[str], str] = field(default=lambda name: "")  # SHA-256 of a server's certificate, by its name
     former: Callable[[str], str] = field(default=lambda name: "")  # of the one before, while it is still good
-    settle: Callable[[str], None] = field(default=lambda name: None)  # the newest one was seen at work
+    settle: Callable[[str, str], None] = field(default=lambda name, sha256: None)  # this one was seen at work
 
     def job(
         self,
@@ -41,7 +41,7 @@ class Places:
             secret=self.secret,
             pin=self.pin(server.name),
             former=self.former(server.name),
-            settle=lambda: self.settle(server.name),
+            settle=lambda sha256: self.settle(server.name, sha256),
             heard=heard or (lambda: None),
         )
 

@@ -73,12 +73,21 @@ def test_enrolled_anew_the_former_certificate_is_good_until_the_new_one_was_seen
     kept.add("nas", PIN, 2.5)  # with the key that it had all the time
     assert (kept.get("nas"), kept.former("nas")) == (PIN, "")
     kept.add("nas", third, 3.0)
-    kept.settle("nas")
+    kept.settle("nas", third)
     assert kept.former("nas") == "" and Pins(path).former("nas") == PIN
     kept.save()
     assert (Pins(path).get("nas"), Pins(path).former("nas")) == (third, "")
-    kept.settle("nobody")
+    kept.settle("nobody", PIN)
     assert kept.keep(()) == ("nas",) and kept.former("nas") == ""
+
+
+def test_an_answer_that_was_on_its_way_while_it_was_enrolled_anew_settles_nothing(tmp_path: Path) -> None:
+    kept = Pins(tmp_path / "pins.json")
+    kept.add("nas", PIN, 0.0)
+    asked = kept.get("nas")
+    kept.add("nas", OTHER, 1.0)  # meanwhile
+    kept.settle("nas", asked)
+    assert kept.former("nas") == PIN
 
 
 def test_what_could_not_be_saved_is_saved_later(tmp_path: Path) -> None:
@@ -86,7 +95,7 @@ def test_what_could_not_be_saved_is_saved_later(tmp_path: Path) -> None:
     kept = Pins(path)
     kept.add("nas", PIN, 0.0)
     kept.add("nas", OTHER, 0.0)
-    kept.settle("nas")
+    kept.settle("nas", OTHER)
     (tmp_path / "pins.json.new").mkdir()
     kept.save()
     (tmp_path / "pins.json.new").rmdir()

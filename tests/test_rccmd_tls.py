@@ -16,6 +16,7 @@ import tempfile
 import time
 import unittest
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.rccmd import secure
@@ -131,6 +132,13 @@ class Trusting(Case):
         self.assertEqual(list(trust.names()), ["west"])
 
     def test_an_adapter_that_is_removed_after_its_handshake_commands_nothing(self) -> None:
+        self.after_the_handshake(lambda file: file.unlink())
+
+    def test_nor_does_one_whose_file_has_another_certificate_by_then(self) -> None:
+        self.after_the_handshake(lambda file: file.write_bytes(public_part(certificate("east")[0])))
+
+    def after_the_handshake(self, change: Callable[[Path], object]) -> None:
+        """A command of `east`, whose file is changed between its handshake and its line."""
         now_s, started, logged = [1000.0], [], lines(self)
         settings = load({**self.server.settings(), "on_shutdown": "true", "bind": "127.0.0.1:0"})
         trust, journal = Trust(settings), Journal()
@@ -151,7 +159,7 @@ class Trusting(Case):
                     client.inside.write(sock.recv(10_000))
                 except BlockingIOError:
                     continue
-            (self.server.senders / "east.pem").unlink()
+            change(self.server.senders / "east.pem")
             client.tls.write(HALT)
             sock.send(client.outside.read())
             for _ in range(5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import plistlib
 import re
@@ -10,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from agent.rccmd import install, plan, services, trade, units  # noqa: E402
-from agent.rccmd.hand import Failed, Hand, Owner  # noqa: E402
+from agent.rccmd.hand import Failed, Hand, Owner, probe_folder  # noqa: E402
 
 PLACES = units.Places("/usr/bin/python3")
 
@@ -96,6 +98,28 @@ class UnitsTest(unittest.TestCase):
             self.assertIn(words, start)
 
 
+class Seen(Hand):
+    """Does nothing, and remembers what it should have done."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda line: None)
+        self.done: list[str] = []
+
+    def folder(self, path: str, mode: int, owner: Owner) -> None:
+        self.done.append(f"folder {path}")
+
+    def write(self, path: str, data: bytes, mode: int, owner: Owner) -> bool:
+        self.done.append(f"write {path}")
+        return True
+
+    def remove(self, path: str) -> None:
+        self.done.append(f"remove {path}")
+
+    def run(self, argv: Sequence[str], needed: bool = True) -> bool:
+        self.done.append(" ".join(argv))
+        return True
+
+
 class HandTest(unittest.TestCase):
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -107,8 +131,10 @@ class HandTest(unittest.TestCase):
         (self.folder / "a").write_text("old")
         (self.folder / "a").chmod(0o640)
         (self.folder / "b").write_text("stays")
+        (self.folder / "state").mkdir(mode=0o700)
         hand = Hand(self.said.append, owners=False)
         hand.folder(f"{self.folder}/new/deep", 0o750, Owner())
+        hand.folder(f"{self.folder}/state", 0o755, Owner())
         hand.write(f"{self.folder}/new/deep/c", b"1", 0o600, Owner())
         hand.write(f"{self.folder}/a", b"2", 0o600, Owner())
         hand.write(f"{self.folder}/a", b"3", 0o600, Owner())
@@ -119,7 +145,16 @@ class HandTest(unittest.TestCase):
         self.assertEqual((self.folder / "a").read_text(), "old")
         self.assertEqual((self.folder / "a").stat().st_mode & 0o777, 0o640)
         self.assertEqual((self.folder / "b").read_text(), "stays")
-        self.assertFalse((self.folder / "new/deep").exists())
+        self.assertEqual((self.folder / "state").stat().st_mode & 0o777, 0o700)  # or the old listener may not write
+        self.assertFalse((self.folder / "new").exists())
+
+    def test_a_link_in_the_folder_of_the_listener_leads_root_nowhere(self) -> None:
+        (self.folder / "state").mkdir()
+        (self.folder / "shadow").write_text("secret")
+        (self.folder / "state/.rccmd-trial").symlink_to(self.folder / "shadow")
+        probe_folder(f"{self.folder}/state", 10)
+        self.assertEqual((self.folder / "shadow").read_text(), "secret")
+        self.assertEqual(os.listdir(self.folder / "state"), [])
 
     def test_a_program_that_fails_is_named_with_what_it_said(self) -> None:
         hand = Hand(self.said.append, run=lambda argv: (5, "Unit rccmd.service\nnot found"))
@@ -148,29 +183,51 @@ class HandTest(unittest.TestCase):
             self.assertTrue(any(stopped in line for line in ran), ran)
 
     def test_the_folder_of_the_key_is_private_on_windows_before_the_key_is_in_it(self) -> None:
-        done: list[str] = []
-
-        class Seen(Hand):
-            def folder(self, path: str, mode: int, owner: Owner) -> None:
-                done.append(f"folder {path}")
-
-            def write(self, path: str, data: bytes, mode: int, owner: Owner) -> bool:
-                done.append(f"write {path}")
-                return True
-
-            def run(self, argv: Sequence[str], needed: bool = True) -> bool:
-                done.append(" ".join(argv))
-                return True
-
-        service = services.Service("windows", units.Places("C:\\py.exe", windows=True), Seen(self.said.append))
+        hand = Seen()
+        service = services.Service("windows", units.Places("C:\\py.exe", windows=True), hand)
         given = trade.Enrolled("ups", "CERT", "KEY", "SENDER", 6003, "192.0.2.1")
         before, wish = plan.Before("", "", {}, "", False, {}), plan.Wish("windows")
-        install._write(service.hand, service, before, wish, "x", b"", given, "ups", "192.0.2.1:443")
+        install._write(hand, service, before, wish, "x", b"", given, "ups", "192.0.2.1:443")
         folder = "C:\\ProgramData\\rccmd"
-        private = next(n for n, line in enumerate(done) if line.startswith(f"icacls {folder} /inheritance:r"))
-        self.assertLess(done.index(f"folder {folder}"), private)
-        self.assertLess(private, done.index(f"write {folder}\\key.pem"))
-        self.assertLess(private, done.index(f"write {folder}\\root.ini"))
+        private = next(n for n, line in enumerate(hand.done) if line.startswith(f"icacls {folder} /inheritance:r"))
+        self.assertLess(hand.done.index(f"folder {folder}"), private)
+        self.assertLess(private, hand.done.index(f"write {folder}\\key.pem"))
+        self.assertLess(private, hand.done.index(f"write {folder}\\root.ini"))
+
+    def test_the_way_of_a_listener_that_still_runs_is_not_cut_by_writing_files(self) -> None:
+        hand = Seen()
+        service = services.Service("systemd", PLACES, hand)
+        given = trade.Enrolled("ups", "CERT", "KEY", "SENDER", 6003, "192.0.2.1")
+        before, wish = plan.Before("", "", {}, "", False, {}), plan.Wish("systemd")
+        with unittest.mock.patch.object(plan, "old_units", return_value=["/etc/systemd/system/rccmd-shutdown.path"]):
+            install._write(hand, service, before, wish, "x", b"", given, "ups", "192.0.2.1:443")
+            self.assertFalse([line for line in hand.done if "rccmd-shutdown.path" in line])
+            install._drop_old_units(hand, PLACES)
+        self.assertEqual(
+            hand.done[-2:],
+            [
+                "systemctl disable --now rccmd-shutdown.path",
+                "remove /etc/systemd/system/rccmd-shutdown.path",
+            ],
+        )
+
+    def test_what_a_failed_installation_had_started_is_stopped_and_the_old_service_stays_enabled(self) -> None:
+        places = units.Places("/usr/bin/python3", str(self.folder))
+        folder = self.folder / "etc/systemd/system"
+        folder.mkdir(parents=True)
+        (folder / "rccmd.service").write_text("the old one")
+        ran: list[str] = []
+        hand = Hand(self.said.append, run=lambda argv: (ran.append(" ".join(argv)) or 0, ""), owners=False)  # type: ignore[func-returns-value]
+        for unit in ("rccmd.service", "rccmd-root.socket"):
+            hand.write(f"{folder}/{unit}", b"new", 0o644, Owner())
+        before = plan.Before("[listen]\n", "", {}, "", False, {})
+        options = argparse.Namespace(replace=False, adapter="192.0.2.1:443", name="db1")
+        said = install._put_back(hand, services.Service("systemd", places, hand), before, options, "why", True)
+        self.assertIn("everything was put back as it was.", said)
+        self.assertEqual(os.listdir(folder), ["rccmd.service"])
+        self.assertEqual(ran[0], "systemctl disable --now rccmd-root.socket")
+        self.assertEqual(ran[-1], "systemctl restart rccmd.service")
+        self.assertEqual(len([line for line in ran if "disable" in line]), 1)
 
     def test_a_service_that_does_not_stay_up_is_a_failure(self) -> None:
         places = units.Places("/usr/bin/python3", str(self.folder))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,9 +59,16 @@ class Hand:
                 self.say(f"would make the folder {path} ({mode:04o} {owner.user}:{owner.group})")
             return
         try:
-            if not os.path.isdir(path):
-                os.makedirs(path, 0o755)
-                self._before.append((path, None))
+            missing: list[str] = []
+            above = path
+            while above and not os.path.isdir(above) and above not in missing:
+                missing.append(above)
+                above = os.path.dirname(above)
+            for new in reversed(missing):
+                os.mkdir(new, 0o755)
+                self._before.append((new, None))
+            if not missing:
+                self._before.append((path, (b"", os.stat(path))))
             os.chmod(path, mode)
             self._give(path, owner)
         except OSError as e:
@@ -143,6 +151,10 @@ class Hand:
             raise Failed(f"{' '.join(argv)} failed: {' '.join(said.split())[:SHOW_LIMIT] or f'exit code {code}'}")
         return code == 0
 
+    def made(self, path: str) -> bool:
+        """Was this place empty before?"""
+        return next((old is None for place, old in self._before if place == path), False)
+
     def undo(self) -> list[str]:
         """Put every place back as it was, the last change first. Returns what could not be put back."""
         problems = []
@@ -151,13 +163,15 @@ class Hand:
             try:
                 if old is not None:
                     data, was = old
-                    fresh = f"{path}.new"
-                    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-                        stream.write(data)
-                    os.chmod(fresh, was.st_mode & 0o7777)
+                    place = path if stat.S_ISDIR(was.st_mode) else f"{path}.new"
+                    if place != path:
+                        with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+                            stream.write(data)
+                    os.chmod(place, was.st_mode & 0o7777)
                     if self._owners and hasattr(os, "chown"):
-                        os.chown(fresh, was.st_uid, was.st_gid)
-                    os.replace(fresh, path)
+                        os.chown(place, was.st_uid, was.st_gid)
+                    if place != path:
+                        os.replace(place, path)
                 elif os.path.isdir(path):
                     os.rmdir(path)
                 elif os.path.lexists(path):
@@ -181,7 +195,9 @@ def probe_folder(path: str, size_bytes: int) -> None:
         path = os.path.dirname(path)
     trial = os.path.join(path, ".rccmd-trial")
     try:
-        with open(trial, "wb") as stream:
+        if os.path.lexists(trial):
+            os.remove(trial)  # never through a link: the listener may write in its own folder, and we are root
+        with open(trial, "xb") as stream:
             stream.write(bytes(size_bytes))
             stream.flush()
             os.fsync(stream.fileno())

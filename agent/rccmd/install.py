@@ -142,6 +142,8 @@ def _install(options: argparse.Namespace, say: Say, trade: Trade, clock: Clock) 
             started = True
             service.start()
             service.check()
+        if not options.no_start:
+            _drop_old_units(hand, places)
     except Failed as e:
         raise Failed(_put_back(hand, service, before, options, str(e), started)) from None
     for line in plan.explain(before, given, sender, options.replace, places):
@@ -208,6 +210,10 @@ def _write(
         if service.kind != "windows" and not os.path.isdir(os.path.dirname(path)):
             hand.folder(os.path.dirname(path), 0o755, ours)  # the system's own stay as they are
         hand.write(path, content.encode(), units.file_mode(service.kind), ours)
+
+
+def _drop_old_units(hand: Hand, places: units.Places) -> None:
+    """What has no work once the new listener runs; until then it may be the way of the old one."""
     for path in plan.old_units(places):
         if not places.root:
             hand.run(["systemctl", "disable", "--now", os.path.basename(path)], needed=False)
@@ -239,6 +245,8 @@ def _put_back(
     try:
         if started and not before.ini:
             service.stop()
+        elif started:
+            service.stop_made()
         stuck = hand.undo()
         service.gone()
         if service.made_user:

@@ -150,6 +150,12 @@ class Service:
             for argv in _COMMANDS[self.kind]["stop"]:
                 self.hand.run(argv, needed=False)
 
+    def stop_made(self) -> None:
+        """Stop the units that were not there before; those that were, stay enabled."""
+        for unit in ("rccmd.service", "rccmd-root.socket") if self.kind == "systemd" else ():
+            if self.hand.made(self.places.at(f"/etc/systemd/system/{unit}")):
+                self.hand.run(["systemctl", "disable", "--now", unit], needed=False)
+
     def gone(self) -> None:
         """The service files were removed: let the service manager know."""
         for argv in _COMMANDS.get(self.kind, {}).get("gone", []):

@@ -138,9 +138,9 @@ class TlsLine:
         return text
 
     def trusted(self) -> bool:
-        """Is it still? Its file may have been removed since the handshake."""
+        """Is it still? Its file may have been removed, or replaced, since the handshake."""
         self._trust.context()
-        return self.name in self._trust.names()
+        return self._trust.name_of(self._tls.getpeercert(binary_form=True)) == self.name
 
     def say(self, text: bytes) -> None:
         """Encrypt an answer, and the end."""

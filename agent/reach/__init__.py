@@ -83,7 +83,7 @@ class Job:
     heard: Callable[[], None] = lambda: None  # to be called when the whole order has left, before the answer
     pin: str = ""  # SHA-256 of the certificate of an enrolled server, 64 hex digits
     former: str = ""  # of the one that it had before, which is as good
-    settle: Callable[[], None] = lambda: None  # to be called when the newest one was seen at work
+    settle: Callable[[str], None] = lambda sha256: None  # to be called when `pin` was seen at work
 
 
 def connect(job: Job) -> Generator[Wait, None, socket.socket]:

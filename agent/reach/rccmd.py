@@ -165,7 +165,7 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
     except secure.Malformed as e:
         raise OSError(f"not an answer: {e}") from e
     if shown == job.pin:
-        job.settle()
+        job.settle(shown)
         return reply
     return secure.Reply(reply.word, {**reply.facts, FORMER: "yes"})
 
