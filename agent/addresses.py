@@ -36,6 +36,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def nearby(host: str) -> str:
+    """Where this machine itself reaches what listens on `host`: loopback, if that is every address."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+
+
 def own() -> frozenset[str]:
     """The addresses of this machine's interfaces, loopback and link-local ones aside."""
     found = set()

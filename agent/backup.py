@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import getpass
 import gzip
 import io
 import json
@@ -98,7 +97,7 @@ def unseal(data: bytes, phrase: str) -> Content:
 
     if not data.startswith(MAGIC):
         raise ConfigError("this is no backup of an adapter (or one of a newer version)")
-    line, _, sealed = data[len(MAGIC) : len(MAGIC) + 1000].partition(b"\n")
+    line, _, _ = data[len(MAGIC) : len(MAGIC) + 1000].partition(b"\n")
     try:
         said = json.loads(line)
         salt, nonce = bytes.fromhex(said["salt"]), bytes.fromhex(said["nonce"])
@@ -263,14 +262,13 @@ def _save(path: Path, data: bytes) -> None:
 
 def _phrase(twice: bool) -> str:
     """The pass phrase, from the terminal or a line of standard input."""
-    asks = sys.stdin.isatty()
-    text = getpass.getpass("Pass phrase: ") if asks else sys.stdin.readline().rstrip("\r\n")
+    text = process.hidden_line("Pass phrase: ")
     if not PHRASE_MIN <= len(text) <= PHRASE_MAX or not text.isprintable():
         raise ConfigError(
             f"a pass phrase is one line of {PHRASE_MIN} to {PHRASE_MAX} printable characters, on the terminal or on "
             "standard input"
         )
-    if asks and twice and getpass.getpass("Once more: ") != text:
+    if twice and sys.stdin.isatty() and process.hidden_line("Once more: ") != text:
         raise ConfigError("that were two different ones: nothing was made")
     return text
 
@@ -288,6 +286,6 @@ def _stopped(settings: Config) -> Iterator[None]:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise ConfigError("the agent runs; stop it first (systemctl stop ridethrough)") from None
+        raise ConfigError("the agent runs; stop it first (systemctl stop 'ridethrough-*')") from None
     finally:
         os.close(fd)

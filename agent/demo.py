@@ -175,7 +175,7 @@ def _announce(
     secure = settings.web.tls == "on" or not addresses.is_loopback(host)
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
     snmp_host, snmp_port = addresses.split_address(settings.snmp.listen)
-    snmp_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(snmp_host, snmp_host)  # noqa: S104
+    snmp_host = addresses.nearby(snmp_host)
     manager = f"udp6:[{snmp_host}]:{snmp_port}" if ":" in snmp_host else f"{snmp_host}:{snmp_port}"
     bracketed = f"[{shown}]" if ":" in shown else shown
     reset = f"{shlex.quote(sys.executable)} -m agent password reset --config {shlex.quote(os.fspath(path))}"
@@ -199,7 +199,7 @@ def _ready(settings: config.Config) -> bool:
     if settings.web is None:
         return False
     host, port = addresses.split_address(settings.web.listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    host = addresses.nearby(host)
     try:
         bus.ask(str(Path(settings.run_dir) / "core.sock"), {"type": "query", "what": "status"}, within_s=1.0)
         with socket.create_connection((host, port), timeout=1.0):

@@ -184,7 +184,7 @@ def _place(host: str, port: int) -> str:
 def _look(listen: str, fingerprint: str, sha256: str) -> str:
     """What is wrong with the page as it runs now, as the command would find it; or ''."""
     host, port = addresses.split_address(listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = addresses.nearby(host)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the fingerprint decides
     page = http.client.HTTPSConnection(host, port, timeout=LOOK_WITHIN_S, context=context)

@@ -176,6 +176,13 @@ def account(user: str) -> tuple[int, int | None]:
     return found.pw_uid, found.pw_gid
 
 
+def hidden_line(prompt: str) -> str:
+    """A secret from the terminal, where it is not shown, or else a line of standard input."""
+    import getpass  # the core has no use for it
+
+    return getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+
+
 def notify(state: str) -> None:
     """Tell systemd, or our supervisor, if it listens (sd_notify protocol)."""
     path = os.environ.get("NOTIFY_SOCKET")

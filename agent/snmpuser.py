@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import sys
 from pathlib import Path
 
-from . import engineid, usm
+from . import engineid, process, usm
 from .config import NAME, Config
 from .model import ConfigError
 
@@ -51,7 +50,7 @@ def main(args: argparse.Namespace, settings: Config) -> int:
 
 
 def _phrase(ask: str) -> str:
-    text = getpass.getpass(ask) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    text = process.hidden_line(ask)
     if not text.isprintable() or not usm.PASSPHRASE_LEAST <= len(text) <= usm.PASSPHRASE_LIMIT:
         raise ConfigError(
             f"a pass phrase is one line of {usm.PASSPHRASE_LEAST} to {usm.PASSPHRASE_LIMIT} printable characters on "

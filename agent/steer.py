@@ -7,7 +7,6 @@ import getpass
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,7 @@ def _arm(path: Path, settings: Config) -> int:
     """Change the file and have the core read it; the old file comes back if it is refused."""
     try:
         old = path.read_bytes()
-        _replace(path, _with_mode(old, "armed"))
+        vault.write_whole(path, _with_mode(old, "armed"))
     except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: {e}") from e
     try:
@@ -143,7 +142,7 @@ def _arm(path: Path, settings: Config) -> int:
         print(f"{path}: mode = armed, in force when the core runs ({e})", file=sys.stderr)
         return 1
     if reply.get("protecting_bad"):
-        _replace(path, old)
+        vault.write_whole(path, old)
         bus.ask(socket_path(settings), {"type": "reload", "origin": origin()}, within_s=10.0)
         for problem in reply.get("problems", []):
             print(problem)
@@ -160,7 +159,7 @@ def disarm(args: argparse.Namespace, settings: Config) -> int:
     for path in (args.config, last_good(settings)):
         try:
             if path == args.config or path.exists():
-                _replace(path, _with_mode(path.read_bytes(), "dry-run"))
+                vault.write_whole(path, _with_mode(path.read_bytes(), "dry-run"))
         except (OSError, ValueError) as e:
             print(f'{path}: {e}; write mode = "dry-run" there by hand', file=sys.stderr)
             failed = 1
@@ -198,21 +197,3 @@ def _with_mode(data: bytes, mode: str) -> bytes:
 def core_secrets(settings: Config) -> Path:
     """The core's own secrets, for the ways that need one."""
     return Path(settings.state_dir) / "core" / "secrets.json"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Replace the file whole or not at all; owner and mode stay. OSError as the disk says."""
-    before = path.stat()
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), before.st_mode & 0o7777)
-            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(file.fileno(), before.st_uid, before.st_gid)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise

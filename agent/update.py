@@ -207,7 +207,8 @@ def _unpack(packed: Path, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source = tar.extractfile(row)
                 with target.open("wb") as file:
-                    shutil.copyfileobj(source, file) if source else None
+                    if source:
+                        shutil.copyfileobj(source, file)
                     file.flush()
                     os.fsync(file.fileno())
     except tarfile.TarError as e:
@@ -278,7 +279,7 @@ def _page(settings: Config) -> str:
     if settings.web is None:
         return ""
     host, port = addresses.split_address(settings.web.listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = addresses.nearby(host)
     blind = ssl.create_default_context()  # it is this host itself, whatever its certificate says
     blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
     why = ""

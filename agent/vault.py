@@ -49,17 +49,36 @@ def make_folder(folder: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a 0600 file, whole or not at all: temporary file, fsync, rename, fsync of the folder. OSError if not."""
+    """Write a 0600 file, whole or not at all: temporary file, fsync, rename, fsync of the folder. Made by root, it
+    gets the owner of its folder. OSError if not."""
     make_folder(path.parent)
+    _write(path, data, 0o600, path.parent.stat() if os.geteuid() == 0 else None)
+
+
+def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
+    """The same for a file that others may read: owner and, without `mode`, permissions of the one that is there stay
+    (a new one without `mode` is its owner's alone). OSError if not."""
+    make_folder(path.parent)
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        before = None
+    owner = path.parent.stat() if before is None and os.geteuid() == 0 else before
+    kept = 0o600 if before is None else before.st_mode & 0o7777
+    _write(path, data, kept if mode is None else mode, owner)
+
+
+def _write(path: Path, data: bytes, mode: int, owner: os.stat_result | None) -> None:
     temporary = path.with_name(path.name + ".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)  # all of it, or OSError: os.write would take what fits on a full disk, and be content
             file.flush()
-            if os.geteuid() == 0:  # set by root for the user that the folder belongs to
-                owner = path.parent.stat()
+            if owner is not None:
                 os.fchown(fd, owner.st_uid, owner.st_gid)
+            if mode != 0o600:
+                os.fchmod(fd, mode)
             os.fsync(fd)
         os.replace(temporary, path)
     except OSError:
@@ -70,18 +89,3 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def write_whole(path: Path, data: bytes, mode: int | None) -> None:
-    """Whole or not at all; mode None: that of the file that is there, or the owner's alone. OSError."""
-    try:
-        before = path.stat()
-    except FileNotFoundError:
-        before = None
-    write_private(path, data)
-    if before is not None and os.geteuid() == 0:
-        os.chown(path, before.st_uid, before.st_gid)
-    if mode is None and before is not None:
-        mode = before.st_mode & 0o777
-    if mode is not None:
-        os.chmod(path, mode)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from . import bus, invite, rehearse, sayto, steer, vault, wire
 from .config import NAME, PROTECTING, Config
 from .faces import secrets_path
 from .model import ConfigError, Event, View
-from .process import load
+from .process import hidden_line, load
 
 SECRET_LIMIT = 256
 
@@ -291,7 +290,7 @@ def _given_secret(label: str) -> str:
     """A secret from the terminal or standard input."""
     if not NAME.fullmatch(label):
         raise ConfigError("a label may hold letters, digits, dot, dash and underscore, at most 63")
-    value = getpass.getpass(f"{label}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    value = hidden_line(f"{label}: ")
     if not 1 <= len(value) <= SECRET_LIMIT or not value.isprintable():
         raise ConfigError(f"a secret is one line of 1 to {SECRET_LIMIT} printable characters on standard input")
     return value
@@ -320,7 +319,7 @@ def _password(args: argparse.Namespace, settings: Config) -> int:
 
     if args.action == "hash":
         try:
-            print(passwords.encode(getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")))
+            print(passwords.encode(hidden_line("Password: ")))
         except ValueError as e:
             raise ConfigError(str(e)) from e
         return 0

@@ -108,9 +108,7 @@ CARDS = (
             "complete" if one.auto else "untested",
             one.evidence,
             _carried(one),
-            "off after 30 s or more, back 10 s after the mains"
-            if isinstance(one.how, Strings) and one.how.shutdowns
-            else "",
+            _bridge_limits(one),
         )
         for one in BRIDGES
     ),
