@@ -52,11 +52,14 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, *servers: Server, load: Callable[[str], Any] = reach.load) -> Iterator[Running]:
+def running(
+    folder: Path, *servers: Server, load: Callable[[str], Any] = reach.load, prove: bool = True
+) -> Iterator[Running]:
     (folder / senderkey.NAME).write_bytes(keys("sender"))
     found, stop = Running(folder, load), threading.Event()
     threads = [threading.Thread(target=t, args=(stop,)) for t in (found.delivery.run, found.book.run)]
     found.delivery.plan(servers)
+    found.delivery.order(Orders(prove=prove))  # before the thread runs: else it may prove at once
     for thread in threads:
         thread.start()
     try:
@@ -210,9 +213,8 @@ def test_a_message_is_said_once_and_reported(tmp_path: Path) -> None:
 
 def test_a_refusal_is_reported_and_not_tried_again(tmp_path: Path) -> None:
     with secure_peer(tmp_path, b"RT1 refused why=not-allowed\n") as peer:
-        with running(tmp_path, server("nas", peer.port)) as world:
+        with running(tmp_path, server("nas", peer.port), prove=False) as world:
             world.pins["nas"] = sha256(keys("server"))
-            world.delivery.order(Orders(prove=False))
             world.delivery.order(Enrolled("nas"))
             world.delivery.order(Errand("nas", "EXECUTE", "backup", time.monotonic() + 60))
             assert world.said.get(timeout=5) == Said("nas", "EXECUTE", NOT_DELIVERED, "refused: not-allowed")
@@ -223,9 +225,8 @@ def test_a_refusal_is_reported_and_not_tried_again(tmp_path: Path) -> None:
 def test_what_comes_too_late_or_for_nobody_or_too_often_is_not_sent(tmp_path: Path) -> None:
     with secure_peer(tmp_path, b"RT1 accepted\n") as peer:
         other = Server(name="other", address="127.0.0.1", port=1, how="wake")
-        with running(tmp_path, server("nas", peer.port), other) as world:
+        with running(tmp_path, server("nas", peer.port), other, prove=False) as world:
             world.pins["nas"] = sha256(keys("server"))
-            world.delivery.order(Orders(prove=False))
             world.delivery.order(Enrolled("nas"))
             world.delivery.order(errand("nas", "late", -1.0))
             assert world.said.get(timeout=5).detail == "too late, not sent"
@@ -237,8 +238,7 @@ def test_what_comes_too_late_or_for_nobody_or_too_often_is_not_sent(tmp_path: Pa
 
 def test_a_server_has_room_for_a_few_commands(tmp_path: Path) -> None:
     way = Lanes(1)
-    with running(tmp_path, server("s", 1), load=way.load) as world:
-        world.delivery.order(Orders(prove=False))
+    with running(tmp_path, server("s", 1), load=way.load, prove=False) as world:
         for _ in range(30):
             world.delivery.order(errand("s", "x"))
         found = [world.said.get(timeout=5) for _ in range(30)]
@@ -261,9 +261,8 @@ def test_a_shutdown_does_not_wait_for_a_message(tmp_path: Path) -> None:
 
     with secure_peer(tmp_path, manner=manner) as peer:
         nas = server("nas", peer.port)
-        with running(tmp_path, nas) as world:
+        with running(tmp_path, nas, prove=False) as world:
             world.pins["nas"] = sha256(keys("server"))
-            world.delivery.order(Orders(prove=False))
             world.delivery.order(Enrolled("nas"))
             world.delivery.order(errand("nas", "hello"))
             end_s = time.monotonic() + 5
