@@ -32,6 +32,7 @@ SETTINGS = """\
 [system]
 hostname = "image-test"
 setup_code = "{code}"
+ssh_keys = [{keys}]
 
 [system.secrets]
 reader = "{reader}"
@@ -46,7 +47,7 @@ mode = "armed"
 
 [[stage]]
 name = "all"
-on_battery_s = {on_battery_s}
+on_battery_s = 15
 
 [[server]]
 name = "beside"
@@ -78,10 +79,10 @@ class Failed(Exception):
     """What was promised did not come; the text says what."""
 
 
-def settings(port: int, ups: str = SERIAL, on_battery_s: int = 15) -> str:
+def settings(port: int, ups: str = SERIAL, ssh_key: str = "") -> str:
     """A `ridethrough.toml` whose one server listens at our `port`."""
     return SETTINGS.format(
-        code=CODE, reader=READER, writer=WRITER, host=HOST, port=port, ups=ups, on_battery_s=on_battery_s
+        code=CODE, reader=READER, writer=WRITER, host=HOST, port=port, ups=ups, keys=f'"{ssh_key}"' if ssh_key else ""
     )
 
 
@@ -129,22 +130,26 @@ class SerialUps:
 
 
 class Machine:
-    """The image, running. `disk`: as QEMU's -drive names it. `devices`: more of QEMU's options."""
+    """The image, running. `disk`: as QEMU's -drive names it. `devices`: more of QEMU's options. `words`: the
+    kernel's, else those of slot a."""
 
-    def __init__(self, disk: str, slot: Path, log: Path, ups: SerialUps, devices: Sequence[str] = ()) -> None:
-        self.web, self.snmp = free_port(), free_port(socket.SOCK_DGRAM)
+    def __init__(
+        self, disk: str, slot: Path, log: Path, ups: SerialUps, devices: Sequence[str] = (), words: str = ""
+    ) -> None:
+        self.web, self.ssh, self.snmp = free_port(), free_port(), free_port(socket.SOCK_DGRAM)
         self.log = log
         emulator = shutil.which("qemu-system-aarch64")
         if emulator is None:
             raise BuildError("qemu-system-aarch64 is missing; mend with: apt-get install qemu-system-arm")
-        words = layout.cmdline("a").replace("console=ttyS1,115200", "console=ttyAMA0").strip()
+        words = (words or layout.cmdline("a")).replace("console=ttyS1,115200", "console=ttyAMA0").strip()
         self._began_s = time.monotonic()
         self.process = subprocess.Popen([
             emulator, "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", str(MEMORY_MIB), "-no-reboot",
             "-display", "none", "-monitor", "none", "-serial", f"file:{self.log}",
             "-kernel", slot / "vmlinuz", "-initrd", slot / "initrd.img", "-append", words,
             "-drive", f"file={disk},format=raw,if=none,id=card", "-device", "virtio-blk-device,drive=card",
-            "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.web}-:443,hostfwd=udp:127.0.0.1:{self.snmp}-:161",
+            "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.web}-:443,hostfwd=udp:127.0.0.1:{self.snmp}-:161,"
+            f"hostfwd=tcp:127.0.0.1:{self.ssh}-:22",
             "-device", "virtio-net-device,netdev=net", "-device", "qemu-xhci",
             "-chardev", f"socket,id=ups,host=127.0.0.1,port={ups.port}", "-device", "usb-serial,chardev=ups",
             *devices,
@@ -237,6 +242,11 @@ def put(card: Path, text: str) -> None:
 def on_card(card: Path, name: str) -> str:
     """A file of the card's boot partition. BuildError if it is not there."""
     return run(["mtype", "-i", _fat(card), f"::/{name}"]).decode("utf-8", "replace")
+
+
+def off_card(card: Path, name: str, target: Path) -> None:
+    """Copy a file of the boot partition. BuildError."""
+    run(["mcopy", "-n", "-o", "-i", _fat(card), f"::/{name}", target])
 
 
 def built(cache: Path) -> tuple[Path, Path]:

@@ -1,7 +1,7 @@
 """`./run image-test`: the image starts in a virtual machine, and what it promises is looked at from outside.
 
 A serial UPS and then a USB HID UPS, both simulated; a server beside it that listens with our own `rccmd`; a loss of
-power in between; and then, without `--no-cuts`, image/powercut.py with 10 cuts and its control.
+power in between. Then updates into the other slot (image/trial.py), and losses of power (image/powercut.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.usbredir import UsbRedir
 
-from . import powercut
+from . import powercut, trial
 from .machine import CODE, START_S, WRITER, Failed, Machine, SerialUps, built, free_port, on_card, prepare, put
 from .machine import settings as machine_settings
 from .step import BuildError
@@ -118,16 +118,19 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=ROOT / "build/image", metavar="DIR", help="of ./run image")
     parser.add_argument("--cuts", type=int, default=10, metavar="N", help="losses of power afterwards (10)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of what the disk loses in them (1)")
-    parser.add_argument("--only-cuts", action="store_true", help="nothing but them")
+    parser.add_argument("--only", choices=("look", "slots", "cuts"), help="nothing but this part")
     args = parser.parse_args()
     try:
         image, slot = built(args.cache)
-        if not args.only_cuts:
+        if args.only in (None, "look"):
             with tempfile.TemporaryDirectory(prefix="ridethrough-image-") as name:
                 look(image, slot, Path(name))
-        if args.cuts:
+        if args.only in (None, "slots"):
+            with tempfile.TemporaryDirectory(prefix="ridethrough-slots-") as name:
+                trial.main(image, args.cache, Path(name))
+        if args.only in (None, "cuts"):
             powercut.main(image, slot, args.cuts, args.seed)
-    except (Failed, BuildError, OSError) as e:
+    except (Failed, BuildError, OSError, subprocess.TimeoutExpired) as e:
         print(f"./run image-test: {e}", file=sys.stderr)
         return 1
     print("the image does what it promises")
