@@ -78,6 +78,14 @@ class RootTest(unittest.TestCase):
         code, said = self.ask("message", "on battery\x1b[2J\nnow \N{SNOWMAN}\x07")
         self.assertEqual((code, self.told.read_text()), (0, "on battery[2J\nnow \N{SNOWMAN}\n"), said)
 
+    def test_a_wakeup_runs_its_own_program_and_no_other(self) -> None:
+        self.hold()
+        code, said = self.ask("wakeup")
+        self.assertEqual((code, self.told.exists()), (1, False))
+        self.assertIn("the program for wakeup is not there", said)
+        self.configure(f"shutdown = /bin/false\nwakeup = {self.folder}/halt again\n")
+        self.assertEqual((self.ask("wakeup")[0], self.told.read_text()), (0, "halt again\n"))
+
     def test_settings_that_anybody_can_write_are_not_obeyed(self) -> None:
         self.hold()
         self.ini.chmod(0o666)

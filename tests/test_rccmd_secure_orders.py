@@ -248,6 +248,17 @@ class Voting(Case):
         self.say(orders, "SHUTDOWN", B, 5.0, OTHER)
         self.assertEqual(self.calls, [])
 
+    def test_a_wakeup_runs_its_command_once_for_each_number_and_over_a_restart(self) -> None:
+        orders = self.orders(on_wakeup=("/resume",))
+        for ident, runs in ((ID, 1), (ID, 1), (OTHER, 2)):
+            self.say(orders, "WAKEUP", A, 1.0, ident)
+            self.assertEqual(len(self.calls), runs)
+            self.jobs[-1].code = 0
+        self.assertEqual(self.say(self.orders(on_wakeup=("/resume",)), "WAKEUP", A, 2.0), "duplicate")
+        self.say(orders, "SHUTDOWN", A, 3.0)
+        self.say(orders, "WAKEUP", A, 4.0)
+        self.assertEqual(self.calls, [("/resume",), ("/resume",), ("/halt",)])
+
     def test_a_word_survives_a_restart_and_dies_with_its_certificate(self) -> None:
         self.say(self.orders(need=2), "SHUTDOWN", A, 1.0)
         again = self.orders(need=2)

@@ -1,11 +1,15 @@
-"""Knows when each adapter was last heard: one that is silent for too long is not alive, and the log says so."""
+"""Knows when each adapter was last heard: one that is silent for too long is not alive, and the log says so.
+
+Where it is wished (`unreachable_counts`), one that is not alive counts as having asked, once another one has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Callable, NamedTuple
 
 from .journal import Journal
+from .settings import Settings
 
 Names = Callable[[], Iterable[str]]
 
@@ -21,11 +25,13 @@ class Heard(NamedTuple):
 class Alive:
     """The senders of secure mode. A command of any kind is a sign of life; `alive_s` 0: nobody looks."""
 
-    def __init__(self, alive_s: float, names: Names, journal: Journal) -> None:
-        self._alive_s, self._names, self._journal = alive_s, names, journal
+    def __init__(self, settings: Settings, names: Names, journal: Journal) -> None:
+        self._settings, self._names, self._journal = settings, names, journal
+        self._alive_s = settings.alive_s
         self.last: dict[str, Heard] = {}
         self._began_s: float | None = None
         self._lost: set[str] = set()  # of whom the log has said that they are silent
+        self._counting: set[str] = set()  # who counted as having asked when that was looked at last
 
     def restore(self, last: Mapping[str, Heard]) -> None:
         """What was known before a restart."""
@@ -47,10 +53,22 @@ class Alive:
             return set()
         return {name for name in self._names() if name not in self.last or self._over(name, now_s)}
 
-    def lost(self, now_s: float) -> set[str]:
-        """Who is not alive though it had `alive_s` from our start to be heard."""
+    def counting(self, asking: Iterable[str], now_s: float) -> set[str]:
+        """Who counts as having asked, besides those that have, because it is not alive though it had `alive_s` from
+        our start to be heard."""
         late = self._began_s is not None and now_s - self._began_s >= self._alive_s
-        return self.silent(now_s) if late else set()
+        return self.silent(now_s) - set(asking) if late and self._settings.unreachable_counts else set()
+
+    def enough(self, asking: Collection[str], now_s: float) -> bool:
+        """Are those that ask, with those that count as asking, as many as are needed?"""
+        return len(asking) + len(self.counting(asking, now_s)) >= self._settings.need
+
+    def more_count(self, asking: Iterable[str], now_s: float, *, look: bool) -> bool:
+        """Does somebody count who did not at the last look? `look`: this is one; else nobody new is noticed."""
+        counting = self.counting(asking, now_s)
+        more = bool(counting - self._counting)
+        self._counting = counting if look else self._counting & counting
+        return more and look
 
     def tick(self, now_s: float) -> None:
         """Say who has fallen silent; one that was never heard has `alive_s` from the start."""

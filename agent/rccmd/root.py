@@ -1,10 +1,11 @@
-"""The shutdown's root side: does one of three words that the listener may say to it, and nothing else.
+"""The shutdown's root side: does one of four words that the listener may say to it, and nothing else.
 
     listener (user rccmd, sandboxed)                      root side (outside the sandbox)
       | rccmd ask shutdown -> /run/rccmd-root.sock ------->|  runs `shutdown` of root.ini, waits for its end
       |<----------------------------- "ok exit code 0" ----|
       | rccmd ask selftest ------------------------------->|  looks whether it could: root, program there
       | rccmd ask message + the text --------------------->|  runs `message` of root.ini, the text on its stdin
+      | rccmd ask wakeup --------------------------------->|  runs `wakeup` of root.ini
 
 Only the group of the listener may open the socket (mode 0660). The selftest goes the whole way of the shutdown but
 for the last step. Exit code of `ask`: 0 it was done, 1 it was not.
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 
 from .codec import LIMIT_BYTES, printable
 
-WORDS = ("shutdown", "selftest", "message")
+WORDS = ("shutdown", "selftest", "message", "wakeup")
 SOCKET = "/run/rccmd-root.sock"
 INI = "/etc/rccmd/root.ini"
 ASK_S = 5.0  # for a word to come, and for the root side to take it
@@ -60,7 +61,7 @@ def do(word: str, text: bytes, ini: str) -> str:
     if word not in WORDS:
         raise CannotDo(f"unknown word {printable(word)[:40]!r}")
     known = commands(ini)
-    argv = known.get("message" if word == "message" else "shutdown", [])
+    argv = known.get("shutdown" if word == "selftest" else word, [])
     program = shutil.which(argv[0]) if argv else None
     if program is None:
         raise CannotDo(f"{ini}: the program for {word} is not there or not executable")

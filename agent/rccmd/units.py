@@ -173,7 +173,7 @@ WantedBy=sockets.target
         f"{folder}/rccmd-root@.service": f"""\
 # {MARK}
 [Unit]
-Description=Does what the RCCMD listener asked for: shutdown, selftest or message
+Description=Does what the RCCMD listener asked for: shutdown, selftest, message or wakeup
 CollectMode=inactive-or-failed
 
 [Service]
