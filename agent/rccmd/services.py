@@ -204,7 +204,10 @@ class Service:
         if self.hand.dry:
             self.hand.say(f"would stop pid {pid}")
             return
-        os.kill(pid, signal.SIGTERM)
+        try:
+            status.send_signal(self.places.state, signal.SIGTERM)
+        except OSError as e:
+            raise Failed(f"the listener, pid {pid}, cannot be stopped: {e.strerror}") from None
         for _ in range(int(STOP_S / 0.1)):
             if status.running(self.places.state) is None:
                 return

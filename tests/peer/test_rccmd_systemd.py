@@ -115,6 +115,13 @@ def test_a_server_with_systemd_is_proven_and_powered_off(tmp_path: Path, debian:
             uid = server.sh("id -u rccmd")[1].strip()
             assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in shown and uid != "0"
             assert "CapBnd:\t0000000000000000\n" in shown and "NoNewPrivs:\t1\n" in shown and "Seccomp:\t2\n" in shown
+            # root asks it for its self test, with no more rights than the listener's own
+            code, said = server.sh("python3 /opt/rccmd/rccmd.pyz selftest --config /etc/rccmd/rccmd.ini")
+            assert (code, said) == (0, "self test ok, exit code 0\n")
+            forged = "sleep 99 & echo $! > /var/lib/rccmd/lock; python3 /opt/rccmd/rccmd.pyz selftest"
+            code, said = server.sh(f"{forged} --state-dir /var/lib/rccmd; kill -0 $! && kill $! && echo spared")
+            assert "cannot be asked: Operation not permitted" in said and said.endswith("spared\n"), said
+            server.sh(f"echo {pid} > /var/lib/rccmd/lock")
             # nobody else may ask
             ask = "python3 /opt/rccmd/rccmd.pyz ask"
             code, said = server.sh(f"setpriv --reuid=65534 --regid=65534 --clear-groups {ask} shutdown")
