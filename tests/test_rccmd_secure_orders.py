@@ -52,6 +52,7 @@ class Case(unittest.TestCase):
         self.jobs: list[FakeJob] = []
         self.facts: list[Mapping[str, str]] = []
         self.seen_at_start: list[str] = []
+        self.names = (A, B, C)
         self.missing = False
         self.shown: list[str] = []
         self.relayed: list[tuple[str, int]] = []
@@ -85,7 +86,7 @@ class Case(unittest.TestCase):
             self.settings,
             Journal(),
             self.start,
-            lambda: (A, B, C),
+            lambda: self.names,
             lambda text: (self.shown.append(text), (1, 0))[1],
             lambda addresses, journal: self.relayed.extend(addresses),
             lambda: self.wall_s,
@@ -426,6 +427,21 @@ class Living(Case):
         self.assertEqual(self.calls, [("/halt",)])
         self.fails(orders, 1601, 2000)
         self.assertEqual(len(self.calls), 1 + RETRIES_LIMIT, "a command that fails is not run in a loop")
+
+    def test_an_adapter_that_is_new_has_its_time_to_be_heard_before_it_counts(self) -> None:
+        self.names = (A, B)
+        orders = self.unreachable()
+        orders.tick(0.0)
+        self.say(orders, "NOOP", B, 4900.0)
+        self.names = (A, B, C)
+        orders.tick(5000.0)
+        self.say(orders, "SHUTDOWN", A, 5001.0)
+        self.assertEqual(self.calls, [])
+        self.say(orders, "NOOP", B, 5400.0)
+        self.assertEqual(orders.due_s(5400.0), 5600.0)
+        orders.tick(5600.0)
+        self.assertIn(f"{C} -: warning: this adapter was not heard for 600 s", self.text())
+        self.assertEqual(self.calls, [("/halt",)])
 
     def test_by_default_a_silent_adapter_asks_for_nothing(self) -> None:
         orders = self.orders(need=2, alive_s=600.0)

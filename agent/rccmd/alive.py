@@ -29,7 +29,7 @@ class Alive:
         self._settings, self._names, self._journal = settings, names, journal
         self._alive_s = settings.alive_s
         self.last: dict[str, Heard] = {}
-        self._began_s: float | None = None
+        self._since_s: dict[str, float] = {}  # when each was first seen to be a sender
         self._lost: set[str] = set()  # of whom the log has said that they are silent
         self._counting: set[str] = set()  # who counted as having asked when that was looked at last
 
@@ -54,10 +54,8 @@ class Alive:
         return {name for name in self._names() if name not in self.last or self._over(name, now_s)}
 
     def counting(self, asking: Iterable[str], now_s: float) -> set[str]:
-        """Who counts as having asked, besides those that have, because it is not alive though it had `alive_s` from
-        our start to be heard."""
-        late = self._began_s is not None and now_s - self._began_s >= self._alive_s
-        return self.silent(now_s) - set(asking) if late and self._settings.unreachable_counts else set()
+        """Who counts as having asked, besides those that have, because it is not alive though it had its time."""
+        return self._lost_now(now_s) - set(asking) if self._settings.unreachable_counts else set()
 
     def enough(self, asking: Collection[str], now_s: float) -> bool:
         """Are those that ask, with those that count as asking, as many as are needed?"""
@@ -71,25 +69,27 @@ class Alive:
         return more and look
 
     def tick(self, now_s: float) -> None:
-        """Say who has fallen silent; one that was never heard has `alive_s` from the start."""
+        """Say who has fallen silent."""
         if not self._alive_s:
             return
-        if self._began_s is None:
-            self._began_s = now_s
         names = set(self._names())
+        self._since_s = {name: self._since_s.get(name, now_s) for name in names}
         self.last = {name: last for name, last in self.last.items() if name in names}
         self._lost &= names
-        for name in sorted(self.silent(now_s) - self._lost):
-            if now_s - self._began_s >= self._alive_s:
-                self._lost.add(name)
-                self._journal.line(name, "-", f"warning: this adapter was not heard for {self._alive_s:g} s")
+        for name in sorted(self._lost_now(now_s) - self._lost):
+            self._lost.add(name)
+            self._journal.line(name, "-", f"warning: this adapter was not heard for {self._alive_s:g} s")
 
     def due_s(self, now_s: float) -> float | None:
         """When somebody falls silent next, if nothing more is heard."""
-        if not self._alive_s or self._began_s is None:
+        if not self._alive_s:
             return None
-        times = [self._began_s, *(last.at_s for last in self.last.values())]
+        times = [*self._since_s.values(), *(last.at_s for last in self.last.values())]
         return min((at_s + self._alive_s for at_s in times if at_s + self._alive_s > now_s), default=None)
+
+    def _lost_now(self, now_s: float) -> set[str]:
+        """Who is not alive though it had `alive_s` to be heard, from our start or from when it became a sender."""
+        return {name for name in self.silent(now_s) if now_s - self._since_s.get(name, now_s) >= self._alive_s}
 
     def _over(self, name: str, now_s: float) -> bool:
         return now_s - self.last[name].at_s >= self._alive_s
