@@ -12,7 +12,7 @@ from agent.rccmd.alive import Heard
 from agent.rccmd.codec import Command
 from agent.rccmd.journal import Journal
 from agent.rccmd.orders import RETRIES_LIMIT, RETRY_S, Orders
-from agent.rccmd.seen import LIMIT, Seen
+from agent.rccmd.seen import FILE_LIMIT_BYTES, LIMIT, SENDERS_LIMIT, Seen
 from agent.rccmd.selftest import EVERY_S, LIMIT_S
 from agent.rccmd.settings import USERS, Settings
 from agent.rccmd.small import EXECUTES_LIMIT
@@ -223,7 +223,36 @@ class Once(Case):
         seen = Seen(str(path))
         self.assertEqual([seen.has("SHUTDOWN", A, f"{n:016x}") for n in (4, 5, LIMIT + 4)], [False, True, True])
         seen.add("SHUTDOWN", [(B, ID)])
-        self.assertEqual(len(path.read_text().splitlines()), LIMIT)
+        self.assertEqual([len(row.split()) for row in path.read_text().splitlines()], [2 + LIMIT, 3])
+
+    def test_one_adapter_pushes_out_nothing_of_another(self) -> None:
+        orders = self.orders()
+        self.say(orders, "EXECUTE", A, 1.0, argument="a")
+        self.say(orders, "SHUTDOWN", A, 1.0)
+        for verb in ("EXECUTE", "SHUTDOWN"):
+            orders.seen.add(verb, [(B, f"{n:016x}") for n in range(3 * LIMIT)])
+        again = self.orders()
+        for verb, argument in (("SHUTDOWN", ""), ("EXECUTE", "a")):
+            self.assertEqual(self.say(again, verb, A, 3.0, ID, argument), "duplicate", verb)
+
+    def test_the_memory_of_numbers_is_bounded_and_its_largest_file_is_read_whole(self) -> None:
+        path, names = self.folder / "seen", [f"{n:064}" for n in range(SENDERS_LIMIT + 2)]
+        rows = [
+            f"{verb} {name} {' '.join(f'{n:016x}' for n in range(LIMIT + 1))}\n"
+            for verb in ("SHUTDOWN", "EXECUTE", "MSG_TEXT", "WAKEUP")
+            for name in names
+        ]
+        path.write_text("".join(rows))
+        seen = Seen(str(path))
+        seen.add("SHUTDOWN", [(names[2], ID)])
+        self.assertLess(path.stat().st_size, FILE_LIMIT_BYTES)
+        self.assertEqual(len(path.read_text().splitlines()), 4 * SENDERS_LIMIT)
+        again = Seen(str(path))
+        for verb, name, n, there in (
+            ("SHUTDOWN", names[2], 1, False), ("SHUTDOWN", names[2], 2, True), ("WAKEUP", names[-1], LIMIT, True),
+            ("WAKEUP", names[1], LIMIT, False), ("WAKEUP", names[2], 0, False), ("WAKEUP", names[2], 1, True),
+        ):  # fmt: skip
+            self.assertEqual(again.has(verb, name, f"{n:016x}"), there, (verb, n))
 
 
 class Voting(Case):
