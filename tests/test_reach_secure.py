@@ -107,7 +107,7 @@ def test_a_reply_becomes_a_word_of_the_house(tmp_path: Path, reply: bytes, outco
     "facts, outcome",
     [
         (b"version=0.1.0 selftest=ok selftest_age_s=60 need=1", Outcome(PROVEN, "version 0.1.0, self test ok")),
-        (b"version=0.1.0 selftest=never", Outcome(PROVEN, "version 0.1.0, self test never")),
+        (b"version=0.1.0 selftest=never", Outcome(UNKNOWN, "self test not done yet", up=True)),
         (
             b"version=0.1.0 selftest=ok selftest_age_s=864000 need=2 votes=0",
             Outcome(PROVEN, "version 0.1.0, self test ok, 10 days ago, needs 2 adapters"),

@@ -199,9 +199,9 @@ def _proof(reply: secure.Reply) -> Outcome:
         return Outcome(
             UNKNOWN, "not enrolled anew to the end: it answers, and a shutdown arrives, by a former key", up=True
         )
-    selftest, age = reply.facts.get("selftest", "never"), reply.facts.get("selftest_age_s", "")
-    if selftest == "failed":
-        return Outcome(UNKNOWN, "self test failed", up=True)
+    selftest, age = reply.facts.get("selftest", "off"), reply.facts.get("selftest_age_s", "")
+    if selftest in ("failed", "never"):  # "off" where there is none
+        return Outcome(UNKNOWN, f"self test {'failed' if selftest == 'failed' else 'not done yet'}", up=True)
     old = selftest == "ok" and age.isdecimal() and int(age[:9]) > OLD_SELFTEST_S
     said = f"self test {selftest}" + (f", {int(age[:9]) // 86400} days ago" if old else "")
     need = reply.facts.get("need", "1")
