@@ -247,7 +247,8 @@ def _put_back(
             service.stop()
         elif started:
             service.stop_made()
-        stuck = hand.undo()
+        stuck = service.clear_made() if started else []
+        stuck += hand.undo()
         service.gone()
         if service.made_user:
             service.remove_user()

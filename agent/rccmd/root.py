@@ -18,12 +18,14 @@ import configparser
 import os
 import shlex
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Sequence
 
+from . import journal
 from .codec import LIMIT_BYTES, printable
 
 WORDS = ("shutdown", "selftest", "message", "wakeup")
@@ -98,6 +100,7 @@ def serve(sock: socket.socket, ini: str) -> int:
         answer, code = f"failed: {e}", 1
     except OSError as e:
         answer, code = f"failed: {e.strerror}", 1
+    journal.bound(sys.stderr.fileno())  # a file where no service manager takes it
     print(
         f"rccmd root: {printable(data.partition(bytes([10]))[0].decode('ascii', 'replace'))}: {answer}",
         file=sys.stderr,
@@ -131,6 +134,15 @@ def listen(path: str, group: str, ini: str) -> int:
     """Where the service manager holds no socket for us: hold it, and start one root side for each connection."""
     if os.path.lexists(path):
         os.remove(path)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    try:
+        return _hold(path, group, ini)
+    finally:
+        if os.path.lexists(path):
+            os.remove(path)
+
+
+def _hold(path: str, group: str, ini: str) -> int:
     with socket.socket(socket.AF_UNIX) as waiting:
         mask = os.umask(0o177)
         try:

@@ -63,6 +63,8 @@ def _uninstall(service: Service, before: plan.Before, hand: Hand, trial: bool) -
         hand.remove(f"{path}.new")  # of an installer that was interrupted
     for name in before.senders:
         hand.remove(places.join(places.senders, f"{name}.pem"))
+    if service.kind in ("openrc", "launchd"):
+        hand.remove(places.root_log)
     if os.path.isdir(places.state):
         for name in sorted(os.listdir(places.state)):
             if os.path.isfile(path := places.join(places.state, name)):
