@@ -184,9 +184,7 @@ class Engine:
     def greeting(self) -> list[Mapping[str, object]]:
         """What a new subscriber hears first: the view, and once more what is so."""
         again = rules.still_so(self._settled.conditions)
-        return [{"type": "status", "view": self.view}] + [
-            {"type": "event", "event": event} for event in again
-        ]
+        return [{"type": "status", "view": self.view}, *({"type": "event", "event": event} for event in again)]
 
     # -- what comes in
 
