@@ -164,7 +164,7 @@ class HandTest(unittest.TestCase):
 
     def test_services_are_started_and_forgotten_with_the_words_of_their_managers(self) -> None:
         for kind, started, stopped in (
-            ("systemd", "systemctl restart rccmd.service", "systemctl disable --now rccmd.service rccmd-root.socket"),
+            ("systemd", "systemctl restart rccmd.service", "systemctl disable rccmd-root.socket"),
             ("openrc", "rc-service rccmd restart", "rc-update del rccmd default"),
             (
                 "launchd",
@@ -225,7 +225,8 @@ class HandTest(unittest.TestCase):
         said = install._put_back(hand, services.Service("systemd", places, hand), before, options, "why", True)
         self.assertIn("everything was put back as it was.", said)
         self.assertEqual(os.listdir(folder), ["rccmd.service"])
-        self.assertEqual(ran[0], "systemctl disable --now rccmd-root.socket")
+        stopped = ["stop rccmd.service", "stop rccmd-root.socket", "disable rccmd-root.socket"]
+        self.assertEqual(ran[:3], [f"systemctl {line}" for line in stopped])
         self.assertEqual(ran[-1], "systemctl restart rccmd.service")
         self.assertEqual(len([line for line in ran if "disable" in line]), 1)
 
@@ -255,14 +256,17 @@ class HandTest(unittest.TestCase):
         both = ("etc/init.d/rccmd", "etc/init.d/rccmd-root")
         self.assertEqual(
             self.put_back("openrc", both[:1], both),
-            ["rc-service rccmd-root stop", "rc-update del rccmd-root default", "rc-service rccmd restart"],
+            [
+                *("rc-service rccmd stop", "rc-service rccmd-root stop", "rc-update del rccmd-root default"),
+                "rc-service rccmd restart",
+            ],
         )
 
     def test_launchd_unloads_what_was_new_and_loads_what_was_there(self) -> None:
         folder = "Library/LaunchDaemons"
         both = (f"{folder}/{units.LABEL}.plist", f"{folder}/{units.LABEL}-root.plist")
         ran = self.put_back("launchd", both[:1], both)
-        self.assertEqual(ran[0], f"launchctl bootout system/{units.LABEL}-root")
+        self.assertEqual(ran[:2], [f"launchctl bootout system/{units.LABEL}{end}" for end in ("", "-root")])
         loaded = [line for line in ran if "bootstrap" in line]
         self.assertEqual(loaded, [f"launchctl bootstrap system {self.folder}/{both[0]}"])
 

@@ -22,7 +22,22 @@ LOAD_TRIES = 10  # of launchd, LOOK_EVERY_S apart
 STOP_S = 5.0  # for a listener without a service manager to end
 
 _OPENRC, _LAUNCHD = ("rccmd-root", "rccmd"), (f"{LABEL}-root", LABEL)  # in the order of their start
-#: how the service manager is told: before new files are used, start, stop, and forget
+#: the services, in the order in which they are stopped: file, what stops it, and what has it not started any more
+_SERVICES: dict[str, list[tuple[str, list[str], list[str]]]] = {
+    "systemd": [
+        (f"/etc/systemd/system/{unit}", ["systemctl", "stop", unit], ["systemctl", "disable", unit])
+        for unit in ("rccmd.service", "rccmd-root.socket")
+    ],
+    "openrc": [
+        (f"/etc/init.d/{name}", ["rc-service", name, "stop"], ["rc-update", "del", name, "default"])
+        for name in reversed(_OPENRC)
+    ],
+    "launchd": [
+        (f"/Library/LaunchDaemons/{label}.plist", ["launchctl", "bootout", f"system/{label}"], [])
+        for label in reversed(_LAUNCHD)
+    ],
+}
+#: how the service manager is told to start, and that files are gone
 _COMMANDS: dict[str, dict[str, list[list[str]]]] = {
     "systemd": {
         "start": [
@@ -31,7 +46,6 @@ _COMMANDS: dict[str, dict[str, list[list[str]]]] = {
             ["systemctl", "restart", "rccmd-root.socket"],
             ["systemctl", "restart", "rccmd.service"],
         ],
-        "stop": [["systemctl", "disable", "--now", "rccmd.service", "rccmd-root.socket"]],
         "gone": [["systemctl", "daemon-reload"], ["systemctl", "reset-failed", "rccmd.service"]],
     },
     "openrc": {
@@ -41,20 +55,6 @@ _COMMANDS: dict[str, dict[str, list[list[str]]]] = {
             ["rc-service", "rccmd-root", "restart"],
             ["rc-service", "rccmd", "restart"],
         ],
-        "stop": [
-            ["rc-service", "rccmd", "stop"],
-            ["rc-service", "rccmd-root", "stop"],
-            ["rc-update", "del", "rccmd", "default"],
-            ["rc-update", "del", "rccmd-root", "default"],
-        ],
-        "gone": [],
-    },
-    "launchd": {
-        "stop": [
-            ["launchctl", "bootout", f"system/{LABEL}"],
-            ["launchctl", "bootout", f"system/{LABEL}-root"],
-        ],
-        "gone": [],
     },
 }
 
@@ -146,39 +146,19 @@ class Service:
             raise Failed("the listener does not stay up; journalctl -u rccmd says why")
         raise Failed(f"the listener does not stay up: {_said(self.places.log)}")
 
-    def stop(self) -> None:
-        """Stop it, and do not start it with the machine any more; not running is well too."""
-        if self.kind == "windows":
-            self.hand.run([*_POWERSHELL, self._windows_script("stop")], needed=False)
-        elif self.kind == "none":
+    def stop(self, *, stays: bool = False) -> None:
+        """Stop it, and do not start it with the machine any more; not running is well too. `stays`: what was there
+        before this installation is started with the machine all the same."""
+        if self.kind == "none":
             self._stop_alone()
+        elif self.kind == "windows":
+            if not stays or self.hand.made(self._windows_script("start")):
+                self.hand.run([*_POWERSHELL, self._windows_script("stop")], needed=False)
         else:
-            for argv in _COMMANDS[self.kind]["stop"]:
-                self.hand.run(argv, needed=False)
-
-    def stop_made(self) -> None:
-        """Stop the services that were not there before; those that were, stay enabled."""
-        if self.kind == "windows":
-            if self.hand.made(self._windows_script("start")):
-                self.stop()
-            return
-        commands: dict[str, list[list[str]]] = {  # file of a service -> what stops and forgets it
-            "systemd": {
-                f"/etc/systemd/system/{unit}": [["systemctl", "disable", "--now", unit]]
-                for unit in ("rccmd.service", "rccmd-root.socket")
-            },
-            "openrc": {
-                f"/etc/init.d/{name}": [["rc-service", name, "stop"], ["rc-update", "del", name, "default"]]
-                for name in reversed(_OPENRC)
-            },
-            "launchd": {
-                f"/Library/LaunchDaemons/{label}.plist": [["launchctl", "bootout", f"system/{label}"]]
-                for label in reversed(_LAUNCHD)
-            },
-        }.get(self.kind, {})
-        for path, lines in commands.items():
-            for argv in lines if self.hand.made(self.places.at(path)) else ():
-                self.hand.run(argv, needed=False)
+            for path, stop, forget in _SERVICES[self.kind]:
+                self.hand.run(stop, needed=False)
+                if forget and (not stays or self.hand.made(self.places.at(path))):
+                    self.hand.run(forget, needed=False)
 
     def clear_made(self) -> list[str]:
         """Remove what the listener and the root side, which were not there before and were stopped, have left.
