@@ -201,7 +201,7 @@ def _proof(reply: secure.Reply) -> Outcome:
         )
     selftest, age = reply.facts.get("selftest", "off"), reply.facts.get("selftest_age_s", "")
     if selftest in ("failed", "never"):  # "off" where there is none
-        return Outcome(UNKNOWN, f"self test {'failed' if selftest == 'failed' else 'not done yet'}", up=True)
+        return Outcome(UNKNOWN, "self test failed" if selftest == "failed" else "self test not done yet", up=True)
     old = selftest == "ok" and age.isdecimal() and int(age[:9]) > OLD_SELFTEST_S
     said = f"self test {selftest}" + (f", {int(age[:9]) // 86400} days ago" if old else "")
     need = reply.facts.get("need", "1")
