@@ -5,6 +5,7 @@ root at each start, before the network.
                                  all of it or nothing; its secrets are removed from the file then
     BOOT/ridethrough-report.txt  what became of it, how the page is reached, the set-up code
     BOOT/factory-reset           a file of this name: everything is forgotten first
+    RUN/ridethrough-data-bad     why the data partition cannot be used (the image's `data` wrote it): said everywhere
     SYSTEM/system.json           [system] as it was taken over; applied at each start
     SYSTEM/taken.json            which contents were taken over
 
@@ -33,9 +34,11 @@ from .hostsetup import System
 from .model import VERSION, ConfigError
 
 FILE, REPORT, RESET, DOING = "ridethrough.toml", "ridethrough-report.txt", "factory-reset", "factory-reset.doing"
+DATA_BAD, RECREATE = "ridethrough-data-bad", "recreate-data"
 #: what the image comes with
 DEFAULT = '# No ridethrough.toml was taken over yet.\n[ups]\ndriver = "auto"\n\n[web]\nlisten = "[::]:443"\n'
 TAKEN_LIMIT = 50
+DATA_BAD_LIMIT = 500
 ZONES = Path("/usr/share/zoneinfo")
 
 
@@ -54,7 +57,8 @@ class Places:
 def run(places: Places) -> list[str]:
     """All of it; the lines of the report. Never raises for what people or disks did: it is said in the lines."""
     said = _reset(places)
-    mistakes: list[str] = []
+    mistakes = _without_data(places)
+    said += mistakes
     before = _read_system(places, said)
     said += _take(places, before, mistakes)
     system = _read_system(places, [])
@@ -86,6 +90,21 @@ def _reset(places: Places) -> list[str]:
     return ["factory-reset: everything was forgotten."]
 
 
+def _without_data(places: Places) -> list[str]:
+    """What to say when memory has taken the place of the data partition."""
+    try:
+        why = " ".join((places.run / DATA_BAD).read_text(errors="replace")[:DATA_BAD_LIMIT].split())
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        why = str(e)
+    return [
+        f"The data partition cannot be used ({why}). The adapter protects with what {FILE} says, and forgets all "
+        f"else with the next start. A new, empty one: put a file called {RECREATE} onto the "
+        "boot partition and start it again."
+    ]
+
+
 def _forget(entry: Path) -> None:
     """A file, or what is in a folder: the folder itself may be a mount, or have an owner to keep."""
     if not entry.is_dir():
@@ -115,7 +134,7 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
         given = bootfile.read(data, before, lambda name: (ZONES / name).is_file())
     except bootfile.Wrong as e:
         if data.strip():
-            mistakes += e.lines
+            mistakes += [f"{FILE} of the boot partition: {line}" for line in e.lines]
             had = "what it had before" if places.config.exists() else "DHCP and no servers"
             lines = [f"{FILE}: NOT taken over, mistakes: {len(e.lines)}. The adapter runs with {had}."]
             return [*lines, *(f"  {line}" for line in e.lines)]
@@ -223,7 +242,7 @@ def _tell(places: Places, said: list[str], mistakes: list[str]) -> None:
     try:
         folder = places.run / "ridethrough-system"
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        (folder / "problems").write_text("".join(f"{FILE} of the boot partition: {line}\n" for line in mistakes))
+        (folder / "problems").write_text("".join(f"{line}\n" for line in mistakes))
         issue = places.run / "issue.d"
         issue.mkdir(mode=0o755, exist_ok=True)
         shown = "\n".join(said).replace("\\", "\\\\")

@@ -228,7 +228,8 @@ def prepare(image: Path, folder: Path, text: str, size_mib: int = 2048) -> Path:
     return card
 
 
-def _fat(card: Path) -> str:
+def fat(card: Path) -> str:
+    """The card's boot partition, as mtools name it."""
     return f"{card}@@{layout.Sizes().start * layout.MIB}"
 
 
@@ -236,17 +237,17 @@ def put(card: Path, text: str) -> None:
     """Settings onto the boot partition, over those that are there. BuildError."""
     file = card.with_name("ridethrough.toml")
     file.write_text(text)
-    run(["mcopy", "-o", "-i", _fat(card), file, "::/ridethrough.toml"])
+    run(["mcopy", "-o", "-i", fat(card), file, "::/ridethrough.toml"])
 
 
 def on_card(card: Path, name: str) -> str:
     """A file of the card's boot partition. BuildError if it is not there."""
-    return run(["mtype", "-i", _fat(card), f"::/{name}"]).decode("utf-8", "replace")
+    return run(["mtype", "-i", fat(card), f"::/{name}"]).decode("utf-8", "replace")
 
 
 def off_card(card: Path, name: str, target: Path) -> None:
     """Copy a file of the boot partition. BuildError."""
-    run(["mcopy", "-n", "-o", "-i", _fat(card), f"::/{name}", target])
+    run(["mcopy", "-n", "-o", "-i", fat(card), f"::/{name}", target])
 
 
 def built(cache: Path) -> tuple[Path, Path]:

@@ -7,18 +7,21 @@ power in between. Then updates into the other slot (image/trial.py), and losses 
 from __future__ import annotations
 
 import argparse
+import random
+import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from agent import provision
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.usbredir import UsbRedir
 
-from . import powercut, trial
-from .machine import CODE, START_S, WRITER, Failed, Machine, SerialUps, built, free_port, on_card, prepare, put
+from . import layout, powercut, trial
+from .machine import CODE, START_S, WRITER, Failed, Machine, SerialUps, built, fat, free_port, on_card, prepare, put
 from .machine import settings as machine_settings
-from .step import BuildError
+from .step import BuildError, run
 
 ROOT = Path(__file__).parent.parent
 HID = "0463-ffff-eaton-9px-2200grt-l"  # the unit whose bytes are on the USB line
@@ -98,6 +101,7 @@ def look(image: Path, slot: Path, folder: Path) -> None:
         if any(secret in left for secret in (CODE, WRITER)) or "image-test" not in left:
             raise Failed("the secrets are still on the card, or the rest is gone")
         print("        the report is on the card, the secrets are not")
+        grown(card)
         put(card, machine_settings(server.port, 'driver = "usbhid"'))
         machine = Machine(str(card), slot, log, ups, redir)
         second_start(machine, unit)
@@ -112,19 +116,81 @@ def look(image: Path, slot: Path, folder: Path) -> None:
         unit.close()
 
 
+def grown(card: Path) -> None:
+    """The data partition reaches the card's end, and so does its file system. Failed."""
+    with card.open("rb") as file:
+        entry = file.read(512)[446 + 3 * 16 :][:16]
+        start, sectors = struct.unpack_from("<II", entry, 8)
+        file.seek(start * 512 + 1024)
+        block = file.read(64)  # ext4: blocks at 4, logarithm of their size in KiB at 24, 0xEF53 at 56
+    blocks, scale, magic = struct.unpack_from("<I", block, 4)[0], block[24], block[56:58]
+    free = card.stat().st_size // 512 - start - sectors
+    if free > 65536 or magic != b"\x53\xef" or sectors * 512 - blocks * (1024 << scale) > 65536:
+        raise Failed(f"the data partition: {sectors} sectors, {blocks} blocks, {free} sectors behind it")
+    print(f"        the data partition is grown to {sectors // 2048} MiB, its file system too")
+
+
+def without_data(image: Path, slot: Path, folder: Path) -> None:
+    """A data partition full of rubbish: it protects all the same, says so, and makes a new one when asked to."""
+    server, ups = Listener(folder), SerialUps()
+    machine = None
+    try:
+        card = prepare(image, folder, machine_settings(server.port))
+        sizes = layout.Sizes()
+        with card.open("r+b") as file:
+            file.seek((sizes.start + sizes.boot + 2 * sizes.root) * layout.MIB)
+            file.write(random.Random(1).randbytes(sizes.data * layout.MIB))
+        machine = Machine(str(card), slot, folder / "console.log", ups)
+        machine.until("without a data partition the UPS is read", lambda: machine.source() == "mains", START_S)
+        machine.until("the page says how to get a new one", lambda: provision.RECREATE in errors(machine), 60)
+        ups.mains = False
+        machine.until("and the server's own command runs (rccmd listen)", server.heard, 180)
+        ups.mains = True
+        machine.kill()
+        if provision.RECREATE not in on_card(card, provision.REPORT):
+            raise Failed("the report does not speak of the data partition")
+        (folder / provision.RECREATE).touch()
+        run(["mcopy", "-o", "-i", fat(card), folder / provision.RECREATE, f"::/{provision.RECREATE}"])
+        machine = Machine(str(card), slot, folder / "console.log", ups)
+        machine.until("with a new data partition the UPS is read", lambda: machine.source() == "mains", START_S)
+        if said := errors(machine):
+            raise Failed(f"with a new data partition it still says: {said}")
+        machine.kill()
+        if provision.RECREATE in run(["mdir", "-b", "-i", fat(card), "::/"]).decode():
+            raise Failed("the wish for a new data partition is still on the card")
+        grown(card)
+    except (Failed, BuildError, OSError):
+        if machine is not None:
+            print(machine.console()[-4000:], file=sys.stderr)
+        raise
+    finally:
+        if machine is not None and machine.process.poll() is None:
+            machine.kill()
+        server.close()
+
+
+def errors(machine: Machine) -> str:
+    """What the page says of the configuration. OSError, ValueError."""
+    found = machine.view().get("config_errors")
+    return "\n".join(map(str, found)) if isinstance(found, list) else ""
+
+
 def main() -> int:
     """0; 1 if a promise was not kept, with the end of the console."""
     parser = argparse.ArgumentParser(prog="./run image-test", description="Start the image and look at it.")
     parser.add_argument("--cache", type=Path, default=ROOT / "build/image", metavar="DIR", help="of ./run image")
     parser.add_argument("--cuts", type=int, default=10, metavar="N", help="losses of power afterwards (10)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of what the disk loses in them (1)")
-    parser.add_argument("--only", choices=("look", "slots", "cuts"), help="nothing but this part")
+    parser.add_argument("--only", choices=("look", "data", "slots", "cuts"), help="nothing but this part")
     args = parser.parse_args()
     try:
         image, slot = built(args.cache)
         if args.only in (None, "look"):
             with tempfile.TemporaryDirectory(prefix="ridethrough-image-") as name:
                 look(image, slot, Path(name))
+        if args.only in (None, "data"):
+            with tempfile.TemporaryDirectory(prefix="ridethrough-data-") as name:
+                without_data(image, slot, Path(name))
         if args.only in (None, "slots"):
             with tempfile.TemporaryDirectory(prefix="ridethrough-slots-") as name:
                 trial.main(image, args.cache, Path(name))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import bootfile, hostsetup, login, passwords, process, provision, vault
+from agent import bootfile, config, hostsetup, login, passwords, process, provision, vault
 from agent.bootfile import Wrong
 from agent.hostsetup import System
 from agent.provision import Places
@@ -217,6 +217,19 @@ def test_a_wrong_file_changes_nothing_of_what_was(box: Box, name: str) -> None:
     assert "runs with what it had before" in report
     assert box.places.config.read_text() == before
     assert box.run_file("systemd/network/20-wired.network") == network
+
+
+def test_without_a_data_partition_it_protects_and_says_how_to_get_a_new_one(box: Box) -> None:
+    (box.root / "run").mkdir()
+    (box.root / "run" / provision.DATA_BAD).write_text("Superblock\n  invalid\n")
+    report = box.start(SETTINGS + SYSTEM)
+    found, problems = process.load(box.places.config)
+    assert [s.name for s in found.servers] == ["nas"] and "taken over." in report
+    for text in (report, box.run_file("issue.d/ridethrough.issue"), problems[0].text):
+        assert "data partition cannot be used (Superblock invalid)" in text and "file called recreate-data" in text
+    assert len(problems) == 1 and problems[0].section not in config.PROTECTING
+    (box.root / "run" / provision.DATA_BAD).unlink()
+    assert "data partition" not in box.start() and process.load(box.places.config)[1] == ()
 
 
 @pytest.mark.parametrize(
