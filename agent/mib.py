@@ -34,7 +34,7 @@ class EngineFacts(NamedTuple):
 
     id: bytes
     boots: int
-    time_s: int
+    started_s: float  # monotonic second from which its time counts
     counts: Mapping[str, int]  # of what was refused, by name
 
 
@@ -172,7 +172,10 @@ def text(name: str) -> Callable[[Look], str]:
 
 def display(text: str, limit: int) -> bytes:
     """A DisplayString (RFC 2579): printable ASCII; what is not becomes a question mark."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text[:limit]).encode("ascii")
+    text = text[:limit]
+    if text.isascii() and text.isprintable():
+        return text.encode("ascii")
+    return "".join(c if " " <= c <= "~" else "?" for c in text).encode("ascii")
 
 
 class Table:

@@ -7,10 +7,21 @@ in the other). Every answer is made from one `Look`, and never longer than its b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import chain, islice, zip_longest
 
 from . import ber, mib2
-from .ber import COUNTER64, END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, V1, Header, Pdu
+from .ber import (
+    COUNTER64,
+    END_OF_MIB_VIEW,
+    NO_SUCH_INSTANCE,
+    NO_SUCH_OBJECT,
+    OBJECT_ID,
+    RESPONSE,
+    SEQUENCE,
+    V1,
+    Header,
+    Pdu,
+)
 from .mib import Look, Table
 
 NO_ERROR, TOO_BIG, NO_SUCH_NAME, BAD_VALUE, GEN_ERR, NO_ACCESS = 0, 1, 2, 3, 5, 6
@@ -155,23 +166,30 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
     return bindings
 
 
-def _from(table: Table, look: Look, position: int, v1: bool = False) -> Iterator[tuple[bytes, bytes]]:
-    """From a position to the end of the table: the name of each row that has a value, and its binding. Version 1 has
-    no 64 bit counters (RFC 3584 section 4.2.2.1): they are passed by."""
-    names, gets, binding = table.names, table.gets, ber.binding
+def _from(table: Table, look: Look, position: int) -> Iterator[tuple[bytes, bytes]]:
+    """From a position to the end of the table: the name of each row that has a value, and its binding."""
+    names, gets, heads = table.names, table.gets, ber.SHORT_HEADS
     for at in range(position, len(gets)):
         value = gets[at](look)
-        if value is not None and not (v1 and value[0] == COUNTER64):
-            yield names[at], binding(names[at], value)
+        if value is not None:
+            both = names[at] + value
+            yield names[at], heads[len(both)] + both if len(both) < 128 else ber.tlv(SEQUENCE, both)
 
 
 def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
+    """Version 1 has no 64 bit counters (RFC 3584 section 4.2.2.1): they are passed by."""
     bindings = []
+    names, gets = table.names, table.gets
     for number, name in enumerate(pdu.names, start=1):
-        found = next(_from(table, look, table.after(name), v1), None)
-        if found is None and v1:
-            raise _NoSuchName(number)
-        binding = found[1] if found else ber.binding(ber.tlv(OBJECT_ID, name), END_OF_MIB_VIEW)
+        for at in range(table.after(name), len(gets)):
+            value = gets[at](look)
+            if value is not None and not (v1 and value[0] == COUNTER64):
+                binding = ber.binding(names[at], value)
+                break
+        else:
+            if v1:
+                raise _NoSuchName(number)
+            binding = ber.binding(ber.tlv(OBJECT_ID, name), END_OF_MIB_VIEW)
         room -= len(binding)
         if room < 0:
             raise _TooBig
@@ -182,28 +200,22 @@ def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[by
 def _getbulk(pdu: Pdu, table: Table, look: Look, _v1: bool, room: int) -> list[bytes]:
     """RFC 3416 section 4.2.3: as many bindings as fit; never tooBig."""
     bindings: list[bytes] = []
-    # of each name: its rows to come, and the name that was reached
-    columns: list[list[Any]] = [
-        [_from(table, look, table.after(name)), ber.tlv(OBJECT_ID, name)] for name in pdu.names
-    ]
+    columns = [_from(table, look, table.after(name)) for name in pdu.names]
+    reached = [ber.tlv(OBJECT_ID, name) for name in pdu.names]  # of each column
     singles = min(max(0, pdu.first), len(columns))
     repetitions = min(max(0, pdu.second), REPETITIONS_LIMIT)
-    for group, times in ((columns[:singles], 1), (columns[singles:], repetitions)):
-        for _ in range(times):
-            ended = True
-            for column in group:
-                found = next(column[0], None)
-                if found is None:
-                    binding = ber.binding(column[1], END_OF_MIB_VIEW)
+    for begin, end, times in ((0, singles, 1), (singles, len(columns), repetitions)):
+        nothing = (None,) * (end - begin)  # behind the last row: once more, so that the manager sees the end
+        for found in islice(chain(zip_longest(*columns[begin:end]), (nothing,)), times):
+            for number, one in enumerate(found, start=begin):
+                if one is None:
+                    binding = ber.binding(reached[number], END_OF_MIB_VIEW)
                 else:
-                    column[1], binding = found
-                    ended = False
+                    reached[number], binding = one
                 room -= len(binding)
                 if room < 0:
                     return bindings
                 bindings.append(binding)
-            if ended:
-                break
     return bindings
 
 

@@ -76,6 +76,7 @@ class Agent:
         self.refused: dict[str, int] = {}  # why -> how many, since the start
         self._view, self._clock, self._started_s = view, clock, started_s
         self._host = host or socket.gethostname()
+        self._switches = settings.auth_traps, settings.lenient_scalars, settings.upsman_mib
         self._interfaces = interfaces or Interfaces()
         self._alarms = upsmib.Alarms()
         self._looking = threading.Lock()
@@ -259,11 +260,8 @@ class Agent:
             self._ports = self._interfaces.read(ticks(now_s, self._started_s))
             news = True
         look = Look(
-            view=view, status=view.status or NOTHING, now_s=now_s, started_s=self._started_s, host=self._host,
-            alarms=self._alarms.rows, interfaces=self._ports, counts=self.counts,
-            engine=self.responder.facts(now_s) if self.responder else None, written=self.writer,
-            auth_traps=self.settings.auth_traps, lenient=self.settings.lenient_scalars,
-            upsman=self.settings.upsman_mib,
+            view, view.status or NOTHING, now_s, self._started_s, self._host, self._alarms.rows, self._ports,
+            self.counts, self.responder.facts if self.responder else None, self.writer, *self._switches,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
             rows = upsmib.rows(look) + mib2.rows(look) + enginemib.rows(look)

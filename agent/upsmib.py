@@ -82,7 +82,10 @@ _PENDING = (Condition.SHUTDOWN_PENDING, Condition.SHUTDOWN_IMMINENT)
 
 
 def _holds(look: Look, *conditions: Condition) -> Active | None:
-    return next((a for a in look.view.conditions if a.condition in conditions), None)
+    for active in look.view.conditions:
+        if active.condition in conditions:
+            return active
+    return None
 
 
 def _battery_status(look: Look) -> int:
@@ -113,8 +116,11 @@ def _temperature(look: Look) -> float | None:
     return look.status.temperature_c if near is None else near
 
 
+_NO_TEST = Test()
+
+
 def _test(look: Look) -> Test:
-    return look.status.test or Test()
+    return look.status.test or _NO_TEST
 
 
 def _test_id(look: Look) -> Oid | None:

@@ -91,7 +91,7 @@ class Stage:
 
     def __init__(
         self, shown: View, net: Path, listen: str = "127.0.0.1:0", users: tuple[config.User, ...] = (),
-        access: str = "read-only", **more: Any,
+        access: str = "read-only", lenient: bool = False, **more: Any,
     ) -> None:  # fmt: skip
         self.view = shown
         self.now_s = 100.0
@@ -99,6 +99,7 @@ class Stage:
             listen=listen,
             communities=(config.Community(label="tests", access=access, sources=("127.0.0.0/8", "::1/128")),),
             users=users,
+            lenient_scalars=lenient,
         )
         more = {"host": "adapter.example", "interfaces": Interfaces(str(net)), **more}
         self.agent = Agent(settings, {"tests": COMMUNITY}, lambda: self.view, 100.0, clock=lambda: self.now_s, **more)

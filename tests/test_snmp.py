@@ -447,8 +447,7 @@ def test_64_bit_counters_are_there_but_for_version_1(stage: Stage) -> None:
 
 @pytest.mark.parametrize("lenient", [False, True])
 def test_a_scalar_without_its_instance_is_answered_only_if_that_is_wanted(net: Path, lenient: bool) -> None:
-    stage = Stage(view(), net)
-    stage.agent.settings = replace(stage.agent.settings, lenient_scalars=lenient)
+    stage = Stage(view(), net, lenient=lenient)
     bare = NAME.removesuffix(".0")
     reply = stage.ask(request(ber.GET, bare))
     assert reply is not None
