@@ -176,6 +176,8 @@ def fields(data: bytes, at: int, end: int, tags: Sequence[int]) -> list[tuple[in
 
 def whole(data: bytes, start: int, stop: int) -> int:
     """The number in the body of an INTEGER."""
+    if stop - start == 1 and data[start] < 128:
+        return data[start]
     if not 1 <= stop - start <= INTEGER_LIMIT_BYTES:
         raise Malformed(f"integer of {stop - start} octets at {start}")
     return int.from_bytes(data[start:stop], "big", signed=True)
@@ -184,8 +186,6 @@ def whole(data: bytes, start: int, stop: int) -> int:
 def number(data: bytes, at: int, end: int) -> tuple[int, int]:
     """The INTEGER at `at`, and where it stops."""
     start, stop = body(data, at, end, INTEGER)
-    if stop - start == 1 and data[start] < 128:
-        return data[start], stop
     return whole(data, start, stop), stop
 
 

@@ -81,7 +81,7 @@ class Agent:
         self._alarms = upsmib.Alarms()
         self._looking = threading.Lock()
         self._seen: View | None = None
-        self._ports: dict[int, tuple[object, ...]] = {}
+        self._ports: Mapping[int, tuple[object, ...]] = {}
         self._ports_due_s = clock()
         self._shape: object = None
         self._table = Table((), ())

@@ -13,6 +13,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import get_ident
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ HASHED_OCTETS = 1048576
 NAME_LIMIT = 32  # octets, RFC 3414 section 5
 SALT_BYTES = 8
 BLOCK_BYTES = 16  # of AES
+SHORT_BYTES = 128  # the scoped PDU of nearly all answers to a GET
 KEYS_READY = 64  # for so many keys the beginnings are kept that a message does not change
 
 
@@ -127,6 +129,8 @@ def encrypt(user: User, boots: int, time_s: int, salt: int, data: bytes) -> tupl
         data += bytes(-len(data) % 8)
     else:
         params = salt.to_bytes(SALT_BYTES, "big")
+        if len(data) <= SHORT_BYTES:
+            return _mixed(user.priv_key, _vector(boots, time_s, params), data), params
     way = _cipher(user, boots, time_s, params).encryptor()
     return way.update(data) + way.finalize(), params
 
@@ -143,17 +147,32 @@ def decrypt(user: User, boots: int, time_s: int, params: bytes, data: bytes) -> 
     return bytes(way.update(data) + way.finalize())
 
 
+def _mixed(key: bytes, vector: bytes, data: bytes) -> bytes:
+    """Encrypts as `_cipher` does, but that takes longer to make than a few blocks take here."""
+    encrypted = _blocks(key, get_ident()).update
+    found = []
+    for at in range(0, len(data), BLOCK_BYTES):
+        block = data[at : at + BLOCK_BYTES]
+        vector = _xor(encrypted(vector), block)
+        found.append(vector)
+    return b"".join(found)
+
+
+def _xor(mask: bytes, data: bytes) -> bytes:
+    """As long as `data`."""
+    size = len(data)
+    return (int.from_bytes(mask[:size], "big") ^ int.from_bytes(data, "big")).to_bytes(size, "big")
+
+
 def _cfb(key: bytes, vector: bytes, data: bytes) -> bytes:
     """Decrypts: each block was mixed with the encrypted one before it, and those are all here (NIST SP 800-38A 6.3)."""
-    size = len(data)
-    before = (vector + data)[: -(-size // BLOCK_BYTES) * BLOCK_BYTES]
-    mask = _blocks(key).update(before)[:size]
-    return (int.from_bytes(mask, "big") ^ int.from_bytes(data, "big")).to_bytes(size, "big")
+    before = (vector + data)[: -(-len(data) // BLOCK_BYTES) * BLOCK_BYTES]
+    return _xor(_blocks(key, get_ident()).update(before), data)
 
 
 @lru_cache(maxsize=KEYS_READY)
-def _blocks(key: bytes) -> Any:
-    """Encrypts block by block. For one thread: a key opens the messages to one engine, which one thread reads."""
+def _blocks(key: bytes, thread: int) -> Any:
+    """Encrypts block by block; one for each thread, because the library's object is not made for two."""
     cipher, aes, *_, ecb = _ways()
     return cipher(aes(key), ecb()).encryptor()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import threading
 from dataclasses import replace
@@ -253,6 +254,23 @@ def test_an_interface_that_goes_down_tells_when(net: Path) -> None:
     found = stage.walk("1.3.6.1.2.1.2.2.1")
     assert whole(found["1.3.6.1.2.1.2.2.1.8.2"][1]) == 2
     assert whole(found["1.3.6.1.2.1.2.2.1.9.2"][1]) == 4200
+
+
+def test_an_interface_that_vanishes_is_left_out(net: Path) -> None:
+    stage = Stage(view(), net)
+    stage.ask(request(ber.GET, NAME))
+    shutil.rmtree(net / "eth0")
+    assert {name.split(".")[-1] for name in stage.walk("1.3.6.1.2.1.2.2.1")} == {"1"}
+    stage.now_s += 2.0
+    assert whole(stage.walk("1.3.6.1.2.1.2")["1.3.6.1.2.1.2.1.0"][1]) == 1
+
+
+def test_what_is_asked_of_the_ups_does_not_wait_for_the_interfaces(net: Path) -> None:
+    stage = Stage(view(), net)
+    stage.walk(UPS)
+    assert stage.agent._ports._columns == {}
+    stage.ask(request(ber.GET, "1.3.6.1.2.1.2.2.1.2.2"))
+    assert stage.agent._ports._columns.keys() == {2}
 
 
 def test_a_machine_without_a_list_of_interfaces_has_none(tmp_path: Path) -> None:
