@@ -6,28 +6,17 @@ in the other). Every answer is made from one `Look`, and never longer than its b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice, zip_longest
+from collections.abc import Callable, Sequence
 
 from . import ber, mib2
-from .ber import (
-    COUNTER64,
-    END_OF_MIB_VIEW,
-    NO_SUCH_INSTANCE,
-    NO_SUCH_OBJECT,
-    OBJECT_ID,
-    RESPONSE,
-    SEQUENCE,
-    V1,
-    Header,
-    Pdu,
-)
+from .ber import COUNTER64, END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, V1, Header, Pdu
 from .mib import Look, Table
 
 NO_ERROR, TOO_BIG, NO_SUCH_NAME, BAD_VALUE, GEN_ERR, NO_ACCESS = 0, 1, 2, 3, 5, 6
 ROUND_BYTES = 32  # at most so much of a message is around its prefix and bindings
 BINDINGS_LIMIT = 128  # names in a request; more are answered tooBig
 REPETITIONS_LIMIT = 256  # of a GETBULK; the budget ends it earlier
+LEAST_BINDING_BYTES = 7  # so that no more is computed than could fit
 
 _COUNTED = {
     ber.GET: mib2.IN_GETS,
@@ -166,16 +155,6 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
     return bindings
 
 
-def _from(table: Table, look: Look, position: int) -> Iterator[tuple[bytes, bytes]]:
-    """From a position to the end of the table: the name of each row that has a value, and its binding."""
-    names, gets, heads = table.names, table.gets, ber.SHORT_HEADS
-    for at in range(position, len(gets)):
-        value = gets[at](look)
-        if value is not None:
-            both = names[at] + value
-            yield names[at], heads[len(both)] + both if len(both) < 128 else ber.tlv(SEQUENCE, both)
-
-
 def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
     """Version 1 has no 64 bit counters (RFC 3584 section 4.2.2.1): they are passed by."""
     bindings = []
@@ -200,23 +179,37 @@ def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[by
 def _getbulk(pdu: Pdu, table: Table, look: Look, _v1: bool, room: int) -> list[bytes]:
     """RFC 3416 section 4.2.3: as many bindings as fit; never tooBig."""
     bindings: list[bytes] = []
-    columns = [_from(table, look, table.after(name)) for name in pdu.names]
-    reached = [ber.tlv(OBJECT_ID, name) for name in pdu.names]  # of each column
-    singles = min(max(0, pdu.first), len(columns))
-    repetitions = min(max(0, pdu.second), REPETITIONS_LIMIT)
-    for begin, end, times in ((0, singles, 1), (singles, len(columns), repetitions)):
-        nothing = (None,) * (end - begin)  # behind the last row: once more, so that the manager sees the end
-        for found in islice(chain(zip_longest(*columns[begin:end]), (nothing,)), times):
-            for number, one in enumerate(found, start=begin):
-                if one is None:
-                    binding = ber.binding(reached[number], END_OF_MIB_VIEW)
-                else:
-                    reached[number], binding = one
+    singles = max(0, pdu.first)
+    for names, wanted in ((pdu.names[:singles], 1), (pdu.names[singles:], pdu.second)):
+        if not names or wanted <= 0:
+            continue
+        times = min(wanted, REPETITIONS_LIMIT, max(0, room) // (len(names) * LEAST_BINDING_BYTES) + 1)
+        columns = [_column(table, look, name, times) for name in names]
+        longest = max(len(rows) for rows, _ in columns)
+        for number in range(min(times, longest + 1)):  # once behind the last row, so that the manager sees the end
+            for rows, end in columns:
+                binding = rows[number] if number < len(rows) else end
                 room -= len(binding)
                 if room < 0:
                     return bindings
                 bindings.append(binding)
     return bindings
+
+
+def _column(table: Table, look: Look, name: bytes, times: int) -> tuple[list[bytes], bytes]:
+    """The bindings of at most so many rows behind a name, and what stands behind the last of them."""
+    names, gets, heads = table.names, table.gets, ber.SHORT_HEADS
+    rows: list[bytes] = []
+    reached = ber.tlv(OBJECT_ID, name)
+    for at in range(table.after(name), len(gets)):
+        value = gets[at](look)
+        if value is not None:
+            reached = names[at]
+            both = reached + value
+            rows.append(heads[len(both)] + both if len(both) < 128 else ber.binding(reached, value))
+            if len(rows) == times:
+                break
+    return rows, ber.binding(reached, END_OF_MIB_VIEW)
 
 
 _HANDLERS: dict[int, Callable[[Pdu, Table, Look, bool, int], list[bytes]]] = {
