@@ -74,14 +74,13 @@ def tlv(tag: int, body: bytes) -> bytes:
     return bytes((tag, 0x82, size >> 8, size & 0xFF)) + body  # no datagram is longer than 65535
 
 
-#: of a SEQUENCE of so many octets
-SHORT_HEADS = [bytes((SEQUENCE, size)) for size in range(128)]
+_SHORT_HEADS = [bytes((SEQUENCE, size)) for size in range(128)]
 
 
 def binding(name: bytes, value: bytes) -> bytes:
     """One variable binding of two TLVs."""
     both = name + value
-    return SHORT_HEADS[len(both)] + both if len(both) < 128 else tlv(SEQUENCE, both)
+    return _SHORT_HEADS[len(both)] + both if len(both) < 128 else tlv(SEQUENCE, both)
 
 
 def integer(value: int, tag: int = INTEGER) -> bytes:
@@ -159,34 +158,35 @@ def body(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
     return start, stop
 
 
-def fields(data: bytes, at: int, end: int, tags: Sequence[int]) -> list[tuple[int, int]]:
-    """Start and stop of the bodies of TLVs with these tags, one behind the other, the last up to `end`."""
-    found = []
+def bodies(data: bytes, at: int, end: int, tags: Sequence[int]) -> tuple[list[bytes], list[int]]:
+    """The bodies of TLVs with these tags, one behind the other, the last up to `end`; and where each starts."""
+    found, starts = [], []
     for tag in tags:
         start = at + 2
         if start <= end and data[at] == tag and (size := data[at + 1]) < 128 and start + size <= end:
             at = start + size
         else:
             start, at = body(data, at, end, tag)
-        found.append((start, at))
+        found.append(data[start:at])
+        starts.append(start)
     if at != end:
         raise Malformed(f"{end - at} octets too many at {at}")
-    return found
+    return found, starts
 
 
-def whole(data: bytes, start: int, stop: int) -> int:
+def whole(octets: bytes) -> int:
     """The number in the body of an INTEGER."""
-    if stop - start == 1 and data[start] < 128:
-        return data[start]
-    if not 1 <= stop - start <= INTEGER_LIMIT_BYTES:
-        raise Malformed(f"integer of {stop - start} octets at {start}")
-    return int.from_bytes(data[start:stop], "big", signed=True)
+    if len(octets) == 1 and octets[0] < 128:
+        return octets[0]
+    if not 1 <= len(octets) <= INTEGER_LIMIT_BYTES:
+        raise Malformed(f"integer of {len(octets)} octets: {octets[:16].hex()}")
+    return int.from_bytes(octets, "big", signed=True)
 
 
 def number(data: bytes, at: int, end: int) -> tuple[int, int]:
     """The INTEGER at `at`, and where it stops."""
     start, stop = body(data, at, end, INTEGER)
-    return whole(data, start, stop), stop
+    return whole(data[start:stop]), stop
 
 
 def read_header(data: bytes) -> Header:

@@ -132,22 +132,20 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
     bindings = []
     for number, name in enumerate(pdu.names, start=1):
         position = table.index.get(name)
-        value = None
-        if position is None:
+        binding = None
+        if position is not None:
+            if not (v1 and table.tags[position] == COUNTER64):
+                binding = table.binding(position, look)
+        else:
             ber.arcs(name)
-            name_tlv = ber.tlv(OBJECT_ID, name)
             if look.lenient and (position := table.index.get(name + b"\0")) is not None:
                 value = table.gets[position](look)
-        else:
-            value = table.gets[position](look)
-            name_tlv = table.names[position]
-        if v1 and value is not None and value[0] == COUNTER64:
-            value = None
-        if value is None:
+                binding = value and ber.binding(ber.tlv(OBJECT_ID, name), value)
+        if binding is None:
             if v1:
                 raise _NoSuchName(number)
-            value = NO_SUCH_INSTANCE if position is not None or table.knows(name) else NO_SUCH_OBJECT
-        binding = ber.binding(name_tlv, value)
+            known = position is not None or table.knows(name)
+            binding = ber.binding(ber.tlv(OBJECT_ID, name), NO_SUCH_INSTANCE if known else NO_SUCH_OBJECT)
         room -= len(binding)
         if room < 0:
             raise _TooBig
@@ -158,12 +156,10 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
 def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
     """Version 1 has no 64 bit counters (RFC 3584 section 4.2.2.1): they are passed by."""
     bindings = []
-    names, gets = table.names, table.gets
     for number, name in enumerate(pdu.names, start=1):
-        for at in range(table.after(name), len(gets)):
-            value = gets[at](look)
-            if value is not None and not (v1 and value[0] == COUNTER64):
-                binding = ber.binding(names[at], value)
+        for at in range(table.after(name), len(table)):
+            binding = table.binding(at, look)
+            if binding is not None and not (v1 and table.tags[at] == COUNTER64):
                 break
         else:
             if v1:
@@ -198,15 +194,13 @@ def _getbulk(pdu: Pdu, table: Table, look: Look, _v1: bool, room: int) -> list[b
 
 def _column(table: Table, look: Look, name: bytes, times: int) -> tuple[list[bytes], bytes]:
     """The bindings of at most so many rows behind a name, and what stands behind the last of them."""
-    names, gets, heads = table.names, table.gets, ber.SHORT_HEADS
     rows: list[bytes] = []
     reached = ber.tlv(OBJECT_ID, name)
-    for at in range(table.after(name), len(gets)):
-        value = gets[at](look)
-        if value is not None:
-            reached = names[at]
-            both = reached + value
-            rows.append(heads[len(both)] + both if len(both) < 128 else ber.binding(reached, value))
+    for at in range(table.after(name), len(table)):
+        binding = table.binding(at, look)
+        if binding is not None:
+            reached = table.names[at]
+            rows.append(binding)
             if len(rows) == times:
                 break
     return rows, ber.binding(reached, END_OF_MIB_VIEW)

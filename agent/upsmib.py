@@ -311,7 +311,7 @@ def rows(look: Look) -> list[Row]:
         found += [row(o, 0, o.read) for o in MEASURED]
         for columns, lines in _LINE_TABLES:
             numbers = range(1, len(lines(look)[:LINES_LIMIT]) + 1)
-            found += [row(o, n, _of_line(o, lines, n - 1)) for o in columns for n in numbers]
+            found += [row(o, n, _of_line(o, lines, n - 1), steady=True) for o in columns for n in numbers]
     for alarm_id, alarm in look.alarms.items():
         found += [constant(o, alarm_id, o.read(alarm)) for o in ALARM_COLUMNS]
     return found

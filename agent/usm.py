@@ -109,7 +109,8 @@ class User:
         inner, outer = (half.copy() for half in _halves(way.digest, self.auth_key))
         inner.update(message)
         outer.update(inner.digest())
-        return outer.digest()[: way.mac_bytes]
+        signature: bytes = outer.digest()
+        return signature[: way.mac_bytes]
 
 
 @lru_cache(maxsize=KEYS_READY)
@@ -165,7 +166,7 @@ def _xor(mask: bytes, data: bytes) -> bytes:
 
 
 def _cfb(key: bytes, vector: bytes, data: bytes) -> bytes:
-    """Decrypts: each block was mixed with the encrypted one before it, and those are all here (NIST SP 800-38A 6.3)."""
+    """Decrypts: each block was mixed with the encrypted one before it, and all of those are here already."""
     before = (vector + data)[: -(-len(data) // BLOCK_BYTES) * BLOCK_BYTES]
     return _xor(_blocks(key, get_ident()).update(before), data)
 

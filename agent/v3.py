@@ -26,7 +26,7 @@ from .usm import AUTH, AUTH_PRIV, NO_AUTH, User
 MODEL = 3  # USM, in msgSecurityModel
 REPORTABLE = 4  # in msgFlags
 TIME_WINDOW_S = 150
-BOOTS_LIMIT = 2**31 - 1  # of engineTime too. RFC 3414 section 2.2.2: an engine that came so far is not answered any more
+BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far answers nobody; of its time, too
 SIZE_LEAST, SIZE_LIMIT = 484, 65507  # msgMaxSize
 AUTHORIZATION_ERROR = 16
 
@@ -105,28 +105,28 @@ def read(data: bytes) -> Message:
         raise Malformed(f"{len(data) - end} octets after the message")
     at = ber.number(data, start, end)[1]
     start, after = ber.body(data, at, end, SEQUENCE)
-    number, size, flags_at, way = ber.fields(data, start, after, _HEADER)
-    msg_id, max_size, model = ber.whole(data, *number), ber.whole(data, *size), ber.whole(data, *way)
-    if flags_at[1] - flags_at[0] != 1 or msg_id < 0 or model < 1:
+    (msg_id_, max_size_, flags_, model_), _ = ber.bodies(data, start, after, _HEADER)
+    msg_id, max_size, model = ber.whole(msg_id_), ber.whole(max_size_), ber.whole(model_)
+    if len(flags_) != 1 or msg_id < 0 or model < 1:
         raise Malformed(f"impossible header of version 3: {data[start:after].hex()}")
     outer, stop = ber.body(data, after, end, OCTET_STRING)
-    scoped, flags = data[stop:end], data[flags_at[0]]
+    scoped, flags = data[stop:end], flags_[0]
     if model != MODEL:
         return Message(msg_id, max_size, flags, model, b"", 0, 0, b"", 0, b"", b"", scoped)
     at, last = ber.body(data, outer, stop, SEQUENCE)
     if last != stop:
         raise Malformed("octets after the security parameters")
-    engine, boots_at, time_at, user, signature, privacy = ber.fields(data, at, last, _SECURITY)
-    boots, time_s = ber.whole(data, *boots_at), ber.whole(data, *time_at)
+    (engine_id, boots_, time_, user, signature, privacy), starts = ber.bodies(data, at, last, _SECURITY)
+    boots, time_s = ber.whole(boots_), ber.whole(time_)
     if not (0 <= boots <= BOOTS_LIMIT and 0 <= time_s <= BOOTS_LIMIT):
-        raise Malformed(f"impossible time of an engine: {data[boots_at[0] : time_at[1]].hex()}")
+        raise Malformed(f"impossible time of an engine: {boots}, {time_s}")
     tag, first, last = ber.head(data, stop, end)
     if last != end or tag != (OCTET_STRING if flags & 2 else SEQUENCE):
         raise Malformed(f"no scoped PDU: {data[stop : stop + 6].hex()}")
+    scoped = data[first:end] if flags & 2 else scoped
     return Message(
-        msg_id, max_size, flags, model, data[slice(*engine)], boots, time_s, data[slice(*user)], signature[0],
-        data[slice(*signature)], data[slice(*privacy)], data[first:end] if flags & 2 else scoped,
-    )  # fmt: skip
+        msg_id, max_size, flags, model, engine_id, boots, time_s, user, starts[4], signature, privacy, scoped
+    )
 
 
 def read_scoped(data: bytes) -> tuple[bytes, bytes, bytes, Pdu]:
@@ -177,8 +177,7 @@ def is_signed(data: bytes, message: Message, user: User) -> bool:
     """Is the signature that of this user?"""
     at, signature = message.signature_at, message.signature
     blank = data[:at] + bytes(len(signature)) + data[at + len(signature) :]
-    right = len(signature) == usm.AUTHS[user.auth].mac_bytes
-    return hmac.compare_digest(user.sign(blank), signature) and right
+    return hmac.compare_digest(user.sign(blank), signature)  # False if one is longer
 
 
 def opened(data: bytes, message: Message, user: User) -> bytes:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from snmp_damage import COMMUNITY
+
 from agent import ber, config
 from agent.model import (
     Active,
@@ -28,7 +30,6 @@ from agent.model import (
 from agent.netif import Interfaces
 from agent.snmp import Agent
 
-COMMUNITY = "a-community-of-tests"
 UPS = "1.3.6.1.2.1.33.1"
 ON_LINE = Status(
     taken_s=100.0,

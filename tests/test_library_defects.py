@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import test_usm as secured
+from snmp_damage import CRAFTED
 from snmp_kit import COMMUNITY, UPS, Net, Stage, arcs, request, since, three_phase, view
-from test_fuzz_snmp import CRAFTED
 from test_notices import Core, Peer
 from test_upsset import ALL, LOCK, NAME, TEST, Desk
 
