@@ -164,16 +164,6 @@ class Server:
         self.sock.connect(peer)
         self.sock.settimeout(2.0)
 
-    def slowest_us(self, requests: list[bytes], go_on: Callable[[int], bool]) -> float:
-        """The 99th percentile of the time until the answer, of paced requests as long as `go_on(count)`."""
-        took: list[float] = []
-        while go_on(len(took)):
-            begun_s = time.perf_counter()
-            self.ask(requests[len(took) % len(requests)])
-            took.append((time.perf_counter() - begun_s) * 1e6)
-            time.sleep(GET_EVERY_S)
-        return sorted(took)[int(len(took) * 0.99)]
-
     def sealed(self, insides: Callable[[bytes], list[bytes]] | None = None) -> list[bytes]:
         """Messages of version 3 for this engine at this moment: around what `insides(engine)` says, or GETs of each
         row."""
@@ -188,12 +178,12 @@ class Server:
             for n, one in enumerate(inside, start=1)
         ]
 
-    def cost_us(self, requests: list[bytes]) -> float:
-        """CPU microseconds per request over REQUESTS of them, one after the other."""
+    def cost_us(self, requests: list[bytes], count: int) -> float:
+        """CPU microseconds per request over so many of them, one after the other."""
         before = self.cpu_us()
-        for n in range(REQUESTS):
+        for n in range(count):
             self.ask(requests[n % len(requests)])
-        return (self.cpu_us() - before) / REQUESTS
+        return (self.cpu_us() - before) / count
 
     def rss_kb(self) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
