@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent import config, engineid, v3
-from agent.model import View
+from agent.model import Command, View
+from agent.upsset import Writer
 from tests.peer.test_snmp_agent import MISSING, OUTAGE, nut, outcome, overrides, run, snmpd, upsc
-from tests.snmp_kit import ON_LINE, UPS, Net, Stage, listening, three_phase, view
+from tests.snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, listening, three_phase, view
 
 pytestmark = [
     pytest.mark.peer,
@@ -42,15 +44,15 @@ def agent(net: Path, folder: Path, auth: str, priv: str, level: str = "auth-priv
 
 @contextmanager
 def staged(
-    net: Path, folder: Path, auth: str, priv: str, shown: View | None = None, level: str = "auth-priv"
+    net: Path, folder: Path, auth: str, priv: str, shown: View | None = None, level: str = "auth-priv", **more: Any
 ) -> Iterator[Stage]:
-    """The same, with its view in the test's hands."""
+    """The same, with its view in the test's hands; with a `writer` the user and the community may set."""
     found, boots = engineid.started(folder)
     row = engineid.made(found, auth, SIGN, priv, CRYPT)
-    ops = engineid.user("ops", level, False, row, found, True)
+    ops = engineid.user("ops", level, "writer" in more, row, found, True)
     responder = v3.Responder(v3.Engine(found, boots, time.monotonic()), {"ops": ops})
     users = (config.User(name="ops", level=level, sources=("127.0.0.0/8",)),)
-    with listening(shown or view(ON_LINE), net, users=users, responder=responder) as stage:
+    with listening(shown or view(ON_LINE), net, users=users, responder=responder, **more) as stage:
         yield stage
 
 
@@ -179,3 +181,35 @@ def test_the_same_questions_over_version_3_get_the_same_answers_as_from_snmpd(ne
                 for port in ports:
                     code, said = ask("get", port, f".{UPS}.1.5.0", **wrong)  # type: ignore[arg-type]
                     assert code != 0 and "rack-3" not in said, (wrong, said)
+
+
+@pytest.mark.parametrize("version", ["2c", "3"])
+def test_net_snmp_sets_texts_a_test_the_beeper_and_a_countdown(net: Path, tmp_path: Path, version: str) -> None:
+    orders: list[tuple[Command, dict[str, Any], str, str]] = []
+    writer = Writer(order=lambda *order: orders.append(order), allow_shutdown=True)  # type: ignore[arg-type]
+    shown = view(ON_LINE, commands=frozenset(Command))
+    with staged(net, tmp_path, "sha256", "aes128", shown, access="read-write", writer=writer) as stage:
+        port = stage.agent.address[1]
+
+        def sets(*words: str, verb: str = "set") -> tuple[int, str]:
+            if version == "3":
+                return ask(verb, port, *words)
+            return run(f"snmp{verb}", "-v2c", "-c", COMMUNITY, "-On", "-r0", f"127.0.0.1:{port}", *words)
+
+        name, test, lock, down, beeper = (f".{UPS}.{tail}" for tail in ("1.5.0", "7.1.0", "7.2.0", "8.2.0", "9.8.0"))
+        assert sets(name, "s", "rack-9")[0] == 0
+        assert '"rack-9"' in sets(name, verb="get")[1]
+        assert "inconsistentValue" in sets(test, "o", f".{UPS}.7.7.4")[1], "not without the lock"
+        assert sets(lock, "i", "1", test, "o", f".{UPS}.7.7.4")[0] == 0
+        assert "INTEGER: 2" in sets(lock, verb="get")[1]
+        assert sets(down, "i", "-1")[0] == 0, "nothing runs, so there is nothing to end"
+        assert sets(down, "i", "600")[0] == 0 and sets(beeper, "i", "1")[0] == 0
+        code, said = sets(name, "s", "rack-8", beeper, "i", "9")
+        assert code != 0 and "wrongValue" in said and beeper in said, "the second object is named"
+        assert '"rack-9"' in sets(name, verb="get")[1], "and the first is as it was"
+        assert "wrongType" in sets(name, "i", "5")[1]
+        assert "notWritable" in sets(f".{UPS}.2.1.0", "i", "2")[1]
+    who = "user ops" if version == "3" else "community tests"
+    assert [(order[0], *order[2:]) for order in orders] == [
+        (command, who, "127.0.0.1") for command in (Command.TEST_QUICK, Command.SHUTDOWN_RETURN, Command.BEEPER_OFF)
+    ]
