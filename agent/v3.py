@@ -159,7 +159,7 @@ def seal(
     return message[:at] + user.sign(message) + message[at + len(signature) :]
 
 
-_VERSION = ber.integer(ber.V3)
+_VERSION, _NO_ID = ber.integer(ber.V3), ber.integer(0)
 
 
 #: what stands behind msgID, by msgFlags
@@ -199,6 +199,7 @@ class Responder:
         self.on_refused: Callable[[], None] = lambda: None  # a wrong key
         self._users = {name.encode(): user for name, user in users.items()}
         self._salts = salts or usm.Salts()
+        self._context = ber.tlv(OCTET_STRING, engine.id) + ber.tlv(OCTET_STRING, b"")
 
     def user(self, name: str) -> User | None:
         """A user of this name."""
@@ -298,9 +299,7 @@ class Responder:
         if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not self._wants_report(message):
             raise Dropped(name)
         body = ber.binding(ber.oid((*REPORTS[name], 0)), ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
-        request_id = ber.integer(0)
-        prefix = ber.tlv(OCTET_STRING, self.engine.id) + ber.tlv(OCTET_STRING, b"")
-        scoped = ber.message(prefix, ber.REPORT, request_id, 0, 0, body)
+        scoped = ber.message(self._context, ber.REPORT, _NO_ID, 0, 0, body)
         user = why.user if why.level else None
         return seal(
             message.msg_id, why.level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
