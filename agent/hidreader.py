@@ -67,7 +67,7 @@ class Reader:
     def __init__(self, link: HidLink, quirk: Quirk, now: Callable[[], float]) -> None:
         self._link, self._quirk, self._now = link, quirk, now
         self.descriptor = hid.parse(link.descriptor)
-        self.places = hidtable.places(self.descriptor, quirk.drop)
+        self.places = hidtable.places(self.descriptor, quirk.drop, quirk.more)
         self.numbered = self.descriptor.numbered
         self._seen: dict[Key, Reply] = {}
         self._refused: set[Key] = set()
