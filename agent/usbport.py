@@ -16,11 +16,11 @@ from pathlib import Path
 from . import hidraw
 from .hidraw import Identity, text
 from .model import LinkError
-from .usbdevice import remedy
+from .usbdevice import SYS, remedy
 
 log = logging.getLogger(__name__)
 
-SYS, DEV = Path("/sys/bus/usb/devices"), Path("/dev/bus/usb")
+DEV = Path("/dev/bus/usb")
 USBDEVFS_RESET = 0x5514  # _IO('U', 20)
 RESET_AT = 2  # connections in a row that were given up: after the first it is opened anew and no more
 RESET_WITHIN_S = 4.0  # waited for; the kernel may take longer with a device that is dead

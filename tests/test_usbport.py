@@ -208,7 +208,7 @@ def test_a_unit_that_only_a_reset_brings_back_is_back(tmp_path: Path, monkeypatc
     it.hang()
     it.run(lambda: it.polled and it.polled[-1].status is not None)
     assert len(it.port.nodes) == 1 and it.openings == 3
-    assert [p.link for p in it.polled] == ["up", "up", "down", "down", "up"]  # three polls, one poll, the reset
+    assert [p.link for p in it.polled[:5]] == ["up", "up", "down", "down", "up"]  # three polls, one poll, the reset
     assert not any("Unplug" in p.error for p in it.polled)
 
 
@@ -219,7 +219,7 @@ def test_a_unit_that_nothing_brings_back_ends_in_the_honest_word(
     it = Hanging(tmp_path, mends=False)
     it.hang()
     it.run(lambda: len(it.polled) >= 12)
-    assert len(it.port.nodes) == 1
+    assert len(it.port.nodes) == 1, "in the first minute"
     assert [("Unplug its USB cable" in p.error) for p in it.polled[:6]] == [False, False, False, False, True, True]
 
 
