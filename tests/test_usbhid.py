@@ -498,6 +498,18 @@ def test_a_slow_unit_is_read_in_several_polls_none_of_them_long() -> None:
     assert status.inputs[0].voltage_v == 228 and status.rating.output_voltage_v == 220
 
 
+def test_the_first_poll_of_a_slow_unit_is_a_short_one() -> None:
+    unit = HidUnit.of("0764", pace_s=0.1)
+    driver = connect(unit)
+    costs = []
+    for _ in range(3):
+        begin_s, unit.sent[:] = unit.now_s, []
+        assert driver.poll().source is Source.MAINS
+        costs.append(unit.now_s - begin_s)
+        unit.now_s += 1.0
+    assert costs[0] <= 1.1 < costs[1]
+
+
 # --- orders --------------------------------------------------------------------------------------------------------
 
 

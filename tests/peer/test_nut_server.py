@@ -52,7 +52,8 @@ class Server:
         self._write("ups.conf", "\n".join(["[dummy]", "driver = dummy-ups", *options]))
         self._write(
             "upsd.users",
-            f"[we]\npassword = {PASSWORD}\nactions = SET\ninstcmds = ALL\nupsmon secondary\n[other]\npassword = {PASSWORD}\n",
+            f"[we]\npassword = {PASSWORD}\nactions = SET\ninstcmds = ALL\nupsmon secondary\n"
+            f"[other]\npassword = {PASSWORD}\n",
         )
         self.configure()
 
