@@ -54,8 +54,8 @@ def address(path: str) -> Iterator[str]:
 
 
 def encode(message: Message) -> bytes:
-    """One message as one line."""
-    return json.dumps({"v": PROTOCOL, **message}, separators=(",", ":")).encode("ascii") + b"\n"
+    """One message, of JSON values and values of the model, as one line."""
+    return json.dumps({"v": PROTOCOL, **wire.to_json(message)}, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def decode(line: bytes) -> Message:

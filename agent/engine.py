@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from . import forecast, portrait, rules, wire
+from . import forecast, portrait, rules
 from .config import Config, Server
 from .curve import Curve, Learner
 from .errands import Orders, Report, Said
@@ -89,7 +89,7 @@ Item = Polled | Report | Said | NewConfig | Note | Wish | Ordered | None
 
 
 class Engine:
-    """See the module. `publish` gets a bus message without its version; `order`, `power` and `hurry` are the guard's
+    """See the module. `publish` gets bus messages of values of the model; `order`, `power`, `hurry` are the guard's
     (agent/guard.py). `curve` was learned before; `learned` gets a newer one to keep."""
 
     def __init__(
@@ -177,16 +177,14 @@ class Engine:
         ):
             self._fresh, self._viewed_s = False, now_s
             self.view = self._look_around(now_s)
-            self._publish({"type": "status", "view": wire.to_json(self.view)})
+            self._publish({"type": "status", "view": self.view})
         for wish in wishes:
             wish.done.set()  # whoever asked sees what came of it
 
     def greeting(self) -> list[Mapping[str, object]]:
         """What a new subscriber hears first: the view, and once more what is so."""
         again = rules.still_so(self._settled.conditions)
-        return [{"type": "status", "view": wire.to_json(self.view)}] + [
-            {"type": "event", "event": wire.to_json(event)} for event in again
-        ]
+        return [{"type": "status", "view": self.view}, *({"type": "event", "event": event} for event in again)]
 
     # -- what comes in
 
@@ -314,7 +312,7 @@ class Engine:
         self._history.record(events, settled, self._boot, self._counters)
         for event in events:
             log.info("event %d: %s %s %s", event.id, event.kind, event.name, " ".join(event.data.values()))
-            self._publish({"type": "event", "event": wire.to_json(event)})
+            self._publish({"type": "event", "event": event})
 
     def _sample(self, look: Status, now_s: float) -> None:
         if self._synced:

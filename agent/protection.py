@@ -57,8 +57,9 @@ def step(
         state = _confirm(state, look.taken_s, fresh_id, seen, effects)
     if state.battery_now() and not state.cycled:
         state = _latch(state, now_s, plan, failed_polls, effects)
-    ends = state.power_ends or _power_ends(state, now_s, plan, failed_polls)
-    state = replace(state, power_ends=ends and state.battery_now())
+    ends = (state.power_ends or _power_ends(state, now_s, plan, failed_polls)) and state.battery_now()
+    if ends != state.power_ends:
+        state = replace(state, power_ends=ends)
     state = afterwards.go_on(state, now_s, plan, seen, effects)
     return state, tuple(effects)
 

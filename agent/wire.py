@@ -16,21 +16,26 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+
 
 def to_json(value: Any) -> Any:
     """Any value of the model as JSON values. Raises TypeError on what the model does not contain."""
-    if value is None or isinstance(value, (str, int, float, bool)):
+    kind = type(value)
+    if kind in _PLAIN:  # most are
         return value
+    if is_dataclass(kind):
+        return {name: to_json(getattr(value, name)) for name in _names(kind)}
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, (str, int, float)):  # of a library's own kind
+        return value
     if isinstance(value, (tuple, list)):  # a list: an option of a way, as the configuration has it
         return [to_json(v) for v in value]
     if isinstance(value, frozenset):
         return sorted(to_json(v) for v in value)
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: to_json(getattr(value, name)) for name in _names(type(value))}
     raise TypeError(f"not a value of the model: {value!r}")
 
 

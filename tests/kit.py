@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agent import wire
+from agent import bus, wire
 from agent.config import Config, Server, Stage
 from agent.curve import Curve
 from agent.engine import Engine, NewConfig, Wish
@@ -207,4 +207,4 @@ class Play:
     def last_view(self) -> View:
         """The newest view as the bus has it."""
         found = [m for m in self.published if m["type"] == "status"]
-        return wire.from_json(View, found[-1]["view"])
+        return wire.from_json(View, bus.decode(bus.encode(dict(found[-1])))["view"])

@@ -54,7 +54,7 @@ class Judged(RuleBasedStateMachine):
 
     def step(self, state: State, status: Status | None, shift_s: float) -> tuple[State, tuple[Effect, ...]]:
         seen = replace(self.seen, down_by_s=self.seen.down_by_s + shift_s)
-        if status is not None:
+        if status is not None and shift_s:
             status = replace(status, taken_s=status.taken_s + shift_s)
         return protection.step(
             state, status, self.now_s + shift_s, plan=self.plan, failed_polls=self.failed,

@@ -211,7 +211,7 @@ FAULTS = (
     Fault("what was ordered in a hold keeps the outage open for ever", A, "now_s < max(ordered_s) + PLANNED_LIMIT_S:", "now_s < max(ordered_s) + 1e9:"),
     Fault("this host goes as soon as all had their time", P, "    if age_s >= BLIND_S or (state.low and not plan.ignore_low):\n        return True\n    return runtime_s", "    return True\n    return runtime_s"),
     Fault("this host never goes by low battery", P, "if age_s >= BLIND_S or (state.low and not plan.ignore_low):\n        return True\n    return runtime_s", "if age_s >= BLIND_S:\n        return True\n    return runtime_s"),
-    Fault("this host goes though the mains is back", P, "power_ends=ends and state.battery_now()", "power_ends=ends"),
+    Fault("this host goes though the mains is back", P, "failed_polls)) and state.battery_now()", "failed_polls))"),
     Fault("this host does not wait for the UPS's word", O, "(self.off_taken or (self.power_ends", "(self.off_sent_s is not None or (self.power_ends"),
     Fault("a brownout is mains", P, "MAINS_PART = 0.8, 1.2", "MAINS_PART = 0.5, 1.5"),
     Fault("a planned shutdown takes the later stages along", B, "if number <= last else", "if number >= last else"),

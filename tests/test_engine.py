@@ -171,7 +171,7 @@ def test_a_restart_in_an_outage_repeats_its_conditions_and_adds_no_row() -> None
     again.battery(5)
     assert len(again.history.events) == rows
     repeated = [m["event"] for m in again.engine.greeting() if m["type"] == "event"]
-    assert {(e["name"], e["again"]) for e in repeated} == {("on-battery", True), ("input-bad", True)}
+    assert {(e.name, e.again) for e in repeated} == {("on-battery", True), ("input-bad", True)}
     assert again.view.power_failures == 1
     assert again.view.on_battery_s == pytest.approx(24.5, abs=0.6)
 
@@ -299,7 +299,7 @@ def test_a_note_is_a_row_and_a_message() -> None:
     play = Play()
     play.engine.turn(Note("command", "", {"command": "test-quick", "user": "admin"}))
     assert play.history.events[-1].data["user"] == "admin"
-    assert [m["event"]["name"] for m in play.published if m["type"] == "event"] == ["command"]
+    assert [m["event"].name for m in play.published if m["type"] == "event"] == ["command"]
 
 
 def test_event_ids_go_on_after_a_restart() -> None:

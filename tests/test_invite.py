@@ -13,6 +13,7 @@ from agent import enroll, httpd, invite, pyz, tls
 from agent.codes import Codes
 from agent.config import Config, Server, Web
 from agent.model import ConfigError
+from agent.vault import write_private
 from tests.fakecore import FakeCore, on_line
 
 VIEW = on_line(
@@ -38,6 +39,7 @@ class Adapter:
     def __init__(self, folder, *, listen="127.0.0.1:0", program=None):
         self.folder = folder
         self.faces = folder / "faces"
+        write_private(self.faces / "tls.pem", tls.make(["localhost"]))
         context, _ = tls.context(self.faces, [])
         desk = enroll.Desk(lambda e, s: [], None, self.faces / "enrol", "ups", program=program)
         self.server = httpd.Server(listen, desk, context)

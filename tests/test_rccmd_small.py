@@ -88,15 +88,14 @@ class Log(unittest.TestCase):
 class Relays(unittest.TestCase):
     def test_each_relay_hears_a_classic_shutdown_and_the_log_says_how_it_went(self) -> None:
         heard: list[bytes] = []
-        logged = lines(self)
+        logged, before = lines(self), set(threading.enumerate())
         with socket.create_server(("127.0.0.1", 0)) as server:
             relays.tell([("127.0.0.1", server.getsockname()[1]), ("127.0.0.1", 1)], Journal())
             sock, _ = server.accept()
             with sock:
                 heard.append(sock.recv(1000))
-            for thread in threading.enumerate():
-                if thread.daemon and thread is not threading.current_thread():
-                    thread.join(10.0)
+            for thread in set(threading.enumerate()) - before:
+                thread.join(10.0)
         self.assertEqual(heard, [b"CONNECT TO RCCMD (SEND) MSG_EXECUTE SHUTDOWN\n"])
         text = "\n".join(logged)
         self.assertIn("relayed: delivered, unconfirmed", text)

@@ -1,0 +1,195 @@
+"""Losses of power behind a volatile write cache, while events, settings and an outage are written.
+
+After each: the machine comes up, nothing that it acknowledged is lost, an outage that was open goes on under its id,
+and nobody was told to shut down but in an outage. Then the control: with a disk that lies about its flushes the same
+looks must find something, else they cannot see anything.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from .machine import START_S, Failed, Machine, SerialUps, free_port, prepare, settings
+from .step import BuildError
+from .volatile import Disk
+
+CONTACT = "1.3.6.1.2.1.1.4.0"  # sysContact: a setting that is kept by the faces
+CONTROL_CUTS = 4  # by then a lying disk must have been caught
+TOLD_S = 180.0
+
+
+class Server:
+    """Listens for the classic shutdown, and notes whether it was told while that was right."""
+
+    def __init__(self) -> None:
+        self.told, self.wrongly, self.right = 0, 0, False
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with sock:
+                sock.settimeout(5.0)
+                try:
+                    line = sock.recv(1000)
+                except OSError:
+                    continue  # a look whether we are there
+            if b"SHUTDOWN" in line:
+                self.told += 1
+                self.wrongly += not self.right
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+class Settings:
+    """Sets one text after the other; knows which was acknowledged last."""
+
+    def __init__(self, machine: Machine, first: int) -> None:
+        self.tried = self.acknowledged = first
+        self._machine, self._stop = machine, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.tried += 1
+            try:
+                self._machine.snmp_set(CONTACT, f"contact {self.tried}")
+            except BuildError:
+                return  # the power is gone; whether this one is kept is open
+            self.acknowledged = self.tried
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Life:
+    """One card through many losses of power."""
+
+    def __init__(self, image: Path, slot: Path, folder: Path, seed: int, honest: bool) -> None:
+        self._slot, self._folder, self._honest = slot, folder, honest
+        self._chance = random.Random(seed)
+        self._ups, self.server = SerialUps(), Server()
+        self._card = prepare(image, folder, settings(self.server.port))
+        self._contacts = (0, 0)  # acknowledged, tried
+        self._events: dict[int, str] = {}  # seen on the page
+        self._outage: str | None = None
+        self.lost = self.kept = self.flushes = 0
+
+    def cut(self, number: int) -> None:
+        """Start, look, work, lose the power. Failed."""
+        address = self._folder / "disk"
+        address.unlink(missing_ok=True)
+        disk = Disk(self._card, address, self._honest)
+        log = self._folder / f"console-{number}.log"
+        machine = Machine(f"nbd:unix:{address}", self._slot, log, self._ups)
+        try:
+            self._look(machine)
+            writer = Settings(machine, self._contacts[1])
+            self._work(machine, disk, number)
+            self._note(machine)
+            disk.cut_at(number % 4, self._chance.uniform(2, 10))
+            writes, kept = disk.cut(self._chance)
+            machine.kill()
+            writer.stop()
+            self._contacts = writer.acknowledged, writer.tried
+            self.lost, self.kept, self.flushes = (
+                self.lost + writes - kept,
+                self.kept + kept,
+                self.flushes + disk.flushes,
+            )
+            print(f"        cut {number}: {writes} writes were not flushed, {kept} of them kept", flush=True)
+        except Failed:
+            print(machine.console()[-3000:], flush=True)
+            raise
+        finally:
+            if machine.process.poll() is None:
+                machine.kill()
+            disk.close()
+
+    def _look(self, machine: Machine) -> None:
+        """It is up, and nothing is lost."""
+        word = "mains" if self._ups.mains else "battery"
+        machine.until(f"the UPS is read ({word})", lambda: machine.source() == word, START_S)
+        if self._contacts[1]:
+            found = int(machine.snmp_get(CONTACT).rpartition(" ")[2] or 0)
+            if not self._contacts[0] <= found <= self._contacts[1]:
+                raise Failed(f"settings: {found} is there, {self._contacts[0]} was acknowledged")
+        there = self._seen(machine)
+        if gone := [f"{number} {name}" for number, name in self._events.items() if there.get(number) != name]:
+            raise Failed(f"events that were shown are gone: {', '.join(gone)}")
+        if errors := machine.view().get("config_errors"):
+            raise Failed(f"the configuration: {errors}")
+        for word in ("EXT4-fs error", "cannot be used", "damaged"):
+            if word in machine.console():
+                raise Failed(f"the console says {word!r}")
+        if self._outage is not None:
+            machine.until("the outage goes on", lambda: machine.view().get("outage") == self._outage, 120)
+            machine.until("the server was told, before or now", lambda: self.server.told > 0, TOLD_S)
+            self._ups.mains = True
+            machine.until("the outage is over", lambda: machine.view().get("outage") is None, 900)
+            self._outage, self.server.right, self.server.told = None, False, 0
+        if self.server.wrongly:
+            raise Failed("a server was told to shut down without an outage")
+
+    def _work(self, machine: Machine, disk: Disk, number: int) -> None:
+        """Every other time: an outage begins, and the power goes somewhere in it."""
+        if number % 2:
+            return
+        self._ups.mains, self.server.right = False, True
+        machine.until("an outage", lambda: machine.view().get("outage") is not None, 120)
+        self._outage = str(machine.view()["outage"])
+        time.sleep(self._chance.uniform(0, 20))  # before and after its stage is latched, which comes at 15 s
+
+    def _note(self, machine: Machine) -> None:
+        try:
+            self._events = self._seen(machine)
+        except (OSError, ValueError) as e:
+            raise Failed(f"the page stopped to answer: {e}") from e
+
+    @staticmethod
+    def _seen(machine: Machine) -> dict[int, str]:
+        rows = json.loads(machine.get("/api/events?limit=500"))["events"]
+        return {int(row["id"]): str(row["name"]) for row in rows}
+
+    def close(self) -> None:
+        self.server.close()
+
+
+def main(image: Path, slot: Path, cuts: int, seed: int) -> None:
+    """All of it. Failed with what was lost, or when the control found nothing."""
+    with tempfile.TemporaryDirectory(prefix="ridethrough-cuts-") as name:
+        life = Life(image, slot, Path(name), seed, honest=True)
+        try:
+            for number in range(1, cuts + 1):
+                life.cut(number)
+            life.cut(0)
+        finally:
+            life.close()
+    print(
+        f"{cuts} losses of power: {life.lost} writes lost or torn, {life.kept} kept, {life.flushes} flushes; all well"
+    )
+    with tempfile.TemporaryDirectory(prefix="ridethrough-lies-") as name:
+        life = Life(image, slot, Path(name), seed, honest=False)
+        try:
+            for number in range(1, CONTROL_CUTS + 1):
+                life.cut(number)
+        except Failed as e:
+            print(f"the control, a disk that lies about its flushes, is found out: {e}")
+            return
+        finally:
+            life.close()
+    raise Failed(f"the control: {CONTROL_CUTS} losses of power behind a lying disk, and nothing was found")
