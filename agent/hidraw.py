@@ -309,8 +309,10 @@ class HidrawLink:
         return taken
 
     def string(self, index: int) -> str | None:
-        """None: hidraw cannot ask for a string by its number."""
-        return None
+        """A string descriptor, by way of the USB device; None if it cannot be had."""
+        from . import usbport  # only here: it stands on this module
+
+        return usbport.string(self.identity.place, index) if self.identity.place else None
 
     def close(self) -> None:
         """Give the device back."""

@@ -1,7 +1,8 @@
 """Helps a USB UPS that is plugged in and does not answer: resets its port, seldom, then says what a person must do.
 
-The last two steps of four: a link clears a halted endpoint, the ups thread opens the device anew. Sources: Linux,
-include/uapi/linux/usbdevice_fs.h and drivers/usb/core/devio.c (USBDEVFS_RESET); /sys/bus/usb/devices.
+The last two steps of four: a link clears a halted endpoint, the ups thread opens the device anew. Also what hidraw
+has no word for: a string by its number. Sources: Linux, include/uapi/linux/usbdevice_fs.h and
+drivers/usb/core/devio.c (USBDEVFS_RESET, USBDEVFS_CONTROL); /sys/bus/usb/devices; USB 2.0, 9.6.7.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import struct
 import threading
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +29,45 @@ RESET_AT = 2  # connections in a row that were given up: after the first it is o
 RESET_WITHIN_S = 4.0  # waited for; the kernel may take longer with a device that is dead
 AGAIN_S, AGAIN_LIMIT_S = 60.0, 3600.0  # between two resets, doubled each time
 WELL_FOR_S = 600.0  # so long after a reset it must answer, before the next one comes as soon as the first
+
+
+_TRANSFER = struct.Struct("@BBHHHIP")  # struct usbdevfs_ctrltransfer
+USBDEVFS_CONTROL = 3 << 30 | _TRANSFER.size << 16 | ord("U") << 8
+STRING_BYTES, STRING_WITHIN_MS = 255, 1000
+
+
+def node_of(place: str, sys: Path = SYS, dev: Path = DEV) -> Path:
+    """The node of the device in a USB socket. ValueError: there is none."""
+    busnum, devnum = (int(text(sys / place / name)) for name in ("busnum", "devnum"))
+    return dev / f"{busnum:03d}" / f"{devnum:03d}"
+
+
+def string(place: str, index: int, sys: Path = SYS, dev: Path = DEV) -> str | None:
+    """A string descriptor, in the unit's first language; None if it cannot be had."""
+    try:
+        fd = os.open(node_of(place, sys, dev), os.O_RDWR | os.O_CLOEXEC)
+    except (OSError, ValueError) as e:
+        log.debug("usb: string %d: %s", index, e)
+        return None
+    try:
+        languages = _string(fd, 0, 0)
+        found = _string(fd, index, int.from_bytes(languages[2:4], "little"))
+    except OSError as e:
+        log.debug("usb: string %d: %s", index, e)
+        return None
+    finally:
+        os.close(fd)
+    return found[2:].decode("utf-16-le", "replace").strip("\0 ") or None
+
+
+def _string(fd: int, index: int, language: int) -> bytes:
+    """GET_DESCRIPTOR (USB 2.0, 9.4.3): its length, 3, and the text. OSError."""
+    buffer = array("B", bytes(STRING_BYTES))
+    address, _ = buffer.buffer_info()
+    asked = (0x80, 6, 0x0300 | index, language, STRING_BYTES, STRING_WITHIN_MS, address)
+    got = fcntl.ioctl(fd, USBDEVFS_CONTROL, bytearray(_TRANSFER.pack(*asked)), True)
+    data = buffer.tobytes()[:got]
+    return data[: data[0]] if len(data) >= 2 and data[1] == 3 else b""
 
 
 def reset(node: Path) -> None:
@@ -100,15 +142,14 @@ class Rescue:
             self._wait_s = min(2 * self._wait_s, AGAIN_LIMIT_S)
         self._reset_s, self._why_not = self._now(), ""
         log.warning("usb: the UPS in socket %s does not answer, its port is reset", device[0])
-        self._thread = threading.Thread(target=self._run, args=device, name="usb reset", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=device[:1], name="usb reset", daemon=True)
         self._thread.start()
         self._thread.join(RESET_WITHIN_S)
 
-    def _run(self, place: str, number: str) -> None:
+    def _run(self, place: str) -> None:
         folder = self._sys / place
         try:
-            node = self._dev / f"{int(text(folder / 'busnum')):03d}" / f"{int(number):03d}"
-            self._reset(node)
+            self._reset(node_of(place, self._sys, self._dev))
         except (OSError, ValueError) as e:
             self._why_not = _why_not(folder, place, e)
 

@@ -155,6 +155,15 @@ def test_the_real_call_is_made_on_a_real_descriptor(tmp_path: Path) -> None:
     assert usbport.USBDEVFS_RESET == ord("U") << 8 | 20
 
 
+def test_a_string_that_cannot_be_had_is_none(port: Port) -> None:
+    assert usbport.string("1-1.2", 1, port.sys, port.dev) is None  # no node
+    (port.dev / "001").mkdir(parents=True)
+    (port.dev / "001" / "007").write_bytes(b"")
+    assert usbport.string("1-1.2", 1, port.sys, port.dev) is None  # no USB device: ENOTTY
+    assert usbport.string("9-9", 1, port.sys, port.dev) is None
+    assert usbport.USBDEVFS_CONTROL in (0xC0185500, 0xC0105500)  # as the compiler makes it with 64 bits, and with 32
+
+
 # --- in the thread of the UPS ------------------------------------------------------------------------------------
 
 

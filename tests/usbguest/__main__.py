@@ -113,6 +113,10 @@ def table(guest: Guest, sims: list[UsbRedir], read: list[tuple[Any, Any]]) -> in
         if serials != {who.serial}:
             print(f"{who.name}: asked for {who.serial}, got {serials}")
             differ += 1
+        strings = [who.maker, who.name, None]
+        if not raw["strings"] == own["strings"] == strings:
+            print(f"{who.name}: strings by number {raw['strings']}, {own['strings']}")
+            differ += 1
         for name, way in COMMON.items():
             one, two, three = pick(raw, way), pick(own, way), nut.get(name)
             common = [float(value) for value in (one, two, three) if value is not None]

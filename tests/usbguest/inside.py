@@ -114,16 +114,19 @@ def connect(section: dict[str, str]) -> Driver:
 
 def read(section: dict[str, str], polls: int = 4) -> None:
     try:
-        driver = connect(section)
+        link = hidraw.open(section, time.monotonic)
+        driver = usbhid.connect(section, link, time.monotonic)
     except LinkError as e:
         sys.exit(str(e))
     try:
+        strings = [link.string(index) for index in (1, 2, 9)]
         for _ in range(polls):
             status = driver.poll()
             time.sleep(0.7)
     finally:
         driver.close()
-    print(json.dumps(asdict(status), default=lambda it: sorted(it) if isinstance(it, frozenset) else str(it)))
+    told = {**asdict(status), "strings": strings}
+    print(json.dumps(told, default=lambda it: sorted(it) if isinstance(it, frozenset) else str(it)))
 
 
 class Said(logging.Handler):
