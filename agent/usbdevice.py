@@ -34,10 +34,10 @@ def identity(device: Any, sys: Path = SYS) -> Identity:
     vendor, product = int(device.idVendor), int(device.idProduct)
     folder = sys / place
     if [text(folder / name) for name in ("idVendor", "idProduct")] == [f"{vendor:04x}", f"{product:04x}"]:
-        strings = [text(folder / name) for name in ("manufacturer", "product", "serial")]
+        maker, name, serial = (text(folder / file) for file in ("manufacturer", "product", "serial"))
     else:
-        strings = [_text(device, name) for name in ("manufacturer", "product", "serial_number")]
-    return Identity(vendor, product, *strings, place)
+        maker, name, serial = (_text(device, file) for file in ("manufacturer", "product", "serial_number"))
+    return Identity(vendor, product, maker, name, serial, place)
 
 
 def _text(device: Any, name: str) -> str:
