@@ -13,6 +13,8 @@ or takes longer than its length allows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 INTEGER, OCTET_STRING, NULL, OBJECT_ID, SEQUENCE = 0x02, 0x04, 0x05, 0x06, 0x30
@@ -30,6 +32,7 @@ ARCS_LIMIT = 128  # RFC 2578 section 3.5
 OID_LIMIT_BYTES = 5 * ARCS_LIMIT
 INTEGER_LIMIT_BYTES = 5  # an unsigned 32 bit number with its leading zero
 LENGTH_LIMIT_BYTES = 4
+REMEMBERED, REMEMBERED_BYTES = 512, 256  # so many questions, if they are no longer; a whole walk is some 250
 
 Oid = tuple[int, ...]
 
@@ -54,7 +57,7 @@ class Pdu(NamedTuple):
     request_id: bytes  # the TLV as sent, for the reply
     first: int
     second: int
-    names: list[bytes]  # OBJECT IDENTIFIER bodies, not yet checked: see `arcs`
+    names: tuple[bytes, ...]  # OBJECT IDENTIFIER bodies, not yet checked: see `arcs`
     bindings: bytes  # the variable bindings as sent, without the SEQUENCE around them
 
 
@@ -101,6 +104,7 @@ def oid_body(arcs_: Oid) -> bytes:
     return bytes(out)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def oid(arcs_: Oid) -> bytes:
     """An OBJECT IDENTIFIER as TLV."""
     return tlv(OBJECT_ID, oid_body(arcs_))
@@ -112,6 +116,12 @@ _NO_ERROR = integer(0) + integer(0)
 def message(prefix: bytes, tag: int, request_id: bytes, first: int, second: int, bindings: bytes) -> bytes:
     """A whole message from the TLVs of `Header.prefix` and `Pdu.request_id` and the bindings' TLVs."""
     numbers = _NO_ERROR if first == second == 0 else integer(first) + integer(second)
+    listed = len(bindings)
+    inner = len(request_id) + len(numbers) + 2 + listed
+    outer = len(prefix) + 2 + inner
+    if outer < 128:  # as most replies
+        parts = (outer, prefix, tag, inner, request_id, numbers, listed, bindings)
+        return b"\x30%c%b%c%c%b%b\x30%c%b" % parts
     pdu = tlv(tag, request_id + numbers + tlv(SEQUENCE, bindings))
     return tlv(SEQUENCE, prefix + pdu)
 
@@ -148,14 +158,35 @@ def body(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
     return start, stop
 
 
+def bodies(data: bytes, at: int, end: int, tags: Sequence[int]) -> tuple[list[bytes], list[int]]:
+    """The bodies of TLVs with these tags, one behind the other, the last up to `end`; and where each starts."""
+    found, starts = [], []
+    for tag in tags:
+        start = at + 2
+        if start <= end and data[at] == tag and (size := data[at + 1]) < 128 and start + size <= end:
+            at = start + size
+        else:
+            start, at = body(data, at, end, tag)
+        found.append(data[start:at])
+        starts.append(start)
+    if at != end:
+        raise Malformed(f"{end - at} octets too many at {at}")
+    return found, starts
+
+
+def whole(octets: bytes) -> int:
+    """The number in the body of an INTEGER."""
+    if len(octets) == 1 and octets[0] < 128:
+        return octets[0]
+    if not 1 <= len(octets) <= INTEGER_LIMIT_BYTES:
+        raise Malformed(f"integer of {len(octets)} octets: {octets[:16].hex()}")
+    return int.from_bytes(octets, "big", signed=True)
+
+
 def number(data: bytes, at: int, end: int) -> tuple[int, int]:
     """The INTEGER at `at`, and where it stops."""
     start, stop = body(data, at, end, INTEGER)
-    if stop - start == 1 and data[start] < 128:
-        return data[start], stop
-    if not 1 <= stop - start <= INTEGER_LIMIT_BYTES:
-        raise Malformed(f"integer of {stop - start} octets at {at}")
-    return int.from_bytes(data[start:stop], "big", signed=True), stop
+    return whole(data[start:stop]), stop
 
 
 def read_header(data: bytes) -> Header:
@@ -178,15 +209,22 @@ def read_pdu(data: bytes, at: int) -> Pdu:
         raise Malformed(f"no PDU that we know: tag {tag:02x}")
     if stop != end:
         raise Malformed(f"{end - stop} octets after the PDU")
-    _, id_stop = number(data, at, end)
-    request_id = data[at:id_stop]
-    first, at = number(data, id_stop, end)
+    asked_at = number(data, at, end)[1]
+    asked = data[asked_at:]
+    first, second, names, bindings = _asked(asked) if len(asked) <= REMEMBERED_BYTES else _asked.__wrapped__(asked)
+    return Pdu(tag, data[at:asked_at], first, second, names, bindings)
+
+
+@lru_cache(maxsize=REMEMBERED)  # managers ask the same again and again: only the request-id is another
+def _asked(data: bytes) -> tuple[int, int, tuple[bytes, ...], bytes]:
+    """What stands behind the request-id: the two numbers, the names, and the bindings as sent."""
+    end = len(data)
+    first, at = number(data, 0, end)
     second, at = number(data, at, end)
-    list_start, stop = body(data, at, end, SEQUENCE)
+    at, stop = body(data, at, end, SEQUENCE)
     if stop != end:
         raise Malformed(f"{end - stop} octets after the variable bindings")
-    names = []
-    at = list_start
+    names, bindings = [], data[at:]
     while at < end:
         start, stop = body(data, at, end, SEQUENCE)
         name_start, name_stop = body(data, start, stop, OBJECT_ID)
@@ -194,7 +232,7 @@ def read_pdu(data: bytes, at: int) -> Pdu:
             raise Malformed(f"octets after the value in the binding at {at}")
         names.append(data[name_start:name_stop])
         at = stop
-    return Pdu(tag, request_id, first, second, names, data[list_start:end])
+    return first, second, tuple(names), bindings
 
 
 def values(bindings: bytes) -> list[tuple[bytes, int, bytes]]:

@@ -25,7 +25,7 @@ SYS, DEV = Path("/sys/class/hidraw"), Path("/dev")
 REPORT_LIMIT_BYTES = 1025  # id byte and what the parser allows
 LARGER_BYTES = 256  # asked for when a report turns out longer than it was described (APC ES 525, CS)
 DESCRIPTOR_LIMIT_BYTES = 4096
-BACK_OFF_S = (0.5,)  # a look into a folder costs nothing, and a unit that re-enumerated shall not be missed long
+BACK_OFF_S = (0.25,)  # a look into a folder costs nothing, and a unit that re-enumerated shall not be missed long
 DEVICES_LIMIT = 64  # looked at; more are not listed
 TEXT_LIMIT = 256
 POWER_PAGE = 0x84
@@ -170,12 +170,28 @@ def text(path: Path) -> str:
         return ""
 
 
+_chosen = ""  # see place_chosen; there is one UPS in a process
+
+
+def place_chosen() -> str:
+    """The USB socket of the device that the last opening of a link meant; "": none, or it was not there."""
+    return _chosen
+
+
+def choose_none() -> None:
+    """What is opened next is no USB device, or not the UPS yet."""
+    global _chosen
+    _chosen = ""
+
+
 REFUSED = 'one that lsusb shows may need usb_access = "libusb"'
 
 
 def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED) -> Found:
     """The one that `section` means (see WHICH). LinkError if it is none, or more than one, with the remedy, of which
     `hint` is the end."""
+    global _chosen
+    choose_none()
     wanted: dict[str, Callable[[Identity], str]] = {
         "usb_vendor": lambda who: f"{who.vendor:04x}",
         "usb_product": lambda who: f"{who.product:04x}",
@@ -187,6 +203,7 @@ def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED) 
     asked = {n: text.lower().removeprefix("0x").zfill(4) if n in hex_names else text for n, text in given.items()}
     fits = [one for one in found if all(wanted[name](one.identity) == text for name, text in asked.items())]
     if len(fits) == 1:
+        _chosen = fits[0].identity.place
         return fits[0]
     there = "; ".join(_shown(one.identity) for one in found[:8]) or "none"
     if not fits:
@@ -292,8 +309,10 @@ class HidrawLink:
         return taken
 
     def string(self, index: int) -> str | None:
-        """None: hidraw cannot ask for a string by its number."""
-        return None
+        """A string descriptor, by way of the USB device; None if it cannot be had."""
+        from . import usbport  # only here: it stands on this module
+
+        return usbport.string(self.identity.place, index) if self.identity.place else None
 
     def close(self) -> None:
         """Give the device back."""

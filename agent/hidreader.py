@@ -19,6 +19,7 @@ from .quirks import Quirk
 log = logging.getLogger(__name__)
 
 BUDGET_S = 1.0  # for reports that are not vital, in one poll
+FIRST_BUDGET_S = 0.3  # in the first: a unit that comes back in an outage shall not be waited for
 MEASURE_EVERY_S = 2.0  # gentle: some firmware freezes or drops off when it is asked all the time
 OLD_S = 10.0  # a measured value that could not be read again for so long is no value any more
 OLD_VITAL_S = 3.0
@@ -67,7 +68,7 @@ class Reader:
     def __init__(self, link: HidLink, quirk: Quirk, now: Callable[[], float]) -> None:
         self._link, self._quirk, self._now = link, quirk, now
         self.descriptor = hid.parse(link.descriptor)
-        self.places = hidtable.places(self.descriptor, quirk.drop)
+        self.places = hidtable.places(self.descriptor, quirk.drop, quirk.more)
         self.numbered = self.descriptor.numbered
         self._seen: dict[Key, Reply] = {}
         self._refused: set[Key] = set()
@@ -142,10 +143,11 @@ class Reader:
     def _measure(self) -> None:
         """A round through the other reports; what does not fit into the time goes on at the next poll."""
         begin_s = self._now()
+        budget_s = BUDGET_S if self._measured_s > float("-inf") else FIRST_BUDGET_S
         if not self._queue:
             self._queue = self._wanted()
             self._measured_s = begin_s
-        while self._queue and self._now() - begin_s < BUDGET_S:
+        while self._queue and self._now() - begin_s < budget_s:
             key = self._queue.pop(0)
             if self._may_ask(key) and not self._try(key):
                 return

@@ -154,15 +154,18 @@ class Place:
     input: hid.Field | None
 
 
-def places(descriptor: hid.Descriptor, drop: frozenset[str]) -> dict[str, list[Place]]:
-    """Variable -> its places in this unit, the best first. `drop`: paths that a quirk takes for untrue."""
+def places(
+    descriptor: hid.Descriptor, drop: frozenset[str], more: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[Place]]:
+    """Variable -> its places in this unit, the best first. `drop`: paths that a quirk takes for untrue; `more`: those
+    of a maker's own, which go first."""
     fields: dict[str, dict[str, hid.Field]] = {}
     for field in descriptor.fields:
         if field.kind != "output":
             fields.setdefault(short(field.path), {}).setdefault(field.kind, field)
     found = {}
     for name, paths in READ.items():
-        here = [p for p in paths if p in fields and p not in drop]
+        here = [p for p in (*more.get(name, ()), *paths) if p in fields and p not in drop]
         if here:
             found[name] = [Place(p, fields[p].get("feature"), fields[p].get("input")) for p in here]
     return found

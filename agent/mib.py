@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -34,7 +35,7 @@ class EngineFacts(NamedTuple):
 
     id: bytes
     boots: int
-    time_s: int
+    started_s: float  # monotonic second from which its time counts
     counts: Mapping[str, int]  # of what was refused, by name
 
 
@@ -65,6 +66,7 @@ class Look(NamedTuple):
     status: Status  # the view's, or NOTHING
     now_s: float  # monotonic
     started_s: float  # monotonic second at which the agent started
+    kept: dict[bytes, bytes]  # the bindings that depend on the view alone, by name: `Table.binding` fills it
     host: str = ""
     alarms: Mapping[int, Alarm] = MappingProxyType({})  # by upsAlarmId
     interfaces: Mapping[int, Sequence[Any]] = MappingProxyType({})  # by ifIndex: the columns of ifTable
@@ -108,24 +110,32 @@ class Object(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One instance, and its value as TLV."""
+    """One instance, and its value as TLV. `steady`: it depends on the view alone, not on the time or a counter."""
 
     oid: Oid
     get: Callable[[Look], bytes | None]
+    tag: int
+    steady: bool = False
 
 
-def row(o: Object, index: int, value: Callable[[Look], Value]) -> Row:
+def row(o: Object, index: int, value: Callable[[Look], Value], *, steady: bool = False) -> Row:
     """The instance `index` (0: a scalar) of an object. What is out of the object's range is clamped into it."""
+    steady = steady or _is_of_view(value)
     if o.factor is not None:
-        return Row((*o.oid, index), _measurement(o, value, o.factor))
+        return Row((*o.oid, index), _measurement(o, value, o.factor), o.tag, steady)
     encode = _encoder(o)
-    return Row((*o.oid, index), lambda look: encode(value(look)))
+    return Row((*o.oid, index), lambda look: encode(value(look)), o.tag, steady)
+
+
+def _is_of_view(value: Callable[[Look], Value]) -> bool:
+    """Is it an attribute of the view, or of its status, and nothing else?"""
+    return isinstance(value, attrgetter) and value.__reduce__()[1][0].startswith(("view.", "status."))
 
 
 def constant(o: Object, index: int, value: Value) -> Row:
     """An instance whose value stays the same as long as the row is there: encoded once."""
     data = _encoder(o)(value)
-    return Row((*o.oid, index), lambda _: data)
+    return Row((*o.oid, index), lambda _: data, o.tag, steady=True)
 
 
 def _measurement(o: Object, value: Callable[[Look], Value], factor: float) -> Callable[[Look], bytes | None]:
@@ -172,7 +182,10 @@ def text(name: str) -> Callable[[Look], str]:
 
 def display(text: str, limit: int) -> bytes:
     """A DisplayString (RFC 2579): printable ASCII; what is not becomes a question mark."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text[:limit]).encode("ascii")
+    text = text[:limit]
+    if text.isascii() and text.isprintable():
+        return text.encode("ascii")
+    return "".join(c if " " <= c <= "~" else "?" for c in text).encode("ascii")
 
 
 class Table:
@@ -182,6 +195,8 @@ class Table:
         ordered = sorted(rows, key=lambda r: r.oid)
         self.oids = [r.oid for r in ordered]
         self.gets = [r.get for r in ordered]
+        self.tags = [r.tag for r in ordered]
+        self._steady = [r.steady for r in ordered]
         bodies = [ber.oid_body(oid) for oid in self.oids]
         self.names = [ber.tlv(OBJECT_ID, body) for body in bodies]
         self.index = {body: position for position, body in enumerate(bodies)}
@@ -190,6 +205,16 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.oids)
+
+    def binding(self, position: int, look: Look) -> bytes | None:
+        """The row at a position as a variable binding; None if it has no value now."""
+        name = self.names[position]
+        found = look.kept.get(name)
+        if found is None and (value := self.gets[position](look)) is not None:
+            found = ber.binding(name, value)
+            if self._steady[position]:
+                look.kept[name] = found
+        return found
 
     def after(self, name: bytes) -> int:
         """The position of the first row behind an encoded name. Malformed if the name is not one."""

@@ -137,4 +137,9 @@ def rows(look: Look) -> list[Row]:
 
 def _of_interface(o: Object, index: int) -> Callable[[Look], Value]:
     read = o.read
-    return lambda look: read(look.interfaces[index])
+
+    def value(look: Look) -> Value:
+        columns = look.interfaces[index]
+        return read(columns) if columns else None
+
+    return value

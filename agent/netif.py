@@ -6,6 +6,7 @@ Source: RFC 2863 (the columns), https://www.kernel.org/doc/Documentation/ABI/tes
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 INTERFACES_LIMIT = 64
@@ -17,26 +18,52 @@ _STATES = {
 _LOOPBACK = 24
 
 
+Columns = tuple[object, ...]
+
+
+class Found(Mapping[int, Columns]):
+    """ifIndex -> the columns of an interface, read when they are first asked for; () if it has vanished meanwhile.
+
+    Most questions are about the UPS, and a dozen files for each interface take longer than all else in an answer.
+    """
+
+    def __init__(self, names: Mapping[int, str], read: Callable[[str, int], Columns]) -> None:
+        self._names, self._read = names, read
+        self._columns: dict[int, Columns] = {}
+
+    def __getitem__(self, index: int) -> Columns:
+        columns = self._columns.get(index)
+        if columns is None:
+            columns = self._columns[index] = self._read(self._names[index], index)
+        return columns
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class Interfaces:
     """Reads the 22 columns of ifTable (RFC 2863) from /sys/class/net; remembers when a state changed."""
 
     def __init__(self, folder: str = "/sys/class/net") -> None:
         self._folder = folder
+        self._listed: list[str] = []
+        self._names: dict[int, str] = {}  # by ifIndex, of what is listed
         self._states: dict[int, tuple[int, int]] = {}  # ifIndex -> ifOperStatus, ifLastChange
 
-    def read(self, uptime_ticks: int) -> dict[int, tuple[object, ...]]:
-        """ifIndex -> the columns. An interface that vanishes meanwhile is left out."""
+    def read(self, uptime_ticks: int) -> Found:
+        """What there is now."""
         try:
             names = sorted(os.listdir(self._folder))[:INTERFACES_LIMIT]
         except OSError:
             names = []  # no /sys in this container: no interfaces
-        found = {}
-        for name in names:
-            index = self._number(name, "ifindex")
-            if index > 0:
-                found[index] = self._columns(name, index, uptime_ticks)
-        self._states = {index: state for index, state in self._states.items() if index in found}
-        return found
+        if names != self._listed:
+            found = {self._number(name, "ifindex"): name for name in names}
+            self._listed, self._names = names, {index: name for index, name in found.items() if index > 0}
+            self._states = {index: state for index, state in list(self._states.items()) if index in self._names}
+        return Found(self._names, lambda name, index: self._columns(name, index, uptime_ticks))
 
     def _text(self, name: str, file: str) -> str:
         try:
@@ -51,7 +78,10 @@ class Interfaces:
         except ValueError:
             return 0
 
-    def _columns(self, name: str, index: int, uptime_ticks: int) -> tuple[object, ...]:
+    def _columns(self, name: str, index: int, uptime_ticks: int) -> Columns:
+        if self._number(name, "ifindex") != index:  # gone, or another of the same name
+            self._listed = []
+            return ()
         kind = _TYPES.get(self._number(name, "type"), 1)
         up = self._number(name, "flags") & 1
         state = _STATES.get(self._text(name, "operstate"), 4)

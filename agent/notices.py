@@ -157,12 +157,13 @@ class Watch:
         if ALARM_NUMBER[Condition.ON_BATTERY] in self.open and look.now_s - told_s >= ON_BATTERY_EVERY_S:
             self._battery_s = look.now_s
             found.append(_on_battery(look))
-        for index, columns in look.interfaces.items():
+        present = {index: columns for index, columns in look.interfaces.items() if columns}
+        for index, columns in present.items():
             state = int(columns[IF_OPER_STATUS - 1])
             before = self._links.get(index)
             if before is not None and (before == 1) != (state == 1):
                 found.append(_link(index, int(columns[IF_ADMIN_STATUS - 1]), state, look))
-        self._links = {index: int(columns[IF_OPER_STATUS - 1]) for index, columns in look.interfaces.items()}
+        self._links = {index: int(columns[IF_OPER_STATUS - 1]) for index, columns in present.items()}
         return found
 
 

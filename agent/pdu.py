@@ -6,8 +6,7 @@ in the other). Every answer is made from one `Look`, and never longer than its b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from . import ber, mib2
 from .ber import COUNTER64, END_OF_MIB_VIEW, NO_SUCH_INSTANCE, NO_SUCH_OBJECT, OBJECT_ID, RESPONSE, V1, Header, Pdu
@@ -17,6 +16,7 @@ NO_ERROR, TOO_BIG, NO_SUCH_NAME, BAD_VALUE, GEN_ERR, NO_ACCESS = 0, 1, 2, 3, 5, 
 ROUND_BYTES = 32  # at most so much of a message is around its prefix and bindings
 BINDINGS_LIMIT = 128  # names in a request; more are answered tooBig
 REPETITIONS_LIMIT = 256  # of a GETBULK; the budget ends it earlier
+LEAST_BINDING_BYTES = 7  # so that no more is computed than could fit
 
 _COUNTED = {
     ber.GET: mib2.IN_GETS,
@@ -132,22 +132,20 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
     bindings = []
     for number, name in enumerate(pdu.names, start=1):
         position = table.index.get(name)
-        value = None
-        if position is None:
+        binding = None
+        if position is not None:
+            if not (v1 and table.tags[position] == COUNTER64):
+                binding = table.binding(position, look)
+        else:
             ber.arcs(name)
-            name_tlv = ber.tlv(OBJECT_ID, name)
             if look.lenient and (position := table.index.get(name + b"\0")) is not None:
                 value = table.gets[position](look)
-        else:
-            value = table.gets[position](look)
-            name_tlv = table.names[position]
-        if v1 and value is not None and value[0] == COUNTER64:
-            value = None
-        if value is None:
+                binding = value and ber.binding(ber.tlv(OBJECT_ID, name), value)
+        if binding is None:
             if v1:
                 raise _NoSuchName(number)
-            value = NO_SUCH_INSTANCE if position is not None or table.knows(name) else NO_SUCH_OBJECT
-        binding = ber.binding(name_tlv, value)
+            known = position is not None or table.knows(name)
+            binding = ber.binding(ber.tlv(OBJECT_ID, name), NO_SUCH_INSTANCE if known else NO_SUCH_OBJECT)
         room -= len(binding)
         if room < 0:
             raise _TooBig
@@ -155,23 +153,18 @@ def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]
     return bindings
 
 
-def _from(table: Table, look: Look, position: int, v1: bool = False) -> Iterator[tuple[bytes, bytes]]:
-    """From a position to the end of the table: the name of each row that has a value, and its binding. Version 1 has
-    no 64 bit counters (RFC 3584 section 4.2.2.1): they are passed by."""
-    names, gets, binding = table.names, table.gets, ber.binding
-    for at in range(position, len(gets)):
-        value = gets[at](look)
-        if value is not None and not (v1 and value[0] == COUNTER64):
-            yield names[at], binding(names[at], value)
-
-
 def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
+    """Version 1 has no 64 bit counters (RFC 3584 section 4.2.2.1): they are passed by."""
     bindings = []
     for number, name in enumerate(pdu.names, start=1):
-        found = next(_from(table, look, table.after(name), v1), None)
-        if found is None and v1:
-            raise _NoSuchName(number)
-        binding = found[1] if found else ber.binding(ber.tlv(OBJECT_ID, name), END_OF_MIB_VIEW)
+        for at in range(table.after(name), len(table)):
+            binding = table.binding(at, look)
+            if binding is not None and not (v1 and table.tags[at] == COUNTER64):
+                break
+        else:
+            if v1:
+                raise _NoSuchName(number)
+            binding = ber.binding(ber.tlv(OBJECT_ID, name), END_OF_MIB_VIEW)
         room -= len(binding)
         if room < 0:
             raise _TooBig
@@ -182,29 +175,35 @@ def _getnext(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[by
 def _getbulk(pdu: Pdu, table: Table, look: Look, _v1: bool, room: int) -> list[bytes]:
     """RFC 3416 section 4.2.3: as many bindings as fit; never tooBig."""
     bindings: list[bytes] = []
-    # of each name: its rows to come, and the name that was reached
-    columns: list[list[Any]] = [
-        [_from(table, look, table.after(name)), ber.tlv(OBJECT_ID, name)] for name in pdu.names
-    ]
-    singles = min(max(0, pdu.first), len(columns))
-    repetitions = min(max(0, pdu.second), REPETITIONS_LIMIT)
-    for group, times in ((columns[:singles], 1), (columns[singles:], repetitions)):
-        for _ in range(times):
-            ended = True
-            for column in group:
-                found = next(column[0], None)
-                if found is None:
-                    binding = ber.binding(column[1], END_OF_MIB_VIEW)
-                else:
-                    column[1], binding = found
-                    ended = False
+    singles = max(0, pdu.first)
+    for names, wanted in ((pdu.names[:singles], 1), (pdu.names[singles:], pdu.second)):
+        if not names or wanted <= 0:
+            continue
+        times = min(wanted, REPETITIONS_LIMIT, max(0, room) // (len(names) * LEAST_BINDING_BYTES) + 1)
+        columns = [_column(table, look, name, times) for name in names]
+        longest = max(len(rows) for rows, _ in columns)
+        for number in range(min(times, longest + 1)):  # once behind the last row, so that the manager sees the end
+            for rows, end in columns:
+                binding = rows[number] if number < len(rows) else end
                 room -= len(binding)
                 if room < 0:
                     return bindings
                 bindings.append(binding)
-            if ended:
-                break
     return bindings
+
+
+def _column(table: Table, look: Look, name: bytes, times: int) -> tuple[list[bytes], bytes]:
+    """The bindings of at most so many rows behind a name, and what stands behind the last of them."""
+    rows: list[bytes] = []
+    reached = ber.tlv(OBJECT_ID, name)
+    for at in range(table.after(name), len(table)):
+        binding = table.binding(at, look)
+        if binding is not None:
+            reached = table.names[at]
+            rows.append(binding)
+            if len(rows) == times:
+                break
+    return rows, ber.binding(reached, END_OF_MIB_VIEW)
 
 
 _HANDLERS: dict[int, Callable[[Pdu, Table, Look, bool, int], list[bytes]]] = {

@@ -98,6 +98,7 @@ def back_off_s(driver: str, section: Mapping[str, Any]) -> tuple[float, ...]:
 
 def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
     """The link that a driver wants, None if it wants none. LinkError if it cannot be had."""
+    hidraw.choose_none()
     return LINKS[kind].open(section, now) if kind in LINKS else None
 
 
@@ -114,7 +115,10 @@ def connect(
         raise LinkError("no driver is configured")
     name, section = settings.driver, settings.ups
     if name == detect.AUTO:
-        found = auto.choose()
+        try:
+            found = auto.choose()
+        finally:
+            hidraw.choose_none()  # nobody's port is reset because a search found nothing there
         name, section = found.driver, typed(found)
     module: ModuleType = drivers.load(name)
     names = {o.name for o in module.OPTIONS}

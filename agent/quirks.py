@@ -23,6 +23,9 @@ class Quirk:
     products: Sequence[int] = ()  # empty: all of the vendor
     name: str = ""
     drop: frozenset[str] = frozenset()  # paths that say something else than their name
+    more: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # variable -> paths of its own, before the usual
     factors: Mapping[str, float] = field(default_factory=dict)  # variable -> what its value must be multiplied with
     beeper_on: int = 2  # AudibleAlarmControl: 1 disabled, 2 enabled, 3 muted
     beeper_off: int = 1
@@ -43,6 +46,8 @@ _TENTHS = {  # exponent 1 in the descriptor, tenths in the report (hundredths wo
     "input.voltage": 1e5, "output.voltage": 1e5, "battery.voltage": 1e5,
     "input.frequency": 0.01, "output.frequency": 0.01, "output.current": 0.01,
 }  # fmt: skip
+
+_EVER = "00000000.ff000016.ff0000"  # a collection of messages; each a bit (NUT, drivers/ever-hid.c)
 
 #: the first row that fits is taken, so a model stands before its maker
 ROWS: tuple[Quirk, ...] = (
@@ -147,6 +152,36 @@ ROWS: tuple[Quirk, ...] = (
         vendor=0x075D,
         drop=frozenset({"PowerSummary.DelayBeforeShutdown"}),
         shutdown=False,
+    ),
+    Quirk(
+        title="Salicru SPS ADV T",
+        evidence="NUT's dump of an SPS 850 ADV T: input 228.0, output 22.8 V",
+        vendor=0x2E66,
+        products=(0x0302,),
+        factors={"output.voltage": 10.0},
+    ),
+    Quirk(
+        title="Salicru",
+        evidence="2e66-0201-slc-twin-pro2 (battery and charger alone); NUT's dumps of two SPS Home 850",
+        vendor=0x2E66,
+    ),
+    Quirk(
+        title="Legrand",
+        evidence="1cb0-0038-legrand-keor-pdu-800 (16 bits of volts with the maximum 25 ff); NUT issue 2073: 2160 V",
+        vendor=0x1CB0,
+    ),
+    Quirk(
+        title="Ever",
+        evidence="NUT drivers/ever-hid.c: the usual places of these are there and not implemented; no bytes",
+        vendor=0x2E51,
+        more={
+            "overload": (f"{_EVER}17",),
+            "below_limit": (f"{_EVER}18",),
+            "boost": (f"{_EVER}19",),
+            "buck": (f"{_EVER}1a",),
+            "charging": (f"{_EVER}1d",),
+            "replace": (f"{_EVER}20",),
+        },
     ),
 )
 

@@ -76,11 +76,13 @@ class Agent:
         self.refused: dict[str, int] = {}  # why -> how many, since the start
         self._view, self._clock, self._started_s = view, clock, started_s
         self._host = host or socket.gethostname()
+        self._switches = settings.auth_traps, settings.lenient_scalars, settings.upsman_mib
         self._interfaces = interfaces or Interfaces()
         self._alarms = upsmib.Alarms()
         self._looking = threading.Lock()
         self._seen: View | None = None
-        self._ports: dict[int, tuple[object, ...]] = {}
+        self._kept: dict[bytes, bytes] = {}
+        self._ports: Mapping[int, tuple[object, ...]] = {}
         self._ports_due_s = clock()
         self._shape: object = None
         self._table = Table((), ())
@@ -208,9 +210,9 @@ class Agent:
             self.on_refused()
             raise _RefusedError("wrong community")
         request = ber.read_pdu(data, header.pdu_at)
-        look = self.look(now_s)
+        look, table = self.seen(now_s)
         write = self._writing(f"community {community.label}", host) if community.writes else None
-        reply = pdu.answer(header, request, self._table, look, counts, self._budget_bytes, write)
+        reply = pdu.answer(header, request, table, look, counts, self._budget_bytes, write)
         if reply is None:
             raise _RefusedError("no request")
         return self._sent(reply)
@@ -222,9 +224,9 @@ class Agent:
 
     def _answer_v3(self, responder: v3.Responder, data: bytes, host: str, now_s: float) -> bytes:
         def make(header: ber.Header, request: ber.Pdu, room: int, user: usm.User) -> bytes | None:
-            look = self.look(now_s)  # which may change the table
+            look, table = self.seen(now_s)
             write = self._writing(f"user {user.name}", host) if user.writes else None
-            return pdu.answer(header, request, self._table, look, self.counts, room, write)
+            return pdu.answer(header, request, table, look, self.counts, room, write)
 
         try:
             return responder.answer(data, now_s, lambda user: self.gate.admits(host, user), self._budget_bytes, make)
@@ -244,26 +246,28 @@ class Agent:
         return self._alarms.last
 
     def look(self, now_s: float) -> Look:
-        """What an answer of this moment is made from; brings the table up to date with it. From any thread."""
-        with self._looking:
-            return self._look(now_s)
+        """What an answer of this moment is made from. From any thread."""
+        return self.seen(now_s)[0]
 
-    def _look(self, now_s: float) -> Look:
+    def seen(self, now_s: float) -> tuple[Look, Table]:
+        """The same, and the table that goes with it: another thread may make a new one at any time."""
+        with self._looking:
+            return self._seen_now(now_s)
+
+    def _seen_now(self, now_s: float) -> tuple[Look, Table]:
         view = self._view()
         news = view is not self._seen
         if news:
-            self._seen = view
+            self._seen, self._kept = view, {}
             self._alarms.update(view.conditions, now_s, self._started_s)
         if now_s >= self._ports_due_s:
             self._ports_due_s = now_s + INTERFACES_FOR_S
             self._ports = self._interfaces.read(ticks(now_s, self._started_s))
             news = True
         look = Look(
-            view=view, status=view.status or NOTHING, now_s=now_s, started_s=self._started_s, host=self._host,
-            alarms=self._alarms.rows, interfaces=self._ports, counts=self.counts,
-            engine=self.responder.facts(now_s) if self.responder else None, written=self.writer,
-            auth_traps=self.settings.auth_traps, lenient=self.settings.lenient_scalars,
-            upsman=self.settings.upsman_mib,
+            view, view.status or NOTHING, now_s, self._started_s, self._kept, self._host, self._alarms.rows,
+            self._ports, self.counts, self.responder.facts if self.responder else None, self.writer,
+            *self._switches,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
             rows = upsmib.rows(look) + mib2.rows(look) + enginemib.rows(look)
@@ -272,7 +276,7 @@ class Agent:
                 rows, objects = rows + upsman.rows(look), objects + upsman.OBJECTS
             self._table = Table(rows, objects)
             self._shape = shape
-        return look
+        return look, self._table
 
     def _refuse(self, why: str, who: str, now_s: float) -> None:
         """Count a refusal; at most one log line a minute tells of all since the last."""

@@ -1,8 +1,8 @@
 """Asks an SNMP agent with version 3: hands the requests of agent/snmplink.py to a child process, agent/snmpchild.py.
 
 The child outlives the link: it needs seconds to start on a small board, and a link is opened anew after a silence. It
-ends with this process (its input ends), by itself after a minute without a request, and is killed when it does not
-answer; then it is started again with a back-off.
+ends with this process (its input ends), by itself after a minute without a request, and is killed when it has not
+said a word for HUNG_S; then it is started again with a back-off. An answer that comes too late is thrown away.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import ber
 from .model import LinkError, Reply
@@ -24,10 +24,27 @@ log = logging.getLogger(__name__)
 
 CHILD = Path(__file__).with_name("snmpchild.py")
 START_WITHIN_S = 30.0
+HUNG_S = 20.0  # it makes keys of passphrases for some seconds on a small board, and answers nobody meanwhile
 OVER_S = 0.4  # what the child may take longer than the agent was given
 BACK_OFF_S = (1.0, 60.0)  # first and longest; doubled at each failure
 LINE_LIMIT_BYTES = 64 * 1024
 PASSPHRASES = 'label of the two passphrases, "SIGN CRYPT", of 8 characters or more each and without blanks in them'
+
+#: what the library says (pysnmp, proto/errind.py), or the child -> what it means here
+MEANINGS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("Wrong SNMP PDU digest", "Authentication failure"),
+        "the agent refuses the signature: is the first passphrase of [ups] secret right, and auth?",
+    ),
+    **dict.fromkeys(
+        ("Ciphering services", "Decryption error"),
+        "the agent cannot decrypt: is the second passphrase of [ups] secret right, and priv?",
+    ),
+    "there, but": "the agent is there and does not answer what is encrypted: is the second passphrase of [ups] secret"
+    " right, and priv?",
+    "Unknown USM user": "the agent does not know [ups] user",
+    "Unsupported SNMP security level": "the agent wants another level than signed and encrypted for [ups] user",
+}
 
 _children: dict[str, Child] = {}  # one, the last that was asked for
 
@@ -62,7 +79,7 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self._inbox = b""
         self._ready = False
-        self._started_s = self._due_s = 0.0
+        self._started_s = self._due_s = self._heard_s = 0.0
         self._back_off_s = BACK_OFF_S[0]
         self._id = 0
 
@@ -78,14 +95,23 @@ class Child:
             self.process.stdin.flush()
             while True:
                 said = self._line(end_s)
+                self._heard_s = self._now()
                 if said.get("id") == self._id:
                     self._back_off_s = BACK_OFF_S[0]
                     return said
+        except TimeoutError as e:
+            if self._now() - self._heard_s < HUNG_S:
+                raise LinkError("no answer in time by the program for version 3") from e
+            self._failed(e)
         except (OSError, ValueError) as e:
-            self.end()
-            self._due_s = self._now() + self._back_off_s
-            self._back_off_s = min(self._back_off_s * 2, BACK_OFF_S[1])
-            raise LinkError(f"the program for version 3 failed ({e or type(e).__name__}); it is started again") from e
+            self._failed(e)
+
+    def _failed(self, error: Exception) -> NoReturn:
+        """End it; it may start again when the back-off is over."""
+        self.end()
+        self._due_s = self._now() + self._back_off_s
+        self._back_off_s = min(self._back_off_s * 2, BACK_OFF_S[1])
+        raise LinkError(f"the program for version 3 failed ({error}); it is started again") from error
 
     def _have(self, end_s: float) -> None:
         """A child that is ready. LinkError while it starts; OSError: it does not."""
@@ -112,10 +138,10 @@ class Child:
             said = self._line(end_s)
             if "missing" in said:
                 raise OSError(f"it needs the package pysnmp-lextudio: {said['missing']}")
-            self._ready = bool(said.get("ready"))
-        except TimeoutError:
+            self._ready, self._heard_s = bool(said.get("ready")), self._now()
+        except TimeoutError as e:
             if self._now() - self._started_s > START_WITHIN_S:
-                raise
+                raise OSError("it does not start") from e
             raise LinkError("the program for version 3 is still starting") from None
 
     def _line(self, end_s: float) -> dict[str, Any]:
@@ -162,7 +188,8 @@ class Snmp3Link:
         ]
         said = self._child.ask({"tag": tag, "bindings": bindings}, max(0.1, min(within_s, 4.0)))
         if "failed" in said:
-            raise LinkError(f"{self._name}: {str(said['failed'])[:200]}")
+            failed = str(said["failed"])[:200]
+            raise LinkError(f"{self._name}: {next((m for word, m in MEANINGS.items() if word in failed), failed)}")
         try:
             found = b"".join(
                 ber.binding(ber.oid(tuple(map(int, name.split(".")))), bytes.fromhex(value))

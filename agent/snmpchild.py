@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import select
+import socket
 import sys
 import types
 from typing import Any
@@ -21,6 +22,14 @@ IDLE_S = 60.0
 GET, GETNEXT, SET = 0xA0, 0xA1, 0xA3
 DATAGRAM_LIMIT_BYTES = 1472
 AGAIN_S = 0.6
+KNOCK_S = 0.3  # of the time of a request
+ANEW_EVERY = 10  # requests without an answer: making the keys anew costs a small board a second
+#: GET without a user: whoever speaks version 3 names its engine to anybody (RFC 3414, 4)
+DISCOVERY = bytes.fromhex(
+    "3039 020103300e02026a61020205c0040104020103"  # version, msgID, msgMaxSize, reportable, USM
+    "0410300e0400020100020100040004000400"  # no engine, no user, no keys
+    "301204000400a00c02026a620201000201003000"  # GET of nothing
+)
 
 
 def stand_in() -> None:
@@ -57,7 +66,7 @@ def main() -> None:
         from pyasn1.error import PyAsn1Error
         from pysnmp.error import PySnmpError
         from pysnmp.hlapi import asyncio as hlapi
-        from pysnmp.proto import rfc1902
+        from pysnmp.proto import errind, rfc1902
     except ImportError as e:
         say({"missing": str(e)[:200]})
         return
@@ -71,7 +80,11 @@ def main() -> None:
         first["user"], first["auth_key"], first["priv_key"],
         authProtocol=auths[first["auth"]], privProtocol=privs[first["priv"]],
     )  # fmt: skip
-    engine = hlapi.SnmpEngine(maxMessageSize=DATAGRAM_LIMIT_BYTES)
+
+    def new_engine() -> Any:
+        return hlapi.SnmpEngine(maxMessageSize=DATAGRAM_LIMIT_BYTES)
+
+    engine = new_engine()
     transport = hlapi.Udp6TransportTarget if ":" in first["host"] else hlapi.UdpTransportTarget
     commands = {GET: hlapi.getCmd, GETNEXT: hlapi.nextCmd, SET: hlapi.setCmd}
     loop = asyncio.new_event_loop()
@@ -81,14 +94,29 @@ def main() -> None:
         kinds = {0x02: rfc1902.Integer32(), 0x06: rfc1902.ObjectIdentifier(), 0x05: rfc1902.Null("")}
         return hlapi.ObjectType(hlapi.ObjectIdentity(name), decoder.decode(data, asn1Spec=kinds[data[0]])[0])
 
+    def there() -> bool:
+        """Whether an agent of version 3 is there, whatever it thinks of our user."""
+        family = socket.AF_INET6 if ":" in first["host"] else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as knock:
+            try:
+                knock.connect((first["host"], first["port"]))
+                knock.settimeout(KNOCK_S)
+                knock.send(DISCOVERY)
+                return bool(knock.recv(DATAGRAM_LIMIT_BYTES))
+            except OSError:
+                return False
+
     async def ask(request: dict[str, Any]) -> dict[str, Any]:
         bindings = [value(name, bytes.fromhex(data)) for name, data in request["bindings"]]
-        wait_s = min(AGAIN_S, request["within_s"]) if request["tag"] != SET else request["within_s"]
-        again = int(request["within_s"] / wait_s) - 1
+        within_s = max(request["within_s"] - KNOCK_S, KNOCK_S)
+        wait_s = min(AGAIN_S, within_s) if request["tag"] != SET else within_s
+        again = int(within_s / wait_s) - 1
         target = transport((first["host"], first["port"]), timeout=wait_s, retries=again)
         asked = commands[request["tag"]](engine, who, target, hlapi.ContextData(), *bindings, lookupMib=False)
         # the library's own times begin anew after it has found the agent's engine
-        silence, error, index, answered = await asyncio.wait_for(asked, request["within_s"])
+        silence, error, index, answered = await asyncio.wait_for(asked, within_s)
+        if isinstance(silence, errind.RequestTimedOut):
+            raise TimeoutError
         if silence:
             return {"id": request["id"], "failed": str(silence)}
         if answered and isinstance(answered[0], list):  # GETNEXT: rows
@@ -96,13 +124,26 @@ def main() -> None:
         found = [[str(name), encoder.encode(said).hex()] for name, said in answered]
         return {"id": request["id"], "error": int(error), "index": int(index), "bindings": found}
 
+    worked = False
+    silent = refused = 0  # requests in a row: the first may have spent its time on making keys of the passphrases
     say({"ready": True})
     while select.select([sys.stdin], [], [], IDLE_S)[0] and (line := sys.stdin.readline()):
         request = json.loads(line)
         try:
             said = loop.run_until_complete(ask(request))
+            silent = refused = 0
+            worked = worked or "error" in said
         except TimeoutError:
+            silent += 1
             said = {"id": request["id"], "failed": "no answer in time"}
+            if silent > 1 and there():
+                refused += 1
+                if refused > 1 or not worked:
+                    said["failed"] = "there, but no answer"
+                if refused % ANEW_EVERY == 1:  # an agent that was started again: the library holds on to the old one
+                    if engine.transportDispatcher is not None:
+                        engine.transportDispatcher.closeDispatcher()
+                    engine = new_engine()
         except (PySnmpError, PyAsn1Error, OSError, ValueError) as e:
             said = {"id": request["id"], "failed": f"{type(e).__name__}: {e}"[:200]}
         say(said)

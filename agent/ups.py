@@ -14,6 +14,7 @@ from typing import Any
 
 from .model import Command, Driver, LinkError, OrderError, Status
 from .plausible import believable
+from .usbport import Rescue
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class _Order:
 class Ups:
     """`opener()` connects to the UPS or raises LinkError; `deliver(polled)` takes what a poll brought at once.
 
-    `back_off_s`: pauses before it is opened again, the last one for ever; empty: BACK_OFF_S.
+    `back_off_s`: pauses before it is opened again, the last one for ever; empty: BACK_OFF_S. `rescue` helps where
+    opening again does not.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Ups:
         deliver: Callable[[Polled], None],
         poll_s: float,
         back_off_s: tuple[float, ...] = (),
+        rescue: Rescue | None = None,
     ) -> None:
         self._opener, self._deliver, self._poll_s = opener, deliver, poll_s
+        self._rescue = rescue if rescue is not None else Rescue(time.monotonic)
         self._back_off_s = back_off_s or BACK_OFF_S
         self._driver: Driver | None = None
         self._off_return = "no"  # of the unit that was last connected
@@ -150,6 +154,7 @@ class Ups:
             if self._driver is None:
                 if time.monotonic() < self._open_at_s:
                     return
+                self._rescue.before_open()
                 self._driver = self._opener()
             status = self._believed(self._driver.poll())
         except LinkError as e:
@@ -158,6 +163,7 @@ class Ups:
         finally:
             self._polled_s = time.monotonic()
         self._openings = 0
+        self._rescue.well()
         self._off_return = self._driver.off_return
         if self._failed_polls >= REOPEN_AFTER:
             log.info("the UPS answers again after %d failed polls", self._failed_polls)
@@ -180,10 +186,13 @@ class Ups:
             log.warning("poll failed: %s", why)
         else:
             log.debug("poll failed %d times: %s", self._failed_polls, why)
-        if self._driver is None or self._failed_polls % REOPEN_AFTER == 0:
+        # what was opened anew and fails at once has had its chance
+        if self._driver is None or self._rescue.strikes or self._failed_polls % REOPEN_AFTER == 0:
             if self._driver is not None:
                 self._driver.close()
                 self._driver = None
+            if told := self._rescue.failed():
+                why = f"{why}; {told}"
             self._open_at_s = time.monotonic() + self._back_off_s[min(self._openings, len(self._back_off_s) - 1)]
             self._hurry_s = self._open_at_s
             self._openings += 1

@@ -1,7 +1,8 @@
 """Talks to a NUT server (upsd) over TCP: one question, one whole answer, never waiting longer than it was allowed to.
 
 Protocol: NUT, docs/net-protocol.txt; text lines that end with LF. An answer is one line, or a list up to its `END`
-line; `ERR REASON` may stand in the place of either. TLS comes with `STARTTLS`, and when it is asked for there is no
+line; `ERR REASON` may stand in the place of either. An order that the server tracks (`OK TRACKING ID`) is asked after
+until its driver has done it, and that is its answer. TLS comes with `STARTTLS`, and when it is asked for there is no
 talking without it. `ssl` and `hashlib` are imported only then: memory.
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import select
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +28,18 @@ CONNECT_WITHIN_S = 1.0  # each step of opening: TCP, STARTTLS, the handshake, US
 WITHIN_LIMIT_S = 5.0  # no question may take longer, whatever the caller says
 RECEIVE_BYTES = 4096
 SHOWN_BYTES = 64  # of a wrong answer, in an error text
+RESOLVE_WITHIN_S = 1.0  # a name; in an outage nobody may be there to tell
+TRACK_EVERY_S = 0.1
+PENDING = b"OK PENDING"  # the answer to an order of which its driver has said nothing in time
+_TRACKED = re.compile(rb"OK TRACKING ([0-9A-Za-z-]{1,64})")
+_addresses: dict[str, str] = {}  # of names, as they were last; names of the configuration, so it stays small
 
 OPTIONS: tuple[Option, ...] = (
     Option(
-        name="host", kind=str, required=True, help="IP address of the NUT server (names may not resolve in an outage)"
+        name="host",
+        kind=str,
+        required=True,
+        help="NUT server: IP address, or a name, which may not resolve in an outage",
     ),
     Option(name="tcp_port", kind=int, default=3493, low=1, high=65535, help="TCP port of the NUT server"),
     Option(name="user", kind=str, default="", help="user of upsd.users, for orders; empty: the UPS is only read"),
@@ -45,20 +56,20 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
+def _resolve(host: str) -> str:
+    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+
+
 def open(section: Mapping[str, Any], now: Callable[[], float]) -> UpsdLink:  # noqa: A001
     """Connect, begin TLS if it is wanted, and say who we are. `section["password"]`: the secret itself, if there is
     one. LinkError that names what is wrong; the password is never in it."""
     host, port = str(section["host"]), int(section.get("tcp_port", 3493))
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        raise LinkError(f'[ups] host: "{host}" is no IP address') from None
     if section.get("user") and not section.get("password"):
         raise LinkError(
             f"[ups] user: no password; set it with: ridethrough secret set {section.get('secret') or 'LABEL'}"
         )
     try:
-        sock = socket.create_connection((host, port), CONNECT_WITHIN_S)
+        sock = socket.create_connection((address(host), port), CONNECT_WITHIN_S)
     except OSError as e:
         raise LinkError(f"{host} port {port}: {e.strerror or e}") from e
     it = UpsdLink(sock, now, f"{host} port {port}")
@@ -72,6 +83,36 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> UpsdLink:  # n
         it.close()
         raise
     return it
+
+
+def address(host: str, resolve: Callable[[str], str] = _resolve) -> str:
+    """The IP address of `host`; of a name that does not resolve within RESOLVE_WITHIN_S the one that it had last.
+    LinkError if there was none."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", host):
+        raise LinkError(f"[ups] host: {host!r} is neither an IP address nor a name")
+    found: list[str] = []
+    why = ["no answer in time"]
+
+    def look() -> None:
+        try:
+            found.append(resolve(host))
+        except OSError as e:
+            why[0] = e.strerror or str(e)
+
+    thread = threading.Thread(target=look, name="resolve", daemon=True)  # nothing else can end a search in time
+    thread.start()
+    thread.join(RESOLVE_WITHIN_S)
+    if found:
+        _addresses[host] = found[0]
+    elif host in _addresses:
+        log.debug("%s: %s; with its last address", host, why[0])
+    else:
+        raise LinkError(f"[ups] host: {host} does not resolve ({why[0]}); an IP address needs nobody's help")
+    return _addresses[host]
 
 
 def quote(text: str) -> bytes:
@@ -94,8 +135,12 @@ class UpsdLink:
         """Send `command` and return what comes up to `end`, without it; a line `ERR ...` is returned in its place."""
         if self._dead:
             raise LinkError(self._dead)
+        within_s = min(within_s, WITHIN_LIMIT_S)
+        end_s = self._now() + within_s
         try:
-            return self._ask(command, end, limit_bytes, min(within_s, WITHIN_LIMIT_S))
+            reply = self._ask(command, end, limit_bytes, within_s)
+            tracked = _TRACKED.fullmatch(reply.data)
+            return reply if tracked is None else self._track(tracked[1], end_s)
         except OSError as e:  # also ssl.SSLError and TimeoutError
             word = "no answer in time" if isinstance(e, TimeoutError) else e.strerror or str(e)
             self._dead = f"{self._name}: {word}"
@@ -129,6 +174,18 @@ class UpsdLink:
                 return Reply(bytes(data[:at]), self._now())
             if len(data) > limit_bytes:
                 raise LinkError(f"an answer without end: {bytes(data[:SHOWN_BYTES])!r}")
+
+    def _track(self, number: bytes, end_s: float) -> Reply:
+        """What became of an order (GET TRACKING): OK, ERR REASON, or PENDING when the time is over."""
+        while (left_s := end_s - self._now()) > 0:
+            reply = self._ask(b"GET TRACKING " + number + b"\n", b"\n", 512, left_s)
+            if reply.data == b"SUCCESS":
+                return Reply(b"OK", reply.received_s)
+            if reply.data != b"PENDING":
+                return reply
+            if select.select([self._sock], [], [], TRACK_EVERY_S)[0]:
+                raise LinkError("it speaks unasked, or closed the connection")
+        return Reply(PENDING, self._now())
 
     def send(self, command: bytes) -> None:
         """See model.Link: there is an answer to everything here."""

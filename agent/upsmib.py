@@ -82,7 +82,10 @@ _PENDING = (Condition.SHUTDOWN_PENDING, Condition.SHUTDOWN_IMMINENT)
 
 
 def _holds(look: Look, *conditions: Condition) -> Active | None:
-    return next((a for a in look.view.conditions if a.condition in conditions), None)
+    for active in look.view.conditions:
+        if active.condition in conditions:
+            return active
+    return None
 
 
 def _battery_status(look: Look) -> int:
@@ -113,8 +116,11 @@ def _temperature(look: Look) -> float | None:
     return look.status.temperature_c if near is None else near
 
 
+_NO_TEST = Test()
+
+
 def _test(look: Look) -> Test:
-    return look.status.test or Test()
+    return look.status.test or _NO_TEST
 
 
 def _test_id(look: Look) -> Oid | None:
@@ -305,7 +311,7 @@ def rows(look: Look) -> list[Row]:
         found += [row(o, 0, o.read) for o in MEASURED]
         for columns, lines in _LINE_TABLES:
             numbers = range(1, len(lines(look)[:LINES_LIMIT]) + 1)
-            found += [row(o, n, _of_line(o, lines, n - 1)) for o in columns for n in numbers]
+            found += [row(o, n, _of_line(o, lines, n - 1), steady=True) for o in columns for n in numbers]
     for alarm_id, alarm in look.alarms.items():
         found += [constant(o, alarm_id, o.read(alarm)) for o in ALARM_COLUMNS]
     return found

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from .hidraw import Identity
+from .hidraw import Identity, text
 from .model import LinkError
 
 log = logging.getLogger(__name__)
 
+SYS = Path("/sys/bus/usb/devices")
 Finder = Callable[[], Iterable[Any]]  # all USB devices, as pyusb's usb.core.Device
 
 
@@ -25,17 +27,17 @@ def find_all() -> list[Any]:
         raise LinkError("libusb is missing; mend with: sudo apt install libusb-1.0-0") from e
 
 
-def identity(device: Any) -> Identity:
-    """Who a device (usb.core.Device) says it is. A string that cannot be had is none."""
-    ports = ".".join(str(port) for port in device.port_numbers or ())
-    return Identity(
-        vendor=int(device.idVendor),
-        product=int(device.idProduct),
-        maker=_text(device, "manufacturer"),
-        name=_text(device, "product"),
-        serial=_text(device, "serial_number"),
-        place=f"{device.bus}-{ports}",
-    )
+def identity(device: Any, sys: Path = SYS) -> Identity:
+    """Who a device (usb.core.Device) says it is. A string that cannot be had is none. The kernel has asked for the
+    strings already: asking each device again costs time, and seconds with one that hangs."""
+    place = f"{device.bus}-{'.'.join(str(port) for port in device.port_numbers or ())}"
+    vendor, product = int(device.idVendor), int(device.idProduct)
+    folder = sys / place
+    if [text(folder / name) for name in ("idVendor", "idProduct")] == [f"{vendor:04x}", f"{product:04x}"]:
+        maker, name, serial = (text(folder / file) for file in ("manufacturer", "product", "serial"))
+    else:
+        maker, name, serial = (_text(device, file) for file in ("manufacturer", "product", "serial_number"))
+    return Identity(vendor, product, maker, name, serial, place)
 
 
 def _text(device: Any, name: str) -> str:

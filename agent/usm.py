@@ -10,10 +10,10 @@ agent, so that what is stolen from one opens no other; it is lengthened, if encr
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import get_ident
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,6 +24,9 @@ PASSPHRASE_LEAST, PASSPHRASE_LIMIT = 8, 256  # RFC 3414 section 11.2; characters
 HASHED_OCTETS = 1048576
 NAME_LIMIT = 32  # octets, RFC 3414 section 5
 SALT_BYTES = 8
+BLOCK_BYTES = 16  # of AES
+SHORT_BYTES = 128  # the scoped PDU of nearly all answers to a GET
+KEYS_READY = 64  # for so many keys the beginnings are kept that a message does not change
 
 
 class Auth(NamedTuple):
@@ -103,7 +106,18 @@ class User:
     def sign(self, message: bytes) -> bytes:
         """The signature of a message whose own place is filled with zeros."""
         way = AUTHS[self.auth]
-        return hmac.digest(self.auth_key, message, way.digest)[: way.mac_bytes]
+        inner, outer = (half.copy() for half in _halves(way.digest, self.auth_key))
+        inner.update(message)
+        outer.update(inner.digest())
+        signature: bytes = outer.digest()
+        return signature[: way.mac_bytes]
+
+
+@lru_cache(maxsize=KEYS_READY)
+def _halves(digest: str, key: bytes) -> tuple[Any, Any]:
+    """HMAC (RFC 2104) as far as it depends on the key alone: what is hashed first, and what around that."""
+    block = key.ljust(hashlib.new(digest).block_size, b"\0")  # no key of ours is longer than a block
+    return hashlib.new(digest, bytes(k ^ 0x36 for k in block)), hashlib.new(digest, bytes(k ^ 0x5C for k in block))
 
 
 # --- encryption -------------------------------------------------------------------------------------------------
@@ -116,6 +130,8 @@ def encrypt(user: User, boots: int, time_s: int, salt: int, data: bytes) -> tupl
         data += bytes(-len(data) % 8)
     else:
         params = salt.to_bytes(SALT_BYTES, "big")
+        if len(data) <= SHORT_BYTES:
+            return _mixed(user.priv_key, _vector(boots, time_s, params), data), params
     way = _cipher(user, boots, time_s, params).encryptor()
     return way.update(data) + way.finalize(), params
 
@@ -124,18 +140,54 @@ def decrypt(user: User, boots: int, time_s: int, params: bytes, data: bytes) -> 
     """What `encrypt` was given (DES: and up to 7 octets more). Unreadable."""
     if len(params) != SALT_BYTES:
         raise Unreadable(f"privacy parameters of {len(params)} octets")
-    if user.priv == "des" and len(data) % 8:
+    if user.priv != "des":
+        return _cfb(user.priv_key, _vector(boots, time_s, params), data)
+    if len(data) % 8:
         raise Unreadable(f"{len(data)} octets are no whole blocks")
     way = _cipher(user, boots, time_s, params).decryptor()
     return bytes(way.update(data) + way.finalize())
 
 
+def _mixed(key: bytes, vector: bytes, data: bytes) -> bytes:
+    """Encrypts as `_cipher` does, but that takes longer to make than a few blocks take here."""
+    encrypted = _blocks(key, get_ident()).update
+    found = []
+    for at in range(0, len(data), BLOCK_BYTES):
+        block = data[at : at + BLOCK_BYTES]
+        vector = _xor(encrypted(vector), block)
+        found.append(vector)
+    return b"".join(found)
+
+
+def _xor(mask: bytes, data: bytes) -> bytes:
+    """As long as `data`."""
+    size = len(data)
+    return (int.from_bytes(mask[:size], "big") ^ int.from_bytes(data, "big")).to_bytes(size, "big")
+
+
+def _cfb(key: bytes, vector: bytes, data: bytes) -> bytes:
+    """Decrypts: each block was mixed with the encrypted one before it, and all of those are here already."""
+    before = (vector + data)[: -(-len(data) // BLOCK_BYTES) * BLOCK_BYTES]
+    return _xor(_blocks(key, get_ident()).update(before), data)
+
+
+@lru_cache(maxsize=KEYS_READY)
+def _blocks(key: bytes, thread: int) -> Any:
+    """Encrypts block by block; one for each thread, because the library's object is not made for two."""
+    cipher, aes, *_, ecb = _ways()
+    return cipher(aes(key), ecb()).encryptor()
+
+
+def _vector(boots: int, time_s: int, params: bytes) -> bytes:
+    return boots.to_bytes(4, "big") + time_s.to_bytes(4, "big") + params
+
+
 def _cipher(user: User, boots: int, time_s: int, params: bytes) -> Any:
-    cipher, aes, triple_des, cbc, cfb = _ways()
+    cipher, aes, triple_des, cbc, cfb, _ = _ways()
     if user.priv == "des":
         vector = bytes(a ^ b for a, b in zip(user.priv_key[8:16], params, strict=True))
         return cipher(triple_des(user.priv_key[:8] * 3), cbc(vector))
-    return cipher(aes(user.priv_key), cfb(boots.to_bytes(4, "big") + time_s.to_bytes(4, "big") + params))
+    return cipher(aes(user.priv_key), cfb(_vector(boots, time_s, params)))
 
 
 @lru_cache(maxsize=1)
@@ -149,7 +201,7 @@ def _ways() -> tuple[Any, ...]:
         from cryptography.hazmat.decrepit.ciphers import modes as decrepit
     except ImportError:
         pass  # an older release has CFB where it belonged then
-    return Cipher, algorithms.AES, TripleDES, modes.CBC, decrepit.CFB
+    return Cipher, algorithms.AES, TripleDES, modes.CBC, decrepit.CFB, modes.ECB
 
 
 class Salts:

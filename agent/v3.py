@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from . import ber, usm
@@ -25,7 +26,7 @@ from .usm import AUTH, AUTH_PRIV, NO_AUTH, User
 MODEL = 3  # USM, in msgSecurityModel
 REPORTABLE = 4  # in msgFlags
 TIME_WINDOW_S = 150
-BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far is not answered any more
+BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far answers nobody; of its time, too
 SIZE_LEAST, SIZE_LIMIT = 484, 65507  # msgMaxSize
 AUTHORIZATION_ERROR = 16
 
@@ -93,44 +94,39 @@ class _Report(Exception):
 Answer = Callable[[Header, Pdu, int, User], bytes | None]
 
 
+_HEADER = (INTEGER, INTEGER, OCTET_STRING, INTEGER)
+_SECURITY = (OCTET_STRING, INTEGER, INTEGER, OCTET_STRING, OCTET_STRING, OCTET_STRING)
+
+
 def read(data: bytes) -> Message:
     """The message's clear parts. Malformed."""
     start, end = ber.body(data, 0, len(data), SEQUENCE)
     if end != len(data):
         raise Malformed(f"{len(data) - end} octets after the message")
-    _, at = ber.number(data, start, end)
+    at = ber.number(data, start, end)[1]
     start, after = ber.body(data, at, end, SEQUENCE)
-    msg_id, at = ber.number(data, start, after)
-    max_size, at = ber.number(data, at, after)
-    flags_at, at = ber.body(data, at, after, OCTET_STRING)
-    if at - flags_at != 1:
-        raise Malformed(f"msgFlags of {at - flags_at} octets")
-    model, at = ber.number(data, at, after)
-    if at != after or msg_id < 0 or model < 1:
+    (msg_id_, max_size_, flags_, model_), _ = ber.bodies(data, start, after, _HEADER)
+    msg_id, max_size, model = ber.whole(msg_id_), ber.whole(max_size_), ber.whole(model_)
+    if len(flags_) != 1 or msg_id < 0 or model < 1:
         raise Malformed(f"impossible header of version 3: {data[start:after].hex()}")
     outer, stop = ber.body(data, after, end, OCTET_STRING)
-    scoped, flags = data[stop:end], data[flags_at]
+    scoped, flags = data[stop:end], flags_[0]
     if model != MODEL:
         return Message(msg_id, max_size, flags, model, b"", 0, 0, b"", 0, b"", b"", scoped)
     at, last = ber.body(data, outer, stop, SEQUENCE)
-    parts = []
-    for tag in (OCTET_STRING, INTEGER, INTEGER, OCTET_STRING, OCTET_STRING, OCTET_STRING):
-        if tag == INTEGER:
-            value, at = ber.number(data, at, last)
-            parts.append((value, at))
-        else:
-            begin, at = ber.body(data, at, last, tag)
-            parts.append((begin, at))
-    if last != stop or at != last:
+    if last != stop:
         raise Malformed("octets after the security parameters")
-    engine, boots, time_s, user, signature, privacy = parts
+    (engine_id, boots_, time_, user, signature, privacy), starts = ber.bodies(data, at, last, _SECURITY)
+    boots, time_s = ber.whole(boots_), ber.whole(time_)
+    if not (0 <= boots <= BOOTS_LIMIT and 0 <= time_s <= BOOTS_LIMIT):
+        raise Malformed(f"impossible time of an engine: {boots}, {time_s}")
     tag, first, last = ber.head(data, stop, end)
     if last != end or tag != (OCTET_STRING if flags & 2 else SEQUENCE):
         raise Malformed(f"no scoped PDU: {data[stop : stop + 6].hex()}")
+    scoped = data[first:end] if flags & 2 else scoped
     return Message(
-        msg_id, max_size, flags, model, data[slice(*engine)], boots[0], time_s[0], data[slice(*user)],
-        signature[0], data[slice(*signature)], data[slice(*privacy)], data[first:end] if flags & 2 else scoped,
-    )  # fmt: skip
+        msg_id, max_size, flags, model, engine_id, boots, time_s, user, starts[4], signature, privacy, scoped
+    )
 
 
 def read_scoped(data: bytes) -> tuple[bytes, bytes, bytes, Pdu]:
@@ -146,31 +142,42 @@ def seal(
     scoped: bytes, salts: usm.Salts,
 ) -> bytes:  # fmt: skip
     """A whole message around a scoped PDU, encrypted and signed as `flags` say."""
-    privacy = b""
-    if flags & 2 and user is not None:
-        scoped, privacy = usm.encrypt(user, boots, time_s, salts.take(), scoped)
-        scoped = ber.tlv(OCTET_STRING, scoped)
-    blank = bytes(usm.AUTHS[user.auth].mac_bytes) if flags & 1 and user is not None else b""
-    header = ber.tlv(
-        SEQUENCE,
-        ber.integer(msg_id) + ber.integer(SIZE_LIMIT) + ber.tlv(OCTET_STRING, bytes((flags,))) + ber.integer(MODEL),
-    )
-    before = ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots) + ber.integer(time_s) + ber.tlv(OCTET_STRING, name)
+    privacy = signature = b""
+    if flags & 1 and user is not None:
+        signature = bytes(usm.AUTHS[user.auth].mac_bytes)  # zeros for now
+        if flags & 2:
+            scoped, privacy = usm.encrypt(user, boots, time_s, salts.take(), scoped)
+            scoped = ber.tlv(OCTET_STRING, scoped)
+    header = ber.tlv(SEQUENCE, ber.integer(msg_id) + _HEADERS[flags & 7])
     after = ber.tlv(OCTET_STRING, privacy)
-    security = ber.tlv(OCTET_STRING, ber.tlv(SEQUENCE, before + ber.tlv(OCTET_STRING, blank) + after))
-    message = ber.tlv(SEQUENCE, ber.integer(MODEL) + header + security + scoped)
-    if not blank or user is None:
+    named = _who(engine_id, boots) + ber.integer(time_s) + ber.tlv(OCTET_STRING, name)
+    security = ber.tlv(SEQUENCE, named + ber.tlv(OCTET_STRING, signature) + after)
+    message = ber.tlv(SEQUENCE, _VERSION + header + ber.tlv(OCTET_STRING, security) + scoped)
+    if not signature or user is None:
         return message
-    at = len(message) - len(scoped) - len(after) - len(blank)
-    return message[:at] + user.sign(message) + message[at + len(blank) :]
+    at = len(message) - len(scoped) - len(after) - len(signature)
+    return message[:at] + user.sign(message) + message[at + len(signature) :]
+
+
+_VERSION, _NO_ID = ber.integer(ber.V3), ber.integer(0)
+
+
+#: what stands behind msgID, by msgFlags
+_HEADERS = tuple(
+    ber.integer(SIZE_LIMIT) + ber.tlv(OCTET_STRING, bytes((flags,))) + ber.integer(MODEL) for flags in range(8)
+)
+
+
+@lru_cache(maxsize=16)
+def _who(engine_id: bytes, boots: int) -> bytes:
+    return ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots)
 
 
 def is_signed(data: bytes, message: Message, user: User) -> bool:
     """Is the signature that of this user?"""
     at, signature = message.signature_at, message.signature
     blank = data[:at] + bytes(len(signature)) + data[at + len(signature) :]
-    right = len(signature) == usm.AUTHS[user.auth].mac_bytes
-    return hmac.compare_digest(user.sign(blank), signature) and right
+    return hmac.compare_digest(user.sign(blank), signature)  # False if one is longer
 
 
 def opened(data: bytes, message: Message, user: User) -> bytes:
@@ -188,9 +195,11 @@ class Responder:
     def __init__(self, engine: Engine, users: Mapping[str, User], salts: usm.Salts | None = None) -> None:
         self.engine = engine
         self.counts = dict.fromkeys(REPORTS, 0)
+        self.facts = EngineFacts(engine.id, engine.boots, engine.started_s, self.counts)  # for the table
         self.on_refused: Callable[[], None] = lambda: None  # a wrong key
         self._users = {name.encode(): user for name, user in users.items()}
         self._salts = salts or usm.Salts()
+        self._context = ber.tlv(OCTET_STRING, engine.id) + ber.tlv(OCTET_STRING, b"")
 
     def user(self, name: str) -> User | None:
         """A user of this name."""
@@ -200,10 +209,6 @@ class Responder:
     def users(self) -> frozenset[str]:
         """Their names."""
         return frozenset(user.name for user in self._users.values())
-
-    def facts(self, now_s: float) -> EngineFacts:
-        """What the engine says of itself."""
-        return EngineFacts(self.engine.id, self.engine.boots, self.time_s(now_s), self.counts)
 
     def time_s(self, now_s: float) -> int:
         """snmpEngineTime."""
@@ -294,9 +299,7 @@ class Responder:
         if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not self._wants_report(message):
             raise Dropped(name)
         body = ber.binding(ber.oid((*REPORTS[name], 0)), ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
-        request_id = ber.integer(0)
-        prefix = ber.tlv(OCTET_STRING, self.engine.id) + ber.tlv(OCTET_STRING, b"")
-        scoped = ber.message(prefix, ber.REPORT, request_id, 0, 0, body)
+        scoped = ber.message(self._context, ber.REPORT, _NO_ID, 0, 0, body)
         user = why.user if why.level else None
         return seal(
             message.msg_id, why.level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,

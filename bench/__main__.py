@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 
-NAMES = ("day", "fanout", "memory", "rccmd", "shutdown", "snmp")
+NAMES = ("damaged", "day", "fanout", "memory", "rccmd", "shutdown", "snmp")
 FILES = {"rccmd": "rccmd_client"}  # where the name says more than the word
 
 

@@ -3,7 +3,10 @@
 `--frames`: instead, 100000 damaged answers to each serial driver (tests/test_q1.py, tests/test_fuzz_apcsmart.py).
 
 `--snmp`: instead, 12000 damaged messages of SNMP, a third of them versions 1 and 2c, and the crafted ones
-(tests/test_fuzz_snmp.py, tests/test_fuzz_usm.py).
+(tests/test_fuzz_snmp.py, tests/test_fuzz_usm.py), and the same to a real agent beside net-snmp's (bench/damaged.py).
+
+`--hid`: instead, 30000 hostile report descriptors of USB units, half of them damaged real ones, each driven as a unit
+(tests/test_fuzz_hid.py).
 
 Each run is up to 40 steps of tests/test_machine.py. They are made in batches, because what hypothesis remembers of
 its runs grows; each batch has the next seed. The seeds are printed, so that what was found is found again.
@@ -46,7 +49,12 @@ def main(options: list[str]) -> int:
     if "--snmp" in options:
         files = ["tests/test_fuzz_snmp.py", "tests/test_fuzz_usm.py"]
         env = {**os.environ, "RIDETHROUGH_FUZZ_SNMP": "4000"}
-        return subprocess.run([*ARGV[:-1], "--durations=5", *files], cwd=ROOT, env=env, check=False).returncode
+        done = subprocess.run([*ARGV[:-1], "--durations=5", *files], cwd=ROOT, env=env, check=False).returncode
+        beside = subprocess.run([sys.executable, "-m", "bench", "damaged"], cwd=ROOT, check=False).returncode
+        return done or beside
+    if "--hid" in options:
+        env = {**os.environ, "RIDETHROUGH_FUZZ_HID": "15000"}
+        return subprocess.run([*ARGV[:-1], "tests/test_fuzz_hid.py"], cwd=ROOT, env=env, check=False).returncode
     seed = random.randrange(2**31)
     if "--seed" in options:
         place = options.index("--seed")

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from snmp_damage import COMMUNITY
+
 from agent import ber, config
 from agent.model import (
     Active,
@@ -28,7 +30,6 @@ from agent.model import (
 from agent.netif import Interfaces
 from agent.snmp import Agent
 
-COMMUNITY = "a-community-of-tests"
 UPS = "1.3.6.1.2.1.33.1"
 ON_LINE = Status(
     taken_s=100.0,
@@ -91,7 +92,7 @@ class Stage:
 
     def __init__(
         self, shown: View, net: Path, listen: str = "127.0.0.1:0", users: tuple[config.User, ...] = (),
-        access: str = "read-only", **more: Any,
+        access: str = "read-only", lenient: bool = False, **more: Any,
     ) -> None:  # fmt: skip
         self.view = shown
         self.now_s = 100.0
@@ -99,6 +100,7 @@ class Stage:
             listen=listen,
             communities=(config.Community(label="tests", access=access, sources=("127.0.0.0/8", "::1/128")),),
             users=users,
+            lenient_scalars=lenient,
         )
         more = {"host": "adapter.example", "interfaces": Interfaces(str(net)), **more}
         self.agent = Agent(settings, {"tests": COMMUNITY}, lambda: self.view, 100.0, clock=lambda: self.now_s, **more)

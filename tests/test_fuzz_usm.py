@@ -15,6 +15,7 @@ import tracemalloc
 import pytest
 import test_fuzz_snmp as plain
 import test_usm as secured
+from snmp_damage import CRAFTED, mutated
 from snmp_kit import UPS, Net, Reply, arcs, reply, since, three_phase, view
 
 from agent import ber, config, snmp, usm, v3
@@ -90,7 +91,7 @@ def test_mutated_messages_are_survived_and_none_is_believed(agent: snmp.Agent) -
     good = [wrapped(inside, level) for inside in GOOD for level in LEVELS[:2]]
     for _ in range(COUNT):
         origin = chance.choice(good)
-        data = plain.mutated(chance, origin)
+        data = mutated(chance, origin)
         answered = survives(agent, data)
         if answered is not None and data[: len(origin)] != origin:
             tag = v3.read(answered)
@@ -101,13 +102,13 @@ def test_mutated_messages_are_survived_and_none_is_believed(agent: snmp.Agent) -
 def test_mutated_requests_in_good_messages_are_survived(agent: snmp.Agent) -> None:
     chance = random.Random(3415)
     for _ in range(COUNT):
-        survives(agent, wrapped(plain.mutated(chance, chance.choice(GOOD)), chance.choice(LEVELS)))
+        survives(agent, wrapped(mutated(chance, chance.choice(GOOD)), chance.choice(LEVELS)))
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", plain.CRAFTED)
+@pytest.mark.parametrize("name", CRAFTED)
 def test_crafted_requests_are_survived_in_version_3(agent: snmp.Agent, name: str, level: int) -> None:
-    data = plain.CRAFTED[name]
+    data = CRAFTED[name]
     try:
         pdu = data[ber.read_header(data).pdu_at :]
     except Malformed:
@@ -120,7 +121,7 @@ def test_crafted_requests_are_survived_in_version_3(agent: snmp.Agent, name: str
 def test_memory_stays_flat(agent: snmp.Agent) -> None:
     chance = random.Random(3416)
     good = [wrapped(inside) for inside in GOOD]
-    mutants = [plain.mutated(chance, chance.choice(good)) for _ in range(300)]
+    mutants = [mutated(chance, chance.choice(good)) for _ in range(300)]
     tracemalloc.start()
     try:
         for _ in range(2):

@@ -286,8 +286,8 @@ def test_a_mains_failure_is_in_the_core_at_once_however_seldom_it_polls(machine:
         running.end()
 
 
-def test_the_pause_is_half_a_second_for_a_usb_unit_and_a_few_for_a_line() -> None:
-    assert process.back_off_s("usbhid", {}) == (0.5,)
+def test_the_pause_is_a_quarter_of_a_second_for_a_usb_unit_and_a_few_for_a_line() -> None:
+    assert process.back_off_s("usbhid", {}) == (0.25,)
     assert process.back_off_s("megatec", {"port": "/dev/ttyS0"}) == link.BACK_OFF_S and max(link.BACK_OFF_S) <= 4.0
     assert process.back_off_s("simulator", {}) == process.back_off_s("", {}) == ()
     assert process.back_off_s("megatec", {})[-1] <= 5.0

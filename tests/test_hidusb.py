@@ -6,13 +6,14 @@ import queue
 import select
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import usb.core
 
-from agent import hidusb
+from agent import hidusb, usbdevice
 from agent.drivers import usbhid
 from agent.model import Command, LinkError, Source
 from tests.simulators.hidunit import HidUnit
@@ -121,6 +122,18 @@ def test_the_driver_reads_a_real_unit_through_it(device: Device) -> None:
     driver.order(Command.BEEPER_OFF)
     assert device.unit.reports["feature", 0x0C] == b"\x0c\x01"
     driver.close()
+
+
+def test_the_strings_are_those_that_the_kernel_has_read_and_no_device_is_asked_for_them(
+    device: Device, tmp_path: Path
+) -> None:
+    folder = tmp_path / "1-2.3"
+    folder.mkdir()
+    for name, text in (("idVendor", "0764"), ("idProduct", "0501"), ("product", "Of the kernel"), ("serial", "K1")):
+        (folder / name).write_text(text + "\n")
+    assert usbdevice.identity(device, tmp_path) == (0x0764, 0x0501, "", "Of the kernel", "K1", "1-2.3")
+    (folder / "idProduct").write_text("0601\n")  # another device by now
+    assert usbdevice.identity(device, tmp_path).serial == device.serial_number
 
 
 def test_the_kernels_driver_is_taken_off_and_given_back(device: Device) -> None:

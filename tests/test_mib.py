@@ -71,7 +71,8 @@ BY_OID = {o.oid: o for o in STANDARD}
 def look(shown: View, alarms: upsmib.Alarms | None = None, now_s: float = 100.0, **more: Any) -> Look:
     alarms = alarms or upsmib.Alarms()
     alarms.update(shown.conditions, now_s, 100.0)
-    return Look(view=shown, status=shown.status or NOTHING, now_s=now_s, started_s=100.0, alarms=alarms.rows, **more)
+    status = shown.status or NOTHING
+    return Look(view=shown, status=status, now_s=now_s, started_s=100.0, kept={}, alarms=alarms.rows, **more)
 
 
 def values(at: Look) -> dict[str, tuple[int, bytes]]:

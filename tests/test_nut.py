@@ -29,6 +29,7 @@ def unit(*, cmd: tuple[str, ...] = (), rw: tuple[str, ...] = (), **more: str) ->
             b"LIST VAR ups\n": listing("VAR", [f'{k} "{v}"' for k, v in variables.items()]),
             b"LIST CMD ups\n": listing("CMD", list(cmd)),
             b"LIST RW ups\n": listing("RW", [f'{k} "0"' for k in rw]),
+            b"SET TRACKING ON\n": b"ERR UNKNOWN-COMMAND\n",  # as before NUT 2.8
         }
     )
 
@@ -148,7 +149,11 @@ def test_delays_are_set_before_the_shutdown_and_one_that_cannot_be_set_must_be_l
     assert it.commands == {Command.SHUTDOWN_RETURN}
     link.sent.clear()
     it.order(Command.SHUTDOWN_RETURN, delay_s=30.5, return_delay_s=60)
-    assert link.sent == [b'SET VAR ups ups.delay.shutdown "31"\n', b"INSTCMD ups shutdown.return\n"]
+    assert link.sent == [
+        b"SET TRACKING ON\n",
+        b'SET VAR ups ups.delay.shutdown "31"\n',
+        b"INSTCMD ups shutdown.return\n",
+    ]
     with pytest.raises(OrderError, match="own is 60"):
         it.order(Command.SHUTDOWN_RETURN, delay_s=30.5, return_delay_s=61)
     assert link.sent[-1] == b'SET VAR ups ups.delay.shutdown "31"\n'  # and no shutdown behind it
@@ -159,6 +164,36 @@ def test_a_refusal_names_the_remedy() -> None:
     link.answers[b"INSTCMD ups load.off\n"] = b"ERR ACCESS-DENIED\n"
     with pytest.raises(OrderError, match="ACCESS-DENIED.*upsd.users"):
         driver(link).order(Command.LOAD_OFF)
+
+
+def test_orders_are_tracked_once_a_connection_and_what_the_driver_did_is_the_answer() -> None:
+    link = unit(cmd=("load.off", "load.on"))
+    link.answers |= {
+        b"SET TRACKING ON\n": b"OK\n",
+        b"INSTCMD ups load.off\n": b"ERR FAILED\n",  # as UpsdLink gives it: see below
+        b"INSTCMD ups load.on\n": upsd.PENDING + b"\n",
+    }
+    it = driver(link)
+    with pytest.raises(OrderError, match="refused it: ERR FAILED"):
+        it.order(Command.LOAD_OFF)
+    it.order(Command.LOAD_ON)  # the server has it, and its driver takes its time
+    assert link.sent.count(b"SET TRACKING ON\n") == 1
+
+
+@pytest.mark.parametrize(("answer", "said"), [(b"OK\n", 0), (b"ERR ACCESS-DENIED\n", 1)])
+def test_the_server_counts_us_if_we_want_and_a_refusal_costs_no_poll(
+    answer: bytes, said: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = unit()
+    link.answers[b"LOGIN ups\n"] = answer
+    it = nut.connect({"ups": "ups", "login": True}, link, lambda: link.now_s)
+    for _ in range(2):
+        assert it.poll().source is Source.MAINS
+    assert link.sent.count(b"LOGIN ups\n") == 1
+    assert sum("upsmon secondary" in r.message for r in caplog.records) == said
+    plain = unit()
+    driver(plain)
+    assert b"LOGIN ups\n" not in plain.sent
 
 
 def test_of_several_ups_one_must_be_named() -> None:
@@ -233,6 +268,50 @@ def test_silence_and_answers_without_end_are_bounded_and_the_line_is_not_used_ag
     link.close()
 
 
+def test_a_tracked_order_is_asked_after_until_it_is_done(server: Callable[[list[bytes]], int]) -> None:
+    link = opened(server([b"OK TRACKING 1-a\n", b"PENDING\n", b"SUCCESS\n", b"OK TRACKING 2\n", b"ERR FAILED\n"]))
+    assert link.ask(b"INSTCMD ups load.off\n", within_s=2.0).data == b"OK"
+    assert link.ask(b"INSTCMD ups load.off\n", within_s=2.0).data == b"ERR FAILED"
+    link.close()
+
+
+def test_an_order_that_stays_pending_and_a_server_that_goes_meanwhile(server: Callable[[list[bytes]], int]) -> None:
+    link = opened(server([b"OK TRACKING 1\n", b"PENDING\n", b"PENDING\n", b"PENDING\n", b"PENDING\n"]))
+    assert link.ask(b"INSTCMD ups load.off\n", within_s=0.15).data == upsd.PENDING
+    link.close()
+    link = opened(server([b"OK TRACKING 1\n", b"PENDING\nPENDING\n"]))
+    with pytest.raises(LinkError, match="more than one answer"):
+        link.ask(b"INSTCMD ups load.off\n", within_s=0.5)
+    link.close()
+
+
+def test_a_name_is_resolved_in_bounded_time_and_kept_for_the_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsd, "RESOLVE_WITHIN_S", 0.05)
+    go = threading.Event()
+
+    def nobody(host: str) -> str:
+        raise OSError(-3, "Temporary failure in name resolution")
+
+    def slow(host: str) -> str:
+        go.wait(2)
+        return "192.0.2.9"
+
+    with pytest.raises(LinkError, match=r"\[ups\] host: nut.test does not resolve \(Temporary failure"):
+        upsd.address("nut.test", nobody)
+    assert upsd.address("nut.test", lambda host: "192.0.2.7") == "192.0.2.7"
+    for silent in (nobody, slow):
+        begin_s = time.monotonic()
+        assert upsd.address("nut.test", silent) == "192.0.2.7" and time.monotonic() - begin_s < 1.0
+    go.set()
+    assert upsd.address("2001:db8::1", nobody) == "2001:db8::1"
+
+
+def test_a_server_is_found_by_its_name(server: Callable[[list[bytes]], int]) -> None:
+    link = opened(server([b"OK\n"]), host="localhost")
+    assert link.ask(b"VER\n").data == b"OK"
+    link.close()
+
+
 def test_a_server_without_tls_is_told_no_password_when_tls_is_asked_for(server: Callable[[list[bytes]], int]) -> None:
     port = server([b"ERR FEATURE-NOT-CONFIGURED\n", b"OK\n"])
     with pytest.raises(LinkError, match="does not offer TLS"):
@@ -252,7 +331,7 @@ def test_a_password_is_quoted_and_never_in_an_error(server: Callable[[list[bytes
     assert "cret" not in str(caught.value) and upsd.quote('se"c\\') == b'"se\\"c\\\\"'
 
 
-@pytest.mark.parametrize("more", [{"host": "ups.example"}, {"user": "u"}, {"tls_fingerprint": "12"}])
+@pytest.mark.parametrize("more", [{"host": "no name"}, {"host": "-u"}, {"user": "u"}, {"tls_fingerprint": "12"}])
 def test_a_wrong_setting_is_named(server: Callable[[list[bytes]], int], more: dict[str, str]) -> None:
     with pytest.raises(LinkError, match=r"\[ups\] " + next(iter(more))):
         opened(server([b""]), **more)

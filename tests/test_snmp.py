@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import threading
 from dataclasses import replace
@@ -14,7 +15,7 @@ from snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, dotted, listening, req
 
 from agent import ber, config, mib2, snmp
 from agent import gate as gates
-from agent.model import Condition, ConfigError
+from agent.model import Condition, ConfigError, Source
 from agent.netif import Interfaces
 
 NAME, STATUS, UPTIME = f"{UPS}.1.5.0", f"{UPS}.2.1.0", "1.3.6.1.2.1.1.3.0"
@@ -231,6 +232,37 @@ def test_one_answer_is_made_of_one_view(stage: Stage) -> None:
     assert len({body for _, _, body in answered.bindings}) == 1
 
 
+def test_a_look_and_its_table_stay_good_while_another_thread_sees_more(net: Path) -> None:
+    stage = Stage(view(None), net)
+    look, table = stage.agent.seen(100.0)
+    stage.view = view(three_phase())
+    assert len(stage.agent.seen(100.0)[1]) > len(table)
+    assert {table.binding(n, look) for n in range(len(table))}, "no row of a line that the look does not have"
+
+
+def test_what_is_kept_of_a_view_is_gone_with_it(stage: Stage) -> None:
+    name = f"{UPS}.2.4.0"
+    for charge_pct in (97.0, 12.0, None):
+        stage.view = view(replace(ON_LINE, battery=replace(ON_LINE.battery, charge_pct=charge_pct)))
+        for _ in range(2):
+            answered = stage.ask(request(ber.GET, name))
+            assert answered is not None
+            _, tag, body = answered.bindings[0]
+            assert (tag, body) == ((0x81, b"") if charge_pct is None else (ber.INTEGER, bytes((int(charge_pct),))))
+
+
+def test_what_goes_on_by_itself_is_never_kept(stage: Stage) -> None:
+    stage.view = view(replace(ON_LINE, source=Source.BATTERY), on_battery_s=10.0)
+    names = ("1.3.6.1.2.1.1.3.0", f"{UPS}.2.2.0", "1.3.6.1.2.1.11.1.0")
+    seen = set()
+    for _ in range(3):
+        answered = stage.ask(request(ber.GET, *names))
+        assert answered is not None
+        seen.add(tuple(body for _, _, body in answered.bindings))
+        stage.now_s += 1.0
+    assert len({one[0] for one in seen}) == len({one[1] for one in seen}) == len({one[2] for one in seen}) == 3
+
+
 def test_interfaces_are_read_from_the_system(stage: Stage) -> None:
     table = "1.3.6.1.2.1.2.2.1"
     found = stage.walk("1.3.6.1.2.1.2")
@@ -253,6 +285,23 @@ def test_an_interface_that_goes_down_tells_when(net: Path) -> None:
     found = stage.walk("1.3.6.1.2.1.2.2.1")
     assert whole(found["1.3.6.1.2.1.2.2.1.8.2"][1]) == 2
     assert whole(found["1.3.6.1.2.1.2.2.1.9.2"][1]) == 4200
+
+
+def test_an_interface_that_vanishes_is_left_out(net: Path) -> None:
+    stage = Stage(view(), net)
+    stage.ask(request(ber.GET, NAME))
+    shutil.rmtree(net / "eth0")
+    assert {name.split(".")[-1] for name in stage.walk("1.3.6.1.2.1.2.2.1")} == {"1"}
+    stage.now_s += 2.0
+    assert whole(stage.walk("1.3.6.1.2.1.2")["1.3.6.1.2.1.2.1.0"][1]) == 1
+
+
+def test_what_is_asked_of_the_ups_does_not_wait_for_the_interfaces(net: Path) -> None:
+    stage = Stage(view(), net)
+    stage.walk(UPS)
+    assert stage.agent._ports._columns == {}
+    stage.ask(request(ber.GET, "1.3.6.1.2.1.2.2.1.2.2"))
+    assert stage.agent._ports._columns.keys() == {2}
 
 
 def test_a_machine_without_a_list_of_interfaces_has_none(tmp_path: Path) -> None:
@@ -447,8 +496,7 @@ def test_64_bit_counters_are_there_but_for_version_1(stage: Stage) -> None:
 
 @pytest.mark.parametrize("lenient", [False, True])
 def test_a_scalar_without_its_instance_is_answered_only_if_that_is_wanted(net: Path, lenient: bool) -> None:
-    stage = Stage(view(), net)
-    stage.agent.settings = replace(stage.agent.settings, lenient_scalars=lenient)
+    stage = Stage(view(), net, lenient=lenient)
     bare = NAME.removesuffix(".0")
     reply = stage.ask(request(ber.GET, bare))
     assert reply is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -337,6 +339,55 @@ def test_what_the_child_says_is_the_answer_and_an_old_one_is_not(child: Path) ->
         data = link.ask(ASKED, within_s=2.0).data
         assert data.startswith(ber.integer(n) + ber.integer(0)) and ASKED[2:] in data
     assert opened(161, **V3)._child is link._child  # type: ignore[attr-defined]
+
+
+def test_a_late_answer_ends_no_child_and_one_that_hangs_is_started_again(
+    child: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child.write_text(
+        "import sys, json, time\nprint('{\"ready\": true}', flush=True)\nsys.stdin.readline()\n"
+        "for line in sys.stdin:\n    r = json.loads(line)\n    time.sleep(0.15 if r['id'] == 1 else 0)\n"
+        "    said = {'id': r['id'], 'error': r['id'], 'index': 0, 'bindings': r['bindings']}\n"
+        "    print(json.dumps(said), flush=True)\n"
+    )
+    monkeypatch.setattr(snmp3link, "OVER_S", 0.0)
+    link = opened(161, **V3)
+    with pytest.raises(LinkError, match="still starting|no answer in time"):
+        link.ask(ASKED, within_s=0.1)
+    until_s = time.monotonic() + 5.0
+    while time.monotonic() < until_s:
+        try:
+            data = link.ask(ASKED, within_s=0.1).data
+            break
+        except LinkError:
+            continue
+    one = link._child  # type: ignore[attr-defined]
+    assert not data.startswith(ber.integer(1)) and one.process.poll() is None
+    monkeypatch.setattr(snmp3link, "HUNG_S", 0.0)
+    os.kill(one.process.pid, signal.SIGSTOP)
+    with pytest.raises(LinkError, match="failed.*started again"):
+        link.ask(ASKED, within_s=0.1)
+    assert one.process is None
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Wrong SNMP PDU digest", "first passphrase of .* and auth"),
+        ("Ciphering services not available or ciphertext is broken", "second passphrase of .* and priv"),
+        ("there, but no answer", "is there and does not answer what is encrypted.* second passphrase"),
+        ("Unknown USM user", r"does not know \[ups\] user"),
+        ("no answer in time", "no answer in time"),
+    ],
+)
+def test_what_is_wrong_with_a_user_of_version_3_is_said_with_its_remedy(child: Path, said: str, told: str) -> None:
+    child.write_text(
+        "import sys, json\nprint('{\"ready\": true}', flush=True)\nsys.stdin.readline()\n"
+        "for line in sys.stdin:\n"
+        f"    print(json.dumps({{'id': json.loads(line)['id'], 'failed': {said!r}}}), flush=True)\n"
+    )
+    with pytest.raises(LinkError, match=told):
+        opened(161, **V3).ask(ASKED, within_s=2.0)
 
 
 def test_a_section_of_version_3_that_is_not_whole_is_said() -> None:

@@ -8,8 +8,8 @@ import pytest
 from snmp_kit import COMMUNITY, ON_LINE, since, view, whole
 from test_notices import COLD_START, Core, Peer
 
-from agent import ber, config, upsman
-from agent.model import Condition, Sensor, Source
+from agent import ber, config, notices, upsman
+from agent.model import ALARM_NUMBER, Condition, Event, Sensor, Source
 from agent.netif import Interfaces
 from agent.receiver import Receiver
 from agent.snmp import Agent
@@ -99,6 +99,15 @@ def test_its_notifications_go_beside_those_of_the_standard(core: Core) -> None:
     assert f"{ROOT}.0.6" in core.turn()
     core.happens("ended", Condition.ON_BATTERY)
     assert f"{ROOT}.0.5" in core.turn(10)
+
+
+def test_its_notifications_carry_no_objects_as_the_mib_has_none(core: Core) -> None:
+    look = core.stage.agent.look(core.stage.now_s)
+    events = [Event(id=n, kind="began", name=c.value) for n, c in enumerate(ALARM_NUMBER, start=1)]
+    events += [Event(id=100 + n, kind="ended", name=c.value) for n, c in enumerate(ALARM_NUMBER, start=1)]
+    sent = [*notices.Watch(0).events(events, look, 0), notices.private_start(look)]
+    private = {one.trap[-1]: one.bindings for one in sent if one.trap[:-1] == upsman.TRAPS}
+    assert private == dict.fromkeys(range(1, 18), b"")
 
 
 def test_version_1_names_the_enterprise_without_the_zero(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from snmp_kit import view
 from test_mib import ups as mib_rows
 
-from agent import hidtable, quirks, wire
+from agent import hid, hidtable, quirks, usages, wire
 from agent.drivers import usbhid
 from agent.hidraw import Identity
 from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
-from tests.simulators.hidunit import HidUnit, case, describe
+from tests.simulators.hidunit import CASES, HidUnit, case, describe
 
 READABLE = (
     "0463-ffff-eaton-9px",
@@ -122,6 +123,17 @@ def test_an_explore_log_makes_the_status_that_nut_made_of_it() -> None:
     assert status.outputs[0].load_pct == float(nut["ups.load"])
     words = {Source.MAINS: "OL", Source.BATTERY: "OB"}[status.source], "CHRG" * (status.battery.flow is Flow.CHARGING)
     assert set(nut["ups.status"].split()) == set(words)
+
+
+def test_every_field_of_an_explore_log_decodes_to_what_it_says() -> None:
+    told = case("fields_06da")
+    descriptor, reports = describe(told["fields"])
+    parsed = hid.parse(descriptor)
+    for path, kind, report, offset, bits, logged in told["fields"]:
+        place = usages.path(path), kind.lower(), report, offset, bits
+        (field,) = [f for f in parsed.fields if (f.path, f.kind, f.report, f.offset, f.bits) == place]
+        assert hid.value(field, reports[field.kind, report]) == pytest.approx(logged), path
+    assert len(told["fields"]) == 45
 
 
 def test_from_descriptor_bytes_to_rows_of_the_ups_mib() -> None:
@@ -291,16 +303,45 @@ def test_cyberpower_battery_volts_of_three_halves_are_mended() -> None:
     assert quirks.Scales(row).believe("battery.voltage", 27.0, 24.0) == 27.0
 
 
+def test_a_tenth_of_salicrus_output_voltage_is_mended_and_the_whole_left_as_it_is() -> None:
+    row = quirks.row(0x2E66, 0x0302, "SPS 850 ADV T")
+    for said in (22.8, 228.0):
+        assert quirks.Scales(row).believe("output.voltage", said, 230.0) == 228.0
+    assert quirks.Scales(quirks.row(0x2E66, 0x0300, "")).believe("output.voltage", 224.5, 230.0) == 224.5
+
+
 def test_every_row_has_evidence_and_the_makers_are_all_there() -> None:
     assert all(row.evidence and row.title for row in quirks.ROWS)
     assert {row.vendor for row in quirks.ROWS} >= {0x051D, 0x0764, 0x0463, 0x06DA, 0x09AE, 0x10AF, 0x0D9F, 0x05DD}
     known = {path for paths in hidtable.READ.values() for path in paths}
-    assert all(row.drop <= known and set(row.factors) <= hidtable.READ.keys() for row in quirks.ROWS)
+    assert all(row.drop <= known and {*row.factors, *row.more} <= hidtable.READ.keys() for row in quirks.ROWS)
+    assert {row.vendor for row in quirks.ROWS} >= {0x2E66, 0x1CB0, 0x2E51, 0x075D}
+    cases = {p.name for p in CASES.glob("*.json")}
+    named = {
+        word for row in quirks.ROWS for word in re.findall(r"[0-9a-f]{4}-[0-9a-f]{4}-[a-z][a-z0-9-]*", row.evidence)
+    }
+    assert named and all(any(name.removeprefix("fields_").startswith(word) for name in cases) for word in named)
     assert quirks.row(0x0764, 0x0501, "UT650EG").discharging_is_battery
     assert quirks.row(0x051D, 2, "Back-UPS BX1600MI").flag_lies and not quirks.row(0x051D, 2, "Back-UPS ES").flag_lies
 
 
 # --- the mains fails -----------------------------------------------------------------------------------------------
+
+
+def test_an_ever_unit_tells_of_a_low_battery_in_its_own_collection() -> None:
+    own = "00000000.ff000016.ff0000"
+    fields = [
+        ("PowerSummary.PresentStatus.ACPresent", "Feature", 1, 0, 1, 0),
+        ("PowerSummary.PresentStatus.BelowRemainingCapacityLimit", "Feature", 1, 1, 1, 0),
+        ("PowerSummary.RemainingCapacity", "Feature", 2, 0, 8, 9),
+        (f"{own}17", "Feature", 3, 0, 1, 1),
+        (f"{own}18", "Feature", 3, 1, 1, 1),
+        (f"{own}20", "Feature", 3, 2, 1, 1),
+    ]
+    status = polled(made(fields, 0x2E51))
+    assert status.source is Source.BATTERY and status.battery.low is True
+    assert {Condition.LOW_BATTERY, Condition.OVERLOAD, Condition.BATTERY_BAD} <= status.flags
+    assert polled(made(fields)).battery.low is False  # another maker's own collection means nothing to us
 
 
 def test_an_interrupt_report_alone_tells_of_the_mains_failure_at_the_next_poll() -> None:
@@ -457,6 +498,18 @@ def test_a_slow_unit_is_read_in_several_polls_none_of_them_long() -> None:
     assert status.inputs[0].voltage_v == 228 and status.rating.output_voltage_v == 220
 
 
+def test_the_first_poll_of_a_slow_unit_is_a_short_one() -> None:
+    unit = HidUnit.of("0764", pace_s=0.1)
+    driver = connect(unit)
+    costs = []
+    for _ in range(3):
+        begin_s, unit.sent[:] = unit.now_s, []
+        assert driver.poll().source is Source.MAINS
+        costs.append(unit.now_s - begin_s)
+        unit.now_s += 1.0
+    assert costs[0] <= 1.1 < costs[1]
+
+
 # --- orders --------------------------------------------------------------------------------------------------------
 
 
@@ -559,7 +612,7 @@ def numbers_of(value: Any) -> Iterator[float]:
             yield from numbers_of(getattr(value, one.name))
 
 
-@given(st.sampled_from((*READABLE, "05dd", "1cb0", "075d", "09ae")), st.data())
+@given(st.sampled_from((*READABLE, "05dd", "1cb0", "075d", "09ae", "2e66")), st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_report_bytes_give_a_status_or_a_link_error(name: str, data: st.DataObject) -> None:
     unit = HidUnit.of(name)

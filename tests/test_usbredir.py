@@ -42,6 +42,16 @@ def test_a_unit_is_connected_described_and_read_and_sends_interrupts() -> None:
         assert packet(peer) == (17, b"\0\x81")
         sim.push(report)
         assert packet(peer) == (103, struct.pack("<BBH", 0x81, 0, len(data)) + data)
+        sim.halt()
+        assert packet(peer) == (103, struct.pack("<BBH", 0x81, 4, 0))
+        sim.push(report)  # it waits until the halt is cleared
+        clear = struct.pack("<BBBBHHH", 0, 1, 0x02, 0, 0, 0, 0)  # CLEAR_FEATURE(ENDPOINT_HALT)
+        peer.sendall(struct.pack("<IIQ", 100, len(clear), 7) + clear)
+        assert [packet(peer)[0] for _ in range(2)] == [103, 100]
+        sim.stalls = sim.until_reset = True
+        assert control(peer, 0xA1, 1, 0x0300 | report, 64) == (4, b"")
+        peer.sendall(struct.pack("<IIQ", 3, 0, 9))
+        assert control(peer, 0xA1, 1, 0x0300 | report, 64) == (0, data) and sim.resets == 1
         sim.unplug()
         assert packet(peer)[0] == 2
     sim.close()

@@ -37,7 +37,7 @@ _APC_NAME = re.compile(r"(?P<model>.*?)\s*FW:\s*(?P<firmware>.*?)(?:\s*USB FW:.*
 def probe(link: HidLink) -> float:
     """How sure it is that a power device is there: 1 its descriptor says where the mains is told, else 0."""
     try:
-        found = hidtable.places(hid.parse(link.descriptor), frozenset())
+        found = hidtable.places(hid.parse(link.descriptor), frozenset(), {})
     except LinkError as e:
         log.debug("usbhid: probe: %s", e)
         return 0.0

@@ -50,7 +50,11 @@ class Server:
         self.say(ON_LINE)
         options = [f"port = {folder}/it.dev", "mode = dummy-once", f"user = {self.me}", "pollinterval = 1", ""]
         self._write("ups.conf", "\n".join(["[dummy]", "driver = dummy-ups", *options]))
-        self._write("upsd.users", f"[we]\npassword = {PASSWORD}\nactions = SET\ninstcmds = ALL\n")
+        self._write(
+            "upsd.users",
+            f"[we]\npassword = {PASSWORD}\nactions = SET\ninstcmds = ALL\nupsmon secondary\n"
+            f"[other]\npassword = {PASSWORD}\n",
+        )
         self.configure()
 
     def configure(self, more: str = "") -> None:
@@ -141,13 +145,53 @@ def test_orders_reach_its_driver_and_a_wrong_password_is_said(server: Server) ->
     it = server.open()
     it.poll()
     assert Command.LOAD_OFF in it.commands
-    it.order(Command.LOAD_OFF)
+    with pytest.raises(OrderError, match="ERR UNKNOWN"):  # upsd says OK; its driver, dummy-ups, only lists it
+        it.order(Command.LOAD_OFF)
     it.close()
     wrong = server.open(password="another")  # noqa: S106
     wrong.poll()
     with pytest.raises(OrderError, match="ACCESS-DENIED.*upsd.users"):
         wrong.order(Command.LOAD_OFF)
     wrong.close()
+
+
+def test_a_delay_is_set_and_what_the_driver_made_of_an_order_is_known(server: Server) -> None:
+    server.until(lambda s: s.source is Source.MAINS)
+    link = upsd.open(
+        {"host": "127.0.0.1", "tcp_port": server.port, "user": "we", "password": PASSWORD}, time.monotonic
+    )
+    assert link.ask(b"SET TRACKING ON\n").data == b"OK"
+    assert link.ask(b'SET VAR dummy ups.delay.shutdown "33"\n', within_s=3.0).data == b"OK"
+    assert b'"33"' in link.ask(b"GET VAR dummy ups.delay.shutdown\n").data
+    assert link.ask(b"INSTCMD dummy load.off\n", within_s=3.0).data == b"ERR UNKNOWN"  # dummy-ups only lists it
+    link.close()
+
+
+def test_the_server_counts_us_and_its_name_is_as_good_as_its_address(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    def counted() -> bytes:
+        link = upsd.open({"host": "127.0.0.1", "tcp_port": server.port}, time.monotonic)
+        try:
+            return bytes(link.ask(b"GET NUMLOGINS dummy\n").data)
+        finally:
+            link.close()
+
+    def logged_in(user: str) -> nut.Nut:
+        section = {"host": "localhost", "tcp_port": server.port, "user": user, "password": PASSWORD}
+        it = nut.connect({"login": True}, upsd.open(section, time.monotonic), time.monotonic)
+        assert isinstance(it, nut.Nut) and it.poll().source is Source.MAINS
+        return it
+
+    server.until(lambda s: s.source is Source.MAINS)
+    it = logged_in("we")
+    assert counted() == b"NUMLOGINS dummy 1"
+    it.close()
+    until(lambda: counted() == b"NUMLOGINS dummy 0", 5, "it forgets us")
+    other = logged_in("other")
+    assert "ACCESS-DENIED" in caplog.text and counted() == b"NUMLOGINS dummy 0"
+    assert other.poll().source is Source.MAINS
+    other.close()
 
 
 def test_stale_data_a_lost_driver_and_a_lost_server_are_no_status_and_come_back(server: Server) -> None:

@@ -145,9 +145,9 @@ def overrides(stage: Stage) -> str:
 
 
 @contextmanager
-def snmpd(conf: str, folder: Path) -> Iterator[int]:
+def snmpd(conf: str, folder: Path, port: int = 0) -> Iterator[int]:
     """net-snmp's agent with this configuration, on a port of loopback."""
-    port = free_port(socket.SOCK_DGRAM)
+    port = port or free_port(socket.SOCK_DGRAM)
     (folder / "snmpd.conf").write_text(conf)
     with process(
         "snmpd", "-f", "-Lf", str(folder / "snmpd.log"), "-C", "-c", str(folder / "snmpd.conf"), "-I", "-smux",

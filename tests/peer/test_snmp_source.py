@@ -18,6 +18,8 @@ from agent.drivers import snmp
 from agent.model import Command, Condition, LinkError, OrderError, Source, Status
 from agent.upsset import Writer
 from tests.peer.test_snmp_agent import SNMPD_TYPES, dotted, process, snmpd
+from tests.peer.test_snmp_v3 import CRYPT, SIGN
+from tests.peer.test_snmp_v3 import agent as own_v3
 from tests.peer.world import COMMUNITY as WORLD_COMMUNITY
 from tests.peer.world import World, free_port, until
 from tests.simulators.snmpunit import ID, RFC, Value, encoded
@@ -249,10 +251,72 @@ def test_version_3_by_a_child_that_is_started_again_and_ends_with_us(
         assert gone.stdin is not None
         gone.stdin.close()  # as when we are gone
         gone.wait(10)
-        wrong = {**section, "password": "sign-it-well crypt-it-badly"}
-        bad = snmp.connect({}, snmplink.open(wrong, time.monotonic), time.monotonic)
-        until(lambda: "still starting" not in failed(bad), 20, "it asks")
-        said = failed(bad)
-        assert "badly" not in said and said
         for one in snmp3link._children.values():
             one.end()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"password": "sign-it-well crypt-it-badly"}, "second passphrase"),
+        ({"password": "sign-it-badly crypt-it-well"}, "first passphrase"),
+        ({"user": "nobody"}, "does not know"),
+    ],
+)
+def test_of_version_3_what_is_wrong_is_one_clear_error_and_the_child_stays(
+    more: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    users = "createUser ops SHA-256 sign-it-well AES crypt-it-well\nrwuser ops priv\n"
+    with snmpd(conf(POWERNET) + users, tmp_path) as port:
+        section = {**V3, "host": "127.0.0.1", "udp_port": port, "auth": "sha256", "priv": "aes128", **more}
+        it = snmp.connect({}, snmplink.open(section, time.monotonic), time.monotonic)
+        until(lambda: told in failed(it), 30, told)
+        (child,) = snmp3link._children.values()
+        assert child.process is not None
+        number = child.process.pid
+        for _ in range(2):
+            said = failed(it)
+            assert told in said and "badly" not in said, said
+        assert child.process is not None and (child.process.pid, child.process.poll()) == (number, None)
+        child.end()
+
+
+@pytest.mark.parametrize(("auth", "priv"), [("sha256", "aes128"), ("sha1", "des")])
+def test_our_own_agent_is_read_by_version_3_and_tells_a_wrong_secret(auth: str, priv: str, tmp_path: Path) -> None:
+    with own_v3(Net(tmp_path / "net").folder, tmp_path, auth, priv) as port:
+        section = {"host": "127.0.0.1", "udp_port": port, "version": "3", "user": "ops", "auth": auth, "priv": priv}
+
+        def read(password: str) -> snmp.Snmp:
+            link = snmplink.open({**section, "password": password}, time.monotonic)
+            it = snmp.connect({}, link, time.monotonic)
+            assert isinstance(it, snmp.Snmp)
+            return it
+
+        it = read(f"{SIGN} {CRYPT}")
+        until(lambda: not failed(it), 30, "version 3 is read")
+        status = it.poll()
+        assert status.source is Source.MAINS and status.battery.voltage_v == 27.3
+        bad = read(f"{SIGN} another-wrong-one")
+        until(lambda: "second passphrase" in failed(bad), 30, "it is said")
+        for child in snmp3link._children.values():
+            child.end()
+
+
+def test_of_version_3_too_a_killed_snmpd_is_no_status_and_is_found_again(tmp_path: Path) -> None:
+    users = "createUser ops SHA-256 sign-it-well AES crypt-it-well\nrwuser ops priv\n"
+    port, words = free_port(socket.SOCK_DGRAM), conf(POWERNET) + users
+    section = {**V3, "host": "127.0.0.1", "udp_port": port, "auth": "sha256", "priv": "aes128"}
+    it = snmp.connect({}, snmplink.open(section, time.monotonic), time.monotonic)
+    with snmpd(words, tmp_path, port):
+        until(lambda: not failed(it), 30, "version 3 is read")
+        (child,) = snmp3link._children.values()
+        assert child.process is not None
+        number = child.process.pid
+    began_s = time.monotonic()
+    assert "no answer in time" in failed(it) and time.monotonic() - began_s < 5.0
+    for _ in range(2):
+        assert "passphrase" not in failed(it)  # nobody is there, which is no reason to doubt the secret
+    with snmpd(words, tmp_path, port):  # it was started again: its engine has booted once more
+        until(lambda: not failed(it), 20, "it is back")
+        assert child.process is not None and child.process.pid == number
+    child.end()

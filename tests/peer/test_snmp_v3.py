@@ -6,13 +6,17 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent import config, engineid, v3
-from tests.peer.test_snmp_agent import MISSING, nut, run, upsc
-from tests.snmp_kit import ON_LINE, UPS, Net, listening, view
+from agent.model import Command, View
+from agent.upsset import Writer
+from tests.peer.test_snmp_agent import MISSING, OUTAGE, nut, outcome, overrides, run, snmpd, upsc
+from tests.snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, listening, three_phase, view
 
 pytestmark = [
     pytest.mark.peer,
@@ -34,13 +38,22 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def agent(net: Path, folder: Path, auth: str, priv: str, level: str = "auth-priv") -> Iterator[int]:
     """An agent with one user, ops; its port."""
+    with staged(net, folder, auth, priv, level=level) as stage:
+        yield stage.agent.address[1]
+
+
+@contextmanager
+def staged(
+    net: Path, folder: Path, auth: str, priv: str, shown: View | None = None, level: str = "auth-priv", **more: Any
+) -> Iterator[Stage]:
+    """The same, with its view in the test's hands; with a `writer` the user and the community may set."""
     found, boots = engineid.started(folder)
     row = engineid.made(found, auth, SIGN, priv, CRYPT)
-    ops = engineid.user("ops", level, False, row, found, True)
+    ops = engineid.user("ops", level, "writer" in more, row, found, True)
     responder = v3.Responder(v3.Engine(found, boots, time.monotonic()), {"ops": ops})
     users = (config.User(name="ops", level=level, sources=("127.0.0.0/8",)),)
-    with listening(view(ON_LINE), net, users=users, responder=responder) as stage:
-        yield stage.agent.address[1]
+    with listening(shown or view(ON_LINE), net, users=users, responder=responder, **more) as stage:
+        yield stage
 
 
 def ask(
@@ -110,11 +123,93 @@ def test_after_a_restart_the_boots_have_grown_and_the_manager_finds_out(net: Pat
     assert seen == [f".{oid} = INTEGER: 1", f".{oid} = INTEGER: 2"]
 
 
-def test_nut_reads_it_over_version_3(net: Path, tmp_path: Path) -> None:
-    settings = (
-        "mibs = ietf", "snmp_version = v3", "secLevel = authPriv", "secName = ops", "authProtocol = SHA",
-        f"authPassword = {SIGN}", "privProtocol = AES", f"privPassword = {CRYPT}",
-    )  # fmt: skip
-    with agent(net, tmp_path / "engine", "sha1", "aes128") as port, nut(tmp_path, port, *settings) as upsd:
+NUT = (
+    "mibs = ietf", "snmp_version = v3", "secLevel = authPriv", "secName = ops", "authProtocol = SHA",
+    f"authPassword = {SIGN}", "privProtocol = AES", f"privPassword = {CRYPT}",
+)  # fmt: skip
+
+
+def test_nut_reads_over_version_3_on_line_and_on_battery(net: Path, tmp_path: Path) -> None:
+    with (
+        staged(net, tmp_path / "engine", "sha1", "aes128") as stage,
+        nut(tmp_path, stage.agent.address[1], *NUT) as upsd,
+    ):
         values = upsc(upsd, "OL")
-    assert values["battery.charge"] == "98" and values["ups.model"] == "EP 1000"
+        assert values["battery.charge"] == "98" and values["ups.model"] == "EP 1000"
+        stage.view = OUTAGE
+        values = upsc(upsd, "OB LB")
+        assert (values["battery.charge"], float(values["battery.runtime"])) == ("12", 60)
+
+
+def test_nut_reads_three_phases_over_version_3(net: Path, tmp_path: Path) -> None:
+    with (
+        staged(net, tmp_path / "engine", "sha1", "aes128", view(three_phase())) as stage,
+        nut(tmp_path, stage.agent.address[1], *NUT) as upsd,
+    ):
+        values = upsc(upsd, "OL")
+        assert [float(values[f"input.L{n}-N.voltage"]) for n in (1, 2, 3)] == [230.0] * 3
+        assert float(values["output.L3.power.percent"]) == 31.0
+
+
+def test_the_same_questions_over_version_3_get_the_same_answers_as_from_snmpd(net: Path, tmp_path: Path) -> None:
+    shown = replace(OUTAGE, status=three_phase(OUTAGE.status or ON_LINE), on_battery_s=None)
+    with staged(net, tmp_path / "engine", "sha256", "aes128", shown) as stage:
+        user = f"createUser ops SHA-256 {SIGN} AES {CRYPT}\nrouser ops priv\n"
+        with snmpd(overrides(stage) + user, tmp_path) as theirs:
+            ports = stage.agent.address[1], theirs
+            for verb in ("walk", "bulkwalk"):
+                ours, other = (
+                    [line for line in ask(verb, port, UPS)[1].splitlines() if line.startswith(f".{UPS}.")]
+                    for port in ports
+                )
+                assert ours == other and len(ours) > 70, verb
+            for verb, *words in (
+                ("get", f".{UPS}.2.1.0", f".{UPS}.99.0", f".{UPS}.2.4.0"),
+                ("get", f".{UPS}.2.1"),
+                ("getnext", f".{UPS}.3.3.1.3.9"),
+                ("getnext", ".2.9"),
+                ("bulkget", f".{UPS}.2", f".{UPS}.4.4.1.2"),
+                ("set", f".{UPS}.1.5.0", "s", "mine"),
+                ("set", f".{UPS}.8.2.0", "i", "0"),
+            ):
+                answers = [outcome(ask(verb, port, *words)[1]) for port in ports]
+                assert answers[0] == answers[1], (verb, words)
+            for wrong in (
+                {"sign": "another-signing-phrase"}, {"name": "nobody"}, {"level": "noAuthNoPriv"},
+                {"level": "authNoPriv"}, {"more": ("-n", "vlan-1")},
+            ):  # fmt: skip
+                for port in ports:
+                    code, said = ask("get", port, f".{UPS}.1.5.0", **wrong)  # type: ignore[arg-type]
+                    assert code != 0 and "rack-3" not in said, (wrong, said)
+
+
+@pytest.mark.parametrize("version", ["2c", "3"])
+def test_net_snmp_sets_texts_a_test_the_beeper_and_a_countdown(net: Path, tmp_path: Path, version: str) -> None:
+    orders: list[tuple[Command, dict[str, Any], str, str]] = []
+    writer = Writer(order=lambda *order: orders.append(order), allow_shutdown=True)  # type: ignore[arg-type]
+    shown = view(ON_LINE, commands=frozenset(Command))
+    with staged(net, tmp_path, "sha256", "aes128", shown, access="read-write", writer=writer) as stage:
+        port = stage.agent.address[1]
+
+        def sets(*words: str, verb: str = "set") -> tuple[int, str]:
+            if version == "3":
+                return ask(verb, port, *words)
+            return run(f"snmp{verb}", "-v2c", "-c", COMMUNITY, "-On", "-r0", f"127.0.0.1:{port}", *words)
+
+        name, test, lock, down, beeper = (f".{UPS}.{tail}" for tail in ("1.5.0", "7.1.0", "7.2.0", "8.2.0", "9.8.0"))
+        assert sets(name, "s", "rack-9")[0] == 0
+        assert '"rack-9"' in sets(name, verb="get")[1]
+        assert "inconsistentValue" in sets(test, "o", f".{UPS}.7.7.4")[1], "not without the lock"
+        assert sets(lock, "i", "1", test, "o", f".{UPS}.7.7.4")[0] == 0
+        assert "INTEGER: 2" in sets(lock, verb="get")[1]
+        assert sets(down, "i", "-1")[0] == 0, "nothing runs, so there is nothing to end"
+        assert sets(down, "i", "600")[0] == 0 and sets(beeper, "i", "1")[0] == 0
+        code, said = sets(name, "s", "rack-8", beeper, "i", "9")
+        assert code != 0 and "wrongValue" in said and beeper in said, "the second object is named"
+        assert '"rack-9"' in sets(name, verb="get")[1], "and the first is as it was"
+        assert "wrongType" in sets(name, "i", "5")[1]
+        assert "notWritable" in sets(f".{UPS}.2.1.0", "i", "2")[1]
+    who = "user ops" if version == "3" else "community tests"
+    assert [(order[0], *order[2:]) for order in orders] == [
+        (command, who, "127.0.0.1") for command in (Command.TEST_QUICK, Command.SHUTDOWN_RETURN, Command.BEEPER_OFF)
+    ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
+from collections import deque
 
 from agent.model import LinkError
 from tests.simulators.hidunit import HidUnit
@@ -18,19 +20,23 @@ SET_CONFIGURATION, GET_CONFIGURATION, CONFIGURATION, SET_ALT, GET_ALT, ALT = 6, 
 START_INTERRUPT, STOP_INTERRUPT, INTERRUPT_STATUS, CONTROL, INTERRUPT = 15, 16, 17, 100, 103
 CAPABILITIES = 0x72  # QEMU's xHCI asks for endpoint sizes, 64 bit ids and 32 bit bulk lengths
 STALL, FULL_SPEED, PACKET, ENDPOINT = 4, 1, 64, 0x81
+WAITING = 4
 KINDS = {1: "input", 3: "feature"}
 
 
 class UsbRedir:
     """Serves `unit` to one peer at a time at `port` of loopback. `stalls` refuses every report, `hangs` never
-    answers. Everything that touches the unit holds `lock`.
+    answers, `until_reset`: a reset of its port ends both; `resets` counts them; `configured_s` is when it was last
+    enumerated. Everything that touches the unit holds `lock`.
     """
 
-    def __init__(self, unit: HidUnit) -> None:
+    def __init__(self, unit: HidUnit, plugged: bool = True) -> None:
         self.unit, self.lock = unit, threading.RLock()
-        self.stalls = self.hangs = False
-        self.plugged = True
+        self.stalls = self.hangs = self.until_reset = self.halted = False
+        self.resets, self.configured_s = 0, float("inf")
+        self.plugged = plugged
         self._listening = False
+        self._pending: deque[bytes] = deque(maxlen=WAITING)  # input reports
         self._peer: socket.socket | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
@@ -38,15 +44,27 @@ class UsbRedir:
         self._thread.start()
 
     def push(self, report: int) -> None:
-        """Send an input report as it is now, if the guest listens."""
+        """Send an input report as it is now; as an endpoint does, it waits until the guest listens."""
         with self.lock:
+            self._pending.append(self.unit.reports["input", report])
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._pending and self._listening and not self.halted:
+            data = self._pending.popleft()
+            self._send(INTERRUPT, struct.pack("<BBH", ENDPOINT, 0, len(data)) + data)
+
+    def halt(self) -> None:
+        """Halt the interrupt endpoint, until it is cleared or the port is reset."""
+        with self.lock:
+            self.halted = True
             if self._listening:
-                data = self.unit.reports["input", report]
-                self._send(INTERRUPT, struct.pack("<BBH", ENDPOINT, 0, len(data)) + data)
+                self._send(INTERRUPT, struct.pack("<BBH", ENDPOINT, STALL, 0))
 
     def unplug(self) -> None:
         with self.lock:
             self.plugged = self._listening = False
+            self._pending.clear()
             self._send(DISCONNECT)
 
     def plug(self) -> None:
@@ -84,6 +102,7 @@ class UsbRedir:
         if kind == HELLO and self.plugged:
             self._connect()
         elif kind == SET_CONFIGURATION:
+            self.configured_s = time.monotonic()
             self._send(CONFIGURATION, bytes([0, body[0]]), number)
         elif kind == GET_CONFIGURATION:
             self._send(CONFIGURATION, b"\0\1", number)
@@ -92,8 +111,13 @@ class UsbRedir:
         elif kind in (START_INTERRUPT, STOP_INTERRUPT):
             self._listening = kind == START_INTERRUPT
             self._send(INTERRUPT_STATUS, bytes([0, body[0]]), number)
+            self._flush()
         elif kind == RESET:
-            self._listening = False
+            self.resets += 1
+            self._listening = self.halted = False
+            self._pending.clear()
+            if self.until_reset:
+                self.stalls = self.hangs = False
         elif kind == CONTROL:
             endpoint, request, to, _, value, index, length = struct.unpack_from("<BBBBHHH", body)
             answer = self.control(to, request, value, length, body[10:])
@@ -115,6 +139,9 @@ class UsbRedir:
             return found[:length] if found else None
         if to & 0x80:
             return b"\0\0"[:length] if request == 0 else None
+        if (to, request, value) == (0x02, 1, 0):  # CLEAR_FEATURE(ENDPOINT_HALT)
+            self.halted = False
+            self._flush()
         return b""
 
     def _hid(self, to: int, request: int, kind: int, report: int, length: int, data: bytes) -> bytes | None:
@@ -134,7 +161,7 @@ class UsbRedir:
         who = self.unit.identity
         if kind == 1:
             head = struct.pack("<BBHBBBBHHH", 18, 1, 0x0200, 0, 0, 0, PACKET, who.vendor, who.product, 0x0100)
-            return head + b"\1\2\3\1"
+            return head + bytes((1, 2, 3 if who.serial else 0, 1))
         hid = struct.pack("<BBHBBBH", 9, 0x21, 0x0111, 0, 1, 0x22, len(self.unit.descriptor))
         if kind == 2:
             body = b"\x09\x04\0\0\1\3\0\0\0" + hid + struct.pack("<BBBBHB", 7, 5, ENDPOINT, 3, PACKET, 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 import re
 import shutil
 import subprocess
@@ -9,19 +11,32 @@ from pathlib import Path
 
 HERE = Path(__file__).parent.parent.parent
 MODULES = ("usb-common", "usbcore", "xhci-hcd", "xhci-pci", "hid", "usbhid", "hid-generic")
-PROGRAMS = ("/bin/busybox", "/usr/bin/python3", "/lib/nut/usbhid-ups", "/sbin/ldconfig", "/bin/sh")
-LIBRARIES = ("libusb-1.0.so.0", "libffi.so.8")
+PYTHON = "/usr/bin/python3"
+PROGRAMS = (
+    "/bin/busybox",
+    "/bin/sh",
+    PYTHON,
+    "/lib/nut/usbhid-ups",
+    "/sbin/ldconfig",
+    "/usr/bin/od",
+    "/usr/bin/udevadm",
+)
+LIBRARIES = ("libusb-1.0.so.0",)
+RULES = (Path("/usr/lib/udev/rules.d/50-udev-default.rules"), HERE / "systemd/70-ridethrough-ups.rules")
 UNWANTED = shutil.ignore_patterns("test", "tests", "idlelib", "tkinter", "lib2to3", "__pycache__", "dist-packages")
 
 INIT = """#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /run/nut /var/run/nut /tmp /etc
+/bin/busybox mkdir -p /proc /sys /dev /run/nut /var/run/nut /run/udev /tmp /etc
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
+/lib/systemd/systemd-udevd --daemon
 for m in {modules}; do /bin/busybox insmod /modules/$m.ko; done
+/usr/bin/udevadm trigger --action=add
+/usr/bin/udevadm settle --timeout=60
 cd /
 export PYTHONDONTWRITEBYTECODE=1
-/usr/bin/python3 -m tests.usbguest.inside /dev/ttyS1
+/usr/bin/python3 -m tests.usbguest.inside serve /dev/ttyS1
 /bin/busybox reboot -f
 """
 
@@ -48,27 +63,36 @@ def initramfs(folder: Path, modules: Path, packages: Path) -> Path:
     root = folder / "root"
     shutil.rmtree(root, ignore_errors=True)
     for module in MODULES:
-        (file,) = modules.rglob(f"{module}.ko")
-        _copy(file, root / "modules" / f"{module}.ko")
+        (file,) = modules.rglob(f"{module}.ko*")
+        made = root / "modules" / f"{module}.ko"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_bytes(lzma.decompress(file.read_bytes()) if file.suffix == ".xz" else file.read_bytes())
+    library, dynamic = _python()
     cache = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
     libraries = [
         Path(m[1]) for name in LIBRARIES if (m := re.search(rf"{re.escape(name)} .*x86-64.*=> (\S+)", cache))
     ]
-    dynload = list(Path("/usr/lib/python3.11/lib-dynload").glob("*.so"))
-    for program in (*map(Path, PROGRAMS), *libraries, *dynload):
+    for program in (*map(Path, PROGRAMS), *libraries, *dynamic.glob("*.so")):
         told = subprocess.run(["ldd", program], capture_output=True, text=True)
         for needed in (program, *(Path(p) for p in re.findall(r"(/\S+) \(0x", told.stdout))):
             _copy(needed, root / str(needed).lstrip("/"))
-    shutil.copytree("/usr/lib/python3.11", root / "usr/lib/python3.11", ignore=UNWANTED, dirs_exist_ok=True)
+    shutil.copytree(library, root / str(library).lstrip("/"), ignore=UNWANTED, dirs_exist_ok=True)
+    (root / "lib/systemd").mkdir(parents=True, exist_ok=True)
+    (root / "lib/systemd/systemd-udevd").symlink_to("/usr/bin/udevadm")
+    for rules in RULES:
+        _copy(rules, root / "usr/lib/udev/rules.d" / rules.name)
     shutil.copytree(packages / "usb", root / "usb", ignore=UNWANTED)
     for part in ("agent", "tests/usbguest"):
         shutil.copytree(HERE / part, root / part, ignore=shutil.ignore_patterns("__pycache__", "static"))
     (root / "tests/__init__.py").write_text("")
+    # without this the guest compiles everything at each start, for a quarter of a minute
+    compiled = [root / name for name in ("agent", "tests", "usb", str(library).lstrip("/"))]
+    subprocess.run([PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *compiled], check=True)
     (root / "etc/nut").mkdir(parents=True)
     shutil.copy2("/etc/ld.so.cache", root / "etc/ld.so.cache")  # where pyusb looks for libusb
     (root / "etc/nut/ups.conf").write_text("")
-    (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
-    (root / "etc/group").write_text("root:x:0:\n")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\nups:x:1000:1000:ups:/:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\ndialout:x:20:\nups:x:1000:\n")
     init = root / "init"
     init.write_text(INIT.format(modules=" ".join(MODULES)))
     init.chmod(0o755)
@@ -81,8 +105,11 @@ def initramfs(folder: Path, modules: Path, packages: Path) -> Path:
     return packed
 
 
-def _said(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+def _python() -> tuple[Path, Path]:
+    """The standard library of this machine's Python, and the folder of its compiled modules."""
+    asks = "import json, sysconfig; print(json.dumps(sysconfig.get_paths()))"
+    paths = json.loads(subprocess.run([PYTHON, "-I", "-c", asks], capture_output=True, text=True, check=True).stdout)
+    return Path(paths["stdlib"]), Path(paths["platstdlib"]) / "lib-dynload"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,0 +1,204 @@
+"""The SNMP agent as its configuration puts it together: who may write, what the core hears of it, who is told."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snmp_kit import COMMUNITY, ON_LINE, UPS, Reply, arcs, reply, request, view, whole
+from test_notices import Peer
+
+from agent import ber, config, engineid, gate, notices, snmpface, upsset, usm, v3
+from agent.bus import BusError
+from agent.model import Command, View
+
+NAME, DOWN, BEEPER, TEXT = f"{UPS}.1.5.0", f"{UPS}.8.2.0", f"{UPS}.9.8.0", ber.tlv(ber.OCTET_STRING, b"mine")
+LOOPBACK = ("127.0.0.0/8",)
+SECRETS = {"reads": COMMUNITY, "writes": "a-community-that-writes", "nms": "of-the-receiver"}
+SIGN, CRYPT = "the-signing-phrase", "the-secret-phrase"
+WRONG_USER = usm.User("ops", usm.AUTH_PRIV, "sha256", bytes(32), "aes128", bytes(16))
+AUTHENTICATION_FAILURE = "1.3.6.1.6.3.1.1.5.5"
+
+
+class Bus:
+    """The core as the faces see it."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self.silent = False
+
+    def view(self) -> View:
+        return view(ON_LINE, commands=frozenset(Command), last_event_id=0)
+
+    def ask(self, query: dict[str, Any], _: float) -> dict[str, Any]:
+        if self.silent:
+            raise BusError("no core")
+        self.heard.append(query)
+        return {"events": []}
+
+
+class Box:
+    """A face with its folder, and managers of all versions."""
+
+    def __init__(self, folder: Path, **wanted: Any) -> None:
+        self.bus = Bus()
+        state = folder / "faces" / "snmp"
+        engine = engineid.engine_id(state)
+        rows = {name: engineid.made(engine, "sha256", SIGN, "aes128", CRYPT) for name in ("ops", "boss")}
+        engineid.write_keys(state, rows)
+        self.keys = {name: engineid.user(name, "auth-priv", False, rows[name], engine, False) for name in rows}
+        settings = config.Snmp(
+            listen="127.0.0.1:0",
+            communities=(
+                config.Community(label="reads", sources=LOOPBACK),
+                config.Community(label="writes", access="read-write", sources=("127.0.0.2/32",)),
+            ),
+            users=(
+                config.User(name="ops", sources=LOOPBACK),
+                config.User(name="boss", access="read-write", sources=LOOPBACK),
+            ),
+            **wanted,
+        )
+        self.face = snmpface.start(config.Config(state_dir=str(folder), snmp=settings), SECRETS, self.bus)  # type: ignore[arg-type]
+        self.agent = self.face.agent
+
+    def close(self) -> None:
+        assert self.agent._sock is not None
+        self.agent._sock.close()
+        for one in self.face.notifier.receivers if self.face.notifier else ():
+            one.close()
+
+    def set(self, name: str, value: bytes, community: str, host: str = "127.0.0.1") -> Reply | None:
+        data = self.agent.answer(request(ber.SET, name, value=value, community=community), host)
+        return None if data is None else reply(data)
+
+    def set_as(self, name: str, value: bytes, who: str, with_keys_of: usm.User | None = None) -> tuple[int, int]:
+        assert self.agent.responder is not None
+        user, engine = with_keys_of or self.keys[who], self.agent.responder.engine
+        prefix = ber.tlv(ber.OCTET_STRING, engine.id) + ber.tlv(ber.OCTET_STRING, b"")
+        scoped = ber.message(prefix, ber.SET, ber.integer(7), 0, 0, ber.binding(ber.oid(arcs(name)), value))
+        flags = usm.AUTH_PRIV | v3.REPORTABLE
+        data = self.agent.answer(
+            v3.seal(7, flags, engine.id, engine.boots, 0, user, who.encode(), scoped, usm.Salts()), "127.0.0.1"
+        )
+        assert data is not None
+        message = v3.read(data)
+        if message.level == usm.NO_AUTH:
+            return -1, 0
+        pdu = v3.read_scoped(v3.opened(data, message, user))[3]
+        return pdu.first, pdu.second
+
+
+@contextmanager
+def box(folder: Path, **wanted: Any) -> Iterator[Box]:
+    made = Box(folder, **wanted)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_only_who_has_read_write_sets_and_only_from_his_networks(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        for answered in (it.set(NAME, TEXT, COMMUNITY), it.set(NAME, TEXT, COMMUNITY, "127.0.0.2")):
+            assert answered is not None and (answered.error, answered.index) == (upsset.NO_ACCESS, 1)
+        assert it.set(NAME, TEXT, SECRETS["writes"]) is None, "from a foreign network it is a wrong community"
+        assert it.set_as(NAME, TEXT, "ops") == (upsset.NO_ACCESS, 1)
+        assert it.bus.heard == []
+        answered = it.set(NAME, TEXT, SECRETS["writes"], "127.0.0.2")
+        assert answered is not None and answered.error == 0
+        assert it.set_as(NAME, TEXT, "boss") == (0, 0)
+
+
+def test_what_is_set_leaves_a_row_with_who_and_from_where(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        it.set_as(NAME, TEXT, "boss")
+        it.set(BEEPER, ber.integer(1), SECRETS["writes"], "127.0.0.2")
+    text, order = it.bus.heard
+    assert (text["type"], text["what"]) == ("audit", "upsIdentName='mine'")
+    assert text["origin"] == {"user": "snmp user boss", "address": "127.0.0.1"}
+    assert (order["type"], order["command"]) == ("command", Command.BEEPER_OFF.value)
+    assert order["origin"] == {"user": "snmp community writes", "address": "127.0.0.2"}
+
+
+@pytest.mark.parametrize(("allow", "error"), [(False, upsset.NO_ACCESS), (True, 0)])
+def test_the_output_needs_a_switch_of_its_own(tmp_path: Path, allow: bool, error: int) -> None:
+    with box(tmp_path, allow_shutdown=allow) as it:
+        assert it.set_as(DOWN, ber.integer(60), "boss")[0] == error
+        assert [one.get("command") for one in it.bus.heard] == ([Command.SHUTDOWN_RETURN.value] if allow else [])
+
+
+def test_an_order_that_the_core_does_not_take_is_not_said_to_be_done(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        it.bus.silent = True
+        assert it.set_as(BEEPER, ber.integer(1), "boss") == (upsset.INCONSISTENT_VALUE, 1)
+
+
+def test_each_community_of_a_source_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def spy(ours: bytes, theirs: bytes) -> bool:
+        compared.append(theirs)
+        return hmac.compare_digest(ours, theirs)
+
+    monkeypatch.setattr(gate, "hmac", type("Spy", (), {"compare_digest": staticmethod(spy)}))
+    rows = tuple(config.Community(label=label, sources=LOOPBACK) for label in ("a", "b", "c"))
+    made = gate.Gate(config.Snmp(communities=rows), {"a": "first", "b": "second", "c": "third"}, 0.0)
+    assert made.refusal("127.0.0.1", 0.0) is None
+    found = made.community("127.0.0.1", b"first")
+    assert found is not None and found.label == "a" and compared == [b"first"] * 3
+
+
+# --- who is told ------------------------------------------------------------------------------------------------
+
+
+def receivers(*peers: Peer) -> tuple[config.TrapReceiver, ...]:
+    return tuple(
+        config.TrapReceiver(name=f"nms-{n}", address="127.0.0.1", port=peer.address[1], label="nms")
+        for n, peer in enumerate(peers)
+    )
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_wrong_communities_and_keys_are_told_only_if_that_is_wanted(tmp_path: Path, told: bool) -> None:
+    peer = Peer()
+    with box(tmp_path, auth_traps=told, receivers=receivers(peer)) as it:
+        notifier = it.face.notifier
+        assert notifier is not None
+        turns = []
+        now_s = it.agent._started_s
+        for wrong in (lambda: it.set(NAME, TEXT, "wrong"), lambda: it.set_as(NAME, TEXT, "ops", WRONG_USER)):
+            for _ in range(50):
+                wrong()
+            for _ in range(2):
+                now_s += 6.0
+                notifier.turn(now_s)
+                turns.append([trap for trap, _ in peer.heard() if trap == AUTHENTICATION_FAILURE])
+        enabled = it.agent.answer(request(ber.GET, "1.3.6.1.2.1.11.30.0"), "127.0.0.1")
+    assert turns == [[AUTHENTICATION_FAILURE] if told else [], []] * 2
+    assert enabled is not None and whole(reply(enabled).bindings[0][2]) == (1 if told else 2)
+    peer.sock.close()
+
+
+def test_several_receivers_get_the_same(tmp_path: Path) -> None:
+    peers = [Peer() for _ in range(3)]
+    with box(tmp_path, receivers=receivers(*peers)) as it:
+        assert it.face.notifier is not None
+        it.face.notifier.turn(it.agent._started_s + 1.0)
+        cold = ".".join(map(str, (*notices.GENERIC, notices.COLD_START)))
+        assert [[trap for trap, _ in peer.heard()] for peer in peers] == [[cold]] * 3
+    for peer in peers:
+        peer.sock.close()
+
+
+def test_each_start_is_on_the_disk_before_the_first_answer(tmp_path: Path) -> None:
+    for boots in (1, 2):
+        with box(tmp_path) as it:
+            assert it.agent.responder is not None and it.agent.responder.engine.boots == boots
+            kept = json.loads(engineid.path(tmp_path / "faces" / "snmp").read_bytes())
+            assert kept["boots"] == boots

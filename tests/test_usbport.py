@@ -1,0 +1,245 @@
+"""A USB UPS that is plugged in and silent: opened anew, its port reset, and at last an honest word."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import hidraw, usbport
+from agent.drivers import usbhid
+from agent.model import LinkError
+from agent.ups import Polled, Ups
+from agent.usbport import Rescue
+from tests.simulators.hidkernel import UnitKernel, plug
+from tests.simulators.hidunit import HidUnit
+
+
+class Port:
+    """A USB socket with a device in it, as /sys and the kernel have it."""
+
+    def __init__(self, root: Path) -> None:
+        self.sys, self.dev, self.now_s = root / "usb", root / "dev", 0.0
+        self.reset_s: list[float] = []
+        self.nodes: list[Path] = []
+        self.error: OSError | None = None
+        self.plug(7)
+        self.rescue = Rescue(lambda: self.now_s, self.sys, self.dev, self.reset, lambda: "1-1.2")
+
+    def plug(self, number: int) -> None:
+        folder = self.sys / "1-1.2"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("busnum", "1"), ("devnum", str(number)), ("idVendor", "0764"), ("idProduct", "0501")):
+            (folder / name).write_text(text + "\n")
+
+    def unplug(self) -> None:
+        (self.sys / "1-1.2" / "devnum").unlink()
+
+    def reset(self, node: Path) -> None:
+        self.reset_s.append(self.now_s)
+        self.nodes.append(node)
+        if self.error is not None:
+            raise self.error
+
+    def fail(self, times: int = 1, each_s: float = 5.0) -> list[str]:
+        told = []
+        for _ in range(times):
+            self.now_s += each_s
+            told.append(self.rescue.failed())
+        return told
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Port:
+    return Port(tmp_path)
+
+
+def test_it_is_opened_anew_then_its_port_is_reset_then_an_honest_word_is_said_once(port: Port, caplog: Any) -> None:
+    with caplog.at_level(logging.ERROR):
+        first, second, third, fourth = port.fail(4)
+    assert (first, second) == ("", "")
+    assert port.nodes == [port.dev / "001" / "007"] and port.reset_s == [10.0]
+    assert (
+        third
+        == fourth
+        == (
+            "the UPS in USB socket 1-1.2 does not answer, also after it was opened anew and its port was reset. "
+            "Unplug its USB cable and plug it in again; if that does not help, restart the UPS itself"
+        )
+    )
+    assert [r.message for r in caplog.records] == [f"usb: {third}"]
+
+
+def test_resets_are_seldom_and_less_and_less_often(port: Port) -> None:
+    port.fail(3000)
+    gaps = [b - a for a, b in zip(port.reset_s, port.reset_s[1:], strict=False)]
+    assert gaps[0] == usbport.AGAIN_S and gaps[:3] == [60, 120, 240] and max(gaps) <= usbport.AGAIN_LIMIT_S
+    assert len(port.reset_s) <= 12  # in over four hours
+
+
+def test_a_frame_ends_it_and_a_unit_that_hangs_after_each_reset_is_not_reset_all_the_time(port: Port) -> None:
+    port.fail(3)
+    port.rescue.well()
+    assert port.rescue.strikes == 0
+    assert port.fail(2)[0] == "" and len(port.reset_s) == 1  # it was ten seconds ago
+    port.now_s += usbport.WELL_FOR_S
+    port.rescue.well()
+    port.fail(2)
+    assert len(port.reset_s) == 2 and port.reset_s[1] > usbport.WELL_FOR_S
+
+
+def test_what_was_plugged_in_again_is_a_new_chance_and_is_not_reset_at_once(port: Port) -> None:
+    port.fail(1)
+    port.unplug()
+    assert port.fail(5) == [""] * 5
+    port.plug(8)
+    assert port.fail(1) == [""] and not port.reset_s
+    port.fail(1)
+    assert port.nodes == [port.dev / "001" / "008"]
+
+
+def test_a_unit_that_does_not_come_back_from_the_reset_is_said_to_be_so(port: Port) -> None:
+    port.fail(2)
+    port.unplug()
+    assert "its port was reset. Unplug" in port.fail(1)[0]
+
+
+def test_without_the_right_to_reset_the_rule_is_named(port: Port) -> None:
+    port.error = PermissionError(errno.EACCES, "Permission denied")
+    told = port.fail(3)[-1]
+    assert "its port could not be reset: may not open USB device 0764:0501 at 1-1.2; mend with a udev rule" in told
+
+
+def test_a_reset_that_the_kernel_does_not_end_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usbport, "RESET_WITHIN_S", 0.02)
+    port, go = Port(tmp_path), threading.Event()
+    rescue = Rescue(lambda: port.now_s, port.sys, port.dev, lambda node: bool(go.wait(5)) and None, lambda: "1-1.2")
+    rescue.failed()
+    begin_s = time.monotonic()
+    rescue.failed()
+    assert time.monotonic() - begin_s < 1.0
+    with pytest.raises(LinkError, match="still resetting"):
+        rescue.before_open()
+    assert "does not answer" in rescue.failed()
+    go.set()
+    end_s = time.monotonic() + 2.0
+    while time.monotonic() < end_s:
+        try:
+            rescue.before_open()
+            return
+        except LinkError:
+            time.sleep(0.005)
+    raise AssertionError("it is still said to be reset")
+
+
+def test_what_is_no_usb_device_is_left_alone(port: Port) -> None:
+    rescue = Rescue(lambda: 0.0, port.sys, port.dev, port.reset, lambda: "")
+    assert [rescue.failed() for _ in range(9)] == [""] * 9 and rescue.strikes == 0 and not port.reset_s
+
+
+def test_the_real_call_is_made_on_a_real_descriptor(tmp_path: Path) -> None:
+    """What Linux says to a file that is no USB device: ENOTTY."""
+    node = tmp_path / "007"
+    node.write_bytes(b"")
+    with pytest.raises(OSError) as e:
+        usbport.reset(node)
+    assert e.value.errno == errno.ENOTTY
+    with pytest.raises(OSError):
+        usbport.reset(tmp_path / "008")
+    assert usbport.USBDEVFS_RESET == ord("U") << 8 | 20
+
+
+def test_a_string_that_cannot_be_had_is_none(port: Port) -> None:
+    assert usbport.string("1-1.2", 1, port.sys, port.dev) is None  # no node
+    (port.dev / "001").mkdir(parents=True)
+    (port.dev / "001" / "007").write_bytes(b"")
+    assert usbport.string("1-1.2", 1, port.sys, port.dev) is None  # no USB device: ENOTTY
+    assert usbport.string("9-9", 1, port.sys, port.dev) is None
+    assert usbport.USBDEVFS_CONTROL in (0xC0185500, 0xC0105500)  # as the compiler makes it with 64 bits, and with 32
+
+
+# --- in the thread of the UPS ------------------------------------------------------------------------------------
+
+
+class Hanging:
+    """A unit behind hidraw that loses every report until its port is reset, and the ups thread on it."""
+
+    def __init__(self, root: Path, mends: bool) -> None:
+        self.port, self.mends = Port(root), mends
+        self.kernel = UnitKernel({})
+        self.unit = HidUnit.of("0764")
+        self.kernel.units[plug(root, self.unit, 0, "1-1.2")] = self.unit
+        self.polled: list[Polled] = []
+        self.openings = 0
+        self.root = root
+        rescue = Rescue(time.monotonic, self.port.sys, self.port.dev, self.reset)
+        self.ups = Ups(self.open, self.polled.append, 0.01, (0.01,), rescue)
+        self.stop = threading.Event()
+
+    def open(self) -> usbhid.UsbHid:
+        self.openings += 1
+        link = hidraw.open({}, time.monotonic, sys=self.root / "class", dev=self.root / "dev", kernel=self.kernel)
+        driver = usbhid.connect({}, link, time.monotonic)
+        assert isinstance(driver, usbhid.UsbHid)
+        return driver
+
+    def hang(self) -> None:
+        self.kernel.fails = dict.fromkeys(range(256), errno.ETIMEDOUT)
+
+    def reset(self, node: Path) -> None:
+        self.port.reset(node)
+        if self.mends:
+            self.kernel.fails = {}
+
+    def run(self, true: Any) -> None:
+        thread = threading.Thread(target=self.ups.run, args=(self.stop,))
+        thread.start()
+        end_s = time.monotonic() + 5.0
+        try:
+            while not true():
+                assert time.monotonic() < end_s, [p.error for p in self.polled]
+                time.sleep(0.002)
+        finally:
+            self.stop.set()
+            self.ups.wake()
+            thread.join()
+
+
+def test_a_unit_that_only_a_reset_brings_back_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.ups.FAILED_AGAIN_S", 0.01)
+    it = Hanging(tmp_path, mends=True)
+    it.hang()
+    it.run(lambda: it.polled and it.polled[-1].status is not None)
+    assert len(it.port.nodes) == 1 and it.openings == 3
+    assert [p.link for p in it.polled[:5]] == ["up", "up", "down", "down", "up"]  # three polls, one poll, the reset
+    assert not any("Unplug" in p.error for p in it.polled)
+
+
+def test_a_unit_that_nothing_brings_back_ends_in_the_honest_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.ups.FAILED_AGAIN_S", 0.01)
+    it = Hanging(tmp_path, mends=False)
+    it.hang()
+    it.run(lambda: len(it.polled) >= 12)
+    assert len(it.port.nodes) == 1, "in the first minute"
+    assert [("Unplug its USB cable" in p.error) for p in it.polled[:6]] == [False, False, False, False, True, True]
+
+
+def test_the_socket_is_known_from_the_choice_even_if_opening_fails(tmp_path: Path) -> None:
+    hidraw.choose_none()
+    kernel, unit = UnitKernel({}), HidUnit.of("0764")
+    kernel.units[plug(tmp_path, unit, 0, "1-1.2")] = unit
+    kernel.refuse_open = errno.EIO
+    with pytest.raises(LinkError, match=os.strerror(errno.EIO)):
+        hidraw.open({}, time.monotonic, sys=tmp_path / "class", dev=tmp_path / "dev", kernel=kernel)
+    assert hidraw.place_chosen() == "1-1.2"
+    with pytest.raises(LinkError, match="no USB UPS"):
+        hidraw.open({"usb_serial": "X"}, time.monotonic, sys=tmp_path / "class", dev=tmp_path / "dev")
+    assert hidraw.place_chosen() == ""
