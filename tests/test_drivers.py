@@ -73,6 +73,7 @@ WORKING: dict[str, Any] = {
         b"LIST UPS\n": b'BEGIN LIST UPS\nUPS ups "one"\nEND LIST UPS\n',
         b'SET VAR ups ups.delay.shutdown "60"\n': b"OK\n",
         b'SET VAR ups ups.delay.start "180"\n': b"OK\n",
+        b"SET TRACKING ON\n": b"OK\n",
         b"INSTCMD ups shutdown.return\n": b"OK\n",
         b"INSTCMD ups beeper.disable\n": b"OK\n",
         b"INSTCMD ups outlet.1.load.on\n": b"OK TRACKING 1\n",
