@@ -14,8 +14,21 @@ from typing import Any
 from ..cards import Card
 from ..modbus import Refused, check_written, parse_read, read_request, write_request
 from ..model import (
-    Battery, Command, Condition, Driver, Ident, Line, Link, LinkError, Option, OrderError, Rating, Source, Status,
-    Test, TestResult,
+    Battery,
+    Command,
+    Condition,
+    Driver,
+    Ident,
+    Line,
+    Link,
+    LinkError,
+    Option,
+    OrderError,
+    Rating,
+    Source,
+    Status,
+    Test,
+    TestResult,
 )  # fmt: skip
 from ..q1.orders import check_arguments
 

@@ -66,7 +66,13 @@ class RegistersLink:
     wake_fd: int | None = None
 
     def __init__(self) -> None:
-        self.unit, self.sent, self.now_s, self.waited_s, self.closed = ApcRegisters(), list[bytes](), 1000.0, 0.0, False
+        self.unit, self.sent, self.now_s, self.waited_s, self.closed = (
+            ApcRegisters(),
+            list[bytes](),
+            1000.0,
+            0.0,
+            False,
+        )
         self.silent = False
 
     def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 1.0) -> Reply:
