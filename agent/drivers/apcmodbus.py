@@ -215,7 +215,7 @@ def look(
         raw = measured[register - DYNAMIC[0]]
         if raw == 0xFFFF:
             return None
-        return (raw - 0x10000 if signed and raw & 0x8000 else raw) / 2**scale
+        return (raw - 0x10000 if signed and raw & 0x8000 else raw) / (1 << scale)
 
     va_max, w_max = (float(n) if n not in (0, 0xFFFF) else None for n in inventory[72:74] or (0, 0))
     load, apparent = value(136, 8), value(138, 8)
