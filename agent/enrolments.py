@@ -35,8 +35,8 @@ class Enrolments:
         """SHA-256 of the certificate of the server of this name, or ''."""
         return self._pins.get(name)
 
-    def former(self, name: str) -> str:
-        """SHA-256 of the certificate that it had before it was enrolled anew, while that is still good, or ''."""
+    def former(self, name: str) -> tuple[str, ...]:
+        """SHA-256 of the certificates that it had before it was enrolled anew and that are still good."""
         return self._pins.former(name)
 
     def settle(self, name: str, sha256: str) -> None:

@@ -196,6 +196,15 @@ class SerialLink:
         except (OSError, termios.error) as e:
             raise LinkError(f"{self._line.port}: {e}") from e
 
+    def read(self, limit_bytes: int, within_s: float) -> bytes:
+        """What has come in, at most `limit_bytes`; b"" if nothing does within the time (never more than 5 s).
+        LinkError if the line is gone."""
+        try:
+            there = self._readable(self._now() + min(within_s, WITHIN_LIMIT_S)) if within_s > 0 else True
+            return bytes(self._line.read(limit_bytes)) if there else b""
+        except (OSError, termios.error) as e:
+            raise LinkError(f"{self._line.port}: {e}") from e
+
     def close(self) -> None:
         """Give the port back; DTR and RTS stay as they are."""
         try:

@@ -1,10 +1,11 @@
 """Which certificate each enrolled server has: kept by name, forgotten when the server leaves the configuration.
 
-    FOLDER/pins.json, 0600:   {"nas": {"sha256": "64 hex digits", "enrolled_s": 1790000000.0 [, "former": ...]}, ...}
+    FOLDER/pins.json, 0600: {"nas": {"sha256": "64 hex digits", "enrolled_s": 1790000000.0 [, "former": [...]]}, ...}
 
-`sha256` is that of the certificate's DER; `enrolled_s` is wall-clock time, for people. `former`: the certificate that
-the server had before it was enrolled anew; good until the new one was seen at work, so that an enrolment which fails
-half-way leaves no server without anybody who can shut it down. A damaged file is set aside.
+`sha256` is that of the certificate's DER; `enrolled_s` is wall-clock time, for people. `former`: the certificates
+that the server had before it was enrolled anew, newest first; good until a newer one was seen at work, so that
+enrolments which fail half-way, however many in a row, leave no server without anybody who can shut it down. A damaged
+file is set aside.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from .vault import write_private
 log = logging.getLogger(__name__)
 
 FILE = "pins.json"
-LIMIT_BYTES = 512 * 1024
+LIMIT_BYTES = 1024 * 1024
+FORMER_LIMIT = 4  # the newest ones, and the oldest, which is the one that was seen at work
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,7 +37,7 @@ class Pin:
 
     sha256: str
     enrolled_s: float
-    former: str = ""
+    former: tuple[str, ...] = ()  # newest first
 
 
 class Pins:
@@ -56,19 +58,21 @@ class Pins:
         pin = self._pins.get(name)
         return pin.sha256 if pin is not None else ""
 
-    def former(self, name: str) -> str:
-        """SHA-256 of the certificate that it had before, while that is still good, or ''."""
+    def former(self, name: str) -> tuple[str, ...]:
+        """SHA-256 of the certificates that it had before and that are still good, newest first."""
         pin = self._pins.get(name)
-        return pin.former if pin is not None else ""
+        return pin.former if pin is not None else ()
 
     def settle(self, name: str, sha256: str) -> None:
-        """This certificate was seen at work: if it is the server's newest, the former one is good no more. Waits for
-        no disk: `save` writes it."""
+        """This certificate of the server was seen at work: older ones are good no more. Waits for no disk: `save`
+        writes it."""
         if not self.former(name):
             return
         with self._lock:
-            if (pin := self._pins.get(name)) is not None and pin.sha256 == sha256:  # else enrolled anew meanwhile
-                self._pins = {**self._pins, name: replace(pin, former="")}
+            pin = self._pins.get(name)
+            known = (pin.sha256, *pin.former) if pin is not None else ()
+            if pin is not None and sha256 in known[:-1]:  # else there is none that is older
+                self._pins = {**self._pins, name: replace(pin, former=known[1 : known.index(sha256) + 1])}
                 self._unsaved = True
 
     def save(self) -> None:
@@ -93,8 +97,9 @@ class Pins:
             if self._unreadable:
                 raise OSError(self.damaged)  # else the pins of all others were lost
             old = self._pins.get(name)
-            former = (old.former or old.sha256) if old is not None else ""  # the newest that may be at work
-            new = {**self._pins, name: Pin(sha256, wall_s, former if former != sha256 else "")}
+            former = [one for one in (old.sha256, *old.former) if one != sha256] if old is not None else []
+            del former[FORMER_LIMIT - 1 : -1]
+            new = {**self._pins, name: Pin(sha256, wall_s, tuple(former))}
             if len(new) > SERVERS_LIMIT:
                 raise ValueError(f"{SERVERS_LIMIT} servers are enrolled already")
             self._write(new)
@@ -114,7 +119,7 @@ class Pins:
         return gone
 
     def _write(self, pins: Mapping[str, Pin]) -> None:
-        rows = {name: {k: v for k, v in asdict(pin).items() if v != ""} for name, pin in pins.items()}
+        rows = {name: {k: v for k, v in asdict(pin).items() if v != ()} for name, pin in pins.items()}
         write_private(self._path, json.dumps(rows, indent=1).encode() + b"\n")
 
     def _read(self) -> dict[str, Pin]:
@@ -144,8 +149,9 @@ class Pins:
 
 def _pin(name: str, row: Any) -> Pin:
     """One row of the file. ValueError, KeyError, TypeError if it is none."""
-    sha256, enrolled_s, former = row["sha256"], float(row["enrolled_s"]), row.get("former", "")
-    digests = [sha256, former] if former != "" else [sha256]
-    if not NAME.fullmatch(name) or not all(map(SHA256.fullmatch, digests)) or not math.isfinite(enrolled_s):
+    sha256, enrolled_s, former = row["sha256"], float(row["enrolled_s"]), row.get("former", [])
+    former = [former] if isinstance(former, str) else former  # as an earlier version wrote it
+    good = isinstance(former, list) and len(former) <= FORMER_LIMIT and all(map(SHA256.fullmatch, [sha256, *former]))
+    if not good or not NAME.fullmatch(name) or not math.isfinite(enrolled_s):
         raise ValueError(f"no pin: {name[:40]!r}")
-    return Pin(sha256, enrolled_s, former)
+    return Pin(sha256, enrolled_s, tuple(former))

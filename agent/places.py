@@ -19,7 +19,7 @@ class Places:
     commands_dir: Path = Path("/etc/ridethrough/commands.d")
     secret: Callable[[str], str | None] = field(default=lambda label: None)
     pin: Callable[[str], str] = field(default=lambda name: "")  # SHA-256 of a server's certificate, by its name
-    former: Callable[[str], str] = field(default=lambda name: "")  # of the one before, while it is still good
+    former: Callable[[str], tuple[str, ...]] = field(default=lambda name: ())  # of those before that are still good
     settle: Callable[[str, str], None] = field(default=lambda name, sha256: None)  # this one was seen at work
 
     def job(

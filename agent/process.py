@@ -65,6 +65,8 @@ def ups_options(name: str) -> Sequence[Option]:
         return detect.OPTIONS
     module = drivers.load(name)
     options = [*module.OPTIONS, *(LINKS[module.LINK].OPTIONS if module.LINK in LINKS else ())]
+    theirs = getattr(module, "LINK_DEFAULTS", {})
+    options = [replace(o, default=theirs[o.name]) if o.name in theirs else o for o in options]
     if other := getattr(module, "USB_LINK", ""):
         options = [replace(o, required=False) if o.name == "port" else o for o in options]
         options += LINKS[other].OPTIONS

@@ -45,6 +45,18 @@ class Taped:
         """Of a serial line, or a bridge."""
         return self._kept(repr(command), repr, lambda: self._link.ask(command, **how))
 
+    def send(self, command: bytes) -> None:
+        """Of a serial line."""
+        self._link.send(command)
+        self._tape.keep(repr(command), "")
+
+    def read(self, limit_bytes: int, within_s: float) -> Any:
+        """Of a serial line that is not asked line by line."""
+        data = self._link.read(limit_bytes, within_s)
+        if data:
+            self._tape.keep("", bytes_shown(data))
+        return data
+
     def get(self, kind: str, report: int, length: int) -> Any:
         """Of a USB power device: a report."""
         return self._kept(f"{kind} {report:#04x}", bytes_shown, lambda: self._link.get(kind, report, length))

@@ -32,7 +32,7 @@ class Listener:
         self.port, self.told = free_port(), folder / "told"
         ini = folder / "rccmd.ini"
         ini.write_text(
-            f"[rccmd]\nlisten = 127.0.0.1:{self.port}\nallow = 127.0.0.1\n"
+            f"[listen]\nbind = 127.0.0.1:{self.port}\nallow = 127.0.0.1\n"
             f"on_shutdown = /bin/sh -c 'echo shutdown >> {self.told}'\n"
         )
         words = [sys.executable, "-m", "agent.rccmd", "listen", "--config", str(ini)]

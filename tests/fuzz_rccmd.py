@@ -216,7 +216,7 @@ class Loopback:
         allow = load({"allow": "127.0.0.1", "on_shutdown": "true"}).allow
         settings = Settings(
             allow=allow, host="127.0.0.1", port=0, udp=True, on_shutdown=("/halt",), on_message=("/wall",),
-            execute={name: (name,) for name in self.NAMES},
+            on_wakeup=("/resume",), execute={name: (name,) for name in self.NAMES},
         )  # fmt: skip
         self.now_s, self.ran = 0.0, [("", "")]
         journal = Journal()
@@ -247,7 +247,7 @@ class Loopback:
             same(self.ran, [], data)
             same(taken or False, False, data)
             return
-        runs = {"SHUTDOWN": [("SHUTDOWN", "")], "WAKEUP": [], "EXECUTE": [order]}
+        runs = {"SHUTDOWN": [("SHUTDOWN", "")], "WAKEUP": [("WAKEUP", "")], "EXECUTE": [order]}
         same(self.ran, runs.get(order[0], [("MSG_TEXT", self.printable(order[1]) + "\n")]), data)
         same(taken is not False, not way & 2, data)
 

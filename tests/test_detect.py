@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent import detect, drivers, finding
+from agent import detect, drivers, finding, process
 from agent.detect import Around, Auto, Candidate, Found, Look, judge, usb_section, weigh
 from agent.devices import Port
-from agent.drivers import apcsmart, megatec
+from agent.drivers import apcsmart, megatec, shut
 from agent.hidraw import Found as Node
 from agent.hidraw import Identity
 from agent.link import Silence
@@ -22,6 +22,7 @@ from tests.simulators.apcsmart import ApcUnit
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.script import ScriptLink, SpeakerLink
+from tests.simulators.shut import UNIT, ShutScript
 
 PORT = "/dev/serial/by-id/usb-maker_adapter_A1-if00"
 #: pretend unit -> dialect that detection shall find; None: it is not known, and says so
@@ -88,7 +89,7 @@ def test_every_pretend_unit_of_the_q1_family_is_found_or_not_known(name: str, ma
     unit.set("mains", mains)
     link = SpeakerLink(SPEAKERS[name], unit)
     report = found_on(link)
-    assert set(link.sent) <= set(megatec.QUERIES) | set(apcsmart.QUERIES) and link.closed
+    assert set(link.sent) <= {*megatec.QUERIES, *apcsmart.QUERIES, b"\x18"} and link.closed
     if DIALECTS[name] is None:
         assert report.found is None and "no UPS was found" in report.words
     else:
@@ -103,6 +104,14 @@ def test_a_smart_ups_is_found_and_hears_no_question_of_another_driver() -> None:
     assert report.found == Found(driver="apcsmart", section={"port": PORT})
     assert set(link.sent) <= {b"Y", b"Q"}, "QGS has an S in it, which switches a Smart-UPS on battery off"
     assert link.apc.unit.output_on
+
+
+def test_a_unit_that_speaks_shut_is_found() -> None:
+    link = ShutScript(HidUnit.of(UNIT))
+    report = found_on(link)
+    assert report.found == Found(driver="shut", section={"port": PORT})
+    assert process.typed(report.found)["cable_power"] == "reverse"
+    assert link.closed and [r[:2] for r in link.there.requests] == [b"\x80\x06"] * 3
 
 
 def test_what_answers_like_a_smart_ups_but_senselessly_is_asked_nothing_else() -> None:
@@ -185,7 +194,7 @@ def test_nothing_but_a_query_gets_out_whatever_a_driver_tries() -> None:
 
 def test_the_queries_of_the_drivers_that_are_asked_are_no_orders() -> None:
     asked = [m for m in map(drivers.load, drivers.available()) if m.LINK == "serial"]
-    assert {m.NAME for m in asked} == {"megatec", "apcsmart"}  # a look around asks nobody else
+    assert {m.NAME for m in asked} == {"megatec", "apcsmart", "shut"}  # a look around asks nobody else
     for module in asked:
         for query in module.QUERIES:
             assert query in {
@@ -200,6 +209,7 @@ def test_the_queries_of_the_drivers_that_are_asked_are_no_orders() -> None:
                 b"F\r",
                 b"Y",
                 b"Q",
+                *shut.QUERIES,  # sync, and a set-up packet that asks for a descriptor
             }
 
 

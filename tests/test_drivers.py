@@ -18,6 +18,7 @@ from tests.simulators.contact import Uart, UartLines
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.modbusunit import RegistersLink
 from tests.simulators.script import ScriptLink
+from tests.simulators.shut import UNIT, ShutScript
 from tests.simulators.snmpunit import RFC, SnmpUnit
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +79,7 @@ WORKING: dict[str, Any] = {
         b"INSTCMD ups beeper.disable\n": b"OK\n",
         b"INSTCMD ups outlet.1.load.on\n": b"OK TRACKING 1\n",
     },
+    "shut": UNIT,  # its name, on a line that speaks SHUT
     "simulator": {},
     "snmp": RFC,  # rows of an agent
     "usbhid": "0764-0501",
@@ -103,6 +105,10 @@ def links(module: ModuleType) -> tuple[Option, ...]:
 
 def silent_and_senseless(module: ModuleType) -> list[Any]:
     """What may be at the other end and is no unit."""
+    if module.NAME == "shut":
+        silent, senseless = (ShutScript(HidUnit.of(UNIT)) for _ in range(2))
+        silent.there.silent, senseless.there.damage = True, 10**6
+        return [silent, senseless]
     if module.LINK != "usb":
         return [
             {},
@@ -128,6 +134,8 @@ def link_of(unit: Any) -> Any:
         return RegistersLink()
     if unit is RFC:
         return SnmpUnit(unit)
+    if unit is UNIT:
+        return ShutScript(HidUnit.of(unit))
     return HidUnit.of(unit) if isinstance(unit, str) else ScriptLink(unit) if isinstance(unit, dict) else unit
 
 

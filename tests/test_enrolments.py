@@ -67,18 +67,39 @@ def test_enrolled_anew_the_former_certificate_is_good_until_the_new_one_was_seen
     kept = Pins(path)
     kept.add("nas", PIN, 0.0)
     kept.add("nas", OTHER, 1.0)
-    assert (Pins(path).get("nas"), Pins(path).former("nas")) == (OTHER, PIN)
-    kept.add("nas", third, 2.0)  # the second try: the first one was never seen at work
-    assert (kept.get("nas"), kept.former("nas")) == (third, PIN)
+    assert (Pins(path).get("nas"), Pins(path).former("nas")) == (OTHER, (PIN,))
+    kept.add("nas", third, 2.0)  # the second try: the server may have got as far as to use the first one
+    assert (kept.get("nas"), Pins(path).former("nas")) == (third, (OTHER, PIN))
     kept.add("nas", PIN, 2.5)  # with the key that it had all the time
-    assert (kept.get("nas"), kept.former("nas")) == (PIN, "")
+    assert (kept.get("nas"), kept.former("nas")) == (PIN, (third, OTHER))
     kept.add("nas", third, 3.0)
     kept.settle("nas", third)
-    assert kept.former("nas") == "" and Pins(path).former("nas") == PIN
+    assert kept.former("nas") == () and Pins(path).former("nas") == (PIN, OTHER)
     kept.save()
-    assert (Pins(path).get("nas"), Pins(path).former("nas")) == (third, "")
+    assert (Pins(path).get("nas"), Pins(path).former("nas")) == (third, ())
     kept.settle("nobody", PIN)
-    assert kept.keep(()) == ("nas",) and kept.former("nas") == ""
+    assert kept.keep(()) == ("nas",) and kept.former("nas") == ()
+
+
+def test_a_former_certificate_that_answers_is_the_one_at_work_and_the_newest_may_still_come(tmp_path: Path) -> None:
+    path, third = tmp_path / "pins.json", "ef" * 32
+    kept = Pins(path)
+    for sha256 in (PIN, OTHER, third):
+        kept.add("nas", sha256, 0.0)
+    kept.settle("nas", OTHER)
+    assert (kept.get("nas"), kept.former("nas")) == (third, (OTHER,))
+    kept.save()
+    assert Pins(path).former("nas") == (OTHER,)
+
+
+def test_of_many_enrolments_that_failed_the_oldest_certificate_and_the_newest_are_kept(tmp_path: Path) -> None:
+    kept = Pins(tmp_path / "pins.json")
+    digests = [f"{n:064x}" for n in range(20)]
+    for sha256 in digests:
+        kept.add("nas", sha256, 0.0)
+    former = kept.former("nas")
+    assert len(former) == pins.FORMER_LIMIT and former[-1] == digests[0]  # which is the one that was seen at work
+    assert former[:-1] == tuple(reversed(digests[-pins.FORMER_LIMIT : -1]))
 
 
 def test_an_answer_that_was_on_its_way_while_it_was_enrolled_anew_settles_nothing(tmp_path: Path) -> None:
@@ -87,7 +108,7 @@ def test_an_answer_that_was_on_its_way_while_it_was_enrolled_anew_settles_nothin
     asked = kept.get("nas")
     kept.add("nas", OTHER, 1.0)  # meanwhile
     kept.settle("nas", asked)
-    assert kept.former("nas") == PIN
+    assert kept.former("nas") == (PIN,)
 
 
 def test_what_could_not_be_saved_is_saved_later(tmp_path: Path) -> None:
@@ -99,12 +120,18 @@ def test_what_could_not_be_saved_is_saved_later(tmp_path: Path) -> None:
     (tmp_path / "pins.json.new").mkdir()
     kept.save()
     (tmp_path / "pins.json.new").rmdir()
-    assert Pins(path).former("nas") == PIN
+    assert Pins(path).former("nas") == (PIN,)
     kept.save()
-    assert Pins(path).former("nas") == ""
+    assert Pins(path).former("nas") == ()
 
 
-@pytest.mark.parametrize("former", ["x", 7, None, [], PIN.upper()])
+def test_a_former_certificate_as_an_earlier_version_kept_it_is_read(tmp_path: Path) -> None:
+    row = {"sha256": OTHER, "enrolled_s": 1.0, "former": PIN}
+    (tmp_path / "pins.json").write_text(json.dumps({"nas": row}))
+    assert Pins(tmp_path / "pins.json").former("nas") == (PIN,)
+
+
+@pytest.mark.parametrize("former", ["x", 7, None, [7], ["x"], [PIN] * (pins.FORMER_LIMIT + 1), {"a": 1}, PIN.upper()])
 def test_a_former_certificate_that_is_none_damages_the_file(tmp_path: Path, former: Any) -> None:
     row = {"sha256": PIN, "enrolled_s": 1.0, "former": former}
     (tmp_path / "pins.json").write_text(json.dumps({"nas": row}))

@@ -59,7 +59,7 @@ def notes():
 DETAILS = (
     "accepts connections", "answers", "only woken", "ordered",
     "closed without a word", "closed without reading", "no answer", "no connection in time",
-    "the line was not taken whole", "was told before", "is going down", "self test failed",
+    "the line was not taken whole", "was told before", "is going down", "self test failed", "self test not done yet",
     "Connection refused", "No route to host",
 )  # fmt: skip
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from agent.rccmd.codec import Command
 from agent.rccmd.journal import Journal
-from agent.rccmd.orders import REPEAT_S, SENDERS_LIMIT, Orders
+from agent.rccmd.orders import Orders
+from agent.rccmd.repeats import REPEAT_S, SENDERS_LIMIT
 from agent.rccmd.settings import Settings, load
 from agent.rccmd.small import EXECUTES_LIMIT, MESSAGES_LIMIT
 from tests.rccmd_lines import lines
@@ -219,6 +220,78 @@ class Grace(Case):
         orders.take(SHUTDOWN, A, 0.0)
         orders.close()
         self.assertIn(f"{A} SHUTDOWN: dropped", self.text())
+
+
+class Wakeup(Case):
+    """What runs on a WAKEUP."""
+
+    def orders(self, **changes: object) -> Orders:
+        return super().orders(**{"on_wakeup": ("/resume",), **changes})
+
+    def resumed(self) -> int:
+        return [call[0] for call in self.starts.calls].count(("/resume",))
+
+    def test_three_copies_run_its_command_once(self) -> None:
+        orders = self.orders()
+        for now_s in (0.0, 1.0, 2.0):
+            self.assertTrue(orders.take(WAKEUP, A, now_s))
+            for job in self.starts.jobs:
+                job.code = 0
+        self.assertEqual(self.starts.calls, [(("/resume",), {"RCCMD_VERB": "WAKEUP", "RCCMD_SENDER": A}, None)])
+
+    def test_a_repeat_is_a_duplicate_until_300_s_of_quiet_or_the_next_shutdown_of_its_sender(self) -> None:
+        orders = self.orders()
+        orders.take(WAKEUP, A, 0.0)
+        self.starts.jobs[0].code = 0
+        orders.take(WAKEUP, A, REPEAT_S - 1)
+        self.assertEqual(self.resumed(), 1)
+        orders.take(WAKEUP, A, 2 * REPEAT_S - 1)
+        self.assertEqual(self.resumed(), 2)
+        self.starts.jobs[1].code = 0
+        orders.take(SHUTDOWN, B, 2 * REPEAT_S)
+        self.starts.jobs[2].code = 0
+        orders.take(WAKEUP, A, 2 * REPEAT_S + 1)
+        self.assertEqual(self.resumed(), 2)
+        orders.take(SHUTDOWN, A, 2 * REPEAT_S + 2)
+        self.starts.jobs[3].code = 0
+        orders.take(WAKEUP, A, 2 * REPEAT_S + 3)
+        self.assertEqual(self.resumed(), 3)
+
+    def test_each_sender_has_its_own_but_never_two_at_a_time(self) -> None:
+        orders = self.orders()
+        orders.take(WAKEUP, A, 0.0)
+        orders.take(WAKEUP, B, 1.0)
+        self.assertEqual(self.resumed(), 1)
+        self.assertIn(f"{B} WAKEUP: the command of an earlier one runs still", self.text())
+        self.starts.jobs[0].code = 4
+        orders.take(WAKEUP, B, 2.0)
+        self.assertEqual([facts["RCCMD_SENDER"] for _, facts, _ in self.starts.calls], [A, B])
+        self.assertIn("- WAKEUP: the command ended, exit code 4", self.text())
+        self.assertIsNotNone(orders.due_s(2.0))
+
+    def test_if_it_does_not_start_the_next_copy_tries_again_and_the_wakeup_counts_all_the_same(self) -> None:
+        orders = self.orders(grace_s=30.0)
+        orders.take(SHUTDOWN, A, 0.0)
+        self.starts.missing = True
+        self.assertTrue(orders.take(WAKEUP, A, 1.0))
+        self.starts.missing = False
+        orders.take(WAKEUP, A, 2.0)
+        orders.tick(60.0)
+        self.assertEqual([call[0] for call in self.starts.calls], [("/resume",)])
+
+    def test_while_the_shutdown_command_runs_it_does_not(self) -> None:
+        orders = self.orders()
+        orders.take(SHUTDOWN, A, 0.0)
+        orders.take(WAKEUP, A, 1.0)
+        self.assertEqual(self.resumed(), 0)
+        self.starts.jobs[0].code = 0
+        orders.take(WAKEUP, A, 2.0)
+        self.assertEqual(self.resumed(), 1)
+
+    def test_without_one_nothing_runs(self) -> None:
+        orders = self.orders(on_wakeup=())
+        self.assertTrue(orders.take(WAKEUP, A, 0.0))
+        self.assertEqual(self.started(), 0)
 
 
 class OtherVerbs(Case):

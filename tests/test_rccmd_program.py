@@ -110,6 +110,14 @@ class Listening(Case):
         self.wait_for("duplicate.*\n(.*\n)*.*duplicate")
         self.assertEqual(self.told(), "0 SHUTDOWN 127.0.0.1\n")
 
+    def test_udp_copies_of_a_wakeup_run_its_command_once(self) -> None:
+        self.listen("--udp", "--on-wakeup", self.halt())
+        code, said = self.send("--udp", "--wakeup")
+        self.assertEqual((code, said), (0, f"127.0.0.1 port {self.port}: sent 3 times\n"))
+        self.wait_for("WAKEUP: the command ended, exit code 0")
+        self.wait_for("(127.0.0.1 WAKEUP: accepted(.*\n)*.*){3}")
+        self.assertEqual(self.told(), "0 WAKEUP 127.0.0.1\n")
+
     def test_a_slow_half_line_does_not_hold_others_and_is_understood_when_it_idles(self) -> None:
         self.listen("--on-shutdown", self.halt())
         with socket.create_connection(("127.0.0.1", self.port), WITHIN_S) as slow:

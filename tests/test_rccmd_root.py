@@ -37,7 +37,7 @@ class RootTest(unittest.TestCase):
 
     def hold(self) -> None:
         argv = [sys.executable, "-I", str(self.program), "root", "--ini", str(self.ini), "--listen", str(self.socket)]
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         until_s = time.monotonic() + WITHIN_S
@@ -78,6 +78,14 @@ class RootTest(unittest.TestCase):
         code, said = self.ask("message", "on battery\x1b[2J\nnow \N{SNOWMAN}\x07")
         self.assertEqual((code, self.told.read_text()), (0, "on battery[2J\nnow \N{SNOWMAN}\n"), said)
 
+    def test_a_wakeup_runs_its_own_program_and_no_other(self) -> None:
+        self.hold()
+        code, said = self.ask("wakeup")
+        self.assertEqual((code, self.told.exists()), (1, False))
+        self.assertIn("the program for wakeup is not there", said)
+        self.configure(f"shutdown = /bin/false\nwakeup = {self.folder}/halt again\n")
+        self.assertEqual((self.ask("wakeup")[0], self.told.read_text()), (0, "halt again\n"))
+
     def test_settings_that_anybody_can_write_are_not_obeyed(self) -> None:
         self.hold()
         self.ini.chmod(0o666)
@@ -116,6 +124,12 @@ class RootTest(unittest.TestCase):
     def test_a_group_may_speak_and_nobody_else(self) -> None:
         self.hold()
         self.assertEqual(self.socket.stat().st_mode & 0o777, 0o600)  # no group was named
+
+    def test_at_its_end_it_takes_its_socket_away(self) -> None:
+        self.hold()
+        self.process.terminate()
+        self.assertEqual(self.process.wait(WITHIN_S), 0)
+        self.assertFalse(self.socket.exists())
 
     def test_a_file_that_is_no_ini_is_said(self) -> None:
         self.ini.write_text("shutdown")

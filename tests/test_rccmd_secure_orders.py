@@ -12,7 +12,7 @@ from agent.rccmd.alive import Heard
 from agent.rccmd.codec import Command
 from agent.rccmd.journal import Journal
 from agent.rccmd.orders import RETRIES_LIMIT, RETRY_S, Orders
-from agent.rccmd.seen import LIMIT, Seen
+from agent.rccmd.seen import FILE_LIMIT_BYTES, LIMIT, SENDERS_LIMIT, Seen
 from agent.rccmd.selftest import EVERY_S, LIMIT_S
 from agent.rccmd.settings import USERS, Settings
 from agent.rccmd.small import EXECUTES_LIMIT
@@ -52,6 +52,7 @@ class Case(unittest.TestCase):
         self.jobs: list[FakeJob] = []
         self.facts: list[Mapping[str, str]] = []
         self.seen_at_start: list[str] = []
+        self.names = (A, B, C)
         self.missing = False
         self.shown: list[str] = []
         self.relayed: list[tuple[str, int]] = []
@@ -85,7 +86,7 @@ class Case(unittest.TestCase):
             self.settings,
             Journal(),
             self.start,
-            lambda: (A, B, C),
+            lambda: self.names,
             lambda text: (self.shown.append(text), (1, 0))[1],
             lambda addresses, journal: self.relayed.extend(addresses),
             lambda: self.wall_s,
@@ -222,7 +223,36 @@ class Once(Case):
         seen = Seen(str(path))
         self.assertEqual([seen.has("SHUTDOWN", A, f"{n:016x}") for n in (4, 5, LIMIT + 4)], [False, True, True])
         seen.add("SHUTDOWN", [(B, ID)])
-        self.assertEqual(len(path.read_text().splitlines()), LIMIT)
+        self.assertEqual([len(row.split()) for row in path.read_text().splitlines()], [2 + LIMIT, 3])
+
+    def test_one_adapter_pushes_out_nothing_of_another(self) -> None:
+        orders = self.orders()
+        self.say(orders, "EXECUTE", A, 1.0, argument="a")
+        self.say(orders, "SHUTDOWN", A, 1.0)
+        for verb in ("EXECUTE", "SHUTDOWN"):
+            orders.seen.add(verb, [(B, f"{n:016x}") for n in range(3 * LIMIT)])
+        again = self.orders()
+        for verb, argument in (("SHUTDOWN", ""), ("EXECUTE", "a")):
+            self.assertEqual(self.say(again, verb, A, 3.0, ID, argument), "duplicate", verb)
+
+    def test_the_memory_of_numbers_is_bounded_and_its_largest_file_is_read_whole(self) -> None:
+        path, names = self.folder / "seen", [f"{n:064}" for n in range(SENDERS_LIMIT + 2)]
+        rows = [
+            f"{verb} {name} {' '.join(f'{n:016x}' for n in range(LIMIT + 1))}\n"
+            for verb in ("SHUTDOWN", "EXECUTE", "MSG_TEXT", "WAKEUP")
+            for name in names
+        ]
+        path.write_text("".join(rows))
+        seen = Seen(str(path))
+        seen.add("SHUTDOWN", [(names[2], ID)])
+        self.assertLess(path.stat().st_size, FILE_LIMIT_BYTES)
+        self.assertEqual(len(path.read_text().splitlines()), 4 * SENDERS_LIMIT)
+        again = Seen(str(path))
+        for verb, name, n, there in (
+            ("SHUTDOWN", names[2], 1, False), ("SHUTDOWN", names[2], 2, True), ("WAKEUP", names[-1], LIMIT, True),
+            ("WAKEUP", names[1], LIMIT, False), ("WAKEUP", names[2], 0, False), ("WAKEUP", names[2], 1, True),
+        ):  # fmt: skip
+            self.assertEqual(again.has(verb, name, f"{n:016x}"), there, (verb, n))
 
 
 class Voting(Case):
@@ -247,6 +277,17 @@ class Voting(Case):
         self.assertEqual(self.say(orders, "WAKEUP", A, 4.0), "duplicate")
         self.say(orders, "SHUTDOWN", B, 5.0, OTHER)
         self.assertEqual(self.calls, [])
+
+    def test_a_wakeup_runs_its_command_once_for_each_number_and_over_a_restart(self) -> None:
+        orders = self.orders(on_wakeup=("/resume",))
+        for ident, runs in ((ID, 1), (ID, 1), (OTHER, 2)):
+            self.say(orders, "WAKEUP", A, 1.0, ident)
+            self.assertEqual(len(self.calls), runs)
+            self.jobs[-1].code = 0
+        self.assertEqual(self.say(self.orders(on_wakeup=("/resume",)), "WAKEUP", A, 2.0), "duplicate")
+        self.say(orders, "SHUTDOWN", A, 3.0)
+        self.say(orders, "WAKEUP", A, 4.0)
+        self.assertEqual(self.calls, [("/resume",), ("/resume",), ("/halt",)])
 
     def test_a_word_survives_a_restart_and_dies_with_its_certificate(self) -> None:
         self.say(self.orders(need=2), "SHUTDOWN", A, 1.0)
@@ -415,6 +456,21 @@ class Living(Case):
         self.assertEqual(self.calls, [("/halt",)])
         self.fails(orders, 1601, 2000)
         self.assertEqual(len(self.calls), 1 + RETRIES_LIMIT, "a command that fails is not run in a loop")
+
+    def test_an_adapter_that_is_new_has_its_time_to_be_heard_before_it_counts(self) -> None:
+        self.names = (A, B)
+        orders = self.unreachable()
+        orders.tick(0.0)
+        self.say(orders, "NOOP", B, 4900.0)
+        self.names = (A, B, C)
+        orders.tick(5000.0)
+        self.say(orders, "SHUTDOWN", A, 5001.0)
+        self.assertEqual(self.calls, [])
+        self.say(orders, "NOOP", B, 5400.0)
+        self.assertEqual(orders.due_s(5400.0), 5600.0)
+        orders.tick(5600.0)
+        self.assertIn(f"{C} -: warning: this adapter was not heard for 600 s", self.text())
+        self.assertEqual(self.calls, [("/halt",)])
 
     def test_by_default_a_silent_adapter_asks_for_nothing(self) -> None:
         orders = self.orders(need=2, alive_s=600.0)

@@ -179,7 +179,17 @@ class Use(Case):
         for verb, words in (
             (
                 "listen",
-                ("--bind", "--allow", "--on-shutdown", "--on-message", "--grace", "--udp", "--config", "--log"),
+                (
+                    "--bind",
+                    "--allow",
+                    "--on-shutdown",
+                    "--on-message",
+                    "--on-wakeup",
+                    "--grace",
+                    "--udp",
+                    "--config",
+                    "--log",
+                ),
             ),
             ("send", ("-s ", "-se ", "-a ", "-p ", "--shutdown", "--message", "--wakeup", "--udp", "--terminator")),
         ):

@@ -112,11 +112,12 @@ class File(unittest.TestCase):
     def test_the_file_can_say_everything(self) -> None:
         settings = self.load(
             "[listen]\nbind = [::1]:7003\nallow = 192.0.2.10, fd00::/8\nudp = yes\ngrace_s = 20\nlog = /x/y.log\n"
-            f"on_shutdown = {sys.executable} -c 'a b' 100%\non_message = true\n"
+            f"on_shutdown = {sys.executable} -c 'a b' 100%\non_message = true\non_wakeup = true 1\n"
             "[execute]\nHelloWorld.bat = true 1 2\n|AUX|1|1 = true\na:b = true\n"
         )
         self.assertEqual((settings.host, settings.port, settings.udp, settings.grace_s), ("::1", 7003, True, 20.0))
         self.assertEqual(settings.on_shutdown, (sys.executable, "-c", "a b", "100%"))
+        self.assertEqual(settings.on_wakeup[1:], ("1",))
         self.assertEqual(settings.log, "/x/y.log")
         self.assertEqual(set(settings.execute), {"HelloWorld.bat", "|AUX|1|1", "a:b"})
         self.assertEqual(settings.execute["HelloWorld.bat"][1:], ("1", "2"))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import os
 import pty
+import shutil
+import signal
 import socket
+import subprocess
 import tempfile
 import threading
 import unittest
 from pathlib import Path
 from unittest import mock
 
-from agent.rccmd import journal, relays, users
+from agent.rccmd import journal, relays, status, tools, users
 from agent.rccmd.journal import Journal
 from agent.rccmd.settings import SettingsError, load
 from tests.rccmd_lines import lines
@@ -100,6 +103,75 @@ class Relays(unittest.TestCase):
         text = "\n".join(logged)
         self.assertIn("relayed: delivered, unconfirmed", text)
         self.assertIn("127.0.0.1:1 SHUTDOWN: relayed: not delivered", text)
+
+
+class Signalling(unittest.TestCase):
+    """The number in a lock file is the word of whoever may write it, and root must not act on it as root."""
+
+    NOBODY = 65534
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.lock = status.Lock(self.folder)
+        self.addCleanup(self.lock.close)
+
+    def sleeper(self, user: int) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([str(shutil.which("sleep")), "60"], user=user, stdin=subprocess.DEVNULL)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def names(self, text: object) -> None:
+        Path(self.folder, "lock").write_text(f"{text}\n")
+
+    @unittest.skipUnless(os.name == "posix" and os.geteuid() == 0, "for root")
+    def test_root_signals_with_the_rights_of_the_folders_owner_alone(self) -> None:
+        ours, theirs = self.sleeper(0), self.sleeper(self.NOBODY)
+        os.chown(self.folder, self.NOBODY, self.NOBODY)
+        self.names(ours.pid)
+        with mock.patch("sys.stderr", io.StringIO()) as said:
+            self.assertEqual(tools.selftest(None, self.folder), 1)
+        self.assertIn(f"pid {ours.pid}, cannot be asked: Operation not permitted", said.getvalue())
+        self.assertIsNone(ours.poll())
+        self.names(theirs.pid)
+        self.assertEqual(status.send_signal(self.folder, signal.SIGUSR1), theirs.pid)
+        self.assertEqual(theirs.wait(10), -signal.SIGUSR1)
+
+    @unittest.skipUnless(os.name == "posix" and os.geteuid() == 0, "for root")
+    def test_a_folder_of_root_with_a_lock_of_somebody_else_is_that_ones(self) -> None:
+        ours = self.sleeper(0)
+        os.chown(os.path.join(self.folder, "lock"), self.NOBODY, self.NOBODY)
+        self.names(ours.pid)
+        with self.assertRaises(PermissionError):
+            status.send_signal(self.folder, signal.SIGUSR1)
+        self.assertIsNone(ours.poll())
+
+    def test_a_number_that_means_others_than_one_listener_is_none(self) -> None:
+        for text in ("0", "1", "-1", "", "x", "9" * 30):
+            self.names(text)
+            self.assertIsNone(status.running(self.folder), text)
+            self.assertIsNone(status.send_signal(self.folder, signal.SIGTERM), text)
+
+    def test_a_link_or_a_pipe_in_its_place_is_no_lock_and_holds_nobody(self) -> None:
+        path = os.path.join(self.folder, "lock")
+        os.rename(path, f"{path}.real")
+        os.symlink(f"{path}.real", path)
+        self.assertIsNone(status.running(self.folder))
+        os.remove(path)
+        os.mkfifo(path)
+        self.assertIsNone(status.running(self.folder))
+
+    def test_what_the_status_says_draws_nothing_on_the_terminal(self) -> None:
+        Path(self.folder, "status.json").write_text(
+            '{"doing": "listening\\u001b[2J", "require_tls": true, "tls": true, "bind": "x", "dry_run": false, '
+            '"on_shutdown": [], "need": 1, "selftest": {"selftest": "ok", "detail": ""}, "senders": {}, "votes": [], '
+            '"latest": [], "disk_failed": ""}'
+        )
+        with mock.patch("sys.stdout", io.StringIO()) as said:
+            tools.show(None, self.folder, as_json=False)
+        self.assertIn("listening[2J", said.getvalue())
 
 
 class SecureSettings(unittest.TestCase):

@@ -131,6 +131,27 @@ class Trusting(Case):
             Client(self.east.context()).converse(trust.line(), HALT)
         self.assertEqual(list(trust.names()), ["west"])
 
+    def test_who_may_command_is_who_has_a_file_now_also_when_nobody_connects(self) -> None:
+        trust = self.trust()
+        self.assertEqual(list(trust.names()), ["east"])
+        self.server.enrol(self.west)
+        self.assertEqual(sorted(trust.names()), ["east", "west"])
+        (self.server.senders / "west.pem").unlink()
+        self.assertEqual(list(trust.names()), ["east"])
+
+    def test_an_adapter_that_was_removed_never_counts_as_asking_because_it_is_silent(self) -> None:
+        self.server.enrol(self.west)
+        mode = {"need": "2", "alive_s": "600", "unreachable_counts": "yes"}
+        settings = load({**self.server.settings(), "on_shutdown": "true", **mode})
+        started: list[object] = []
+        orders = Orders(settings, Journal(), lambda *what: started.append(what), Trust(settings).names)
+        for name in ("east", "west"):
+            orders.answer(NOOP, name, "192.0.2.7", 0.0)
+        orders.answer(HALT, "east", "192.0.2.7", 100.0)
+        (self.server.senders / "west.pem").unlink()
+        orders.tick(650.0)
+        self.assertEqual(started, [])
+
     def test_an_adapter_that_is_removed_after_its_handshake_commands_nothing(self) -> None:
         self.after_the_handshake(lambda file: file.unlink())
 

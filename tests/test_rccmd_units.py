@@ -164,7 +164,7 @@ class HandTest(unittest.TestCase):
 
     def test_services_are_started_and_forgotten_with_the_words_of_their_managers(self) -> None:
         for kind, started, stopped in (
-            ("systemd", "systemctl restart rccmd.service", "systemctl disable --now rccmd.service rccmd-root.socket"),
+            ("systemd", "systemctl restart rccmd.service", "systemctl disable rccmd-root.socket"),
             ("openrc", "rc-service rccmd restart", "rc-update del rccmd default"),
             (
                 "launchd",
@@ -225,9 +225,90 @@ class HandTest(unittest.TestCase):
         said = install._put_back(hand, services.Service("systemd", places, hand), before, options, "why", True)
         self.assertIn("everything was put back as it was.", said)
         self.assertEqual(os.listdir(folder), ["rccmd.service"])
-        self.assertEqual(ran[0], "systemctl disable --now rccmd-root.socket")
+        stopped = ["stop rccmd.service", "stop rccmd-root.socket", "disable rccmd-root.socket"]
+        self.assertEqual(ran[:3], [f"systemctl {line}" for line in stopped])
         self.assertEqual(ran[-1], "systemctl restart rccmd.service")
         self.assertEqual(len([line for line in ran if "disable" in line]), 1)
+
+    def put_back(self, kind: str, old: Sequence[str], new: Sequence[str]) -> list[str]:
+        """What was run after an installation, which had put `new` beside or in the place of `old`, had failed."""
+        places = units.Places("/usr/bin/python3", str(self.folder))
+        ran: list[str] = []
+        hand = Hand(self.said.append, run=lambda argv: (ran.append(" ".join(argv)) or 0, ""), owners=False)  # type: ignore[func-returns-value]
+        for path in old:
+            (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / path).write_text("the old one")
+        for path in new:
+            hand.folder(os.path.dirname(f"{self.folder}/{path}"), 0o755, Owner())
+            hand.write(f"{self.folder}/{path}", b"new", 0o644, Owner())
+        before = plan.Before("[listen]\n", "", {}, "", False, {})
+        options = argparse.Namespace(replace=False, adapter="192.0.2.1:443", name="db1")
+        said = install._put_back(
+            hand, services.Service(kind, places, hand, lambda s: None), before, options, "why", True
+        )
+        self.assertIn("everything was put back as it was.", said)
+        self.assertEqual(
+            sorted(str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()), sorted(old)
+        )
+        return ran
+
+    def test_openrc_stops_and_forgets_what_was_new_and_restarts_what_was_there(self) -> None:
+        both = ("etc/init.d/rccmd", "etc/init.d/rccmd-root")
+        self.assertEqual(
+            self.put_back("openrc", both[:1], both),
+            [
+                *("rc-service rccmd stop", "rc-service rccmd-root stop", "rc-update del rccmd-root default"),
+                "rc-service rccmd restart",
+            ],
+        )
+
+    def test_launchd_unloads_what_was_new_and_loads_what_was_there(self) -> None:
+        folder = "Library/LaunchDaemons"
+        both = (f"{folder}/{units.LABEL}.plist", f"{folder}/{units.LABEL}-root.plist")
+        ran = self.put_back("launchd", both[:1], both)
+        self.assertEqual(ran[:2], [f"launchctl bootout system/{units.LABEL}{end}" for end in ("", "-root")])
+        loaded = [line for line in ran if "bootstrap" in line]
+        self.assertEqual(loaded, [f"launchctl bootstrap system {self.folder}/{both[0]}"])
+
+    def test_windows_runs_no_script_that_was_not_there(self) -> None:
+        hand = Seen()
+        places = units.Places("C:\\py.exe", windows=True)
+        services.Service("windows", places, hand).restart_old()
+        self.assertEqual(hand.done, [])
+
+    def test_launchd_is_given_time_to_unload(self) -> None:
+        answers, ran, slept = [5, 5, 0], [], []  # 5: input/output error, while the old one is on its way out
+
+        def run(argv: Sequence[str]) -> tuple[int, str]:
+            if argv[1] != "bootstrap" or argv[-1].endswith("-root.plist"):
+                return 0, ""
+            ran.append(argv)
+            return answers.pop(0), "Bootstrap failed: 5: Input/output error"
+
+        hand = Hand(self.said.append, run=run)
+        services.Service("launchd", PLACES, hand, slept.append).start()
+        self.assertEqual((len(ran), slept), (3, [services.LOOK_EVERY_S] * 2))
+        answers[:] = [5] * services.LOAD_TRIES
+        with self.assertRaisesRegex(Failed, "Input/output error"):
+            services.Service("launchd", PLACES, hand, slept.append).start()
+
+    def test_a_first_installation_that_failed_leaves_nothing_of_its_listener(self) -> None:
+        places = units.Places("/usr/bin/python3", str(self.folder))
+        hand = Hand(self.said.append, owners=False)
+        os.makedirs(f"{self.folder}/var/log")
+        hand.folder(places.state, 0o750, Owner())
+        hand.folder(places.folder, 0o755, Owner())
+        hand.write(places.root_ini, b"", 0o644, Owner())
+        for path in (places.log, f"{places.state}/lock", places.root_log):
+            Path(path).write_text("x")
+        self.assertEqual(services.Service("openrc", places, hand).clear_made() + hand.undo(), [])
+        self.assertEqual([p for p in self.folder.rglob("*") if p.is_file()], [])
+        # in a folder that was there before, everything stays
+        Path(places.state).mkdir(parents=True)
+        Path(places.log).write_text("x")
+        hand.folder(places.state, 0o750, Owner())
+        self.assertEqual(services.Service("openrc", places, hand).clear_made() + hand.undo(), [])
+        self.assertTrue(os.path.exists(places.log))
 
     def test_a_service_that_does_not_stay_up_is_a_failure(self) -> None:
         places = units.Places("/usr/bin/python3", str(self.folder))
@@ -235,6 +316,15 @@ class HandTest(unittest.TestCase):
         with self.assertRaisesRegex(Failed, "does not stay up; journalctl -u rccmd says why"):
             services.Service("systemd", places, Hand(self.said.append), slept.append).check()
         self.assertEqual(sum(slept), services.UP_S)
+        os.makedirs(places.state)
+        Path(places.log).write_text("old " * 1000 + "cannot listen on 0.0.0.0:6003\n")
+        with self.assertRaisesRegex(Failed, "does not stay up: .*cannot listen on 0.0.0.0:6003$") as caught:
+            services.Service("openrc", places, Hand(self.said.append), slept.append).check()
+        self.assertLess(len(str(caught.exception)), 1000)
+        os.rename(places.log, f"{self.folder}/shadow")
+        os.symlink(f"{self.folder}/shadow", places.log)
+        with self.assertRaisesRegex(Failed, "does not stay up: .*listener.log: Too many levels"):
+            services.Service("openrc", places, Hand(self.said.append), slept.append).check()
 
 
 if __name__ == "__main__":

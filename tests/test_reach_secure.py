@@ -51,18 +51,18 @@ def test_enrolled_anew_a_server_with_its_former_key_is_told_but_not_proven(tmp_p
     settled: list[str] = []
     replies = (b"RT1 accepted\n", b"RT1 accepted version=0.1.0 selftest=ok\n")
     with secure_peer(tmp_path, *replies) as peer:
-        to = replace(job(peer.port, tmp_path, pin="ab" * 32), former=sha256(keys("server")),
+        to = replace(job(peer.port, tmp_path, pin="ab" * 32), former=("cd" * 32, sha256(keys("server"))),
                      settle=settled.append)  # fmt: skip
         assert steps.run(rccmd.send(to)).word == ACCEPTED
         proof = steps.run(rccmd.prove(to))
-        assert (proof.word, proof.up) == (UNKNOWN, True) and "by its former key" in proof.detail
-    assert settled == []
+        assert (proof.word, proof.up) == (UNKNOWN, True) and "by a former key" in proof.detail
+    assert settled == [sha256(keys("server"))] * 2
 
 
 def test_the_newest_certificate_settles_only_when_its_owner_has_answered(tmp_path: Path) -> None:
     settled: list[str] = []
     with secure_peer(tmp_path, b"nonsense\n", b"RT1 accepted version=0.1.0 selftest=ok\n") as peer:
-        to = replace(job(peer.port, tmp_path), former="ab" * 32, settle=settled.append)
+        to = replace(job(peer.port, tmp_path), former=("ab" * 32,), settle=settled.append)
         with pytest.raises(OSError, match="not an answer"):
             steps.run(rccmd.prove(to))
         assert settled == []
@@ -71,7 +71,7 @@ def test_the_newest_certificate_settles_only_when_its_owner_has_answered(tmp_pat
 
 def test_a_key_that_is_neither_is_told_nothing(tmp_path: Path) -> None:
     with secure_peer(tmp_path, b"RT1 accepted\n") as peer:
-        to = replace(job(peer.port, tmp_path, pin="ab" * 32), former="cd" * 32)
+        to = replace(job(peer.port, tmp_path, pin="ab" * 32), former=("cd" * 32,))
         with pytest.raises(OSError, match="another certificate"):
             steps.run(rccmd.send(to))
     assert peer.asked == []
@@ -107,7 +107,7 @@ def test_a_reply_becomes_a_word_of_the_house(tmp_path: Path, reply: bytes, outco
     "facts, outcome",
     [
         (b"version=0.1.0 selftest=ok selftest_age_s=60 need=1", Outcome(PROVEN, "version 0.1.0, self test ok")),
-        (b"version=0.1.0 selftest=never", Outcome(PROVEN, "version 0.1.0, self test never")),
+        (b"version=0.1.0 selftest=never", Outcome(UNKNOWN, "self test not done yet", up=True)),
         (
             b"version=0.1.0 selftest=ok selftest_age_s=864000 need=2 votes=0",
             Outcome(PROVEN, "version 0.1.0, self test ok, 10 days ago, needs 2 adapters"),

@@ -96,6 +96,7 @@ def _listen_options(parser: argparse.ArgumentParser) -> None:
     add("--allow", metavar="IP[,IP...]", help="who may command: addresses or networks such as 192.0.2.0/28; needed")
     add("--on-shutdown", metavar="CMD", help="program and arguments for SHUTDOWN; no shell is involved")
     add("--on-message", metavar="CMD", help="program for MSG_TEXT, which gets the text on its standard input")
+    add("--on-wakeup", metavar="CMD", help="program for WAKEUP: the sender's outage is over")
     add("--need", metavar="N", help="run the shutdown only when N of the allowed senders have asked (default 1)")
     add("--vote", metavar="SECONDS", help="with --need: the word of one sender counts for so long (default 3600)")
     add("--state", metavar="FILE", help="with --need: keep who has asked in FILE, so that a restart forgets nobody")
@@ -134,6 +135,7 @@ def _listen_as_told(options: argparse.Namespace) -> int:
     given.update({"tls": options.tls, "senders": options.senders, "state_dir": options.state_dir})
     given.update({"dry_run": "yes" if options.dry_run else None})
     given.update({"on_shutdown": options.on_shutdown, "on_message": options.on_message})
+    given.update({"on_wakeup": options.on_wakeup})
     return _listen({key: text for key, text in given.items() if text is not None}, options.config)
 
 

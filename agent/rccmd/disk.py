@@ -24,10 +24,10 @@ def write(path: str, text: str, *, lasting: bool = True) -> None:
             os.close(folder)
 
 
-def read(path: str) -> str:
+def read(path: str, limit_bytes: int = READ_LIMIT_BYTES) -> str:
     """The file's text, as much as such a file may hold; "" if there is none. Raises OSError if it cannot be read."""
     try:
         with open(path, "rb") as stream:
-            return stream.read(READ_LIMIT_BYTES).decode("utf-8", "replace")
+            return stream.read(limit_bytes).decode("utf-8", "replace")
     except FileNotFoundError:
         return ""

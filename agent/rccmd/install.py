@@ -243,11 +243,10 @@ def _put_back(
     """A step failed after the code was traded: restore the old state; returns what to tell."""
     stuck = []
     try:
-        if started and not before.ini:
-            service.stop()
-        elif started:
-            service.stop_made()
-        stuck = hand.undo()
+        if started:
+            service.stop(stays=bool(before.ini))
+        stuck = service.clear_made() if started else []
+        stuck += hand.undo()
         service.gone()
         if service.made_user:
             service.remove_user()

@@ -27,7 +27,7 @@ class Output:
         """One line, with the time before it."""
         line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(self._wall()))} {text}\n"
         try:
-            _bound(sys.stderr.fileno())
+            bound(sys.stderr.fileno())
             sys.stderr.write(line)
             sys.stderr.flush()
         except (OSError, ValueError, AttributeError):
@@ -48,7 +48,7 @@ class Output:
             stream.write(line)
 
 
-def _bound(fd: int) -> None:
+def bound(fd: int) -> None:
     """Begin stderr anew if it is a large file, as of a listener that was started without a service manager."""
     state = os.fstat(fd)
     if stat.S_ISREG(state.st_mode) and state.st_size > FILE_LIMIT_BYTES:

@@ -1,9 +1,9 @@
 """Decides what an accepted command does: runs the configured program once, waits out the grace delay, knows repeats.
 
 Secure commands carry a number, and what was run once is never run again (seen.py). A classic one has none: a repeat
-of SHUTDOWN by the same sender is a duplicate while the first is in grace or running, and until REPEAT_S have passed
-without one. The sender's WAKEUP, a failed command or a restart of this machine clears it. Seconds are monotonic and
-handed in.
+of SHUTDOWN by the same sender is a duplicate while the first is in grace or running, and until it has been quiet for
+a while (repeats.py). The sender's WAKEUP, a failed command or a restart of this machine clears it. Seconds are
+monotonic and handed in.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .alive import Alive
 from .codec import MSG_TEXT, SHUTDOWN, WAKEUP, Command
 from .journal import Journal, Taken
 from .programs import Job, Programs, Start, ended, start_program
+from .repeats import Repeats
 from .secure import (
     ACCEPTED,
     BUSY,
@@ -39,9 +40,7 @@ from .small import Small
 from .votes import Votes
 from .waiting import Waiting
 
-REPEAT_S = 300.0
 RETRY_S, RETRIES_LIMIT = 10.0, 3  # of a command that failed: a secure sender was told "accepted"
-SENDERS_LIMIT = 256  # remembered for the duplicate rule; the one not heard for longest is forgotten first
 LATEST_LIMIT = 20  # commands that the status shows
 LOOK_EVERY_S = 0.2  # how soon the end of a command is noticed
 
@@ -62,19 +61,18 @@ class Orders:
         self._settings, self._journal, self._wall = settings, journal, wall
         self._relay = relay
         self._programs = Programs(journal, start, dry_run=settings.dry_run)
-        self._heard_s: dict[str, float] = {}  # classic sender -> its last SHUTDOWN; oldest first
+        self._shutdowns, self._wakeups = Repeats(), Repeats()  # of classic senders
         # a dry run leaves nothing behind that would count in earnest
         self.votes = Votes(settings._replace(state=None) if settings.dry_run else settings, wall)
         self.seen = Seen(None if settings.dry_run else settings.state_file("seen"))
         self._waiting = Waiting(None if settings.dry_run else settings.state_file("waiting"))
         self._resumed = False
-        self.alive = Alive(settings.alive_s, names, journal)
+        self.alive = Alive(settings, names, journal)
         self.selftest = Selftest(settings, journal, self._programs, wall)
         self.latest: deque[Taken] = deque(maxlen=LATEST_LIMIT)
         self.changes = 0  # how often something happened that the status shows
         self._asking: dict[str, str] = {}  # whose SHUTDOWN the grace delay, or the command, runs for; of which outage
         self._withdrawn: set[str] = set()  # of those, who has withdrawn it while the command runs
-        self._silent: set[str] = set()  # who was not alive when that was looked at last
         self._starts_s: float | None = None  # when the grace delay is over
         self._again_s: float | None = None  # when a command that failed is tried again
         self._tries = 0
@@ -87,9 +85,7 @@ class Orders:
         if command.verb == SHUTDOWN:
             reply = self._classic_shutdown(sender, now_s)
         elif command.verb == WAKEUP:
-            self._heard_s.pop(sender, None)
-            self._journal.limited("repeats", sender, WAKEUP, self._withdraw(sender, "", now_s), now_s)
-            reply = _ACCEPTED
+            reply = self._classic_wakeup(sender, now_s)
         elif command.verb == MSG_TEXT:
             reply = self._small.message(command.argument, sender, now_s)
         else:
@@ -208,8 +204,11 @@ class Orders:
         if mine != ident and self.seen.has(WAKEUP, sender, ident):
             self._journal.limited("repeats", sender, WAKEUP, f"duplicate of {ident}", now_s)
             return Reply(DUPLICATE, {})
+        fresh = not self.seen.has(WAKEUP, sender, ident)
         self.seen.add(WAKEUP, [(sender, ident)])
         self._journal.limited("repeats", sender, WAKEUP, self._withdraw(sender, ident, now_s), now_s)
+        if fresh:
+            self._small.wakeup(sender, now_s)
         return _ACCEPTED
 
     # --- verbs -----------------------------------------------------------------------------------------------
@@ -217,10 +216,8 @@ class Orders:
     def _classic_shutdown(self, sender: str, now_s: float) -> Reply:
         if not self._settings.on_shutdown:
             return self._unconfigured(sender, now_s)
-        last_s = self._heard_s.pop(sender, None)
-        self._heard_s[sender] = now_s
-        if len(self._heard_s) > SENDERS_LIMIT:
-            del self._heard_s[next(iter(self._heard_s))]
+        since_s, joined = self._shutdowns.since_s(sender, now_s), sender in self._asking
+        self._wakeups.forget(sender)
         if self._starts_s is not None:
             self._asking[sender] = ""
             self._waiting.keep(self._starts_s, self._asking)
@@ -229,14 +226,22 @@ class Orders:
             self._withdrawn.discard(sender)
         if self._starts_s is not None or self._shutdown is not None:
             state = "runs already" if self._shutdown is not None else "waits in its grace delay"
-            what = ACCEPTED if last_s is None else DUPLICATE
+            what = DUPLICATE if joined else ACCEPTED
             self._journal.limited("repeats", sender, SHUTDOWN, f"{what}, the command {state}", now_s)
             return Reply(what, {})
-        if last_s is not None and now_s - last_s < REPEAT_S:
-            outcome = f"duplicate of {now_s - last_s:.0f} s ago, the command has run"
+        if since_s is not None:
+            outcome = f"duplicate of {since_s:.0f} s ago, the command has run"
             self._journal.limited("repeats", sender, SHUTDOWN, outcome, now_s)
             return Reply(DUPLICATE, {})
         return self._ask(sender, "", now_s)
+
+    def _classic_wakeup(self, sender: str, now_s: float) -> Reply:
+        self._shutdowns.forget(sender)
+        self._journal.limited("repeats", sender, WAKEUP, self._withdraw(sender, "", now_s), now_s)
+        new = self._shutdown is None and self._wakeups.since_s(sender, now_s) is None
+        if new and not self._small.wakeup(sender, now_s):
+            self._wakeups.forget(sender)  # the next copy tries again
+        return _ACCEPTED
 
     def _ask(self, sender: str, ident: str, now_s: float) -> Reply:
         """A word that counts: begin, if it is enough."""
@@ -247,7 +252,7 @@ class Orders:
         self.votes.add(sender, now_s, ident)
         if self._enough(now_s):
             return self._begin_shutdown(sender, now_s)
-        self._heard_s.pop(sender, None)  # when it asks again, that is no duplicate of a command that ran
+        self._shutdowns.forget(sender)  # when it asks again, that is no duplicate of a command that ran
         outcome = f"accepted, {len(self.votes.of(now_s))} of {need} senders that are needed"
         if self.votes.failed:
             outcome += f"; a restart would forget it: {self.votes.failed}"
@@ -257,7 +262,7 @@ class Orders:
     def _enough(self, now_s: float) -> bool:
         """Have as many senders asked as are needed? Then they are `_asking`."""
         asking = self.votes.of(now_s)
-        if len(asking) + len(self._unreachable(asking, now_s)) < self._settings.need:
+        if not self.alive.enough(asking, now_s):
             return False
         self._asking = asking
         self.votes.clear(now_s)
@@ -265,21 +270,14 @@ class Orders:
 
     def _weigh(self, now_s: float) -> None:
         """Once an adapter has fallen silent: is it, with those that have asked, enough?"""
-        silent = self._unreachable(self.votes.of(now_s), now_s)
+        asking = self.votes.of(now_s)
         idle = self._starts_s is None and self._shutdown is None and self._again_s is None
-        if not idle or silent <= self._silent or not self._settings.on_shutdown:
-            self._silent &= silent
-            return
-        self._silent = silent
-        if self.votes.of(now_s) and self._enough(now_s):
+        look = idle and bool(self._settings.on_shutdown)
+        if self.alive.more_count(asking, now_s, look=look) and asking and self._enough(now_s):
             self._begin_shutdown(",".join(self._asking), now_s)
 
-    def _unreachable(self, asking: Iterable[str], now_s: float) -> set[str]:
-        """Who counts as having asked because it is not alive."""
-        return self.alive.lost(now_s) - set(asking) if self._settings.unreachable_counts else set()
-
     def _begin_shutdown(self, sender: str, now_s: float) -> Reply:
-        if gone := self._unreachable(self._asking, now_s) if self._settings.need > len(self._asking) else set():
+        if gone := self.alive.counting(self._asking, now_s) if self._settings.need > len(self._asking) else set():
             self._journal.line(",".join(sorted(gone)), SHUTDOWN, "counts as asking, because it is not alive")
         self._again_s, self._tries = None, 0
         if self._settings.grace_s > 0:
@@ -322,11 +320,10 @@ class Orders:
 
     def _failed(self, now_s: float) -> None:
         """The next SHUTDOWN of anybody runs it again; for a secure sender, who repeats none, so does the time."""
-        self._heard_s.clear()
+        self._shutdowns.clear()
         self.seen.remove(SHUTDOWN, _numbered(self._asking))
         self._asking = {who: ident for who, ident in self._asking.items() if who not in self._withdrawn}
-        enough = len(self._asking) + len(self._unreachable(self._asking, now_s)) >= self._settings.need
-        if _numbered(self._asking) and enough and self._tries < RETRIES_LIMIT:
+        if _numbered(self._asking) and self.alive.enough(self._asking, now_s) and self._tries < RETRIES_LIMIT:
             self._tries, self._again_s = self._tries + 1, now_s + RETRY_S
         if self._settings.need > 1:
             self.votes.restore(self._asking, now_s)
@@ -336,8 +333,7 @@ class Orders:
         if self._again_s is not None and self._asking.get(sender) == ident:
             del self._asking[sender]
             self.votes.withdraw(sender, now_s, ident)
-            still = len(self._asking) + len(self._unreachable(self._asking, now_s))
-            if self._asking and still >= self._settings.need:
+            if self._asking and self.alive.enough(self._asking, now_s):
                 return f"accepted, but {','.join(sorted(self._asking))} wants the shutdown, which is tried again"
             self._again_s = None
             return "accepted, the command that failed is not tried again"
@@ -352,14 +348,13 @@ class Orders:
         if self._asking.get(sender) != ident:
             return f"accepted, but {','.join(sorted(self._asking))} wants the shutdown"
         del self._asking[sender]
-        still = len(self._asking) + len(self._unreachable(self._asking, now_s))
-        if self._asking and still >= self._settings.need:
+        if self._asking and self.alive.enough(self._asking, now_s):
             self._waiting.keep(self._starts_s, self._asking)
             return f"accepted, but {','.join(sorted(self._asking))} wants the shutdown"
         self._starts_s = None
         self._waiting.clear()
         for other in self._asking:  # its word counts on, until it is one of enough again
-            self._heard_s.pop(other, None)
+            self._shutdowns.forget(other)
         self.votes.restore(self._asking, now_s)
         return "accepted, the waiting shutdown is cancelled"
 

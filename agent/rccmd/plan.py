@@ -270,7 +270,7 @@ def explain(before: Before, given: Enrolled, sender: str, replace: bool, places:
     if before.listen.get("require_tls") == "no":
         lines.append("require_tls = no was kept: the addresses in allow may still command without a key")
     if before.ini and not before.root_ini:
-        programs = [k for k in ("on_message",) if before.listen.get(k)]
+        programs = [k for k in ("on_message", "on_wakeup") if before.listen.get(k)]
         programs += [f"[execute] {name}" for name in inifile.values(before.ini, "execute")]
         if programs:
             lines.append(f"these programs run without privileges now, try them: {', '.join(programs)}")

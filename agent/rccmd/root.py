@@ -1,10 +1,11 @@
-"""The shutdown's root side: does one of three words that the listener may say to it, and nothing else.
+"""The shutdown's root side: does one of four words that the listener may say to it, and nothing else.
 
     listener (user rccmd, sandboxed)                      root side (outside the sandbox)
       | rccmd ask shutdown -> /run/rccmd-root.sock ------->|  runs `shutdown` of root.ini, waits for its end
       |<----------------------------- "ok exit code 0" ----|
       | rccmd ask selftest ------------------------------->|  looks whether it could: root, program there
       | rccmd ask message + the text --------------------->|  runs `message` of root.ini, the text on its stdin
+      | rccmd ask wakeup --------------------------------->|  runs `wakeup` of root.ini
 
 Only the group of the listener may open the socket (mode 0660). The selftest goes the whole way of the shutdown but
 for the last step. Exit code of `ask`: 0 it was done, 1 it was not.
@@ -17,15 +18,17 @@ import configparser
 import os
 import shlex
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Sequence
 
+from . import journal
 from .codec import LIMIT_BYTES, printable
 
-WORDS = ("shutdown", "selftest", "message")
+WORDS = ("shutdown", "selftest", "message", "wakeup")
 SOCKET = "/run/rccmd-root.sock"
 INI = "/etc/rccmd/root.ini"
 ASK_S = 5.0  # for a word to come, and for the root side to take it
@@ -60,7 +63,7 @@ def do(word: str, text: bytes, ini: str) -> str:
     if word not in WORDS:
         raise CannotDo(f"unknown word {printable(word)[:40]!r}")
     known = commands(ini)
-    argv = known.get("message" if word == "message" else "shutdown", [])
+    argv = known.get("shutdown" if word == "selftest" else word, [])
     program = shutil.which(argv[0]) if argv else None
     if program is None:
         raise CannotDo(f"{ini}: the program for {word} is not there or not executable")
@@ -97,6 +100,7 @@ def serve(sock: socket.socket, ini: str) -> int:
         answer, code = f"failed: {e}", 1
     except OSError as e:
         answer, code = f"failed: {e.strerror}", 1
+    journal.bound(sys.stderr.fileno())  # a file where no service manager takes it
     print(
         f"rccmd root: {printable(data.partition(bytes([10]))[0].decode('ascii', 'replace'))}: {answer}",
         file=sys.stderr,
@@ -130,6 +134,15 @@ def listen(path: str, group: str, ini: str) -> int:
     """Where the service manager holds no socket for us: hold it, and start one root side for each connection."""
     if os.path.lexists(path):
         os.remove(path)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    try:
+        return _hold(path, group, ini)
+    finally:
+        if os.path.lexists(path):
+            os.remove(path)
+
+
+def _hold(path: str, group: str, ini: str) -> int:
     with socket.socket(socket.AF_UNIX) as waiting:
         mask = os.umask(0o177)
         try:

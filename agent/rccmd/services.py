@@ -7,17 +7,37 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import Callable
 
 from . import status
+from .codec import printable
 from .hand import Failed, Hand
 from .units import LABEL, Places
 
 UP_S = 12.0  # for a new listener to run
 LOOK_EVERY_S = 1.0
+LOG_SHOWN_BYTES = 600  # of the end of a listener's log
+LOAD_TRIES = 10  # of launchd, LOOK_EVERY_S apart
 STOP_S = 5.0  # for a listener without a service manager to end
 
-#: how the service manager is told: before new files are used, start, stop, and forget
+_OPENRC, _LAUNCHD = ("rccmd-root", "rccmd"), (f"{LABEL}-root", LABEL)  # in the order of their start
+#: the services, in the order in which they are stopped: file, what stops it, and what has it not started any more
+_SERVICES: dict[str, list[tuple[str, list[str], list[str]]]] = {
+    "systemd": [
+        (f"/etc/systemd/system/{unit}", ["systemctl", "stop", unit], ["systemctl", "disable", unit])
+        for unit in ("rccmd.service", "rccmd-root.socket")
+    ],
+    "openrc": [
+        (f"/etc/init.d/{name}", ["rc-service", name, "stop"], ["rc-update", "del", name, "default"])
+        for name in reversed(_OPENRC)
+    ],
+    "launchd": [
+        (f"/Library/LaunchDaemons/{label}.plist", ["launchctl", "bootout", f"system/{label}"], [])
+        for label in reversed(_LAUNCHD)
+    ],
+}
+#: how the service manager is told to start, and that files are gone
 _COMMANDS: dict[str, dict[str, list[list[str]]]] = {
     "systemd": {
         "start": [
@@ -26,7 +46,6 @@ _COMMANDS: dict[str, dict[str, list[list[str]]]] = {
             ["systemctl", "restart", "rccmd-root.socket"],
             ["systemctl", "restart", "rccmd.service"],
         ],
-        "stop": [["systemctl", "disable", "--now", "rccmd.service", "rccmd-root.socket"]],
         "gone": [["systemctl", "daemon-reload"], ["systemctl", "reset-failed", "rccmd.service"]],
     },
     "openrc": {
@@ -36,24 +55,6 @@ _COMMANDS: dict[str, dict[str, list[list[str]]]] = {
             ["rc-service", "rccmd-root", "restart"],
             ["rc-service", "rccmd", "restart"],
         ],
-        "stop": [
-            ["rc-service", "rccmd", "stop"],
-            ["rc-service", "rccmd-root", "stop"],
-            ["rc-update", "del", "rccmd", "default"],
-            ["rc-update", "del", "rccmd-root", "default"],
-        ],
-        "gone": [],
-    },
-    "launchd": {
-        "start": [
-            ["launchctl", "bootstrap", "system", f"/Library/LaunchDaemons/{LABEL}-root.plist"],
-            ["launchctl", "bootstrap", "system", f"/Library/LaunchDaemons/{LABEL}.plist"],
-        ],
-        "stop": [
-            ["launchctl", "bootout", f"system/{LABEL}"],
-            ["launchctl", "bootout", f"system/{LABEL}-root"],
-        ],
-        "gone": [],
     },
 }
 
@@ -103,12 +104,12 @@ class Service:
     def start(self) -> None:
         """Start it, or restart it with the new files, now and with the machine. Raises Failed."""
         if self.kind == "windows":
-            self.hand.run([*_POWERSHELL, self.places.join(self.places.program_folder, "start.ps1")])
+            self.hand.run([*_POWERSHELL, self._windows_script("start")])
         elif self.kind == "none":
             self._start_alone()
+        elif self.kind == "launchd":
+            self._load(_LAUNCHD)
         else:
-            if self.kind == "launchd":
-                self.stop()
             for argv in _COMMANDS[self.kind]["start"]:
                 self.hand.run(argv)
 
@@ -122,7 +123,13 @@ class Service:
             for unit in ("rccmd-root.socket", "rccmd.service"):
                 if os.path.exists(self.places.at(f"/etc/systemd/system/{unit}")):
                     self.hand.run(["systemctl", "restart", unit])
-        elif self.kind != "none" or os.path.exists(self.places.ini):
+        elif self.kind == "openrc":
+            for name in _OPENRC:
+                if os.path.exists(self.places.at(f"/etc/init.d/{name}")):
+                    self.hand.run(["rc-service", name, "restart"])
+        elif self.kind == "launchd":
+            self._load([label for label in _LAUNCHD if os.path.exists(self._plist(label))])
+        elif os.path.exists(self._windows_script("start") if self.kind == "windows" else self.places.ini):
             self.start()
 
     def check(self) -> None:
@@ -135,26 +142,39 @@ class Service:
             if pid is not None and pid == before:
                 return
             self._sleep(LOOK_EVERY_S)
-        where = {"systemd": "journalctl -u rccmd", "launchd": f"/var/log/{LABEL}.log"}.get(
-            self.kind, "the system's log"
-        )
-        raise Failed(f"the listener does not stay up; {where} says why")
+        if self.kind == "systemd":
+            raise Failed("the listener does not stay up; journalctl -u rccmd says why")
+        raise Failed(f"the listener does not stay up: {_said(self.places.log)}")
 
-    def stop(self) -> None:
-        """Stop it, and do not start it with the machine any more; not running is well too."""
-        if self.kind == "windows":
-            self.hand.run([*_POWERSHELL, self.places.join(self.places.program_folder, "stop.ps1")], needed=False)
-        elif self.kind == "none":
+    def stop(self, *, stays: bool = False) -> None:
+        """Stop it, and do not start it with the machine any more; not running is well too. `stays`: what was there
+        before this installation is started with the machine all the same."""
+        if self.kind == "none":
             self._stop_alone()
+        elif self.kind == "windows":
+            if not stays or self.hand.made(self._windows_script("start")):
+                self.hand.run([*_POWERSHELL, self._windows_script("stop")], needed=False)
         else:
-            for argv in _COMMANDS[self.kind]["stop"]:
-                self.hand.run(argv, needed=False)
+            for path, stop, forget in _SERVICES[self.kind]:
+                self.hand.run(stop, needed=False)
+                if forget and (not stays or self.hand.made(self.places.at(path))):
+                    self.hand.run(forget, needed=False)
 
-    def stop_made(self) -> None:
-        """Stop the units that were not there before; those that were, stay enabled."""
-        for unit in ("rccmd.service", "rccmd-root.socket") if self.kind == "systemd" else ():
-            if self.hand.made(self.places.at(f"/etc/systemd/system/{unit}")):
-                self.hand.run(["systemctl", "disable", "--now", unit], needed=False)
+    def clear_made(self) -> list[str]:
+        """Remove what the listener and the root side, which were not there before and were stopped, have left.
+        Returns what could not be removed."""
+        places, left = self.places, []
+        if self.hand.made(places.state):
+            left += [places.join(places.state, name) for name in os.listdir(places.state)]
+        if self.hand.made(places.root_ini) and os.path.lexists(places.root_log):
+            left.append(places.root_log)
+        problems = []
+        for path in left:
+            try:
+                os.remove(path)
+            except OSError as e:
+                problems.append(f"{path}: {e.strerror}")
+        return problems
 
     def gone(self) -> None:
         """The service files were removed: let the service manager know."""
@@ -174,6 +194,28 @@ class Service:
                 return
         self.hand.say(f"left: the user {self.user}; there is neither userdel nor deluser")
 
+    def _windows_script(self, what: str) -> str:
+        return self.places.join(self.places.program_folder, f"{what}.ps1")
+
+    # --- launchd -------------------------------------------------------------------------------------------------
+
+    def _plist(self, label: str) -> str:
+        return self.places.at(f"/Library/LaunchDaemons/{label}.plist")
+
+    def _load(self, labels: Sequence[str]) -> None:
+        """Unload what is loaded, then load. The unloading goes on after launchctl has returned, and until then it
+        loads nothing: try again for a while."""
+        self.stop()
+        for label in labels:
+            self.hand.run(["launchctl", "enable", f"system/{label}"], needed=False)
+            argv = ["launchctl", "bootstrap", "system", self._plist(label)]
+            for _ in range(LOAD_TRIES - 1):
+                if self.hand.run(argv, needed=False):
+                    break
+                self._sleep(LOOK_EVERY_S)
+            else:
+                self.hand.run(argv)
+
     # --- without a service manager -------------------------------------------------------------------------------
 
     def _start_alone(self) -> None:
@@ -182,7 +224,7 @@ class Service:
         if self.hand.dry:
             self.hand.say(f"would start, until the next boot: {' '.join(argv)}")
             return
-        log = self.places.join(self.places.state, "listener.log")
+        log = self.places.log
         try:
             with open(log, "wb"), open(log, "ab") as out:  # appending: the listener bounds it
                 process = subprocess.Popen(
@@ -192,9 +234,7 @@ class Service:
             raise Failed(f"cannot start {argv[0]}: {e.strerror}") from None
         self._sleep(1.0)
         if process.poll() is not None:
-            with open(log, errors="replace") as stream:
-                said = " ".join(stream.read(2000).split())
-            raise Failed(f"the listener does not start: {said[-500:]}")
+            raise Failed(f"the listener does not start: {_said(log)}")
         self.hand.say(f"started pid {process.pid}, until the next boot; to start it at boot: {' '.join(argv)}")
 
     def _stop_alone(self) -> None:
@@ -204,7 +244,10 @@ class Service:
         if self.hand.dry:
             self.hand.say(f"would stop pid {pid}")
             return
-        os.kill(pid, signal.SIGTERM)
+        try:
+            status.send_signal(self.places.state, signal.SIGTERM)
+        except OSError as e:
+            raise Failed(f"the listener, pid {pid}, cannot be stopped: {e.strerror}") from None
         for _ in range(int(STOP_S / 0.1)):
             if status.running(self.places.state) is None:
                 return
@@ -213,6 +256,18 @@ class Service:
 
 
 _POWERSHELL = ["powershell.exe", "-NoProfile", "-NonInteractive", "-ExecutionPolicy", "Bypass", "-File"]
+
+
+def _said(log: str) -> str:
+    """The end of the listener's log; not through a link, for the listener may write in that folder."""
+    try:
+        number = os.open(log, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with open(number, "rb") as stream:
+            stream.seek(max(0, os.fstat(number).st_size - LOG_SHOWN_BYTES))
+            said = stream.read(LOG_SHOWN_BYTES)
+    except OSError as e:
+        return f"{log}: {e.strerror}"
+    return printable(" ".join(said.decode("utf-8", "replace").split()))
 
 
 def _has_user(name: str) -> bool:

@@ -29,6 +29,7 @@ _OPTIONS = {  # key in rccmd.ini -> option of the command line
     "state": "--state",
     "on_shutdown": "--on-shutdown",
     "on_message": "--on-message",
+    "on_wakeup": "--on-wakeup",
     "log": "--log",
     "tls": "--tls",
     "senders": "--senders",
@@ -58,6 +59,7 @@ class Settings(NamedTuple):
     state: str | None = None  # a file that keeps their words over a restart
     on_shutdown: tuple[str, ...] = ()
     on_message: tuple[str, ...] = ()
+    on_wakeup: tuple[str, ...] = ()
     execute: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     log: str | None = None
     tls: str | None = None  # our key and certificate
@@ -123,6 +125,7 @@ def load(options: Mapping[str, str], file: str | None = None) -> Settings:
         state=text("state")[1] or (os.path.join(state_dir, "votes") if state_dir else None),
         on_shutdown=command("on_shutdown"),
         on_message=_message(*text("on_message", "users"), problems),
+        on_wakeup=command("on_wakeup"),
         execute=execute,
         log=text("log")[1] or None,
         tls=tls,
@@ -144,7 +147,7 @@ def load(options: Mapping[str, str], file: str | None = None) -> Settings:
 
 def _together(settings: Settings, message_given: bool, where: Callable[[str], str], problems: list[str]) -> None:
     """What is wrong with settings that are each right."""
-    if not (settings.on_shutdown or message_given or settings.execute):
+    if not (settings.on_shutdown or message_given or settings.on_wakeup or settings.execute):
         problems.append("nothing to do: name a command with --on-shutdown CMD (or on_shutdown in rccmd.ini)")
     voices = sum(network.num_addresses for network in settings.allow)
     if settings.tls is None and settings.need > voices:

@@ -1,10 +1,10 @@
-"""The small commands, beside the shutdown: shows messages, and runs what [execute] names."""
+"""The small commands, beside the shutdown: shows messages, runs what [execute] names, and what a WAKEUP runs."""
 
 from __future__ import annotations
 
 from typing import Callable
 
-from .codec import EXECUTE, MSG_TEXT, printable
+from .codec import EXECUTE, MSG_TEXT, WAKEUP, printable
 from .journal import Journal
 from .programs import Job, Programs, ended
 from .secure import ACCEPTED, BUSY, DID_NOT_START, NOTHING_CONFIGURED, REFUSED, Reply
@@ -29,11 +29,12 @@ class Small:
         self._tell_users = tell_users
         self._messages: list[Job] = []
         self._executes: dict[str, Job] = {}  # name -> what runs
+        self._wakeup: Job | None = None
 
     @property
     def busy(self) -> bool:
         """Something runs, whose end `tick` will notice."""
-        return bool(self._messages or self._executes)
+        return bool(self._messages or self._executes or self._wakeup)
 
     def runs(self, name: str) -> bool:
         """Does the command of this name run?"""
@@ -49,6 +50,9 @@ class Small:
             if (code := job.poll()) is not None:
                 del self._executes[name]
                 self._journal.limited("messages", "-", EXECUTE, f"{name!r} ended, {ended(code)}", now_s)
+        if self._wakeup is not None and (code := self._wakeup.poll()) is not None:
+            self._wakeup = None
+            self._journal.limited("messages", "-", WAKEUP, f"the command ended, {ended(code)}", now_s)
 
     def message(self, argument: str, sender: str, now_s: float) -> Reply:
         """Show a text: in the log, and to the users or by the program for it."""
@@ -91,3 +95,13 @@ class Small:
             return Reply(REFUSED, {"why": DID_NOT_START})
         self._executes[name] = job
         return Reply(ACCEPTED, {})
+
+    def wakeup(self, sender: str, now_s: float) -> bool:
+        """Run what is configured for a WAKEUP; False: it did not start, or another one runs."""
+        if not self._settings.on_wakeup:
+            return True
+        if self._wakeup is not None:
+            self._journal.limited("repeats", sender, WAKEUP, "the command of an earlier one runs still", now_s)
+            return False
+        self._wakeup = self._programs.begin(self._settings.on_wakeup, WAKEUP, sender, limited_at_s=now_s)
+        return self._wakeup is not None

@@ -53,15 +53,52 @@ def running(folder: str) -> int | None:
     """The process id of the listener of this folder; None: none runs (or, on Windows, nobody can tell)."""
     if sys.platform == "win32":
         return None
+    found = _holder(folder)
+    return found[0] if found is not None else None
+
+
+def send_signal(folder: str, number: int) -> int | None:
+    """Send a signal to the listener of this folder; its process id, or None: none runs. Raises OSError.
+
+    Its process id is its own word, on which root must not act as root: the signal is sent with the rights of the
+    folder's owner, who could send it himself."""
+    if sys.platform == "win32" or (found := _holder(folder)) is None:
+        return None
+    pid, owner = found
+    if os.geteuid() == owner:
+        os.kill(pid, number)
+        return pid
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(os.stat(folder).st_gid)
+            os.setuid(owner)
+            os.kill(pid, number)
+            os._exit(0)
+        except OSError as e:
+            os._exit(e.errno or 255)
+        finally:
+            os._exit(255)
+    if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise OSError(abs(code), os.strerror(abs(code)))
+    return pid
+
+
+def _holder(folder: str) -> tuple[int, int] | None:
+    """Who holds the lock of this folder: the process id as it says, and the user who could have said it."""
+    if sys.platform == "win32":
+        return None
     try:
-        number = os.open(os.path.join(folder, "lock"), os.O_RDONLY)
+        number = os.open(os.path.join(folder, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
         fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         text = os.read(number, 20).strip()
-        return int(text) if text.isdigit() else None
+        pid = int(text) if text.isdigit() and len(text) < 10 else 0
+        return (pid, os.stat(folder).st_uid or os.fstat(number).st_uid) if pid > 1 else None
     else:
         return None
     finally:

@@ -10,6 +10,7 @@ import time
 from typing import Callable
 
 from . import status
+from .codec import printable
 from .settings import SettingsError, load
 
 WITHIN_S = 70.0  # for a self test: its own limit is 60 s
@@ -27,7 +28,7 @@ def show(config: str | None, folder: str | None, *, as_json: bool) -> int:
         print(json.dumps({"pid": pid, **facts}, indent=1))
     elif facts:
         try:
-            print("\n".join(status.shown(facts, pid, time.time())))
+            print("\n".join(map(printable, status.shown(facts, pid, time.time()))))
         except (KeyError, TypeError) as e:
             print(f"rccmd: {place}/status.json is not of this version: {e!r}", file=sys.stderr)
             return 1
@@ -42,16 +43,15 @@ def selftest(config: str | None, folder: str | None, sleep: Callable[[float], No
     place = _place(config, folder)
     if place is None:
         return 2
-    pid = status.running(place)
-    if pid is None or sys.platform == "win32":
-        print(f"rccmd: no listener runs in {place}; it does its self test when it starts", file=sys.stderr)
-        return 1
     path = os.path.join(place, "selftest.json")
     before = _result(path)
     try:
-        os.kill(pid, signal.SIGUSR1)
+        pid = None if sys.platform == "win32" else status.send_signal(place, signal.SIGUSR1)
     except OSError as e:
-        print(f"rccmd: the listener, pid {pid}, cannot be asked: {e.strerror}", file=sys.stderr)
+        print(f"rccmd: the listener, pid {status.running(place)}, cannot be asked: {e.strerror}", file=sys.stderr)
+        return 1
+    if pid is None:
+        print(f"rccmd: no listener runs in {place}; it does its self test when it starts", file=sys.stderr)
         return 1
     until_s = time.monotonic() + WITHIN_S
     while (now := _result(path)) == before:
@@ -59,7 +59,7 @@ def selftest(config: str | None, folder: str | None, sleep: Callable[[float], No
             print("rccmd: no result; is `selftest` set in rccmd.ini?", file=sys.stderr)
             return 1
         sleep(LOOK_EVERY_S)
-    print(f"self test {now.get('result')}, {now.get('detail')}")
+    print(printable(f"self test {now.get('result')}, {now.get('detail')}"))
     return 0 if now.get("result") == "ok" else 1
 
 

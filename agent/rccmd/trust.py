@@ -1,8 +1,8 @@
 """Who may command in secure mode: this server's key, and a folder with one certificate for each adapter.
 
 Trust is a pinned key and not a date: a sender's certificate must be the one in its file, byte for byte, whatever the
-clock says.
-The folder is looked at again for each connection, so that a new adapter is heard, and a removed one refused, at once.
+clock says. The folder is looked at again for each connection, and whenever senders are counted, so that a new adapter
+is heard, and a removed one refused, at once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Trust:
             raise SettingsError(f"tls = {_why(self._key, e)}") from e
 
     def names(self) -> Iterable[str]:
-        """Who may command."""
+        """Who may command, as the folder is now."""
+        self.context()
         return self._names.values()
 
     def context(self) -> ssl.SSLContext:

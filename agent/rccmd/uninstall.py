@@ -63,6 +63,8 @@ def _uninstall(service: Service, before: plan.Before, hand: Hand, trial: bool) -
         hand.remove(f"{path}.new")  # of an installer that was interrupted
     for name in before.senders:
         hand.remove(places.join(places.senders, f"{name}.pem"))
+    if service.kind in ("openrc", "launchd"):
+        hand.remove(places.root_log)
     if os.path.isdir(places.state):
         for name in sorted(os.listdir(places.state)):
             if os.path.isfile(path := places.join(places.state, name)):
@@ -79,8 +81,9 @@ def _uninstall(service: Service, before: plan.Before, hand: Hand, trial: bool) -
     service.remove_user()
     if before.ini and os.path.exists(places.old_ini) and before.running_ini:
         hand.say(f"left: {places.old_ini}, which an earlier version used")
-    programs = [before.listen.get("on_message", ""), *inifile.values(before.ini, "execute").values()]
-    programs.append(inifile.values(before.root_ini, "root").get("shutdown", ""))
+    programs = [before.listen.get(key, "") for key in ("on_message", "on_wakeup")]
+    programs += inifile.values(before.ini, "execute").values()
+    programs += [inifile.values(before.root_ini, "root").get(word, "") for word in ("shutdown", "wakeup")]
     if kept := sorted({p for p in programs if p and places.program not in p}):
         hand.say(f"left: the programs that it ran: {'; '.join(kept)}")
     if before.senders:

@@ -71,6 +71,16 @@ class Places:
         return self.join(self.folder, "state") if self.windows else self.at("/var/lib/rccmd")
 
     @property
+    def log(self) -> str:
+        """What the listener says, where nobody else keeps it; it bounds the file itself."""
+        return self.join(self.state, "listener.log")
+
+    @property
+    def root_log(self) -> str:
+        """What the root side says, likewise."""
+        return self.at("/var/log/rccmd-root.log")
+
+    @property
     def status(self) -> str:
         """What the listener says about itself."""
         return self.join(self.state, "status.json")
@@ -173,7 +183,7 @@ WantedBy=sockets.target
         f"{folder}/rccmd-root@.service": f"""\
 # {MARK}
 [Unit]
-Description=Does what the RCCMD listener asked for: shutdown, selftest or message
+Description=Does what the RCCMD listener asked for: shutdown, selftest, message or wakeup
 CollectMode=inactive-or-failed
 
 [Service]
@@ -192,7 +202,7 @@ def openrc(places: Places, user: str) -> dict[str, str]:
     python, *listen = places.line("listen", "--config", places.ini)
     _, *root = places.line("root", "--ini", places.root_ini, "--listen", places.socket, "--group", user)
 
-    def script(what: str, words: Sequence[str], as_user: str, needs: str, prepare: str) -> str:
+    def script(what: str, words: Sequence[str], as_user: str, needs: str, log: str, prepare: str) -> str:
         line = shlex.quote(" ".join(shlex.quote(w) for w in words))
         return f"""\
 #!/sbin/openrc-run
@@ -202,6 +212,7 @@ supervisor=supervise-daemon
 command={shlex.quote(python)}
 command_args={line}
 command_user={shlex.quote(as_user)}
+error_log={shlex.quote(log)}
 respawn_delay=1
 respawn_max=0
 
@@ -214,20 +225,23 @@ start_pre() {{
 }}
 """
 
-    state = f"checkpath --directory --mode 0750 --owner {user}:{user} {shlex.quote(places.state)}"
+    state = f"checkpath --directory --mode 0750 --owner {user}:{user} {shlex.quote(places.state)}\n\t"
+    state += f"checkpath --file --mode 0640 --owner {user}:{user} {shlex.quote(places.log)}"
     return {
         f"{folder}/rccmd": script(
             "RCCMD listener: shuts this server down when the UPS adapter says so",
             listen,
             f"{user}:{user}",
-            "need net\n\tuse rccmd-root\n\tafter firewall rccmd-root",
+            "use net rccmd-root\n\tafter firewall rccmd-root",
+            places.log,
             state,
         ),
         f"{folder}/rccmd-root": script(
             "Root side of the RCCMD listener",
             root,
             "root:root",
-            "need localmount",
+            "use localmount\n\tafter bootmisc localmount",
+            places.root_log,
             f"rm -f {shlex.quote(places.socket)}",
         ),
     }
@@ -237,7 +251,7 @@ def launchd(places: Places, user: str) -> dict[str, str]:
     """File -> text. Both sides are kept alive; the root side holds the socket itself."""
     folder = places.at("/Library/LaunchDaemons")
 
-    def daemon(label: str, argv: Sequence[str], extra: dict[str, object]) -> str:
+    def daemon(label: str, argv: Sequence[str], log: str, extra: dict[str, object]) -> str:
         what = {
             "Label": label,
             "ProgramArguments": list(argv),
@@ -245,7 +259,7 @@ def launchd(places: Places, user: str) -> dict[str, str]:
             "KeepAlive": True,
             "ThrottleInterval": 1,
             "ProcessType": "Interactive",  # never slowed down to save energy
-            "StandardErrorPath": places.at(f"/var/log/{label}.log"),
+            "StandardErrorPath": log,
             **extra,
         }
         return plistlib.dumps(what).decode()
@@ -253,9 +267,9 @@ def launchd(places: Places, user: str) -> dict[str, str]:
     root = places.line("root", "--ini", places.root_ini, "--listen", places.socket, "--group", user)
     return {
         f"{folder}/{LABEL}.plist": daemon(
-            LABEL, places.line("listen", "--config", places.ini), {"UserName": user, "GroupName": user}
+            LABEL, places.line("listen", "--config", places.ini), places.log, {"UserName": user, "GroupName": user}
         ),
-        f"{folder}/{LABEL}-root.plist": daemon(f"{LABEL}-root", root, {}),
+        f"{folder}/{LABEL}-root.plist": daemon(f"{LABEL}-root", root, places.root_log, {}),
     }
 
 

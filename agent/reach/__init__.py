@@ -82,8 +82,8 @@ class Job:
     secret: Callable[[str], str | None]  # label -> secret
     heard: Callable[[], None] = lambda: None  # to be called when the whole order has left, before the answer
     pin: str = ""  # SHA-256 of the certificate of an enrolled server, 64 hex digits
-    former: str = ""  # of the one that it had before, which is as good
-    settle: Callable[[str], None] = lambda sha256: None  # to be called when `pin` was seen at work
+    former: tuple[str, ...] = ()  # of those that it had before and that are as good
+    settle: Callable[[str], None] = lambda sha256: None  # to be called when this one was seen at work
 
 
 def connect(job: Job) -> Generator[Wait, None, socket.socket]:

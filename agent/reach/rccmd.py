@@ -67,7 +67,7 @@ ANSWER_LIMIT_BYTES = 256
 DETAIL_LIMIT = 120
 COPIES, APART_S = 3, 1.0  # of a datagram, because they get lost
 OLD_SELFTEST_S = 2 * 24 * 3600.0
-FORMER = "its former key"  # no KEY of a reply can have blanks
+FORMER = "a former key"  # no KEY of a reply can have blanks
 NOT_ENROLLED = "not enrolled yet: ridethrough enroll {name}"
 
 _identity = tlssteps.Identity()
@@ -150,7 +150,7 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
     try:
         secured = yield from tlssteps.secure(sock, context, job.connect_s)
         try:
-            shown = tlssteps.check(secured, *(bytes.fromhex(pin) for pin in (job.pin, job.former) if pin)).hex()
+            shown = tlssteps.check(secured, *map(bytes.fromhex, (job.pin, *job.former))).hex()
             ended = "closed after the handshake: does it still know this adapter's key?"
             job.heard()
             answer = yield from tlssteps.ask(secured, line, secure.REPLY_LIMIT_BYTES, ANSWER_S)
@@ -164,8 +164,8 @@ def _ask(job: Job, verb: str, outage: str, argument: str) -> Generator[Wait, Non
         reply = secure.parse_reply(answer)
     except secure.Malformed as e:
         raise OSError(f"not an answer: {e}") from e
+    job.settle(shown)
     if shown == job.pin:
-        job.settle(shown)
         return reply
     return secure.Reply(reply.word, {**reply.facts, FORMER: "yes"})
 
@@ -197,11 +197,11 @@ def _proof(reply: secure.Reply) -> Outcome:
         return Outcome(UNKNOWN, _outcome(reply).detail, up=True)
     if FORMER in reply.facts:
         return Outcome(
-            UNKNOWN, "not enrolled anew to the end: it answers, and a shutdown arrives, by its former key", up=True
+            UNKNOWN, "not enrolled anew to the end: it answers, and a shutdown arrives, by a former key", up=True
         )
-    selftest, age = reply.facts.get("selftest", "never"), reply.facts.get("selftest_age_s", "")
-    if selftest == "failed":
-        return Outcome(UNKNOWN, "self test failed", up=True)
+    selftest, age = reply.facts.get("selftest", "off"), reply.facts.get("selftest_age_s", "")
+    if selftest in ("failed", "never"):  # "off" where there is none
+        return Outcome(UNKNOWN, "self test failed" if selftest == "failed" else "self test not done yet", up=True)
     old = selftest == "ok" and age.isdecimal() and int(age[:9]) > OLD_SELFTEST_S
     said = f"self test {selftest}" + (f", {int(age[:9]) // 86400} days ago" if old else "")
     need = reply.facts.get("need", "1")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import pytest
 
 from agent import tls
 from tests.peer.network import HERE_V4, THERE_V4, Network
-from tests.peer.test_secure_core import notes, server_toml, view_of
+from tests.peer.test_secure_core import notes, run, server_toml, view_of
 from tests.peer.world import ROOT, World, free_port, until
 from tests.pythons import other
 
@@ -273,3 +275,80 @@ def test_over_a_real_network_and_in_any_year_on_either_side(tmp_path: Path, here
             until(lambda: server.told() == ["SHUTDOWN"], 5, "its command has run")
         finally:
             server.uninstall()
+
+
+def reload(world: World, text: str) -> None:
+    """This is the configuration from now on, as whoever edits the file tells the core."""
+    before = len(notes(world, "config-changed"))
+    world.config.write_text(text)
+    os.kill(world.agent.pid, signal.SIGHUP)
+    until(lambda: len(notes(world, "config-changed")) > before, 10, "the configuration is read")
+
+
+def test_a_server_that_was_deleted_is_refused_and_comes_back_by_a_new_code_alone(tmp_path: Path) -> None:
+    """Two servers on the other machine. `nas` leaves the configuration: no shutdown, no old code, no old key."""
+    tables = {
+        name: server_toml(name, port, "secure = true").replace("127.0.0.1", THERE_V4)
+        for name, port in (("nas", 7003), ("web", 7004))
+    }
+    with Network() as net, Adapter(tmp_path, net, 2026, servers="".join(tables.values())) as world:
+        nas, web = (Server(tmp_path / name, "ip", "netns", "exec", net.there) for name in tables)
+        pins = tmp_path / "state" / "core" / "pins.json"
+        log = nas.root / "var/lib/rccmd/listener.log"
+
+        def commands() -> list[str]:
+            """Since its listener was started."""
+            return re.findall(r"peer-ups (?:SHUTDOWN|MSG_TEXT|WAKEUP|EXECUTE): accepted", log.read_text())
+
+        def enrolled(server: Server, name: str, *more: str) -> None:
+            done = server.type(world.ridethrough("enroll", name), *more)
+            assert done.returncode == 0 and "proven by peer-ups" in done.stdout, done.stdout + done.stderr
+            until(lambda: view_of(world, name).state == "proven", 10, "the adapter says so, too")
+
+        try:
+            until(lambda: len(world.view().servers) == 2, 10, "the core has its plan")
+            enrolled(nas, "nas")
+            enrolled(web, "web")
+            whole, first = world.config.read_text(), nas.key()
+            assert run(world, "message", "nas", "hello") == (0, "nas: accepted\n") and len(commands()) == 1
+            unused = world.ridethrough("enroll", "nas")
+
+            # deleted: its pin is gone, and so is what a code was good for
+            reload(world, whole.replace(tables["nas"], ""))
+            until(lambda: list(json.loads(pins.read_text())) == ["web"], 10, "it is revoked")
+            refused = nas.type(unused)
+            assert refused.returncode == 1 and "Nothing was changed" in refused.stderr, (
+                refused.stdout + refused.stderr
+            )
+            assert (nas.key(), list(json.loads(pins.read_text()))) == (first, ["web"])
+
+            # the same lines once more: it is a stranger, whose key counts for nothing
+            reload(world, whole)
+            until(lambda: len(world.view().servers) == 2, 10, "it is there again")
+            until(lambda: "not enrolled yet" in view_of(world).proof, 10, "it is a stranger")
+            code, said = run(world, "message", "nas", "hello")
+            assert code == 1 and "not enrolled yet: ridethrough enroll nas" in said and len(commands()) == 1
+            again = nas.type(unused)  # it was used up
+            assert again.returncode == 1 and nas.key() == first, again.stdout + again.stderr
+            enrolled(nas, "nas")
+            second = nas.key()
+            assert second != first
+            key = nas.root / "etc/rccmd/key.pem"
+            key.write_text(first)
+            code, said = run(world, "message", "nas", "hello")
+            assert code == 1 and "another certificate" in said, said
+            key.write_text(second)
+            assert run(world, "message", "nas", "hello") == (0, "nas: accepted\n") and len(commands()) == 1
+
+            # deleted again, and then the outage: the other one goes down, and nothing is said to it
+            reload(world, whole.replace(tables["nas"], ""))
+            until(lambda: list(json.loads(pins.read_text())) == ["web"], 10, "it is revoked")
+            world.ups.set("mains", "off")
+            world.ups.set("battery_low", "1")
+            until(lambda: view_of(world, "web").delivery == "accepted", 10, "the other one was told")
+            until(lambda: web.told() == ["SHUTDOWN"], 5, "its command has run")
+            time.sleep(2.0)
+            assert nas.told() == [] and len(commands()) == 1
+        finally:
+            nas.uninstall()
+            web.uninstall()

@@ -1,7 +1,6 @@
 """`./run install` on a Debian with systemd: two users, the bus between them, the helper, a second UPS, and away.
 
-The machine is a Debian booted in namespaces of its own, so that its power off ends it and nothing else. debootstrap
-makes it (a minute; RIDETHROUGH_SYSTEMD names one with python3-venv that is there and is copied).
+The machine is a Debian booted in namespaces of its own (machine.py).
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.peer.machine import Booted, debian
 from tests.peer.test_rccmd_install import cable
-from tests.peer.test_rccmd_systemd import Booted
 from tests.peer.world import ROOT, until
 
 pytestmark = [
     pytest.mark.peer,
+    pytest.mark.machines,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nsenter"), reason="needs root and namespaces"),
 ]
-PACKAGES = "python3,python3-venv,systemd,systemd-sysv,dbus,udev"
 SETTINGS = """\
 [agent]
 name = "{name}"
@@ -46,24 +45,6 @@ needs_s = 10
 """
 
 
-@pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    ready = os.environ.get("RIDETHROUGH_SYSTEMD", "")
-    if not ready:
-        pytest.skip("boots a systemd of its own: set RIDETHROUGH_SYSTEMD=debootstrap, or to a folder that has one")
-    if ready != "debootstrap":
-        if not list(Path(ready).glob("usr/lib/python3*/ensurepip")):
-            pytest.skip(f"{ready} has no python3-venv")
-        return Path(ready)
-    folder = tmp_path_factory.mktemp("debian")
-    argv = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(folder)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
-    if done.returncode != 0:
-        pytest.skip(f"debootstrap: {done.stdout[-300:]}")
-    folder.chmod(0o755)  # it becomes "/"
-    return folder
-
-
 def with_sources(root: Path) -> None:
     """The clone in /src, and the Python packages in /wheels, because the machine has no network."""
     (root / "src").mkdir()
@@ -84,9 +65,9 @@ def with_sources(root: Path) -> None:
     subprocess.run(pip, check=True, timeout=300)
 
 
-def test_it_is_installed_runs_and_goes_again(tmp_path: Path, debian: Path) -> None:
+def test_it_is_installed_runs_and_goes_again(tmp_path: Path) -> None:
     root = tmp_path / "board"
-    subprocess.run(["cp", "-a", "--reflink=auto", str(debian), str(root)], check=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", str(debian("systemd")), str(root)], check=True)
     with_sources(root)
     with cable() as namespace:
         board = Booted(root, namespace)

@@ -1,8 +1,6 @@
 """A server with systemd enrols, runs the sandboxed listener, and is powered off by its root side, for real.
 
-The server is a Debian with python3 and systemd, booted in namespaces of its own (process, mount, network, control
-groups), so that its power off ends it and nothing else. debootstrap makes it (a minute; RIDETHROUGH_SYSTEMD names one
-that is there and is copied).
+The server is a Debian with python3 and systemd, booted in namespaces of its own (machine.py).
 """
 
 from __future__ import annotations
@@ -15,84 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.peer.machine import Booted, debian
 from tests.peer.test_rccmd_install import HERE, THERE, Adapter, cable
 from tests.peer.world import until
 
 pytestmark = [
     pytest.mark.peer,
+    pytest.mark.machines,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nsenter"), reason="needs root and namespaces"),
 ]
-BOOT = """\
-set -e
-mount --make-rprivate /
-mount --bind $R $R
-mount -t proc proc $R/proc
-mount -t sysfs -o ro sysfs $R/sys
-mount -t tmpfs tmpfs $R/run
-mount -t tmpfs tmpfs $R/sys/fs/cgroup
-mkdir $R/sys/fs/cgroup/systemd
-mount -t cgroup -o none,name=systemd cgroup $R/sys/fs/cgroup/systemd
-mount -t tmpfs tmpfs $R/dev
-for d in null zero full random urandom tty; do touch $R/dev/$d; mount --bind /dev/$d $R/dev/$d; done
-mkdir $R/dev/pts $R/dev/shm
-mount -t devpts devpts $R/dev/pts -o newinstance,ptmxmode=0666
-ln -s pts/ptmx $R/dev/ptmx
-cd $R
-pivot_root . mnt
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-exec chroot . sh -c 'cd / && umount -l /mnt && exec env -i container=unshare PATH=$PATH /lib/systemd/systemd'
-"""
-MASKED = ("systemd-sysctl", "systemd-modules-load", "systemd-update-utmp", "systemd-remount-fs")  # not of a container
 
 
-class Booted:
-    """The server, running."""
-
-    def __init__(self, root: Path, namespace: str) -> None:
-        self.root = root
-        for name in MASKED:
-            (root / f"etc/systemd/system/{name}.service").symlink_to("/dev/null")
-        argv = ["ip", "netns", "exec", namespace, "unshare", "-m", "-p", "-f", "-u", "-i", "-C", "sh", "-c", BOOT]
-        self.process = subprocess.Popen(argv, env={**os.environ, "R": str(root)}, stdin=subprocess.DEVNULL)
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        self.init = int(until(lambda: children.read_text().split(), 10, "the server has a first process")[0])
-        until(lambda: self.sh("systemctl is-system-running")[1].strip() in ("running", "degraded"), 40, "it is up")
-
-    def sh(self, line: str) -> tuple[int, str]:
-        argv = ["nsenter", "-t", str(self.init), "-m", "-p", "-u", "-i", "-n", "-C"]
-        argv += ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", line]
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150
-        )
-        return done.returncode, done.stdout
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            os.kill(self.init, 9)
-        self.process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    ready = os.environ.get("RIDETHROUGH_SYSTEMD", "")
-    if not ready:
-        pytest.skip("boots a systemd of its own: set RIDETHROUGH_SYSTEMD=debootstrap, or to a folder that has one")
-    if ready != "debootstrap":
-        return Path(ready)
-    if not shutil.which("debootstrap"):
-        pytest.skip("needs debootstrap")
-    folder = tmp_path_factory.mktemp("debian")
-    argv = ["debootstrap", "--variant=minbase", "--include=python3,systemd,systemd-sysv", "bookworm", str(folder)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
-    if done.returncode != 0:
-        pytest.skip(f"debootstrap: {done.stdout[-300:]}")
-    folder.chmod(0o755)  # it becomes "/"
-    return folder
-
-
-def test_a_server_with_systemd_is_proven_and_powered_off(tmp_path: Path, debian: Path) -> None:
+def test_a_server_with_systemd_is_proven_and_powered_off(tmp_path: Path) -> None:
     root = tmp_path / "server"
-    subprocess.run(["cp", "-a", "--reflink=auto", str(debian), str(root)], check=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", str(debian("systemd")), str(root)], check=True)
     (tmp_path / "adapter").mkdir()
     servers = (
         f'[[server]]\nname = "nas"\naddress = "{THERE}"\nport = 6003\nneeds_s = 10\nstage = "all"\nsecure = true\n'
@@ -115,6 +49,13 @@ def test_a_server_with_systemd_is_proven_and_powered_off(tmp_path: Path, debian:
             uid = server.sh("id -u rccmd")[1].strip()
             assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in shown and uid != "0"
             assert "CapBnd:\t0000000000000000\n" in shown and "NoNewPrivs:\t1\n" in shown and "Seccomp:\t2\n" in shown
+            # root asks it for its self test, with no more rights than the listener's own
+            code, said = server.sh("python3 /opt/rccmd/rccmd.pyz selftest --config /etc/rccmd/rccmd.ini")
+            assert (code, said) == (0, "self test ok, exit code 0\n")
+            forged = "sleep 99 & echo $! > /var/lib/rccmd/lock; python3 /opt/rccmd/rccmd.pyz selftest"
+            code, said = server.sh(f"{forged} --state-dir /var/lib/rccmd; kill -0 $! && kill $! && echo spared")
+            assert "cannot be asked: Operation not permitted" in said and said.endswith("spared\n"), said
+            server.sh(f"echo {pid} > /var/lib/rccmd/lock")
             # nobody else may ask
             ask = "python3 /opt/rccmd/rccmd.pyz ask"
             code, said = server.sh(f"setpriv --reuid=65534 --regid=65534 --clear-groups {ask} shutdown")
