@@ -1,7 +1,7 @@
 """Talks Modbus to one unit, over a serial line (RTU) or TCP: one request, one whole answer, in bounded time.
 
 A request and its answer are a PDU: a function byte and data. RTU puts the unit before it and a CRC behind; TCP puts a
-header before it (Modbus over Serial Line V1.02, 2.5; Modbus Messaging on TCP/IP V1.0b, 3.1.3):
+header before it:
 
     RTU  unit  PDU  CRC low  CRC high
     TCP  id id  0 0  length length  unit  PDU          length: of the unit and the PDU
@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import link
-from .link import Silence
 from .model import LinkError, Option, Reply
 
 CONNECT_WITHIN_S = 1.0
@@ -29,13 +28,13 @@ READ, WRITE, REFUSED = 3, 16, 0x80
 REGISTERS_LIMIT = 120  # in one request
 PDU_LIMIT_BYTES = 253
 HEADER = struct.Struct(">HHHB")
-#: exception codes (Modbus Application Protocol V1.1b3, 7)
+#: exception codes
 REASONS: Mapping[int, str] = {1: "illegal function", 2: "illegal address", 3: "illegal value", 4: "device failure",
                               5: "accepted, not done yet", 6: "busy"}  # fmt: skip
 
 OPTIONS: tuple[Option, ...] = (
     Option(name="port", kind=str, default="", help="serial device of the UPS, for Modbus RTU; or host"),
-    Option(name="baud", kind=int, default=9600, low=300, high=115200, help="speed of the serial line, 8N1"),
+    Option(name="baud", kind=int, default=9600, low=2400, high=115200, help="speed of the serial line, 8N1"),
     Option(
         name="cable_power",
         kind=str,
@@ -151,7 +150,8 @@ def _check(answer: bytes, function: int) -> None:
 
 
 class RtuLink:
-    """A serial line. After an answer that is not right it is dead: what comes later would be taken for another."""
+    """A serial line. After silence or nonsense it is dead: RTU numbers no request, so what comes late would be taken
+    for the next answer. A refusal is an answer."""
 
     wake_fd: int | None = None
 
@@ -159,21 +159,21 @@ class RtuLink:
         self._line, self._unit, self._dead = line, unit, ""
 
     def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 1.0) -> Reply:
-        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing."""
+        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing.
+        A line just opened settles first, which comes on top of `within_s`."""
         if self._dead:
             raise LinkError(self._dead)
         try:
+            self._line.settle()
             reply = self._line.ask_whole(rtu(self._unit, command), rtu_size, within_s=within_s)
             return Reply(from_rtu(self._unit, reply.data), reply.received_s)
-        except Silence:
-            raise
         except LinkError as e:
             self._dead = str(e)
             raise
 
     def send(self, command: bytes) -> None:
-        """Send a PDU to which there is no reply."""
-        self._line.send(rtu(self._unit, command))
+        """Every request to one unit has an answer, and one that nobody awaits would be taken for the next."""
+        raise LinkError("Modbus: every request has an answer")
 
     def close(self) -> None:
         """Give the line back."""
@@ -211,8 +211,8 @@ class TcpLink:
         raise LinkError(self._dead)
 
     def send(self, command: bytes) -> None:
-        """Modbus TCP has no request without an answer."""
-        raise LinkError("Modbus over TCP: every request has an answer")
+        """As for the serial line."""
+        raise LinkError("Modbus: every request has an answer")
 
     def close(self) -> None:
         """Close the connection."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 
 from agent import modbus
 from agent.drivers import apcmodbus
-from agent.model import Command, Condition, LinkError, OrderError, Source, Status, TestResult
-from tests.simulators.modbusunit import RegistersLink, Wire
+from agent.link import NotSent
+from agent.model import Command, Condition, LinkError, OrderError, Reply, Source, Status, TestResult
+from tests.simulators.modbusunit import RegistersLink, Wire, checksum
 
 
 def connected() -> tuple[apcmodbus.ApcModbus, RegistersLink]:
@@ -23,6 +26,7 @@ def connected() -> tuple[apcmodbus.ApcModbus, RegistersLink]:
 
 def test_the_crc_is_that_of_the_standard() -> None:
     assert modbus.crc(b"123456789") == 0x4B37  # the check value of CRC-16/MODBUS
+    assert checksum(b"123456789") == b"\x37\x4b"
     assert modbus.rtu(1, modbus.read_request(0x0204, 0x78))[:6] == bytes.fromhex("010302040078")
 
 
@@ -80,10 +84,100 @@ def test_after_a_wrong_answer_the_link_is_dead_until_it_is_opened_again(kind: st
         for _ in range(2):
             with pytest.raises(LinkError):
                 link.ask(modbus.read_request(0, 27), within_s=0.2)
-        it._damage = lambda frame: frame
+        it.damage = lambda frame: frame
         with pytest.raises(LinkError):
             link.ask(modbus.read_request(0, 27))
         link.close()
+
+
+@pytest.mark.parametrize("kind", ["rtu", "tcp"])
+def test_an_answer_that_comes_late_is_not_taken_for_the_next(kind: str) -> None:
+    kept: list[bytes] = []
+
+    def late(frame: bytes) -> bytes:
+        kept.append(frame)
+        return kept[-2] if len(kept) > 1 else b""
+
+    va, watts = modbus.read_request(588, 1), modbus.read_request(589, 1)
+    with Wire(kind, damage=late) as it:
+        link = modbus.open(it.section, time.monotonic)
+        with pytest.raises(LinkError):
+            link.ask(va, within_s=0.2)
+        with pytest.raises(LinkError):
+            link.ask(watts)  # the unit's next word would be that of 588
+        link.close()
+        it.damage = lambda frame: frame
+        link = modbus.open(it.section, time.monotonic)
+        assert modbus.parse_read(link.ask(watts).data, 1) == (2700,)
+        link.close()
+
+
+@pytest.mark.parametrize("kind", ["rtu", "tcp"])
+def test_a_refusal_is_an_answer_and_the_link_goes_on(kind: str) -> None:
+    with Wire(kind) as it:
+        link = modbus.open(it.section, time.monotonic)
+        with pytest.raises(modbus.Refused, match="illegal address"):
+            modbus.parse_read(link.ask(modbus.read_request(9000, 1)).data, 1)
+        assert modbus.parse_read(link.ask(modbus.read_request(589, 1)).data, 1) == (2700,)
+        link.close()
+
+
+class Settling(RegistersLink):
+    """A serial line that was just opened: nothing goes out before it was given its time."""
+
+    settled = False
+
+    def settle(self) -> None:
+        self.settled = True
+
+    def ask_whole(self, command: bytes, size: Callable[[bytes], int], *, within_s: float = 3.0) -> Reply:
+        if not self.settled:
+            raise NotSent("the line is still settling")
+        frame = command[:1] + self.unit.hear(command[1:-2])
+        return Reply(frame + checksum(frame), 1.0)
+
+
+def test_a_line_just_opened_settles_before_the_first_question() -> None:
+    line = Settling()  # a terminal with DTR takes longer for that than an answer may take
+    assert apcmodbus.probe(modbus.RtuLink(line, 1)) == 1.0  # type: ignore[arg-type]
+
+
+#: bits of the outlets' register: 0 cancel, 1 on, 2 off, 3 shutdown, 6 on delay, 7 off delay, 8 main, 13 local user
+@pytest.mark.parametrize(
+    ("command", "args", "requests"),
+    [
+        (Command.LOAD_ON, {}, ["10 0602 0002 04 0000 2102"]),
+        (Command.LOAD_OFF, {}, ["10 0602 0002 04 0000 2104"]),
+        (Command.SHUTDOWN_STOP, {}, ["10 0602 0002 04 0000 2101"]),
+        (
+            Command.SHUTDOWN_STAY_OFF,
+            {"delay_s": 60},
+            ["10 0405 0001 02 003c", "03 0405 0001", "10 0602 0002 04 0000 2184"],
+        ),
+        (
+            Command.SHUTDOWN_RETURN,
+            {"delay_s": 60, "return_delay_s": 180},
+            [
+                *("10 0405 0001 02 003c", "03 0405 0001", "10 0406 0001 02 00b4", "03 0406 0001"),
+                "10 0602 0002 04 0000 21c8",
+            ],
+        ),
+        (Command.TEST_QUICK, {}, ["10 0605 0001 02 0201"]),
+        (Command.TEST_DEEP, {}, ["10 0606 0001 02 0201"]),
+        (Command.TEST_STOP, {}, ["10 0605 0001 02 0202", "10 0606 0001 02 0202"]),
+    ],
+)
+def test_an_order_is_these_bytes(command: Command, args: dict[str, float], requests: list[str]) -> None:
+    driver, line = connected()
+    driver.order(command, **args)
+    assert line.sent == [bytes.fromhex(request) for request in requests]
+
+
+def test_a_firmware_of_all_its_registers_is_whole_and_a_longer_one_is_cut_by_the_unit() -> None:
+    driver, line = connected()
+    assert driver.poll().ident.firmware == "UPS 15.0 / ID=18"
+    line.unit.put(524, *struct.unpack(">2H", b"ABCD"))  # not the firmware's any more
+    assert driver.poll().ident.firmware == "UPS 15.0 / ID=18"
 
 
 def test_a_shutdown_writes_its_delays_reads_them_back_and_orders_last() -> None:

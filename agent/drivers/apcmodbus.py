@@ -1,7 +1,7 @@
 """APC Smart-UPS of the newer generations by Modbus, over its serial line or the network: values, tests, shutdown.
 
-Registers: APC application note 176 as NUT's driver apc_modbus uses it (drivers/apc_modbus.c); 16 bits, big-endian, a
-number of two registers has its high half first. Modbus must be switched on at the unit. Status card: docs/drivers.md.
+Registers: the register table of NUT's driver apc_modbus (drivers/apc_modbus.c); 16 bits, big-endian, a number of two
+registers has its high half first. Modbus must be switched on at the unit. Status card: docs/drivers-apcmodbus.md.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ class ApcModbus:
         self._due_s: dict[tuple[int, int], float] = {}
 
     def poll(self) -> Status:
-        """Ask and return. Takes at most 4 s; LinkError if the unit is silent, or says no source."""
+        """Ask and return. Takes at most 4 s, on a line just opened 1.1 s more; LinkError if the unit is silent, or
+        says no source."""
         measured, _ = _read(self._link, DYNAMIC)
         for block in (INVENTORY, LIMITS):
             if self._now() >= self._due_s.get(block, -math.inf):
@@ -267,6 +268,7 @@ def _source(status: tuple[int, ...]) -> Source:
 
 
 def _text(registers: tuple[int, ...], first: int, count: int) -> str | None:
-    """Two characters a register, printable alone."""
+    """Two characters a register, printable alone. What is longer than its registers the unit has cut: a firmware
+    of more than 16 characters, say."""
     data = b"".join(n.to_bytes(2, "big") for n in registers[first : first + count])
     return "".join(chr(c) for c in data if 32 <= c < 127).strip() or None
