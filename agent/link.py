@@ -162,6 +162,25 @@ class SerialLink:
             raise LinkError(f"{self._line.port}: {e}") from e
         return Reply(bytes(inbox[:cut]), self._now())
 
+    def ask_whole(self, command: bytes, size: Callable[[bytes], int], *, within_s: float = 3.0) -> Reply:
+        """As `ask`, for protocols without an end mark: `size(what came so far)` is how many bytes the answer has in
+        all, as far as can be told yet. No more than that is read."""
+        deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
+        inbox = b""
+        try:
+            self._settle(deadline_s, command)
+            self._line.reset_input_buffer()
+            self._write(command)
+            while len(inbox) < size(inbox):
+                if not self._readable(deadline_s):
+                    if not inbox:
+                        raise Silence(f"{_shown(command)}: no answer within {within_s:g} s")
+                    raise LinkError(f"{_shown(command)}: only {_shown(inbox)} within {within_s:g} s")
+                inbox += self._line.read(size(inbox) - len(inbox))
+        except (OSError, termios.error) as e:
+            raise LinkError(f"{self._line.port}: {e}") from e
+        return Reply(inbox, self._now())
+
     def settle(self) -> None:
         """Wait until a freshly opened line is ready, 1.1 s. LinkError if it is gone."""
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from . import addresses, bridge, config, detect, drivers, hidraw, lines, link, reach, reading, snmplink, upsd
+from . import addresses, bridge, config, detect, drivers, hidraw, lines, link, modbus, reach, reading, snmplink, upsd
 from .config import Config
 from .model import ConfigError, Driver, LinkError, Option
 from .tape import Tape, Taped
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: LINK of a driver -> the module that opens it
 LINKS: Mapping[str, ModuleType] = {
-    "serial": link, "lines": lines, "usb": hidraw, "bridge": bridge, "upsd": upsd, "snmp": snmplink,
+    "serial": link, "lines": lines, "usb": hidraw, "bridge": bridge, "upsd": upsd, "snmp": snmplink, "modbus": modbus,
 }  # fmt: skip
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100

@@ -16,6 +16,7 @@ from agent.model import Command, ConfigError, LinkError, Option, OrderError, Sta
 from tests import devices
 from tests.simulators.contact import Uart, UartLines
 from tests.simulators.hidunit import HidUnit
+from tests.simulators.modbusunit import RegistersLink
 from tests.simulators.script import ScriptLink
 from tests.simulators.shut import UNIT, ShutScript
 from tests.simulators.snmpunit import RFC, SnmpUnit
@@ -60,6 +61,7 @@ def _apc() -> dict[bytes, Any]:
 
 #: driver -> a unit that works: a script of answers, or the name of a case in tests/cases/hid
 WORKING: dict[str, Any] = {
+    "apcmodbus": RegistersLink,  # made anew for each test
     "apcsmart": _apc(),
     "contact": {b"contacts": b"there"},  # not a script: a pretend port
     "megatec": {b"Q1": b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r", b"F": b"#230.0 004 24.00 50.0\r"},
@@ -129,6 +131,8 @@ def module(request: pytest.FixtureRequest) -> ModuleType:
 
 def link_of(unit: Any) -> Any:
     """A link to a unit of WORKING, or the link that it is."""
+    if unit is RegistersLink:
+        return RegistersLink()
     if unit is RFC:
         return SnmpUnit(unit)
     if unit is UNIT:

@@ -1,0 +1,274 @@
+"""APC Smart-UPS of the newer generations by Modbus, over its serial line or the network: values, tests, shutdown.
+
+Registers: the register table of NUT's driver apc_modbus (drivers/apc_modbus.c); 16 bits, big-endian, a number of two
+registers has its high half first. Modbus must be switched on at the unit. Status card: docs/drivers-apcmodbus.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..cards import Card
+from ..modbus import Refused, check_written, parse_read, read_request, write_request
+from ..model import (
+    Battery,
+    Command,
+    Condition,
+    Driver,
+    Ident,
+    Line,
+    Link,
+    LinkError,
+    Option,
+    OrderError,
+    Rating,
+    Source,
+    Status,
+    Test,
+    TestResult,
+)  # fmt: skip
+from ..q1.orders import check_arguments
+
+log = logging.getLogger(__name__)
+
+NAME, TITLE, LINK = "apcmodbus", "APC Modbus, serial or TCP", "modbus"
+OPTIONS: tuple[Option, ...] = ()
+STATUS, DYNAMIC, INVENTORY, LIMITS = (0, 27), (128, 44), (516, 88), (1026, 5)  # first register, how many
+QUERIES = (read_request(*STATUS), read_request(*INVENTORY))
+ANSWER_WITHIN_S = 1.0
+AGAIN_S = 300.0  # a block that the unit refuses is asked again after so long
+DELAY_S = (0.0, 32767.0)
+OFF_DELAY, ON_DELAY, OUTLETS, BATTERY_TEST, CALIBRATION = 1029, 1030, 1538, 1541, 1542
+
+#: bits of the order to the outlets (two registers)
+CANCEL, ON, OFF, SHUTDOWN, USE_ON_DELAY, USE_OFF_DELAY, MAIN, LOCAL_USER = (1 << n for n in (0, 1, 2, 3, 6, 7, 8, 13))
+TEST_START, TEST_ABORT, TEST_USER = 1, 2, 1 << 9
+OUTLET_ORDERS: Mapping[Command, int] = {
+    Command.LOAD_ON: ON,
+    Command.LOAD_OFF: OFF,
+    Command.SHUTDOWN_RETURN: SHUTDOWN | USE_ON_DELAY | USE_OFF_DELAY,
+    Command.SHUTDOWN_STAY_OFF: OFF | USE_OFF_DELAY,
+    Command.SHUTDOWN_STOP: CANCEL,
+}
+#: command -> register and bits, each
+TEST_ORDERS: Mapping[Command, tuple[tuple[int, int], ...]] = {
+    Command.TEST_QUICK: ((BATTERY_TEST, TEST_START),),
+    Command.TEST_DEEP: ((CALIBRATION, TEST_START),),
+    Command.TEST_STOP: ((BATTERY_TEST, TEST_ABORT), (CALIBRATION, TEST_ABORT)),
+}
+DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
+    Command.SHUTDOWN_RETURN: {"delay_s": DELAY_S, "return_delay_s": DELAY_S},
+    Command.SHUTDOWN_STAY_OFF: {"delay_s": DELAY_S},
+}
+#: bit of the status (registers 0 and 1) -> what it says; the first that is set gives the source
+SOURCES = ((4, Source.NONE), (2, Source.BATTERY), (3, Source.BYPASS), (1, Source.MAINS))
+#: register, bit -> condition
+FLAGS: Mapping[tuple[int, int], Condition] = {
+    (18, 1): Condition.LOW_BATTERY,
+    (22, 0): Condition.BATTERY_BAD,
+    (22, 2): Condition.BATTERY_BAD,
+    (22, 3): Condition.TEMPERATURE_BAD,
+    (22, 4): Condition.CHARGER_FAILED,
+    (23, 1): Condition.TEST_RUNNING,
+    (24, 1): Condition.TEST_RUNNING,
+}
+#: bit of the status -> condition
+STATUS_FLAGS: Mapping[int, Condition] = {
+    3: Condition.ON_BYPASS,
+    4: Condition.OUTPUT_OFF,
+    5: Condition.GENERAL_FAULT,
+    6: Condition.INPUT_BAD,
+    7: Condition.TEST_RUNNING,
+    21: Condition.OVERLOAD,
+}
+RESULTS = (
+    (1, TestResult.RUNNING),
+    (0, TestResult.RUNNING),
+    (3, TestResult.FAILED),
+    (4, TestResult.WARNING),
+    (5, TestResult.ABORTED),
+    (2, TestResult.PASSED),
+)
+
+CARDS = (
+    Card(
+        "APC Modbus",
+        "Smart-UPS SMT, SMX, SRT and others with Modbus switched on: RTU over serial, or TCP",
+        '`driver = "apcmodbus"` with `port` or `host`; never looked for',
+        "untested",
+        "document",
+        frozenset((*OUTLET_ORDERS, *TEST_ORDERS)),
+        "a shutdown's delays are written and read back before it is ordered",
+    ),
+)
+
+
+def probe(link: Link) -> float:
+    """How sure it is that such a unit is there: 0 no, 0.5 it has the status, 1 it says a model as well."""
+    try:
+        _source(_read(link, STATUS)[0])
+    except LinkError as e:
+        log.debug("apcmodbus: probe: %s", e)
+        return 0.0
+    try:
+        return 1.0 if _text(_read(link, INVENTORY)[0], 532 - INVENTORY[0], 16) else 0.5
+    except LinkError as e:
+        log.debug("apcmodbus: probe: %s", e)
+        return 0.5
+
+
+def connect(section: Mapping[str, Any], link: Link | None, now: Callable[[], float]) -> Driver:
+    """The driver for the unit at the end of `link`. Sends nothing yet. LinkError without a link."""
+    if link is None:
+        raise LinkError("driver apcmodbus needs a serial line or a connection")
+    return ApcModbus(link, now)
+
+
+class ApcModbus:
+    """A connected unit. One poll: status and measurements, once also who it is and its limits."""
+
+    off_return = "no"  # no unit of this family was on a bench of ours
+    wake_fd: int | None = None
+    commands = frozenset((*OUTLET_ORDERS, *TEST_ORDERS))
+
+    def __init__(self, link: Link, now: Callable[[], float]) -> None:
+        self._link, self._now = link, now
+        self._kept: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._due_s: dict[tuple[int, int], float] = {}
+
+    def poll(self) -> Status:
+        """Ask and return. Takes at most 4 s, on a line just opened 1.1 s more; LinkError if the unit is silent, or
+        says no source."""
+        measured, _ = _read(self._link, DYNAMIC)
+        for block in (INVENTORY, LIMITS):
+            if self._now() >= self._due_s.get(block, -math.inf):
+                self._ask_kept(block)
+        status, taken_s = _read(self._link, STATUS)  # last: the source is the newest
+        return look(status, measured, self._kept.get(INVENTORY, ()), self._kept.get(LIMITS, ()), taken_s)
+
+    def order(self, command: Command, **args: Any) -> None:
+        """Give an order (arguments: see model.Command). OrderError: an argument is out of range, the unit refuses, or
+        a delay does not read back as written; nothing is switched then. LinkError: it is silent."""
+        values = check_arguments(command, args, **DELAYS.get(command, {})) if command in self.commands else []
+        if command not in self.commands:
+            raise OrderError(f"this UPS cannot do {command.value}")
+        try:
+            for register, seconds in zip((OFF_DELAY, ON_DELAY), values, strict=False):
+                self._set(register, math.ceil(seconds))
+            if command in OUTLET_ORDERS:
+                self._write(OUTLETS, (0, OUTLET_ORDERS[command] | MAIN | LOCAL_USER))
+            for register, bits in TEST_ORDERS.get(command, ()):
+                self._write(register, (bits | TEST_USER,))
+        except Refused as e:
+            raise OrderError(f"{command.value}: {e}") from e
+
+    def close(self) -> None:
+        """Give the line back."""
+        self._link.close()
+
+    def _ask_kept(self, block: tuple[int, int]) -> None:
+        """A block that seldom changes. A unit that refuses it is read without."""
+        self._due_s[block] = self._now() + AGAIN_S
+        try:
+            self._kept[block] = _read(self._link, block)[0]
+        except Refused as e:
+            log.info("apcmodbus: registers from %d: %s", block[0], e)
+
+    def _set(self, register: int, value: int) -> None:
+        self._write(register, (value,))
+        (there,), _ = _read(self._link, (register, 1))
+        if there != value:
+            raise OrderError(f"register {register} is {there} after {value} was written: nothing was switched")
+
+    def _write(self, start: int, values: tuple[int, ...]) -> None:
+        request = write_request(start, values)
+        check_written(self._link.ask(request, within_s=ANSWER_WITHIN_S).data, start, len(values))
+
+
+# --- registers to values
+
+
+def _read(link: Link, block: tuple[int, int]) -> tuple[tuple[int, ...], float]:
+    reply = link.ask(read_request(*block), within_s=ANSWER_WITHIN_S)
+    return parse_read(reply.data, block[1]), reply.received_s
+
+
+def look(
+    status: tuple[int, ...],
+    measured: tuple[int, ...],
+    inventory: tuple[int, ...],
+    limits: tuple[int, ...],
+    taken_s: float,
+) -> Status:
+    """The Status that the four blocks mean; the last two may be empty. LinkError: no source in it."""
+    bits = status[0] << 16 | status[1]
+    source = _source(status)
+    shape = measured[150 - DYNAMIC[0]]
+    if source is Source.MAINS:
+        source = Source.BOOST if shape & 1 << 5 else Source.BUCK if shape & 1 << 6 else source
+    flags = {condition for bit, condition in STATUS_FLAGS.items() if bits >> bit & 1}
+    flags |= {condition for (register, bit), condition in FLAGS.items() if status[register] >> bit & 1}
+
+    def value(register: int, scale: int = 0, *, signed: bool = False) -> float | None:
+        raw = measured[register - DYNAMIC[0]]
+        if raw == 0xFFFF:
+            return None
+        return (raw - 0x10000 if signed and raw & 0x8000 else raw) / (1 << scale)
+
+    va_max, w_max = (float(n) if n not in (0, 0xFFFF) else None for n in inventory[72:74] or (0, 0))
+    load, apparent = value(136, 8), value(138, 8)
+    runtime_s = measured[0] << 16 | measured[1]
+    result = next((r for bit, r in RESULTS if status[23] >> bit & 1), TestResult.NONE)
+    low, high = (float(n) if n not in (0, 0xFFFF) else None for n in (limits[1:2] or (0,)) + (limits[:1] or (0,)))
+    return Status(
+        taken_s=taken_s,
+        source=source,
+        inputs=(Line(voltage_v=value(151, 6)),),
+        outputs=(
+            Line(
+                voltage_v=value(142, 6),
+                frequency_hz=value(144, 7),
+                current_a=value(140, 5),
+                load_pct=load,
+                power_w=load * w_max / 100 if load is not None and w_max else None,
+                apparent_va=apparent * va_max / 100 if apparent is not None and va_max else None,
+            ),
+        ),
+        battery=Battery(
+            charge_pct=value(130, 9),
+            runtime_s=None if runtime_s == 0xFFFFFFFF else float(runtime_s),
+            voltage_v=value(131, 5, signed=True),
+            temperature_c=value(135, 7, signed=True),
+            low=Condition.LOW_BATTERY in flags,
+        ),
+        ident=Ident(
+            manufacturer="American Power Conversion",
+            model=_text(inventory, 532 - INVENTORY[0], 16),
+            firmware=_text(inventory, 0, 8),
+            serial=_text(inventory, 564 - INVENTORY[0], 8),
+        ),
+        rating=Rating(apparent_va=va_max, power_w=w_max, low_transfer_v=low, high_transfer_v=high),
+        test=Test(result=result),
+        flags=frozenset(flags),
+    )
+
+
+def _source(status: tuple[int, ...]) -> Source:
+    """LinkError for a status without any of the four bits; on line and on battery together is unknown."""
+    bits = status[0] << 16 | status[1]
+    if bits & 0b110 == 0b110:
+        return Source.UNKNOWN
+    for bit, source in SOURCES:
+        if bits >> bit & 1:
+            return source
+    raise LinkError(f"no source in the status {bits:08x}")
+
+
+def _text(registers: tuple[int, ...], first: int, count: int) -> str | None:
+    """Two characters a register, printable alone. What is longer than its registers the unit has cut: a firmware
+    of more than 16 characters, say."""
+    data = b"".join(n.to_bytes(2, "big") for n in registers[first : first + count])
+    return "".join(chr(c) for c in data if 32 <= c < 127).strip() or None

@@ -1,0 +1,216 @@
+"""The APC Modbus driver: the codec, both wires, what the registers mean, and orders that are read back."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import modbus
+from agent.drivers import apcmodbus
+from agent.link import NotSent
+from agent.model import Command, Condition, LinkError, OrderError, Reply, Source, Status, TestResult
+from tests.simulators.modbusunit import RegistersLink, Wire, checksum
+
+
+def connected() -> tuple[apcmodbus.ApcModbus, RegistersLink]:
+    line = RegistersLink()
+    driver = apcmodbus.connect({}, line, lambda: line.now_s)
+    assert isinstance(driver, apcmodbus.ApcModbus)
+    return driver, line
+
+
+def test_the_crc_is_that_of_the_standard() -> None:
+    assert modbus.crc(b"123456789") == 0x4B37  # the check value of CRC-16/MODBUS
+    assert checksum(b"123456789") == b"\x37\x4b"
+    assert modbus.rtu(1, modbus.read_request(0x0204, 0x78))[:6] == bytes.fromhex("010302040078")
+
+
+@given(st.binary(max_size=300), st.integers(1, 120))
+def test_any_bytes_are_an_answer_or_a_link_error(data: bytes, count: int) -> None:
+    for parse in (
+        lambda: modbus.parse_read(data, count),
+        lambda: modbus.check_written(data, 1538, 2),
+        lambda: modbus.from_rtu(1, data),
+        lambda: modbus.rtu_size(data),
+    ):
+        try:
+            parse()
+        except LinkError:
+            pass
+
+
+@given(st.lists(st.integers(0, 0xFFFF), min_size=27 + 44 + 88 + 5, max_size=27 + 44 + 88 + 5))
+def test_any_registers_are_a_status_or_a_link_error(n: list[int]) -> None:
+    try:
+        got = apcmodbus.look(tuple(n[:27]), tuple(n[27:71]), tuple(n[71:159]), tuple(n[159:]), 1.0)
+    except LinkError:
+        return
+    assert isinstance(got, Status)
+
+
+@pytest.mark.parametrize("kind", ["rtu", "tcp"])
+def test_a_unit_is_read_over_its_wire_and_an_outage_is_seen(kind: str) -> None:
+    with Wire(kind) as it:
+        link = modbus.open(it.section, time.monotonic)
+        driver = apcmodbus.connect({}, link, time.monotonic)
+        status = driver.poll()
+        assert (status.source, status.battery.charge_pct, status.battery.runtime_s) == (Source.MAINS, 100.0, 3600.0)
+        assert (status.battery.voltage_v, status.battery.temperature_c) == (27.5, 25.0)
+        assert status.inputs[0].voltage_v == 231.0
+        out = status.outputs[0]
+        assert (out.voltage_v, out.frequency_hz, out.current_a, out.load_pct) == (230.0, 50.0, 2.0, 30.0)
+        assert (out.power_w, out.apparent_va) == (810.0, 960.0)
+        assert (status.ident.model, status.ident.serial) == ("Smart-UPS SRT 3000", "AS1404224998")
+        assert (status.rating.low_transfer_v, status.rating.high_transfer_v) == (207.0, 253.0)
+        assert status.test is not None and status.test.result is TestResult.PASSED
+        it.unit.mains(False)
+        it.unit.put(18, 1 << 1)
+        status = driver.poll()
+        assert status.source is Source.BATTERY and Condition.LOW_BATTERY in status.flags
+        driver.order(Command.TEST_QUICK)
+        assert it.unit.written == [(1541, (0x0201,))]
+        driver.close()
+
+
+@pytest.mark.parametrize("kind", ["rtu", "tcp"])
+def test_after_a_wrong_answer_the_link_is_dead_until_it_is_opened_again(kind: str) -> None:
+    with Wire(kind, damage=lambda frame: bytes((frame[0] ^ 0x20,)) + frame[1:]) as it:
+        link = modbus.open(it.section, time.monotonic)
+        for _ in range(2):
+            with pytest.raises(LinkError):
+                link.ask(modbus.read_request(0, 27), within_s=0.2)
+        it.damage = lambda frame: frame
+        with pytest.raises(LinkError):
+            link.ask(modbus.read_request(0, 27))
+        link.close()
+
+
+@pytest.mark.parametrize("kind", ["rtu", "tcp"])
+def test_an_answer_that_comes_late_is_not_taken_for_the_next(kind: str) -> None:
+    kept: list[bytes] = []
+
+    def late(frame: bytes) -> bytes:
+        kept.append(frame)
+        return kept[-2] if len(kept) > 1 else b""
+
+    va, watts = modbus.read_request(588, 1), modbus.read_request(589, 1)
+    with Wire(kind, damage=late) as it:
+        link = modbus.open(it.section, time.monotonic)
+        with pytest.raises(LinkError):
+            link.ask(va, within_s=0.2)
+        with pytest.raises(LinkError):
+            link.ask(watts)  # the unit's next word would be that of 588
+        link.close()
+        it.damage = lambda frame: frame
+        link = modbus.open(it.section, time.monotonic)
+        assert modbus.parse_read(link.ask(watts).data, 1) == (2700,)
+        link.close()
+
+
+@pytest.mark.parametrize("kind", ["rtu", "tcp"])
+def test_a_refusal_is_an_answer_and_the_link_goes_on(kind: str) -> None:
+    with Wire(kind) as it:
+        link = modbus.open(it.section, time.monotonic)
+        with pytest.raises(modbus.Refused, match="illegal address"):
+            modbus.parse_read(link.ask(modbus.read_request(9000, 1)).data, 1)
+        assert modbus.parse_read(link.ask(modbus.read_request(589, 1)).data, 1) == (2700,)
+        link.close()
+
+
+class Settling(RegistersLink):
+    """A serial line that was just opened: nothing goes out before it was given its time."""
+
+    settled = False
+
+    def settle(self) -> None:
+        self.settled = True
+
+    def ask_whole(self, command: bytes, size: Callable[[bytes], int], *, within_s: float = 3.0) -> Reply:
+        if not self.settled:
+            raise NotSent("the line is still settling")
+        frame = command[:1] + self.unit.hear(command[1:-2])
+        return Reply(frame + checksum(frame), 1.0)
+
+
+def test_a_line_just_opened_settles_before_the_first_question() -> None:
+    line = Settling()  # a terminal with DTR takes longer for that than an answer may take
+    assert apcmodbus.probe(modbus.RtuLink(line, 1)) == 1.0  # type: ignore[arg-type]
+
+
+#: bits of the outlets' register: 0 cancel, 1 on, 2 off, 3 shutdown, 6 on delay, 7 off delay, 8 main, 13 local user
+@pytest.mark.parametrize(
+    ("command", "args", "requests"),
+    [
+        (Command.LOAD_ON, {}, ["10 0602 0002 04 0000 2102"]),
+        (Command.LOAD_OFF, {}, ["10 0602 0002 04 0000 2104"]),
+        (Command.SHUTDOWN_STOP, {}, ["10 0602 0002 04 0000 2101"]),
+        (
+            Command.SHUTDOWN_STAY_OFF,
+            {"delay_s": 60},
+            ["10 0405 0001 02 003c", "03 0405 0001", "10 0602 0002 04 0000 2184"],
+        ),
+        (
+            Command.SHUTDOWN_RETURN,
+            {"delay_s": 60, "return_delay_s": 180},
+            [
+                *("10 0405 0001 02 003c", "03 0405 0001", "10 0406 0001 02 00b4", "03 0406 0001"),
+                "10 0602 0002 04 0000 21c8",
+            ],
+        ),
+        (Command.TEST_QUICK, {}, ["10 0605 0001 02 0201"]),
+        (Command.TEST_DEEP, {}, ["10 0606 0001 02 0201"]),
+        (Command.TEST_STOP, {}, ["10 0605 0001 02 0202", "10 0606 0001 02 0202"]),
+    ],
+)
+def test_an_order_is_these_bytes(command: Command, args: dict[str, float], requests: list[str]) -> None:
+    driver, line = connected()
+    driver.order(command, **args)
+    assert line.sent == [bytes.fromhex(request) for request in requests]
+
+
+def test_a_firmware_of_all_its_registers_is_whole_and_a_longer_one_is_cut_by_the_unit() -> None:
+    driver, line = connected()
+    assert driver.poll().ident.firmware == "UPS 15.0 / ID=18"
+    line.unit.put(524, *struct.unpack(">2H", b"ABCD"))  # not the firmware's any more
+    assert driver.poll().ident.firmware == "UPS 15.0 / ID=18"
+
+
+def test_a_shutdown_writes_its_delays_reads_them_back_and_orders_last() -> None:
+    driver, line = connected()
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert line.unit.written == [(1029, (60,)), (1030, (180,)), (1538, (0, 0x21C8))]
+
+
+def test_a_delay_that_does_not_read_back_switches_nothing() -> None:
+    driver, line = connected()
+    line.unit.frozen.add(1029)
+    with pytest.raises(OrderError, match="nothing was switched"):
+        driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert [start for start, _ in line.unit.written] == [1029]
+
+
+def test_a_block_that_the_unit_refuses_costs_no_poll() -> None:
+    driver, line = connected()
+    for n in range(516, 604):
+        del line.unit.there[n]
+    assert driver.poll().ident.model is None
+
+
+def test_on_line_and_on_battery_together_is_unknown_and_neither_is_no_status() -> None:
+    driver, line = connected()
+    line.unit.put(0, 0, 0b110)
+    assert driver.poll().source is Source.UNKNOWN
+    line.unit.put(0, 0, 0)
+    with pytest.raises(LinkError):
+        driver.poll()
+
+
+def test_a_section_needs_one_of_port_and_host() -> None:
+    for section in ({}, {"port": "/dev/x", "host": "127.0.0.1"}, {"host": "ups.example"}):
+        with pytest.raises(LinkError):
+            modbus.open(section, time.monotonic)
