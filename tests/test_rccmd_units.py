@@ -230,6 +230,21 @@ class HandTest(unittest.TestCase):
         self.assertEqual(ran[-1], "systemctl restart rccmd.service")
         self.assertEqual(len([line for line in ran if "disable" in line]), 1)
 
+    def test_a_listener_that_does_not_stop_keeps_no_file_from_being_put_back(self) -> None:
+        places = units.Places("/usr/bin/python3", str(self.folder))
+        hand = Hand(self.said.append, run=lambda argv: (0, ""), owners=False)
+        (self.folder / "rccmd.ini").write_text("the old one")
+        hand.write(f"{self.folder}/rccmd.ini", b"new", 0o644, Owner())
+        service = services.Service("none", places, hand, lambda s: None)
+        before = plan.Before("", "", {}, "", False, {})
+        options = argparse.Namespace(replace=False, adapter="192.0.2.1:443", name="db1")
+        with unittest.mock.patch.object(
+            service, "_stop_alone", side_effect=Failed("the listener, pid 7, does not stop")
+        ):
+            said = install._put_back(hand, service, before, options, "why", True)
+        self.assertIn("put back as it was, except: the listener, pid 7, does not stop", said)
+        self.assertEqual((self.folder / "rccmd.ini").read_text(), "the old one")
+
     def put_back(self, kind: str, old: Sequence[str], new: Sequence[str]) -> list[str]:
         """What was run after an installation, which had put `new` beside or in the place of `old`, had failed."""
         places = units.Places("/usr/bin/python3", str(self.folder))

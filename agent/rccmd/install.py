@@ -241,19 +241,24 @@ def _put_back(
     hand: Hand, service: Service, before: plan.Before, options: argparse.Namespace, why: str, started: bool
 ) -> str:
     """A step failed after the code was traded: restore the old state; returns what to tell."""
-    stuck = []
-    try:
-        if started:
-            service.stop(stays=bool(before.ini))
-        stuck = service.clear_made() if started else []
-        stuck += hand.undo()
-        service.gone()
-        if service.made_user:
-            service.remove_user()
-        if started and before.ini:
-            service.restart_old()
-    except Failed as e:
-        stuck.append(str(e))
+    stuck: list[str] = []
+
+    def alone(step: Callable[[], None]) -> None:
+        """One that fails keeps none of the others from being done."""
+        try:
+            step()
+        except Failed as e:
+            stuck.append(str(e))
+
+    if started:
+        alone(lambda: service.stop(stays=bool(before.ini)))
+        stuck += service.clear_made()
+    stuck += hand.undo()
+    alone(service.gone)
+    if service.made_user:
+        alone(service.remove_user)
+    if started and before.ini:
+        alone(service.restart_old)
     lines = [why, "everything was put back as it was" + (f", except: {'; '.join(stuck)}" if stuck else "")]
     if before.certificate and not before.others_stay(options.replace, options.adapter):
         lines.append("the adapter may expect the new key already, so this server counts as not proven until then")

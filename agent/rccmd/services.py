@@ -21,6 +21,8 @@ LOG_SHOWN_BYTES = 600  # of the end of a listener's log
 LOAD_TRIES = 10  # of launchd, LOOK_EVERY_S apart
 STOP_S = 5.0  # for a listener without a service manager to end
 
+#: empty, and not through a link: a listener of an earlier installation may have owned the folder
+_NEW_LOG = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 _OPENRC, _LAUNCHD = ("rccmd-root", "rccmd"), (f"{LABEL}-root", LABEL)  # in the order of their start
 #: the services, in the order in which they are stopped: file, what stops it, and what has it not started any more
 _SERVICES: dict[str, list[tuple[str, list[str], list[str]]]] = {
@@ -163,12 +165,14 @@ class Service:
     def clear_made(self) -> list[str]:
         """Remove what the listener and the root side, which were not there before and were stopped, have left.
         Returns what could not be removed."""
-        places, left = self.places, []
+        places, left, problems = self.places, [], []
         if self.hand.made(places.state):
-            left += [places.join(places.state, name) for name in os.listdir(places.state)]
+            try:
+                left += [places.join(places.state, name) for name in os.listdir(places.state)]
+            except OSError as e:
+                problems.append(f"{places.state}: {e.strerror}")
         if self.hand.made(places.root_ini) and os.path.lexists(places.root_log):
             left.append(places.root_log)
-        problems = []
         for path in left:
             try:
                 os.remove(path)
@@ -226,7 +230,8 @@ class Service:
             return
         log = self.places.log
         try:
-            with open(log, "wb"), open(log, "ab") as out:  # appending: the listener bounds it
+            number = os.open(log, _NEW_LOG, 0o640)
+            with open(number, "ab") as out:  # appending: the listener bounds it
                 process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
                 )
