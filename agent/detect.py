@@ -179,7 +179,7 @@ class Look:
 
     def _serial(self, port: Port) -> Iterator[str]:
         modules = [m for m in self._modules if m.LINK == "serial"]
-        modules.sort(key=lambda m: not getattr(m, "PROBE_FIRST", False))
+        modules.sort(key=lambda m: (not getattr(m, "PROBE_FIRST", False), not getattr(m, "LEAVES_BYTES", False)))
         who = _who(port.usb) if port.usb is not None else ""
         yield from self._place(port.name, "serial", modules, {"port": port.name}, who, asks=True)
 

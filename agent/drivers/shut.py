@@ -25,6 +25,7 @@ LEARN_S = 4.5  # of one poll; a long description takes three
 _SYNC = b"\x18"
 _WHO = frame(REQUEST, bytes([*GET_DESCRIPTOR, 0, DEVICE, 0, 0, 18, 0]), last=True)
 QUERIES: tuple[bytes, ...] = (_SYNC, _WHO)
+LEAVES_BYTES = True  # its questions have no end: asked before those whose units read lines, who are woken then
 
 
 def probe(link: Link) -> float:
