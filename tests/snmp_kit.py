@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from snmp_damage import COMMUNITY
-
 from agent import ber, config
 from agent.model import (
     Active,
@@ -29,6 +27,7 @@ from agent.model import (
 )
 from agent.netif import Interfaces
 from agent.snmp import Agent
+from tests.snmp_damage import COMMUNITY
 
 UPS = "1.3.6.1.2.1.33.1"
 ON_LINE = Status(

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from snmp_damage import CRAFTED, mutated
 from snmp_kit import COMMUNITY, UPS, Net, Stage, request, since, three_phase, view
 
 from agent import ber
 from agent.model import Condition
+from tests.snmp_damage import CRAFTED, mutated
 
 GOOD = [
     request(tag, *names, version=version, second=second)

@@ -15,13 +15,13 @@ import tracemalloc
 import pytest
 import test_fuzz_snmp as plain
 import test_usm as secured
-from snmp_damage import CRAFTED, mutated
 from snmp_kit import UPS, Net, Reply, arcs, reply, since, three_phase, view
 
 from agent import ber, config, snmp, usm, v3
 from agent.ber import Malformed
 from agent.model import Condition
 from agent.netif import Interfaces
+from tests.snmp_damage import CRAFTED, mutated
 
 COUNT = int(os.environ.get("RIDETHROUGH_FUZZ_SNMP", "1000"))  # of each kind; 4000 in `./run fuzz --snmp`
 SALTS = usm.Salts()

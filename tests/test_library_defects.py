@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import test_usm as secured
-from snmp_damage import CRAFTED
 from snmp_kit import COMMUNITY, UPS, Net, Stage, arcs, request, since, three_phase, view
 from test_notices import Core, Peer
 from test_upsset import ALL, LOCK, NAME, TEST, Desk
@@ -20,6 +19,7 @@ from agent import ber, config, engineid, snmp, usm, v3
 from agent.model import Condition
 from agent.netif import Interfaces
 from agent.receiver import Receiver
+from tests.snmp_damage import CRAFTED
 
 NO_ACCESS, WRONG_TYPE, WRONG_VALUE, INCONSISTENT_VALUE, TOO_BIG = 6, 7, 10, 12, 1
 TEXT = ber.tlv(ber.OCTET_STRING, b"changed")
