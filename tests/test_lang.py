@@ -60,6 +60,7 @@ DETAILS = (
     "accepts connections", "answers", "only woken", "ordered",
     "closed without a word", "closed without reading", "no answer", "no connection in time",
     "the line was not taken whole", "was told before", "is going down", "self test failed", "self test not done yet",
+    "too few adapters may ask",
     "Connection refused", "No route to host",
 )  # fmt: skip
 

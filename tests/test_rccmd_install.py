@@ -207,6 +207,29 @@ class InstallTest(Case):
         self.assertEqual((code, self.files(), other.heard), (1, before, []), said)
         self.assertIn("set need = 1 first", said)
 
+    def test_a_classic_server_that_several_must_ask_is_not_left_with_one_voice(self) -> None:
+        ini = self.root / "etc/rccmd.ini"
+        ini.parent.mkdir(parents=True, exist_ok=True)
+        for need, require, code in (("2", "", 1), ("2", "require_tls = no\n", 0)):
+            ini.write_text(
+                f"[listen]\nallow = 192.0.2.10, 192.0.2.11\nneed = {need}\n{require}on_shutdown = /bin/true\n"
+            )
+            before = self.files()
+            done, said = self.run_it(*self.words(), "--service", "systemd")
+            self.assertEqual(done, code, said)
+            if code:
+                self.assertEqual((self.files(), self.adapter.heard), (before, []), "the code is still good")
+                self.assertIn("set need = 1 first, enrol every adapter, then set need = 2 again", said)
+
+    def test_who_is_heard_no_more_is_said(self) -> None:
+        (self.root / "etc").mkdir(parents=True, exist_ok=True)
+        text = "[listen]\nallow = 192.0.2.10, 192.0.2.11\non_message = none\non_shutdown = /bin/true\n"
+        (self.root / "etc/rccmd.ini").write_text(text)
+        code, said = self.run_it(*self.words(), "--service", "systemd")
+        self.assertEqual(code, 0, said)
+        self.assertIn("enrol every other adapter of allow = 192.0.2.10, 192.0.2.11 too", said)
+        self.assertNotIn("run without privileges now", said)
+
     def test_a_dry_run_says_everything_and_does_nothing(self) -> None:
         code, said = self.install("--dry-run")
         self.assertEqual((code, self.files(), self.adapter.connections), (0, {}, 0), said)

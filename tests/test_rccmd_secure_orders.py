@@ -289,6 +289,18 @@ class Voting(Case):
         self.say(orders, "WAKEUP", A, 4.0)
         self.assertEqual(self.calls, [("/resume",), ("/resume",), ("/halt",)])
 
+    def test_a_wakeup_whose_command_cannot_run_now_may_come_again(self) -> None:
+        orders = self.orders(on_wakeup=("/resume",))
+        self.assertEqual(self.say(orders, "WAKEUP", A, 1.0), "accepted")
+        self.assertEqual(self.say(orders, "WAKEUP", B, 1.5, OTHER), "busy", "that of A runs still")
+        self.jobs[-1].code = 0
+        self.assertEqual(self.say(orders, "WAKEUP", B, 3.0, OTHER), "accepted")
+        self.assertEqual((len(self.calls), self.say(orders, "WAKEUP", B, 4.0, OTHER)), (2, "duplicate"))
+
+    def test_a_noop_tells_how_many_may_ask_where_more_than_one_must(self) -> None:
+        facts = [self.orders(need=n).answer(f"RT1 NOOP {ID}\n".encode(), A, "192.0.2.7", 2.0).facts for n in (1, 2)]
+        self.assertEqual([f.get("voices") for f in facts], [None, "3"])
+
     def test_a_word_survives_a_restart_and_dies_with_its_certificate(self) -> None:
         self.say(self.orders(need=2), "SHUTDOWN", A, 1.0)
         again = self.orders(need=2)

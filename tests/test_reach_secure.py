@@ -112,6 +112,14 @@ def test_a_reply_becomes_a_word_of_the_house(tmp_path: Path, reply: bytes, outco
             b"version=0.1.0 selftest=ok selftest_age_s=864000 need=2 votes=0",
             Outcome(PROVEN, "version 0.1.0, self test ok, 10 days ago, needs 2 adapters"),
         ),
+        (
+            b"version=0.1.0 selftest=ok need=2 votes=0 voices=1",
+            Outcome(UNKNOWN, "too few adapters may ask", up=True),
+        ),
+        (
+            b"version=0.1.0 selftest=ok need=2 votes=0 voices=2",
+            Outcome(PROVEN, "version 0.1.0, self test ok, needs 2 adapters"),
+        ),
         (b"version=0.1.0 selftest=failed", Outcome(UNKNOWN, "self test failed", up=True)),
     ],
 )

@@ -53,6 +53,10 @@ class Alive:
             return set()
         return {name for name in self._names() if name not in self.last or self._over(name, now_s)}
 
+    def voices(self) -> int:
+        """How many may ask."""
+        return len(set(self._names()))
+
     def counting(self, asking: Iterable[str], now_s: float) -> set[str]:
         """Who counts as having asked, besides those that have, because it is not alive though it had its time."""
         return self._lost_now(now_s) - set(asking) if self._settings.unreachable_counts else set()

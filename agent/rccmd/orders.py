@@ -184,6 +184,8 @@ class Orders:
     def _facts(self, now_s: float) -> dict[str, str]:
         facts = {"version": VERSION, **self.selftest.facts(), "need": str(self._settings.need)}
         facts["votes"] = str(len(self.votes.of(now_s)))
+        if self._settings.need > 1 and self._settings.require_tls:
+            facts["voices"] = str(self.alive.voices())
         if self._settings.dry_run:
             facts["dry_run"] = "yes"
         return facts
@@ -207,8 +209,9 @@ class Orders:
         fresh = not self.seen.has(WAKEUP, sender, ident)
         self.seen.add(WAKEUP, [(sender, ident)])
         self._journal.limited("repeats", sender, WAKEUP, self._withdraw(sender, ident, now_s), now_s)
-        if fresh:
-            self._small.wakeup(sender, now_s)
+        if fresh and not self._small.wakeup(sender, now_s):
+            self.seen.remove(WAKEUP, [(sender, ident)])
+            return Reply(BUSY, {})
         return _ACCEPTED
 
     # --- verbs -----------------------------------------------------------------------------------------------

@@ -105,6 +105,11 @@ def problems(before: Before, replace: bool) -> list[str]:
             f"rccmd.ini says need = {need}, so with --replace the only adapter left could never shut this server "
             "down alone: set need = 1 first, or add the adapter without --replace"
         )
+    elif not before.senders and before.listen.get("require_tls") != "no" and need.isdigit() and int(need) > 1:
+        found.append(
+            f"rccmd.ini says need = {need}, and once it is secure only this adapter would be heard, so nobody could "
+            f"shut this server down: set need = 1 first, enrol every adapter, then set need = {need} again"
+        )
     if len(before.senders) >= SENDERS_LIMIT and not replace:
         found.append(f"{len(before.senders)} adapters are trusted already, more than {SENDERS_LIMIT} cannot be")
     return found
@@ -269,8 +274,14 @@ def explain(before: Before, given: Enrolled, sender: str, replace: bool, places:
         )
     if before.listen.get("require_tls") == "no":
         lines.append("require_tls = no was kept: the addresses in allow may still command without a key")
+    elif not before.senders and set(",/") & set(before.listen.get("allow", "")):  # more than one
+        lines.append(
+            f"from now on only {sender} is heard; enrol every other adapter of allow = {before.listen['allow']} too, "
+            "their commands in clear are refused"
+        )
     if before.ini and not before.root_ini:
-        programs = [k for k in ("on_message", "on_wakeup") if before.listen.get(k)]
+        words = ("", "users", "none")  # no programs
+        programs = [k for k in ("on_message", "on_wakeup") if before.listen.get(k, "") not in words]
         programs += [f"[execute] {name}" for name in inifile.values(before.ini, "execute")]
         if programs:
             lines.append(f"these programs run without privileges now, try them: {', '.join(programs)}")

@@ -204,7 +204,9 @@ def _proof(reply: secure.Reply) -> Outcome:
         return Outcome(UNKNOWN, "self test failed" if selftest == "failed" else "self test not done yet", up=True)
     old = selftest == "ok" and age.isdecimal() and int(age[:9]) > OLD_SELFTEST_S
     said = f"self test {selftest}" + (f", {int(age[:9]) // 86400} days ago" if old else "")
-    need = reply.facts.get("need", "1")
+    need, voices = reply.facts.get("need", "1"), reply.facts.get("voices", "")
+    if need.isdecimal() and voices.isdecimal() and int(need[:4]) > int(voices[:4]):
+        return Outcome(UNKNOWN, "too few adapters may ask", up=True)
     said += f", needs {need} adapters" if need.isdecimal() and int(need[:4]) > 1 else ""
     return Outcome(PROVEN, f"version {reply.facts.get('version', '?')[:20]}, {said}"[:DETAIL_LIMIT])
 
