@@ -144,39 +144,36 @@ class SerialLink:
         0.5 s to write), also while a freshly opened line settles. LinkError: silence, more than `limit_bytes`
         without `end`, or a line that is gone.
         """
-        deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
-        inbox = bytearray()
-        try:
-            self._settle(deadline_s, command)
-            self._line.reset_input_buffer()
-            self._write(command)
-            while (cut := inbox.find(end)) < 0:
-                if len(inbox) > limit_bytes:
-                    raise LinkError(f"{_shown(command)}: more than {limit_bytes} bytes without end: {_shown(inbox)}")
-                if not self._readable(deadline_s):
-                    if not inbox:
-                        raise Silence(f"{_shown(command)}: no answer within {within_s:g} s")
-                    raise LinkError(f"{_shown(command)}: only {_shown(inbox)} within {within_s:g} s")
-                inbox += self._line.read(limit_bytes + len(end) - len(inbox))
-        except (OSError, termios.error) as e:
-            raise LinkError(f"{self._line.port}: {e}") from e
-        return Reply(bytes(inbox[:cut]), self._now())
+
+        def missing(inbox: bytes) -> int:
+            if end in inbox:
+                return 0
+            if len(inbox) > limit_bytes:
+                raise LinkError(f"{_shown(command)}: more than {limit_bytes} bytes without end: {_shown(inbox)}")
+            return limit_bytes + len(end) - len(inbox)
+
+        reply = self._exchange(command, missing, within_s)
+        return reply._replace(data=reply.data.partition(end)[0])
 
     def ask_whole(self, command: bytes, size: Callable[[bytes], int], *, within_s: float = 3.0) -> Reply:
         """As `ask`, for protocols without an end mark: `size(what came so far)` is how many bytes the answer has in
         all, as far as can be told yet. No more than that is read."""
+        return self._exchange(command, lambda inbox: size(inbox) - len(inbox), within_s)
+
+    def _exchange(self, command: bytes, missing: Callable[[bytes], int], within_s: float) -> Reply:
+        """Ask; `missing(what came so far)` is how much more may be read at once, 0 or less: it is whole."""
         deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
         inbox = b""
         try:
             self._settle(deadline_s, command)
             self._line.reset_input_buffer()
             self._write(command)
-            while len(inbox) < size(inbox):
+            while (wanted := missing(inbox)) > 0:
                 if not self._readable(deadline_s):
                     if not inbox:
                         raise Silence(f"{_shown(command)}: no answer within {within_s:g} s")
                     raise LinkError(f"{_shown(command)}: only {_shown(inbox)} within {within_s:g} s")
-                inbox += self._line.read(size(inbox) - len(inbox))
+                inbox += self._line.read(wanted)
         except (OSError, termios.error) as e:
             raise LinkError(f"{self._line.port}: {e}") from e
         return Reply(inbox, self._now())
