@@ -89,6 +89,18 @@ class HidUnit:
         report = self.reports.get((kind, field.report), bytes([field.report])).ljust(length, b"\0")
         self.reports[kind, field.report] = hid.put(field, amount, report)
 
+    def mains(self, there: bool) -> list[int]:
+        """The mains fails or comes back; returns the input reports that tell of it."""
+        descriptor, told = hid.parse(self.descriptor), set()
+        for name, amount in (("ACPresent", there), ("Discharging", not there)):
+            path = f"UPS.PowerSummary.PresentStatus.{name}"
+            for kind in ("feature", "input"):
+                field = descriptor.find(usages.path(path), kind)
+                if field is not None:
+                    self.set(path, float(amount), kind)
+                    told |= {field.report} if kind == "input" else set()
+        return sorted(told)
+
     def push(self, report: int) -> None:
         """Send an interrupt report as it is now."""
         self.waiting.append(self.reports["input", report])

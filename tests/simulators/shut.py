@@ -19,7 +19,6 @@ import tty
 from collections import deque
 from pathlib import Path
 
-from agent import hid, usages
 from agent.link import Silence
 from agent.model import Reply
 from tests.simulators.hidunit import HidUnit
@@ -105,15 +104,7 @@ class ShutUnit:
 
     def mains(self, there: bool) -> None:
         """The mains fails or comes back; the input reports that say so wait to be told."""
-        descriptor, told = hid.parse(self.unit.descriptor), set()
-        for name, amount in (("ACPresent", there), ("Discharging", not there)):
-            path = f"UPS.PowerSummary.PresentStatus.{name}"
-            for kind in ("feature", "input"):
-                field = descriptor.find(usages.path(path), kind)
-                if field is not None:
-                    self.unit.set(path, float(amount), kind)
-                    told |= {field.report} if kind == "input" else set()
-        self.told.extend(self.unit.reports["input", report] for report in sorted(told))
+        self.told.extend(self.unit.reports["input", report] for report in self.unit.mains(there))
 
     def _take(self, whole: bytes) -> bytes:
         if checked(whole[0], whole[2:-1]) != whole:

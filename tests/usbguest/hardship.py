@@ -6,7 +6,6 @@ import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from agent import hid, usages
 from tests.simulators.usbredir import UsbRedir
 
 from .guest import Guest, Watch
@@ -21,16 +20,7 @@ RESET = "does not answer, its port is reset"  # in our log
 def mains(sim: UsbRedir, there: bool) -> float:
     """Fail or restore the mains; our second at which the interrupt report went out."""
     with sim.lock:
-        reports = set()
-        descriptor = hid.parse(sim.unit.descriptor)
-        for path, amount in (("ACPresent", there), ("Discharging", not there)):
-            full = f"UPS.PowerSummary.PresentStatus.{path}"
-            for kind in ("feature", "input"):
-                field = descriptor.find(usages.path(full), kind)
-                if field is not None:
-                    sim.unit.set(full, float(amount), kind)
-                    if kind == "input":
-                        reports.add(field.report)
+        reports = sim.unit.mains(there)
         at_s = time.monotonic()
         for report in reports:
             sim.push(report)
