@@ -13,10 +13,13 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from . import layout
 from .step import BuildError, run
@@ -217,6 +220,26 @@ class Machine:
         """End it at once."""
         self.process.kill()
         self.process.wait(STOP_S)
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[Callable[..., Machine]]:
+    """What makes a Machine, one after the other: the last is ended; when something fails its console is shown."""
+    made: list[Machine] = []
+
+    def start(*args: Any, **more: Any) -> Machine:
+        made.append(Machine(*args, **more))
+        return made[-1]
+
+    try:
+        yield start
+    except (Failed, BuildError, OSError):
+        if made:
+            print(made[-1].console()[-4000:], file=sys.stderr)
+        raise
+    finally:
+        if made and made[-1].process.poll() is None:
+            made[-1].kill()
 
 
 def prepare(image: Path, folder: Path, text: str, size_mib: int = 2048) -> Path:

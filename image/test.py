@@ -19,7 +19,21 @@ from tests.simulators.hidunit import HidUnit
 from tests.simulators.usbredir import UsbRedir
 
 from . import layout, powercut, trial
-from .machine import CODE, START_S, WRITER, Failed, Machine, SerialUps, built, fat, free_port, on_card, prepare, put
+from .machine import (
+    CODE,
+    START_S,
+    WRITER,
+    Failed,
+    Machine,
+    SerialUps,
+    built,
+    fat,
+    free_port,
+    on_card,
+    one_at_a_time,
+    prepare,
+    put,
+)
 from .machine import settings as machine_settings
 from .step import BuildError, run
 
@@ -75,12 +89,8 @@ def second_start(machine: Machine, unit: UsbRedir) -> None:
         raise Failed(f"after a loss of power it is called {found.get('name')!r}")
     machine.until("the kernel binds the USB HID UPS and it is read", lambda: machine.source() == "mains", START_S)
     with unit.lock:
-        for path, amount in (("ACPresent", 0.0), ("Discharging", 1.0)):
-            for kind in ("feature", "input"):
-                unit.unit.set(f"UPS.PowerSummary.PresentStatus.{path}", amount, kind)
-        for kind, report in list(unit.unit.reports):
-            if kind == "input":
-                unit.push(report)
+        for report in unit.unit.mains(False):
+            unit.push(report)
     machine.until("the page shows it on battery", lambda: machine.source() == "battery", 60)
 
 
@@ -88,30 +98,25 @@ def look(image: Path, slot: Path, folder: Path) -> None:
     """Both starts. Failed, BuildError, OSError."""
     unit, server, ups = UsbRedir(HidUnit.of(HID)), Listener(folder), SerialUps()
     redir = ["-chardev", f"socket,id=hid,host=127.0.0.1,port={unit.port}", "-device", "usb-redir,chardev=hid"]
-    log, machine = folder / "console.log", None
+    log = folder / "console.log"
     try:
-        card = prepare(image, folder, machine_settings(server.port))
-        machine = Machine(str(card), slot, log, ups, redir)
-        first_start(machine, ups, server)
-        machine.kill()
-        report = on_card(card, "ridethrough-report.txt")
-        if "taken over" not in report or CODE not in report:
-            raise Failed(f"the report on the card says: {report}")
-        left = on_card(card, "ridethrough.toml")
-        if any(secret in left for secret in (CODE, WRITER)) or "image-test" not in left:
-            raise Failed("the secrets are still on the card, or the rest is gone")
-        print("        the report is on the card, the secrets are not")
-        grown(card)
-        put(card, machine_settings(server.port, 'driver = "usbhid"'))
-        machine = Machine(str(card), slot, log, ups, redir)
-        second_start(machine, unit)
-    except (Failed, BuildError, OSError):
-        if machine is not None:
-            print(machine.console()[-4000:], file=sys.stderr)
-        raise
-    finally:
-        if machine is not None and machine.process.poll() is None:
+        with one_at_a_time() as start:
+            card = prepare(image, folder, machine_settings(server.port))
+            machine = start(str(card), slot, log, ups, redir)
+            first_start(machine, ups, server)
             machine.kill()
+            report = on_card(card, "ridethrough-report.txt")
+            if "taken over" not in report or CODE not in report:
+                raise Failed(f"the report on the card says: {report}")
+            left = on_card(card, "ridethrough.toml")
+            if any(secret in left for secret in (CODE, WRITER)) or "image-test" not in left:
+                raise Failed("the secrets are still on the card, or the rest is gone")
+            print("        the report is on the card, the secrets are not")
+            grown(card)
+            put(card, machine_settings(server.port, 'driver = "usbhid"'))
+            machine = start(str(card), slot, log, ups, redir)
+            second_start(machine, unit)
+    finally:
         server.close()
         unit.close()
 
@@ -133,39 +138,33 @@ def grown(card: Path) -> None:
 def without_data(image: Path, slot: Path, folder: Path) -> None:
     """A data partition full of rubbish: it protects all the same, says so, and makes a new one when asked to."""
     server, ups = Listener(folder), SerialUps()
-    machine = None
     try:
-        card = prepare(image, folder, machine_settings(server.port))
-        sizes = layout.Sizes()
-        with card.open("r+b") as file:
-            file.seek((sizes.start + sizes.boot + 2 * sizes.root) * layout.MIB)
-            file.write(random.Random(1).randbytes(sizes.data * layout.MIB))
-        machine = Machine(str(card), slot, folder / "console.log", ups)
-        machine.until("without a data partition the UPS is read", lambda: machine.source() == "mains", START_S)
-        machine.until("the page says how to get a new one", lambda: provision.RECREATE in errors(machine), 60)
-        ups.mains = False
-        machine.until("and the server's own command runs (rccmd listen)", server.heard, 180)
-        ups.mains = True
-        machine.kill()
-        if provision.RECREATE not in on_card(card, provision.REPORT):
-            raise Failed("the report does not speak of the data partition")
-        (folder / provision.RECREATE).touch()
-        run(["mcopy", "-o", "-i", fat(card), folder / provision.RECREATE, f"::/{provision.RECREATE}"])
-        machine = Machine(str(card), slot, folder / "console.log", ups)
-        machine.until("with a new data partition the UPS is read", lambda: machine.source() == "mains", START_S)
-        if said := errors(machine):
-            raise Failed(f"with a new data partition it still says: {said}")
-        machine.kill()
-        if provision.RECREATE in run(["mdir", "-b", "-i", fat(card), "::/"]).decode():
-            raise Failed("the wish for a new data partition is still on the card")
-        grown(card)
-    except (Failed, BuildError, OSError):
-        if machine is not None:
-            print(machine.console()[-4000:], file=sys.stderr)
-        raise
-    finally:
-        if machine is not None and machine.process.poll() is None:
+        with one_at_a_time() as start:
+            card = prepare(image, folder, machine_settings(server.port))
+            sizes = layout.Sizes()
+            with card.open("r+b") as file:
+                file.seek((sizes.start + sizes.boot + 2 * sizes.root) * layout.MIB)
+                file.write(random.Random(1).randbytes(sizes.data * layout.MIB))
+            machine = start(str(card), slot, folder / "console.log", ups)
+            machine.until("without a data partition the UPS is read", lambda: machine.source() == "mains", START_S)
+            machine.until("the page says how to get a new one", lambda: provision.RECREATE in errors(machine), 60)
+            ups.mains = False
+            machine.until("and the server's own command runs (rccmd listen)", server.heard, 180)
+            ups.mains = True
             machine.kill()
+            if provision.RECREATE not in on_card(card, provision.REPORT):
+                raise Failed("the report does not speak of the data partition")
+            (folder / provision.RECREATE).touch()
+            run(["mcopy", "-o", "-i", fat(card), folder / provision.RECREATE, f"::/{provision.RECREATE}"])
+            machine = start(str(card), slot, folder / "console.log", ups)
+            machine.until("with a new data partition the UPS is read", lambda: machine.source() == "mains", START_S)
+            if said := errors(machine):
+                raise Failed(f"with a new data partition it still says: {said}")
+            machine.kill()
+            if provision.RECREATE in run(["mdir", "-b", "-i", fat(card), "::/"]).decode():
+                raise Failed("the wish for a new data partition is still on the card")
+            grown(card)
+    finally:
         server.close()
 
 
