@@ -1,7 +1,8 @@
 """The image in a virtual machine, seen from outside: its console, its page, its SNMP agent, and the UPS beside it.
 
 QEMU's -M virt without KVM: the image's own kernel and initrd, its card on virtio. A serial UPS hangs on an emulated
-USB adapter (usb-serial), whatever else by usb-redir. The firmware of the boards is not part of it.
+USB adapter (usb-serial), whatever else by usb-redir. -M raspi3b (`Pi3`) has the card on the board's own SD host and
+the network on its USB. The firmware of the boards is not part of either.
 """
 
 from __future__ import annotations
@@ -145,18 +146,23 @@ class Machine:
         if emulator is None:
             raise BuildError("qemu-system-aarch64 is missing; mend with: apt-get install qemu-system-arm")
         words = (words or layout.cmdline("a")).replace("console=ttyS1,115200", "console=ttyAMA0").strip()
+        net = (
+            f"user,id=net,hostfwd=tcp:127.0.0.1:{self.web}-:443,hostfwd=udp:127.0.0.1:{self.snmp}-:161,"
+            f"hostfwd=tcp:127.0.0.1:{self.ssh}-:22"
+        )
         self._began_s = time.monotonic()
         self.process = subprocess.Popen([
-            emulator, "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", str(MEMORY_MIB), "-no-reboot",
-            "-display", "none", "-monitor", "none", "-serial", f"file:{self.log}",
-            "-kernel", slot / "vmlinuz", "-initrd", slot / "initrd.img", "-append", words,
-            "-drive", f"file={disk},format=raw,if=none,id=card", "-device", "virtio-blk-device,drive=card",
-            "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.web}-:443,hostfwd=udp:127.0.0.1:{self.snmp}-:161,"
-            f"hostfwd=tcp:127.0.0.1:{self.ssh}-:22",
-            "-device", "virtio-net-device,netdev=net", "-device", "qemu-xhci",
-            "-chardev", f"socket,id=ups,host=127.0.0.1,port={ups.port}", "-device", "usb-serial,chardev=ups",
-            *devices,
+            emulator, "-no-reboot", "-display", "none", "-monitor", "none", "-serial", f"file:{self.log}",
+            "-kernel", slot / "vmlinuz", "-initrd", slot / "initrd.img", "-netdev", net,
+            "-chardev", f"socket,id=ups,host=127.0.0.1,port={ups.port}", *self._board(disk, slot, words), *devices,
         ], stdin=subprocess.DEVNULL)  # fmt: skip
+
+    def _board(self, disk: str, slot: Path, words: str) -> list[str | Path]:
+        return [
+            "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", str(MEMORY_MIB), "-append", words,
+            "-drive", f"file={disk},format=raw,if=none,id=card", "-device", "virtio-blk-device,drive=card",
+            "-device", "virtio-net-device,netdev=net", "-device", "qemu-xhci", "-device", "usb-serial,chardev=ups",
+        ]  # fmt: skip
 
     @property
     def age_s(self) -> float:
@@ -222,18 +228,30 @@ class Machine:
         self.process.wait(STOP_S)
 
 
+class Pi3(Machine):
+    """The same as a Raspberry Pi 3 B. QEMU's hardware watchdog bites as soon as it is armed: left alone."""
+
+    def _board(self, disk: str, slot: Path, words: str) -> list[str | Path]:
+        return [
+            "-M", "raspi3b", "-m", "1G", "-dtb", slot / "bcm2837-rpi-3-b.dtb",
+            "-append", f"{words} systemd.watchdog_sec=0", "-drive", f"file={disk},format=raw,if=sd",
+            "-device", "usb-hub,bus=usb-bus.0,port=1", "-device", "usb-net,netdev=net,bus=usb-bus.0,port=1.1",
+            "-device", "usb-serial,chardev=ups,bus=usb-bus.0,port=1.2",
+        ]  # fmt: skip
+
+
 @contextmanager
-def one_at_a_time() -> Iterator[Callable[..., Machine]]:
-    """What makes a Machine, one after the other: the last is ended; when something fails its console is shown."""
+def one_at_a_time(kind: type[Machine] = Machine) -> Iterator[Callable[..., Machine]]:
+    """What makes a machine, one after the other: the last is ended; when something fails its console is shown."""
     made: list[Machine] = []
 
     def start(*args: Any, **more: Any) -> Machine:
-        made.append(Machine(*args, **more))
+        made.append(kind(*args, **more))
         return made[-1]
 
     try:
         yield start
-    except (Failed, BuildError, OSError):
+    except (Failed, BuildError, OSError, subprocess.TimeoutExpired):
         if made:
             print(made[-1].console()[-4000:], file=sys.stderr)
         raise

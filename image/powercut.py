@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from .machine import START_S, Failed, Machine, SerialUps, free_port, prepare, settings
+from .machine import START_S, Failed, Machine, SerialUps, free_port, one_at_a_time, prepare, settings
 from .step import BuildError
 from .volatile import Disk
 
@@ -95,30 +95,22 @@ class Life:
         address.unlink(missing_ok=True)
         disk = Disk(self._card, address, self._honest)
         log = self._folder / f"console-{number}.log"
-        machine = Machine(f"nbd:unix:{address}", self._slot, log, self._ups)
         try:
-            self._look(machine)
-            writer = Settings(machine, self._contacts[1])
-            self._work(machine, disk, number)
-            self._note(machine)
-            disk.cut_at(number % 4, self._chance.uniform(2, 10))
-            writes, kept = disk.cut(self._chance)
-            machine.kill()
-            writer.stop()
-            self._contacts = writer.acknowledged, writer.tried
-            self.lost, self.kept, self.flushes = (
-                self.lost + writes - kept,
-                self.kept + kept,
-                self.flushes + disk.flushes,
-            )
-            print(f"        cut {number}: {writes} writes were not flushed, {kept} of them kept", flush=True)
-        except Failed:
-            print(machine.console()[-3000:], flush=True)
-            raise
-        finally:
-            if machine.process.poll() is None:
+            with one_at_a_time() as start:
+                machine = start(f"nbd:unix:{address}", self._slot, log, self._ups)
+                self._look(machine)
+                writer = Settings(machine, self._contacts[1])
+                self._work(machine, disk, number)
+                self._note(machine)
+                disk.cut_at(number % 4, self._chance.uniform(2, 10))
+                writes, kept = disk.cut(self._chance)
                 machine.kill()
+                writer.stop()
+        finally:
             disk.close()
+        self._contacts = writer.acknowledged, writer.tried
+        self.lost, self.kept, self.flushes = self.lost + writes - kept, self.kept + kept, self.flushes + disk.flushes
+        print(f"        cut {number}: {writes} writes were not flushed, {kept} of them kept", flush=True)
 
     def _look(self, machine: Machine) -> None:
         """It is up, and nothing is lost."""

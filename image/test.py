@@ -25,6 +25,7 @@ from .machine import (
     WRITER,
     Failed,
     Machine,
+    Pi3,
     SerialUps,
     built,
     fat,
@@ -168,6 +169,17 @@ def without_data(image: Path, slot: Path, folder: Path) -> None:
         server.close()
 
 
+def pi3(image: Path, slot: Path, folder: Path) -> None:
+    """A first start on the board that QEMU knows. Failed, BuildError, OSError."""
+    ups, server = SerialUps(), Listener(folder)
+    try:
+        with one_at_a_time(Pi3) as start:
+            card = prepare(image, folder, machine_settings(server.port))
+            first_start(start(str(card), slot, folder / "console.log", ups), ups, server)
+    finally:
+        server.close()
+
+
 def errors(machine: Machine) -> str:
     """What the page says of the configuration. OSError, ValueError."""
     found = machine.view().get("config_errors")
@@ -180,7 +192,9 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=ROOT / "build/image", metavar="DIR", help="of ./run image")
     parser.add_argument("--cuts", type=int, default=10, metavar="N", help="losses of power afterwards (10)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of what the disk loses in them (1)")
-    parser.add_argument("--only", choices=("look", "data", "slots", "cuts"), help="nothing but this part")
+    parser.add_argument(
+        "--only", choices=("look", "data", "slots", "cuts", "pi3"), help="this part alone; pi3 is in no other"
+    )
     args = parser.parse_args()
     try:
         image, slot = built(args.cache)
@@ -193,6 +207,9 @@ def main() -> int:
         if args.only in (None, "slots"):
             with tempfile.TemporaryDirectory(prefix="ridethrough-slots-") as name:
                 trial.main(image, args.cache, Path(name))
+        if args.only == "pi3":
+            with tempfile.TemporaryDirectory(prefix="ridethrough-pi3-") as name:
+                pi3(image, slot, Path(name))
         if args.only in (None, "cuts"):
             powercut.main(image, slot, args.cuts, args.seed)
     except (Failed, BuildError, OSError, subprocess.TimeoutExpired) as e:

@@ -6,6 +6,7 @@ for it, else select.txt; kernel, initrd and command line from the slot that it n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import re
@@ -16,6 +17,7 @@ import tarfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from .machine import START_S, Failed, Machine, SerialUps, free_port, off_card, on_card, prepare, settings
 from .step import BuildError, run
@@ -131,6 +133,11 @@ class Lab:
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, _format: str, *_: object) -> None:
         pass
+
+    def copyfile(self, *args: Any) -> None:
+        """The machine may lose its power in the middle: that is what `torn` is for."""
+        with contextlib.suppress(ConnectionError):
+            super().copyfile(*args)
 
 
 def tampered(lab: Lab) -> None:
