@@ -22,6 +22,7 @@ from .volatile import Disk
 CONTACT = "1.3.6.1.2.1.1.4.0"  # sysContact: a setting that is kept by the faces
 CONTROL_CUTS = 4  # by then a lying disk must have been caught
 TOLD_S = 180.0
+NOTED_S = 60.0
 
 
 class Server:
@@ -147,10 +148,11 @@ class Life:
         time.sleep(self._chance.uniform(0, 20))  # before and after its stage is latched, which comes at 15 s
 
     def _note(self, machine: Machine) -> None:
-        try:
+        def noted() -> bool:
             self._events = self._seen(machine)
-        except (OSError, ValueError) as e:
-            raise Failed(f"the page stopped to answer: {e}") from e
+            return True
+
+        machine.until("the events are read", noted, NOTED_S)  # emulated, the core may keep the page waiting
 
     @staticmethod
     def _seen(machine: Machine) -> dict[int, str]:
