@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import apc
+from ..ages import older
 from ..model import Command, Driver, Link, LinkError, Option, OrderError, Status
 from ..q1.orders import check_arguments
 
@@ -43,11 +45,12 @@ DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
 
 #: asked in every poll, between two Q
 MEASURES = (b"f", b"j", b"B", b"L", b"O", b"P", b"F", b"C", b"/", b"t", b"h")
-#: asked in turn, as time allows -> how many seconds its answer is good for
+#: asked in turn, as time allows -> how many seconds its answer is good for; after LATE_S more it is no answer
 FACTS: Mapping[bytes, float] = {
     b"b": 3600.0, b"V": 3600.0, b"\x01": 3600.0, b"n": 3600.0, b"X": 30.0, b"8": 15.0, b"'": 30.0, b"~": 15.0,
     b"g": 3600.0, b"o": 600.0, b"l": 600.0, b"u": 600.0, b"q": 600.0, b"k": 600.0,
 }  # fmt: skip
+LATE_S = 180.0  # a turn through all of them, polled as seldom as may be configured, takes less
 UNLISTED = frozenset((b"/",))  # answered by units whose list of commands leaves it out (NUT issue 757)
 
 #: what a command needs the unit to know
@@ -95,7 +98,7 @@ class ApcSmart:
         self._known: frozenset[bytes] | None = None  # the commands that the unit lists; None: not told (yet)
         self._asked_a_s = -math.inf
         self._legal: dict[tuple[str, str], tuple[str, ...]] | None = None
-        self._facts: dict[bytes, apc.Value] = {}
+        self._facts: dict[bytes, tuple[apc.Value, float]] = {}  # question -> its answer, and when it was given
         self._due_s: dict[bytes, float] = {}  # question -> not before this second
         self._silent: dict[bytes, int] = {}  # question -> unanswered so many times in a row
         self._answered: set[bytes] = set()
@@ -113,7 +116,7 @@ class ApcSmart:
 
     def poll(self) -> Status:
         """Ask and return. Takes at most 4.5 s; LinkError if the unit is silent or does not say its status."""
-        began_s = self._begin(POLL_WITHIN_S)
+        self._until_s = (began_s := self._now()) + POLL_WITHIN_S
         if not self._smart:
             self._enter_smart_mode()
         first, _ = self._ask_bits()
@@ -121,7 +124,9 @@ class ApcSmart:
         while whole and self._ask_next_fact() and self._now() - began_s < FACTS_WITHIN_S:
             pass
         bits, taken_s = self._ask_last(first)
-        return apc.look(bits, {**self._facts, **values}, taken_s=taken_s)
+        facts = {q: one for q, one in self._facts.items() if taken_s - one[1] <= FACTS[q] + LATE_S}
+        status = apc.look(bits, {**{q: value for q, (value, _) in facts.items()}, **values}, taken_s=taken_s)
+        return replace(status, older=older(((apc.PLACES[q], at_s) for q, (_, at_s) in facts.items()), taken_s))
 
     def order(self, command: Command, **args: Any) -> None:
         """Give an order (arguments: see model.Command). Takes at most 9 s: some are pressed twice, 1.6 s apart.
@@ -131,7 +136,7 @@ class ApcSmart:
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
         delays = check_arguments(command, args, **DELAYS.get(command, {}))
-        self._begin(ORDER_WITHIN_S)
+        self._until_s = self._now() + ORDER_WITHIN_S
         if not self._smart:
             self._enter_smart_mode()
         if command is Command.SHUTDOWN_RETURN:
@@ -147,11 +152,6 @@ class ApcSmart:
         self._link.close()
 
     # -- asking
-
-    def _begin(self, within_s: float) -> float:
-        now_s = self._now()
-        self._until_s = now_s + within_s
-        return now_s
 
     def _ask(self, question: bytes, within_s: float = ANSWER_WITHIN_S, *, spare_s: float = 0.0) -> bytes:
         left_s = self._until_s - spare_s - self._now()
@@ -228,9 +228,11 @@ class ApcSmart:
             self._due_s[question] = max(self._due_s.get(question, 0.0), now_s + FACTS[b"8"])
             return False
         if value is not None:
-            self._facts[question] = value
+            self._facts[question] = value, now_s
             self._due_s[question] = now_s + FACTS[question]
-            self._know_by_firmware(str(value) if question in (b"b", b"V") else "")
+            firmware = str(value) if question in (b"b", b"V") else ""
+            if self._known is None and firmware in apc.COMMANDS_OF:
+                self._known = frozenset(bytes((c,)) for c in apc.COMMANDS_OF[firmware])
         return True
 
     def _ask_commands(self, now_s: float) -> bool:
@@ -241,10 +243,6 @@ class ApcSmart:
             log.info("apcsmart: the unit does not list its commands: %s", e)
             return False
         return True
-
-    def _know_by_firmware(self, firmware: str) -> None:
-        if self._known is None and firmware in apc.COMMANDS_OF:
-            self._known = frozenset(bytes((c,)) for c in apc.COMMANDS_OF[firmware])
 
     def _worth_asking(self, question: bytes) -> bool:
         listed = self._known is None or question in self._known or question in UNLISTED
@@ -357,7 +355,7 @@ class ApcSmart:
             except LinkError as e:
                 log.info("apcsmart: %s", e)
                 self._legal = {}
-        locale = str(self._facts.get(b"b", " "))[-1]
+        locale = str(self._facts.get(b"b", (" ", 0.0))[0])[-1]
         return self._legal.get((setting.decode(), locale)) or self._legal.get((setting.decode(), "4")) or ()
 
     def _knows(self, command: bytes) -> bool:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import hid, hidtable, quirks
+from ..ages import older
 from ..cards import Card
-from ..hidlook import look
+from ..hidlook import PLACES, look
 from ..hidreader import HidLink, Reader
 from ..model import Command, Driver, Ident, LinkError, Option, OrderError, Status
 from ..q1.megatec import Q1
@@ -88,7 +90,11 @@ class UsbHid:
         numbers = self._believed(self._reader.numbers())
         if self._quirk.q1_reports:
             self._add_q1(numbers)
-        return look(numbers, self._quirk, self._identity(numbers), taken_s=taken_s)
+        said = (
+            (PLACES[name], at_s) for name, at_s in self._reader.said_s.items() if name in PLACES and name in numbers
+        )
+        status = look(numbers, self._quirk, self._identity(numbers), taken_s=taken_s)
+        return replace(status, older=older(said, taken_s))
 
     def order(self, command: Command, **args: Any) -> None:
         """Give an order (arguments: see model.Command). OrderError: an argument out of range, or the unit refuses it

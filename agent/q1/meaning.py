@@ -58,6 +58,7 @@ _OUTPUT = {
     "voltage_v": "output_v", "frequency_hz": "output_hz", "current_a": "output_a", "load_pct": "load_pct",
     "power_w": "output_w", "apparent_va": "output_va",
 }  # fmt: skip
+_IDENT = ("manufacturer", "model", "firmware", "serial")
 _BYPASS = {"voltage_v": "bypass_v", "frequency_hz": "bypass_hz"}
 
 
@@ -73,6 +74,11 @@ def _can_be(name: str, value: object) -> bool:
     if limits is None or not isinstance(value, float) or (value == 0 and name in MAY_BE_ZERO):
         return True
     return limits[0] <= value <= limits[1]
+
+
+def place(name: str) -> str:
+    """The place in a Status of a fact that is asked once; "": it is none by itself."""
+    return "ident" if name in _IDENT else "rating" if name.startswith("rated_") else ""
 
 
 def per_cell(facts: Facts) -> bool:
@@ -122,7 +128,7 @@ def look(facts: Facts, *, test: Test | None = None, taken_s: float) -> Status:
             low=facts.get("battery_low"),
             estimated=frozenset() if guess is None else frozenset({"charge_pct"}),
         ),
-        ident=Ident(**{name: facts.get(name) for name in ("manufacturer", "model", "firmware", "serial")}),
+        ident=Ident(**{name: facts.get(name) for name in _IDENT}),
         rating=_rating(facts),
         outlets=tuple(
             Outlet(number=n, on=facts[f"outlet_{n}"]) for n in range(1, 5) if facts.get(f"outlet_{n}") is not None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from ..ages import older
 from ..link import NotSent
 from ..model import Command, Link, LinkError, OrderError, Status, Test, TestResult
 from . import meaning
@@ -36,7 +38,8 @@ class Unit:
         self._link, self._now, self._cells = link, now, cells
         self._dialect: Dialect | None = None
         self._commands: frozenset[Command] = frozenset()  # of the dialect, as far as the link can carry them
-        self._known: Facts = {}  # what is asked once
+        self._known: Facts = {}  # what is asked once: it holds as long as the connection
+        self._known_s: dict[str, float] = {}  # place (agent/ages.py) -> when it was said
         self._asking: dict[bytes, int] = {}  # what is still to be asked once, and how often
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
         self._polls = 0
@@ -68,14 +71,18 @@ class Unit:
         was_asking = bool(self._asking)
         for query in dialect.once:
             if query.ask in self._asking:
-                self._known |= self._ask_once(query, deadline_s) or {}
+                said = self._ask_once(query, deadline_s) or {}
+                self._known |= said
+                self._known_s = dict.fromkeys({meaning.place(name) for name in said}, self._now()) | self._known_s
         one_cell = meaning.per_cell(facts)
         facts = dialect.derive(meaning.with_battery({**self._known, **facts}, self._cells))
         self._test = self._test_after(facts)
         facts = self._plausible(facts)
         if one_cell and facts["battery_v"] is None and was_asking and not self._asking:
             log.info("%s: volts per cell and no rating; set battery_cells to know the battery voltage", dialect.name)
-        return meaning.look(facts, test=self._test, taken_s=taken_s)
+        status = meaning.look(facts, test=self._test, taken_s=taken_s)
+        places = (one for one in self._known_s.items() if one[0])
+        return replace(status, older=older(places, taken_s))
 
     def order(self, command: Command, **args: Any) -> None:
         """Give an order (arguments: see model.Command). OrderError: an argument out of range, or the unit echoed
