@@ -14,7 +14,7 @@ from typing import Any
 from .. import apc
 from ..ages import older
 from ..model import Command, Driver, Link, LinkError, Option, OrderError, Status
-from ..q1.orders import check_arguments
+from ..q1.orders import check_arguments, others
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +128,11 @@ class ApcSmart:
         status = apc.look(bits, {**{q: value for q, (value, _) in facts.items()}, **values}, taken_s=taken_s)
         return replace(status, older=older(((apc.PLACES[q], at_s) for q, (_, at_s) in facts.items()), taken_s))
 
-    def order(self, command: Command, **args: Any) -> None:
+    def order(self, command: Command, **args: Any) -> str | None:
         """Give an order (arguments: see model.Command). Takes at most 9 s: some are pressed twice, 1.6 s apart.
 
-        OrderError: an argument out of range, or the unit refuses or does not confirm. LinkError: it is silent.
+        A word if its delay is another. OrderError: an argument out of range, or the unit refuses or does not confirm.
+        LinkError: it is silent.
         """
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
@@ -140,12 +141,13 @@ class ApcSmart:
         if not self._smart:
             self._enter_smart_mode()
         if command is Command.SHUTDOWN_RETURN:
-            self._off_and_return(*delays)
-        elif command is Command.SHUTDOWN_STAY_OFF:
-            self._set_at_least(b"p", *delays)
+            return self._off_and_return(*delays)
+        if command is Command.SHUTDOWN_STAY_OFF:
+            off_s = self._set_at_least(b"p", *delays)
             self._press_twice(b"K")
-        else:
-            self._simple(command)
+            return others(("off", off_s, delays[0]))
+        self._simple(command)
+        return None
 
     def close(self) -> None:
         """Give the line back. The unit stays in smart mode, which harms nobody."""
@@ -266,14 +268,10 @@ class ApcSmart:
     # -- orders
 
     def _simple(self, command: Command) -> None:
-        if command is Command.TEST_QUICK:
-            self._tell(b"W")
-        elif command is Command.TEST_DEEP:
-            self._calibrate(True)
-        elif command is Command.TEST_STOP:
-            self._calibrate(False)
-        elif command is Command.SHUTDOWN_STOP:
-            self._tell(b"\x7f")
+        if command in (Command.TEST_QUICK, Command.SHUTDOWN_STOP):
+            self._tell(b"W" if command is Command.TEST_QUICK else b"\x7f")
+        elif command in (Command.TEST_DEEP, Command.TEST_STOP):
+            self._calibrate(command is Command.TEST_DEEP)
         else:
             wanted = self._values(b"k") or ("0", "N")
             loud = next((v for v in wanted if v != "N"), "0")
@@ -316,21 +314,23 @@ class ApcSmart:
             answer = self._listen(b"", left_s)
         self._confirmed(order, self._listen(order, ANSWER_WITHIN_S + 0.5))
 
-    def _off_and_return(self, delay_s: float, return_delay_s: float) -> None:
+    def _off_and_return(self, delay_s: float, return_delay_s: float) -> str:
         """S on battery (the unit comes back by its own r and e), @nnn on mains (after nnn tenths of an hour)."""
         bits, _ = self._ask_bits()
-        self._set_at_least(b"p", delay_s)
+        off_s = self._set_at_least(b"p", delay_s)
         if bits & apc.Bits.ON_BATTERY:
-            self._set_at_least(b"r", return_delay_s, most=True)
+            back_s = self._set_at_least(b"r", return_delay_s, most=True)
             self._tell(b"S")
-            return
+            return others(("off", off_s, delay_s), ("back", back_s, return_delay_s))
         if self._known is not None and b"@" not in self._known:
             raise OrderError("this UPS can be switched off with return only while it is on battery")
-        digits = b"%03d" % math.ceil(return_delay_s / TENTHS_OF_HOUR_S)
+        tenths = math.ceil(return_delay_s / TENTHS_OF_HOUR_S)
+        digits = b"%03d" % tenths
         for said in (b"@", digits[:1], digits[1:2]):
             if answer := self._listen(said, DIGIT_GAP_S):
                 raise OrderError(f"this UPS refused b'@': {answer[:80]!r}")
         self._confirmed(b"@" + digits, self._listen(digits[2:], ANSWER_WITHIN_S + 0.5))
+        return others(("off", off_s, delay_s), ("back", tenths * TENTHS_OF_HOUR_S, return_delay_s))
 
     def _calibrate(self, start: bool) -> None:
         """D starts and stops; what happened is read back, because some units answer with an alert alone."""
@@ -361,24 +361,23 @@ class ApcSmart:
     def _knows(self, command: bytes) -> bool:
         return self._known is None or command in self._known
 
-    def _set_at_least(self, setting: bytes, seconds: float, *, most: bool = False) -> None:
-        """See that a timer (p, r) is the smallest legal one that is not below `seconds`; `most`: else the longest.
-
-        Nothing is written when it is so already: the memory of a unit wears out. OrderError if it cannot be.
-        """
+    def _set_at_least(self, setting: bytes, seconds: float, *, most: bool = False) -> float | None:
+        """See that a timer (p, r) is the smallest legal one that is not below `seconds` (`most`: else the longest).
+        What it is then. Nothing is written when it is so already: memory wears out. OrderError if it cannot be."""
         legal = sorted(int(v) for v in self._values(setting) if v.isdigit())
         fitting = [v for v in legal if v >= seconds] or (legal[-1:] if most else [])
         now_is = apc.parse(setting, self._ask(setting))
         if now_is is None and most:
-            return
+            return None
         if now_is is None:
             raise OrderError(f"this UPS does not tell its delay {setting!r}")
         if not fitting:
             if int(now_is) >= seconds or most:
-                return
+                return float(now_is)
             raise OrderError(f"this UPS waits {now_is} s and cannot be told to wait {seconds:g} s")
         if int(now_is) != fitting[0]:
             self._cycle(setting, next(v for v in self._values(setting) if v.isdigit() and int(v) == fitting[0]))
+        return float(fitting[0])
 
     def _cycle(self, setting: bytes, wanted: str, *, unless: str = "") -> None:
         """Change a setting: `-` goes on to its next legal value, which is read back. `unless`: any other will do."""
