@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..model import Battery, Condition, Flow, Ident, Line, Outlet, Rating, Source, Status, Test
-from ..plausible import BATTERY_V, CELSIUS, CHARGE_PCT, HERTZ, LOAD_PCT, VOLTS
+from ..plausible import BATTERY_V, CELSIUS, CHARGE_PCT, HERTZ, LOAD_PCT, RATED_V, VOLTS
 from .form import Facts
 
 PER_CELL_BELOW_V = 3.5  # a battery voltage below this is that of one 2 V cell: no UPS runs on less than 6 V
@@ -15,7 +15,7 @@ EMPTY, FULL = 104 / 120, 130 / 120  # of the nominal voltage (NUT, docs/man/nutd
 #: fact (without the number of its line) -> lowest and highest plausible value; see agent/plausible.py
 PLAUSIBLE: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("input_v", "fault_v", "output_v", "bypass_v"), VOLTS),
-    **dict.fromkeys(("rated_v", "rated_input_v", "rated_output_v", "rated_battery_v"), (5, 500)),
+    **dict.fromkeys(("rated_v", "rated_input_v", "rated_output_v", "rated_battery_v"), RATED_V),
     **dict.fromkeys(("frequency_hz", "output_hz", "bypass_hz", "rated_hz"), HERTZ),
     **dict.fromkeys(("temperature_c", "battery_temperature_c"), CELSIUS),
     "load_pct": LOAD_PCT,
