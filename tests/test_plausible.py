@@ -52,8 +52,8 @@ def test_what_cannot_be_is_unknown_and_the_rest_stays(part: str, name: str, valu
     ("name", "value"),
     [
         ("input_voltage_v", 2300.0), ("output_voltage_v", 2.0), ("battery_voltage_v", 0.24),
-        ("input_frequency_hz", 500.0), ("output_frequency_hz", 5.0), ("low_transfer_v", -1.0), ("high_transfer_v", float("inf")),
-        ("low_battery_s", -2.0),
+        ("input_frequency_hz", 500.0), ("output_frequency_hz", 5.0), ("low_transfer_v", -1.0),
+        ("high_transfer_v", float("inf")), ("low_battery_s", -2.0),
     ],
 )  # fmt: skip
 def test_a_rating_that_no_ups_has_is_unknown(name: str, value: float) -> None:
