@@ -179,6 +179,21 @@ def test_a_timer_that_does_not_count_after_it_was_set_is_said_after_three_looks(
     assert unit.sent[asked + 1 :] == [snmp.request(ber.GET, [timer])] * 3
 
 
+def test_an_agent_that_says_nothing_after_it_took_an_order_has_taken_it() -> None:
+    unit = SnmpUnit(RFC)
+    it = driver(unit)
+    it.poll()
+    said = unit.ask
+
+    def silent_afterwards(command: bytes, **more: Any) -> Any:
+        unit.silent = bool(unit.orders)
+        return said(command, **more)
+
+    unit.ask = silent_afterwards  # type: ignore[method-assign]
+    word = it.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert word == "it was not seen whether it counts down: no answer in time" and len(unit.orders) == 1
+
+
 class Forgets(dict[ber.Oid, bytes]):
     """Rows of which one takes what is set, and does nothing with it."""
 

@@ -176,8 +176,11 @@ class Snmp:
     def _not_seen(self, timers: list[ber.Oid], end_s: float) -> str | None:
         """Look up to LOOKS times whether what was written counts: -1 says that it does not."""
         for _ in range(LOOKS):
-            answer = self._link.ask(request(ber.GET, timers), within_s=min(ORDER_WITHIN_S, self._left_s(end_s)))
-            said = _values(answer.data)[0]
+            try:
+                answer = self._link.ask(request(ber.GET, timers), within_s=min(ORDER_WITHIN_S, self._left_s(end_s)))
+                said = _values(answer.data)[0]
+            except LinkError as e:
+                return f"it was not seen whether it counts down: {e}"
             if not any(value == -1 for value in said.values()):
                 return None
         return "the UPS shows no countdown"
