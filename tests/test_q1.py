@@ -517,6 +517,21 @@ def test_after_a_shutdown_it_looks_three_times_whether_the_countdown_runs(after:
     assert said == ("" if after < 3 else "the UPS shows no countdown") and looks == min(after + 1, 3)
 
 
+def test_a_unit_that_is_silent_at_the_second_look_has_taken_the_order() -> None:
+    unit, link = polled("megatec")
+    speak, looks = SPEAKERS["megatec"], 0
+
+    def once(it: pretend.Unit, command: bytes) -> bytes:
+        nonlocal looks
+        looks += command == b"Q1"
+        said = speak(it, command)
+        return said if command != b"Q1" else said[:44] + b"0" + said[45:] if looks == 1 else b""
+
+    link._speak = once
+    said = unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert said is not None and said.startswith("it was not seen whether it counts down: ") and looks == 2
+
+
 def test_after_a_stop_it_looks_whether_the_countdown_is_over() -> None:
     unit, link = polled("megatec")
     assert unit.order(Command.SHUTDOWN_STAY_OFF, delay_s=60) == ""

@@ -219,8 +219,10 @@ class Unit:
     def _not_seen(self, dialect: Dialect, wanted: bool | None, facts: Facts) -> str:
         """Look LOOKS times whether the countdown is as `wanted`; what to say if it is not and the unit shows it."""
         for looks in range(LOOKS):
-            if looks:
-                facts, _ = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)
+            try:
+                facts = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)[0] if looks else facts
+            except LinkError as e:  # the order was taken all the same
+                return f"it was not seen whether it counts down: {e}"
             if wanted is None or facts.get("shutdown_active") in (None, wanted):
                 return ""
         return "the UPS shows no countdown" if wanted else "the UPS still shows a countdown"
