@@ -97,6 +97,14 @@ TESTS: Mapping[str, Test] = {
 _OLD = b"@79ABCDEFGKLMNOPQRSUVWXYZcefgjklmnopqrsuxz"
 _OLDEST = b"@79ABCEFGKLMNOPQRSUVWXYZcfg"
 _MATRIX = b"@789ABCDEFGKLMNOPQRSTUVWXYZcefgjklmnopqrsuwxz/<>\\^\x0c\x16"
+#: question that is asked seldom -> the place in a Status that it fills
+PLACES: Mapping[bytes, str] = {
+    **dict.fromkeys((b"b", b"V", b"\x01", b"n"), "ident"),
+    **dict.fromkeys((b"g", b"o", b"l", b"u", b"q"), "rating"),
+    **dict.fromkeys((b"8", b"'", b"~"), "flags"),
+    b"X": "test",
+    b"k": "beeper_on",
+}
 #: firmware (V, or b) of units that do not tell their commands (a) -> these (NUT, drivers/apcsmart_tabs.c)
 COMMANDS_OF: Mapping[str, bytes] = {
     **dict.fromkeys(("0XI", "0XM"), _MATRIX),

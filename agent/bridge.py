@@ -118,7 +118,7 @@ class PacketLink(_Device):
 
     def __init__(self, device: Any, claim: Claim, name: str, how: Packets, now: Callable[[], float]) -> None:
         super().__init__(device, claim, name, now)
-        self._how = how
+        self._how, self.timers = how, how.timers
 
     def carries(self, command: bytes) -> bool:
         """Whether this bridge has a way to say `command` (with CR)."""
@@ -211,7 +211,7 @@ class StringLink(_Device):
 
     def __init__(self, device: Any, claim: Claim, name: str, how: Strings, now: Callable[[], float]) -> None:
         super().__init__(device, claim, name, now)
-        self._how = how
+        self._how, self.timers = how, how.timers
         self._language = 0  # not asked yet
         self._step = 0
 

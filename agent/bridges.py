@@ -21,6 +21,13 @@ NO_ACK = b"UPS NO ACK"  # what a string bridge says when it has no answer (yet),
 Frame = Callable[[bytes], list[bytes]]  # command with its CR -> what is sent; []: this bridge cannot carry it
 
 
+class Timers(NamedTuple):
+    """What a bridge makes of the delays of a shutdown: off after `off_min_s` or more, back after the mains."""
+
+    off_min_s: float
+    back_s: float
+
+
 class Packets(NamedTuple):
     """Commands in reports or packets, answers in interrupt packets, up to the CR."""
 
@@ -33,6 +40,7 @@ class Packets(NamedTuple):
     drain_ms: int = 25  # silence of so long means that nothing old is waiting
     silence_ends: bool = False  # an answer may come without its CR
     unheard: frozenset[bytes] = frozenset()  # questions that it never answers: not asked
+    timers: Timers | None = None  # None: those of the unit
 
 
 class Strings(NamedTuple):
@@ -41,7 +49,7 @@ class Strings(NamedTuple):
     numbers: Mapping[bytes, int]  # commands without CR
     first: Mapping[bytes, bytes]  # questions -> how their answers begin; any other command has no answer
     replaced: bool = False  # the first byte that comes is not that, and is replaced
-    shutdowns: bool = False  # S.. and S..R.. have numbers, see shutdown_number
+    timers: Timers | None = None  # S.. and S..R.. have numbers, see shutdown_number
     tries: int = 1  # while it says UPS No Ack
     limit_bytes: int = 255  # asked for; some hang when it is more than they have
     lockstep: bool = False  # wants to be asked for others in between, in an order of its own
@@ -134,14 +142,14 @@ def shutdown_number(command: bytes) -> int | None:
 def number_of(how: Strings, command: bytes) -> int | None:
     """The number of a command without CR; None: this bridge cannot carry it."""
     number = how.numbers.get(command)
-    return shutdown_number(command) if number is None and how.shutdowns else number
+    return shutdown_number(command) if number is None and how.timers else number
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
 
 _QUESTIONS = {b"Q1": b"(", b"F": b"#", b"I": b"#"}
 _NUMBERS = {b"Q1": 0x03, b"F": 0x0D, b"I": 0x0C}
-_FABULA = Strings({**_NUMBERS, b"Q": 0x07, b"C": 0x0A}, _QUESTIONS, shutdowns=True)
+_FABULA = Strings({**_NUMBERS, b"Q": 0x07, b"C": 0x0A}, _QUESTIONS, timers=Timers(30.0, 10.0))
 _ARMAC_UNHEARD = frozenset((b"QGS", b"QS", b"QPI", b"M", b"D"))
 _NONAME = (0x0001, 0x0000)  # many makers use it: the strings tell them apart
 
@@ -190,7 +198,7 @@ BRIDGES: tuple[Bridge, ...] = (
     Bridge(
         "fuji",
         (_NONAME,),
-        Packets(fuji, out=0x02),
+        Packets(fuji, out=0x02, timers=Timers(12.0, 0.0)),
         "NUT, one scene",
         auto=False,
         maker="ATCL FOR UPS",

@@ -351,7 +351,7 @@ class Core:
 
     def _power(self, command: Command, args: Mapping[str, Any]) -> None:
         """An order of protection to the UPS; what became of it comes back through the inbox."""
-        self._ups.post(command, args, lambda error: self._inbox.put(Ordered(command, args, error)))
+        self._ups.post(command, args, lambda *said: self._inbox.put(Ordered(command, args, *said)))
 
     def _reload_asked(self, disarm: bool) -> bus.Message:
         """Read the configuration again, in the main thread, and say what came of it. `disarm`: what is

@@ -47,11 +47,12 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """What became of an order to the UPS that the guard gave; `error` '' if it took it."""
+    """What became of an order to the UPS that the guard gave; `error` '' if it took it, perhaps with a `remark`."""
 
     command: Command
     args: Mapping[str, Any]
     error: str
+    remark: str = ""
 
 
 class Guard:
@@ -139,7 +140,8 @@ class Guard:
             self.state = replace(self.state, off_taken=True)
             self._unkept = True
         delay_s = f"{ordered.args['delay_s']:.0f}"
-        return [Notice("ups-off", {"delay_s": delay_s, "outcome": ordered.error or "ordered"})]
+        remark = {"remark": ordered.remark} if ordered.remark else {}
+        return [Notice("ups-off", {"delay_s": delay_s, "outcome": ordered.error or "ordered", **remark})]
 
     # -- one step
 

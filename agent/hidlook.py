@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .hidtable import OUTLETS, PHASES
+from .hidtable import FIXED, OUTLETS, PHASES
 from .model import Battery, Condition, Flow, Ident, Line, LinkError, Outlet, Rating, Source, Status, Test, TestResult
 from .quirks import Quirk
 
@@ -27,6 +27,40 @@ TESTS = {
     6: TestResult.NONE,
     7: TestResult.NONE,  # scheduled
 }
+
+
+_LINE_FIELDS = {
+    "voltage": "voltage_v", "frequency": "frequency_hz", "current": "current_a", "power": "power_w",
+    "load": "load_pct", "apparent": "apparent_va",
+}  # fmt: skip
+#: variable -> the place in a Status that it fills (agent/ages.py); the others fill none by themselves
+PLACES: Mapping[str, str] = {
+    "charge": "battery.charge_pct",
+    "runtime": "battery.runtime_s",
+    "battery.voltage": "battery.voltage_v",
+    "battery.current": "battery.current_a",
+    "battery.temperature": "battery.temperature_c",
+    **dict.fromkeys(("below_limit", "time_expired", "imminent"), "battery.low"),
+    "temperature": "temperature_c",
+    "load": "outputs[0].load_pct",
+    "test": "test",
+    "beeper": "beeper_on",
+    **dict.fromkeys(
+        (
+            "off_in", "replace", "battery_present", "depleted", "failure", "charger_failure", "fan", "fuse",
+            "communication", "good", "overload", "hot", "input_bad", "awaiting", "requested",
+        ),
+        "flags",
+    ),
+    **dict.fromkeys((name for name in FIXED if name.startswith(("rated.", "transfer.", "low_limit"))), "rating"),
+    **{f"outlet.{n}.on": "outlets" for n in OUTLETS},
+    **{
+        f"{side}.{phase}{name}": f"{rows}[{int(phase.rstrip('.') or 1) - 1}].{field}"
+        for side, rows in (("input", "inputs"), ("output", "outputs"), ("bypass", "bypass"))
+        for phase in ("", *(f"{n}." for n in PHASES))
+        for name, field in _LINE_FIELDS.items()
+    },
+}  # fmt: skip
 
 
 def look(numbers: Numbers, quirk: Quirk, ident: Ident, *, taken_s: float) -> Status:

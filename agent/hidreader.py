@@ -23,6 +23,7 @@ FIRST_BUDGET_S = 0.3  # in the first: a unit that comes back in an outage shall 
 MEASURE_EVERY_S = 2.0  # gentle: some firmware freezes or drops off when it is asked all the time
 OLD_S = 10.0  # a measured value that could not be read again for so long is no value any more
 OLD_VITAL_S = 3.0
+SETTINGS_EVERY_S, OLD_SETTING_S = 600.0, 1800.0
 LOST_WAIT_S = 10.0  # before a lost report is asked again; doubled each time
 LOST_WAIT_LIMIT_S = 640.0
 INPUTS_LIMIT = 64  # interrupt reports taken in one poll
@@ -74,6 +75,7 @@ class Reader:
         self._refused: set[Key] = set()
         self._lost: dict[Key, tuple[float, float]] = {}  # key -> (not before this second, wait next time)
         self._began_s = self._measured_s = float("-inf")
+        self.said_s: dict[str, float] = {}  # variable -> when the value that `numbers` gave was said
         self._queue: list[Key] = []  # of a round of measuring that is not through
 
     def read(self) -> float:
@@ -88,11 +90,11 @@ class Reader:
 
     def numbers(self) -> dict[str, float]:
         """Variable -> its newest value, as the unit says it, in SI units. Ages count from the last `read`."""
-        found = {}
+        found, self.said_s = {}, {}
         for name in self.places:
-            value = self._value(name)
-            if value is not None:
-                found[name] = value
+            newest = self._newest(name)
+            if newest is not None and (value := hid.value(newest[1], newest[2])) is not None:
+                found[name], self.said_s[name] = value, newest[0]
         return found
 
     def report(self, report: int) -> bytes | None:
@@ -153,16 +155,21 @@ class Reader:
                 return
 
     def _wanted(self) -> list[Key]:
-        """What a round asks for: measured values, and fixed ones that are not known yet."""
+        """What a round asks for: measured values, and fixed ones that are not known yet, or may have been set."""
         keys: dict[Key, None] = {}
         vital = {self._key(place) for name in hidtable.ESSENTIAL if (place := self._place(name)) is not None}
-        for names, again in ((hidtable.MEASURED, True), (hidtable.FIXED, False)):
-            for name in names:
-                place = self._place(name)
-                if place is not None and (key := self._key(place)) not in vital and (again or key not in self._seen):
-                    keys[key] = None
+        for name in (*hidtable.MEASURED, *hidtable.FIXED):
+            place = self._place(name)
+            if place is not None and (key := self._key(place)) not in vital and self._is_due(name, key):
+                keys[key] = None
         own = (("feature", report) for report in self._quirk.q1_reports)
         return [*keys, *(key for key in own if key in self.descriptor.lengths and key not in keys)]
+
+    def _is_due(self, name: str, key: Key) -> bool:
+        seen = self._seen.get(key)
+        if seen is None or name in hidtable.MEASURED:
+            return True
+        return name in hidtable.SETTINGS and self._now() - seen.received_s >= SETTINGS_EVERY_S
 
     def _try(self, key: Key) -> bool:
         """Ask for a report that may be lost; False if it was."""
@@ -211,8 +218,8 @@ class Reader:
             return "input", place.input.report
         return "feature", place.feature.report if place.feature is not None else 0
 
-    def _value(self, name: str) -> float | None:
-        """From the newest report of its place; what was lost for long is no value, but for what never changes."""
+    def _newest(self, name: str) -> tuple[float, hid.Field, bytes] | None:
+        """The newest report of its place; what was lost for long is no value, but for what never changes."""
         place = self._place(name)
         if place is None:
             return None
@@ -223,8 +230,8 @@ class Reader:
         ]
         if not seen:
             return None
-        received_s, field, data = max(seen, key=lambda one: one[0])
+        newest = max(seen, key=lambda one: one[0])
         old_s = OLD_VITAL_S if name in hidtable.ESSENTIAL else OLD_S
-        if self._began_s - received_s > old_s and name not in hidtable.FIXED:
-            return None
-        return hid.value(field, data)
+        if name in hidtable.FIXED:
+            old_s = OLD_SETTING_S if name in hidtable.SETTINGS else float("inf")
+        return newest if self._began_s - newest[0] <= old_s else None

@@ -132,6 +132,9 @@ FIXED: Mapping[str, tuple[str, ...]] = {
     **{f"outlet.{n}.switchable": (f"OutletSystem.Outlet.[{n}].PresentStatus.Switchable",) for n in OUTLETS},
 }
 
+#: those of them that somebody may set at the unit: asked again from time to time
+SETTINGS = frozenset(("low_limit", "transfer.low", "transfer.high"))
+
 #: what can be written
 ORDERS: Mapping[str, tuple[str, ...]] = {
     "test": MEASURED["test"],

@@ -47,11 +47,8 @@ class Flow(Enum):
 
 
 class Condition(Enum):
-    """A fact that is so or not so. The order is the order of events in one step.
-
-    The first 24 are RFC 1628's well-known alarms in their numbering (see ALARM_NUMBER);
-    the others the agent knows by itself.
-    """
+    """A fact that is so or not so. The order is the order of events in one step. The first 24 are RFC 1628's
+    well-known alarms in their numbering (see ALARM_NUMBER); the others the agent knows by itself."""
 
     BATTERY_BAD = "battery-bad"
     ON_BATTERY = "on-battery"
@@ -112,7 +109,6 @@ class TestResult(Enum):
     """RFC 1628 upsTestResultsSummary."""
 
     __test__ = False  # not a test class
-
     PASSED = "passed"
     WARNING = "warning"
     FAILED = "failed"
@@ -198,7 +194,6 @@ class Test:
     """The last battery or self test."""
 
     __test__ = False  # not a test class
-
     result: TestResult = TestResult.NONE
     detail: str = ""
 
@@ -221,6 +216,7 @@ class Status:
     temperature_c: float | None = None  # inside the UPS
     beeper_on: bool | None = None
     flags: frozenset[Condition] = frozenset()  # what the unit itself reports
+    older: Mapping[str, float] = field(default_factory=dict)  # places (agent/ages.py) older than taken_s: by seconds
 
 
 # --- what a driver is -------------------------------------------------------------------------------------------
@@ -278,7 +274,8 @@ class Driver(Protocol):
 
     def poll(self) -> Status: ...
 
-    def order(self, command: Command, **args: Any) -> None: ...
+    def order(self, command: Command, **args: Any) -> str | None:
+        """Give it. A word if it was done otherwise than asked, or is not seen to be done. OrderError: it was not."""
 
     def close(self) -> None: ...
 

@@ -165,6 +165,11 @@ def _values(view: View, words: Words) -> dict[str, Html]:
     charge_pct = battery.charge_pct if battery else None
     runtime_s = battery.runtime_s if battery else None
     guessed = battery.estimated if battery else frozenset()
+    older = status.older if status else {}
+    load_s, input_s = (
+        max((older[p] for n in range(3) if (p := f"{rows}[{n}].{name}") in older), default=None)
+        for rows, name in (("outputs", "load_pct"), ("inputs", "voltage_v"))
+    )
     load_pct = max(loads) if loads else None
     power_w = sum(watts) if watts else None
     input_v = _each(volts, words) if len(volts) > 1 else words.number(volts[0] if volts else None, 1)
@@ -177,10 +182,10 @@ def _values(view: View, words: Words) -> dict[str, Html]:
         "f-load2": html("{v}", v=words.quantity(power_w, "W") if power_w is not None else ""),
         "f-battery": html("{v}", v=words.quantity(charge_pct, "%")),
         "f-battery2": html("{v}", v=words.quantity(battery_v, "V", 1) if battery_v is not None else ""),
-        "t-charge": _tile(words.number(charge_pct), "%", charge_pct, "charge_pct" in guessed, words),
-        "t-runtime": _tile(*_split(words.duration(runtime_s)), None, "runtime_s" in guessed, words),
-        "t-load": _tile(all_loads, "%", load_pct, False, words),
-        "t-input": _tile(input_v, "V", None, False, words),
+        "t-charge": _tile(words.number(charge_pct), "%", charge_pct, "charge_pct" in guessed, None, words),
+        "t-runtime": _tile(*_split(words.duration(runtime_s)), None, "runtime_s" in guessed, None, words),
+        "t-load": _tile(all_loads, "%", load_pct, False, load_s, words),
+        "t-input": _tile(input_v, "V", None, False, input_s, words),
     }  # fmt: skip
 
 
@@ -201,7 +206,7 @@ def _split(duration: str) -> tuple[str, str]:
     return (number, unit) if number.isdigit() else (duration, "")
 
 
-def _tile(value: str, unit: str, part_pct: float | None, guessed: bool, words: Words) -> Html:
+def _tile(value: str, unit: str, part_pct: float | None, guessed: bool, older_s: float | None, words: Words) -> Html:
     if not any(c.isdigit() for c in value):
         return html('<span class="none" title="{t}">\N{EN DASH}</span>', t=words("tile.none"))
     bar = Html("")
@@ -212,7 +217,9 @@ def _tile(value: str, unit: str, part_pct: float | None, guessed: bool, words: W
             '<rect class="track" width="100" height="4"/><rect width="{w}" height="4"/></svg>',
             w=f"{width:.0f}",
         )
-    mark = html("<em>{t}</em>", t=words("tile.estimated")) if guessed else None
+    notes = [words("tile.estimated")] if guessed else []
+    notes += [words("tile.older", age=words.duration(older_s))] if older_s is not None else []
+    mark = html("<em>{t}</em>", t=", ".join(notes)) if notes else None
     return html(
         "<b>{v}</b><i>{u}</i>{m}{bar}", v=value, u=f"\N{NARROW NO-BREAK SPACE}{unit}" if unit else "", m=mark, bar=bar
     )

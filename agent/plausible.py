@@ -10,7 +10,7 @@ from .model import Status
 
 #: A dead mains reads 2 or 3 V on real units, so nothing is too low for a line; a dead line has 0 Hz.
 VOLTS, HERTZ, LOAD_PCT, CHARGE_PCT = (0.0, 500.0), (40.0, 70.0), (0.0, 250.0), (0.0, 100.0)
-BATTERY_V, CELSIUS = (8.0, 500.0), (-40.0, 120.0)
+BATTERY_V, CELSIUS, RATED_V = (8.0, 500.0), (-40.0, 120.0), (5.0, 500.0)
 
 _LINE: Mapping[str, tuple[float, float]] = {
     "voltage_v": VOLTS,
@@ -24,6 +24,12 @@ _BATTERY: Mapping[str, tuple[float, float]] = {
     "voltage_v": BATTERY_V,
     "temperature_c": CELSIUS,
 }
+_RATING: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("input_voltage_v", "output_voltage_v", "battery_voltage_v"), RATED_V),
+    **dict.fromkeys(("input_frequency_hz", "output_frequency_hz"), HERTZ),
+    **dict.fromkeys(("low_transfer_v", "high_transfer_v"), VOLTS),
+    "low_battery_s": (0.0, 7 * 86400.0),
+}
 _MAY_BE_ZERO = frozenset(("frequency_hz",))
 
 
@@ -35,6 +41,7 @@ def believable(status: Status) -> tuple[Status, dict[str, float]]:
         for side in ("inputs", "outputs", "bypass")
     )
     battery = _cut(status.battery, _BATTERY, "battery", odd)
+    rating = _cut(status.rating, _RATING, "rating", odd)
     temperature_c = status.temperature_c
     if temperature_c is not None and not _inside(temperature_c, CELSIUS):
         odd["temperature_c"], temperature_c = temperature_c, None
@@ -43,7 +50,7 @@ def believable(status: Status) -> tuple[Status, dict[str, float]]:
     known = {f.name for f in fields(battery) if getattr(battery, f.name) is not None}
     battery = replace(battery, estimated=battery.estimated & known)
     cut = replace(status, inputs=inputs, outputs=outputs, bypass=bypass, battery=battery, temperature_c=temperature_c)
-    return cut, odd
+    return replace(cut, rating=rating), odd
 
 
 def _cut(part: Any, limits: Mapping[str, tuple[float, float]], where: str, odd: dict[str, float]) -> Any:

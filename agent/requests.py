@@ -125,12 +125,12 @@ class Requests:
         said = _plain(" ".join(f"{k}={v}" for k, v in args.items()), 200)
         data = {"command": command.value, "args": said, **_origin(message, peer)}
         try:
-            self._ups.order(command, {str(k): v for k, v in args.items()})
+            remark = self._ups.order(command, {str(k): v for k, v in args.items()})
         except OrderError as e:
             self._put(Note("command", str(e), {**data, "outcome": "refused"}))
             raise bus.BusError(str(e)) from e
-        self._put(Note("command", "", {**data, "outcome": "done"}))
-        return {}
+        self._put(Note("command", remark, {**data, "outcome": "done"}))
+        return {"remark": remark} if remark else {}
 
 
 def _origin(message: bus.Message, peer: Peer) -> dict[str, str]:

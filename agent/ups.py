@@ -43,8 +43,9 @@ class _Order:
     command: Command
     args: Mapping[str, Any]
     done: threading.Event = field(default_factory=threading.Event)
-    then: Callable[[str], None] | None = None  # called with the error, or ''
+    then: Callable[[str, str], None] | None = None  # called with the error and the remark, or ''
     error: str = ""
+    remark: str = ""
     taken: bool = False  # guarded by the Ups' lock: it will be given, or nobody waits for it any more
 
 
@@ -79,8 +80,9 @@ class Ups:
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.turned_s = time.monotonic()  # when the loop last went round; the watchdog looks at it
 
-    def order(self, command: Command, args: Mapping[str, Any]) -> None:
-        """Give the UPS an order and wait until it is given, from any thread. OrderError says why not."""
+    def order(self, command: Command, args: Mapping[str, Any]) -> str:
+        """Give the UPS an order and wait until it is given, from any thread; what the driver remarks, or ''.
+        OrderError says why not."""
         order = _Order(command, args)
         try:
             self._orders.put_nowait(order)
@@ -96,13 +98,15 @@ class Ups:
                 raise OrderError("the UPS did not take it in time" + (", it may still do so" if late else ""))
         if order.error:
             raise OrderError(order.error)
+        return order.remark
 
-    def post(self, command: Command, args: Mapping[str, Any], then: Callable[[str], None]) -> None:
-        """Give the UPS an order without waiting; `then` is called in the ups thread with the error, or ''."""
+    def post(self, command: Command, args: Mapping[str, Any], then: Callable[[str, str], None]) -> None:
+        """Give the UPS an order without waiting; `then` is called in the ups thread with the error and the driver's
+        remark, or ''."""
         try:
             self._orders.put_nowait(_Order(command, args, then=then))
         except queue.Full:
-            then("too many orders are waiting")
+            then("too many orders are waiting", "")
         self.wake()
 
     def wake(self) -> None:
@@ -220,11 +224,11 @@ class Ups:
                     raise OrderError("there is no connection to the UPS")
                 if order.command not in self._driver.commands:
                     raise OrderError(f"this UPS cannot do {order.command.value}")
-                self._driver.order(order.command, **order.args)
+                order.remark = self._driver.order(order.command, **order.args) or ""
             except (OrderError, LinkError) as e:
                 order.error = str(e)
             except TypeError as e:
                 order.error = f"wrong arguments for {order.command.value}: {e}"
             order.done.set()
             if order.then is not None:
-                order.then(order.error)
+                order.then(order.error, order.remark)

@@ -154,6 +154,9 @@ def describe(view: View) -> list[str]:
             _number(battery.voltage_v, "V"),
         ]
         lines.append("  battery: " + "  ".join(p for p in parts if p))
+        if status.older:
+            ages = ", ".join(f"{place} {age_s:.0f} s" for place, age_s in status.older.items())
+            lines.append(f"  said before the rest: {ages}")
     for active in view.conditions:
         lines.append(f"  so since {view.now_s - active.since_s:.0f} s: {active.condition.value}")
     for stage in view.stages:

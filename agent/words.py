@@ -140,7 +140,8 @@ def event_text(event: Event, words: Words) -> str:
     if "seconds" in event.data:
         data["seconds"] = _duration(event.data["seconds"], words)
     if event.name == "ups-off":
-        data["outcome"] = outcome(event.data.get("outcome", ""), words)
+        remark = f"; {event.data['remark']}" if event.data.get("remark") else ""
+        data["outcome"] = outcome(event.data.get("outcome", ""), words) + remark
     if event.name == "command":
         data["command"] = _command(event.data.get("command", ""), words)
     said = words(f"note.{event.name}", **data) if f"note.{event.name}" in words else event.name

@@ -320,9 +320,9 @@ def test_stay_off_presses_k_twice_with_the_gap_that_it_wants_and_the_unit_obeys(
 
 def test_a_delay_that_the_unit_cannot_keep_becomes_its_next_longer_one_and_is_written_once() -> None:
     driver, line = polled()
-    driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=30)
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=30) == "off after 180 s, not 30"
     assert line.apc.settings[b"p"] == "180" and line.apc.writes == 1
-    driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=100)
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=180) == ""
     assert line.apc.writes == 1
     with pytest.raises(OrderError, match="delay_s must be from 0 to 600"):
         driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=601)
@@ -330,14 +330,14 @@ def test_a_delay_that_the_unit_cannot_keep_becomes_its_next_longer_one_and_is_wr
 
 def test_on_battery_it_is_s_and_on_mains_it_is_at_with_tenths_of_an_hour() -> None:
     driver, line = polled()
-    driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=361)
+    assert driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=361) == "back after 720 s, not 361"
     spoken = [(at_s, c) for at_s, c in line.sent if c in (b"@", b"0", b"2")]
     assert [c for _, c in spoken] == [b"@", b"0", b"0", b"2"]
     assert all(after - before >= 0.1 for (before, _), (after, _) in zip(spoken, spoken[1:], strict=False))
     assert line.unit.off_at_s is not None
     driver, line = polled()
     line.unit.mains = False
-    driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=60)
+    assert driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=60) == ""
     assert b"S" in line.asked() and b"@" not in line.asked() and line.apc.settings[b"r"] == "060"
     assert line.unit.off_at_s is not None
 

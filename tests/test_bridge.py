@@ -6,6 +6,7 @@ import errno
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.test_q1 import FOUND, polled
 
 AUTO = [one.name for one in BRIDGES if one.auto]
 NAMED = [one.name for one in BRIDGES if not one.auto]
+BACK = "back {} s after the mains, whatever is asked"
 STRINGS = ("krauler", "fabula", "hunnox", "snr")
 
 
@@ -100,7 +102,7 @@ def test_every_dialect_is_the_same_through_a_bridge(speaker: str) -> None:
             unit.set(key, value)
             direct._link.unit.set(key, value)
         began_s = clock.now_s
-        ours, theirs = driver.poll(), direct.poll()
+        ours, theirs = (replace(one.poll(), older={}) for one in (driver, direct))  # a bridge takes its time
         assert clock.now_s - began_s < 5.0
         assert str(ours).replace(str(ours.taken_s), "") == str(theirs).replace(str(theirs.taken_s), ""), at_s
     assert driver.commands == direct.commands
@@ -129,7 +131,8 @@ def test_what_is_offered_is_what_the_bridge_can_carry_and_it_arrives(kind: str) 
     }.get(kind, set())
     assert {one.value for one in all_of_them - driver.commands} == missing
     if Command.SHUTDOWN_RETURN in driver.commands:
-        driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=180)
+        said = driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=180)
+        assert said == {"fuji": BACK.format(0), **dict.fromkeys(("fabula", "hunnox"), BACK.format(10))}.get(kind, "")
         assert unit.off_at_s == 30.0 and Condition.SHUTDOWN_PENDING in driver.poll().flags
     if Command.SHUTDOWN_STOP in driver.commands:
         driver.order(Command.SHUTDOWN_STOP)
@@ -140,6 +143,13 @@ def test_what_is_offered_is_what_the_bridge_can_carry_and_it_arrives(kind: str) 
     for command in missing:
         with pytest.raises(OrderError, match="cannot do"):
             driver.order(Command(command))
+
+
+def test_a_bridge_that_cannot_say_a_short_delay_says_its_shortest_and_that_is_told() -> None:
+    it, unit = device("fabula")
+    driver, _ = connected(it, "megatec")
+    driver.poll()
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=12) == "off after 30 s, not 12" and unit.off_at_s == 30.0
 
 
 # --- which bridge it is -------------------------------------------------------------------------------------------

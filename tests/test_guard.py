@@ -11,6 +11,7 @@ from agent.config import Server, Stage
 from agent.engine import NewConfig
 from agent.guard import Ordered
 from agent.model import Command, Source
+from agent.words import event_text, load
 from tests.kit import TWO_SERVERS, Play, look
 
 HOST = Server(name="host", address="", port=0, how="local", stage="last", needs_s=30.0)
@@ -42,6 +43,16 @@ def test_the_ups_is_switched_off_late_and_only_after_the_last_servers_time() -> 
     assert kept["state"]["off_sent_s"] is not None  # on the disk before the order
     play.engine.turn(Ordered(*play.powered[0], error=""))
     assert last(play, "ups-off") == {"delay_s": "30", "outcome": "ordered"}
+
+
+def test_what_the_ups_makes_of_the_order_is_in_the_log_and_is_no_failure() -> None:
+    play = committed(off_return="battery")
+    play.battery(130, low=True)
+    play.engine.turn(Ordered(*play.powered[0], error="", remark="back after 180 s, not 60"))
+    assert last(play, "ups-off")["outcome"] == "ordered"
+    (event,) = (e for e in play.history.events if e.name == "ups-off")
+    for language, ordered in (("en", "ordered"), ("de", "befohlen")):
+        assert event_text(event, load()[language]).endswith(f"{ordered}; back after 180 s, not 60")
 
 
 @pytest.mark.parametrize(

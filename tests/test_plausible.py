@@ -9,7 +9,7 @@ import pytest
 
 from agent.config import Config
 from agent.forecast import filled
-from agent.model import Battery, Driver, Line, Source, Status
+from agent.model import Battery, Driver, Line, Rating, Source, Status
 from agent.plausible import believable
 from agent.ups import Ups
 from agent.verbs import describe
@@ -46,6 +46,21 @@ def test_what_cannot_be_is_unknown_and_the_rest_stays(part: str, name: str, valu
     assert status == replace(GOOD, **{part: cut}) and list(odd) == [
         f"{part} 1 {name}" if part != "battery" else f"battery {name}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input_voltage_v", 2300.0), ("output_voltage_v", 2.0), ("battery_voltage_v", 0.24),
+        ("input_frequency_hz", 500.0), ("output_frequency_hz", 5.0), ("low_transfer_v", -1.0),
+        ("high_transfer_v", float("inf")), ("low_battery_s", -2.0),
+    ],
+)  # fmt: skip
+def test_a_rating_that_no_ups_has_is_unknown(name: str, value: float) -> None:
+    rated = replace(GOOD, rating=Rating(input_voltage_v=230.0, battery_voltage_v=24.0, low_battery_s=120.0))
+    assert believable(rated) == (rated, {})
+    status, odd = believable(replace(rated, rating=replace(rated.rating, **{name: value})))
+    assert status.rating == replace(rated.rating, **{name: None}) and list(odd) == [f"rating {name}"]
 
 
 def test_it_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:

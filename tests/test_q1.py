@@ -23,6 +23,7 @@ from agent.q1 import meaning, megatec, threephase, voltronic
 from agent.q1.dialects import DIALECTS
 from agent.q1.find import _BY_LETTER, QUERIES, find
 from agent.q1.form import Facts, identity
+from agent.q1.orders import encode
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.megatec import MegatecPty
 from tests.simulators.script import ScriptLink, SpeakerLink
@@ -497,12 +498,75 @@ def test_the_status_card_has_the_questions_and_the_evidence_of_each_dialect() ->
         assert state != "complete" or "capture" in evidence or "NUT" in evidence
 
 
-def test_a_shutdown_without_a_countdown_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+def test_after_a_shutdown_it_looks_three_times_whether_the_countdown_runs(after: int) -> None:
     unit, link = polled("megatec")
-    unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
-    assert not caplog.records
-    unit.order(Command.SHUTDOWN_STOP)
+    speak, looks = SPEAKERS["megatec"], 0
+
+    def late(it: pretend.Unit, command: bytes) -> bytes:
+        """The bit of a unit that needs so many looks."""
+        nonlocal looks
+        said = speak(it, command)
+        if command != b"Q1":
+            return said
+        looks += 1
+        return said if looks > after else said[:44] + b"0" + said[45:]
+
+    link._speak = late
+    said = unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert said == ("" if after < 3 else "the UPS shows no countdown") and looks == min(after + 1, 3)
+
+
+def test_a_unit_that_is_silent_at_the_second_look_has_taken_the_order() -> None:
+    unit, link = polled("megatec")
+    speak, looks = SPEAKERS["megatec"], 0
+
+    def once(it: pretend.Unit, command: bytes) -> bytes:
+        nonlocal looks
+        looks += command == b"Q1"
+        said = speak(it, command)
+        return said if command != b"Q1" else said[:44] + b"0" + said[45:] if looks == 1 else b""
+
+    link._speak = once
+    said = unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert said is not None and said.startswith("it was not seen whether it counts down: ") and looks == 2
+
+
+def test_after_a_stop_it_looks_whether_the_countdown_is_over() -> None:
+    unit, link = polled("megatec")
+    assert unit.order(Command.SHUTDOWN_STAY_OFF, delay_s=60) == ""
+    assert unit.order(Command.SHUTDOWN_STOP) == ""
     speak = SPEAKERS["megatec"]
-    link._speak = lambda it, command: b"" if command[:1] == b"S" else speak(it, command)
-    unit.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
-    assert [record.message for record in caplog.records] == ["after S01R0003 the UPS shows no countdown"]
+    link._speak = lambda it, command: b"" if command == b"C" else speak(it, command)
+    unit.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert unit.order(Command.SHUTDOWN_STOP) == "the UPS still shows a countdown"
+    assert unit.order(Command.TEST_QUICK) == ""  # nobody asked for a countdown
+
+
+@pytest.mark.parametrize(
+    ("delays", "sent", "said"),
+    [
+        ({"delay_s": 12, "return_delay_s": 180}, b"S.2R0003\r", ""),
+        ({"delay_s": 30, "return_delay_s": 60}, b"S.5R0003\r", "back after 180 s, not 60"),
+        ({"delay_s": 61, "return_delay_s": 190}, b"S02R0004\r", "off after 120 s, not 61, back after 240 s, not 190"),
+        ({"delay_s": 50}, b"S.9R0000\r", "off after 54 s, not 50"),
+    ],
+)
+def test_a_delay_that_is_rounded_up_is_said(delays: dict[str, float], sent: bytes, said: str) -> None:
+    unit, link = polled("megatec")
+    command = Command.SHUTDOWN_RETURN if "return_delay_s" in delays else Command.SHUTDOWN_STAY_OFF
+    assert unit.order(command, **delays) == said and sent in link.sent
+
+
+@pytest.mark.parametrize("name", [name for name, dialect in DIALECTS.items() if dialect.orders.words])
+def test_an_order_outside_of_the_limits_of_its_dialect_is_one_error_that_names_them(name: str) -> None:
+    orders = DIALECTS[name].orders
+    low_s, high_s = orders.off_delay_s
+    for wrong_s in (low_s - 1, high_s + 1, -1, float("nan"), None, True):
+        with pytest.raises(OrderError, match=f"^shutdown-return: delay_s must be from {low_s:g} to {high_s:g}, not "):
+            encode(Command.SHUTDOWN_RETURN, {"delay_s": wrong_s, "return_delay_s": 180}, orders)
+    with pytest.raises(OrderError, match="return_delay_s must be from 0 to 599940, not 599941"):
+        encode(Command.SHUTDOWN_RETURN, {"delay_s": 60, "return_delay_s": 599941}, orders)
+    for return_delay_s in (0, 1, 60, 180):  # less than 3 minutes, and early units never come back
+        word = encode(Command.SHUTDOWN_RETURN, {"delay_s": 60, "return_delay_s": return_delay_s}, orders)
+        assert word == b"S01R0003\r"

@@ -82,6 +82,17 @@ def test_a_request_of_a_wrong_form_is_refused(message: dict[str, Any]) -> None:
     assert asked.posted == [] and asked.pinned == [] and asked.rows == []
 
 
+def test_what_a_ups_makes_of_an_order_is_in_the_answer_and_in_the_row() -> None:
+    asked = Asked()
+    ups: Any = SimpleNamespace(order=lambda command, args: "off after 54 s, not 50" if args else "")
+    asked.requests._ups = ups
+    args = {"delay_s": 50}
+    assert asked.ask(type="command", command="shutdown-stay-off", args=args) == {"remark": "off after 54 s, not 50"}
+    assert asked.row()["text"] == "off after 54 s, not 50" and asked.row()["outcome"] == "done"
+    asked.rows.clear()
+    assert asked.ask(type="command", command="test-quick") == {} and asked.row()["text"] == ""
+
+
 def test_a_pin_is_answered_with_our_certificate_and_leaves_a_row() -> None:
     asked = Asked()
     assert asked.ask(type="pin", name="nas", sha256="ab" * 32) == {"sender_pem": "PEM"}

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from agent import ber, snmp3link, snmplink, snmptables
 from agent.drivers import snmp
 from agent.model import Command, Condition, Link, LinkError, OrderError, Source, TestResult
+from agent.snmplook import whole_oid
 from agent.snmptables import APC, CPS, UPS, XUPS
 from tests.simulators.snmpunit import ID, RFC, SnmpUnit, Value
 
@@ -151,7 +152,7 @@ def test_orders_are_sets_in_one_request() -> None:
     unit = SnmpUnit(RFC)
     it = driver(unit)
     it.poll()
-    it.order(Command.SHUTDOWN_RETURN, delay_s=60.2, return_delay_s=180)
+    assert it.order(Command.SHUTDOWN_RETURN, delay_s=60.2, return_delay_s=180) is None
     assert unit.orders[-1] == {
         f"{UPS}.8.1.0": ber.integer(1), f"{UPS}.8.5.0": ber.integer(1), f"{UPS}.8.2.0": ber.integer(61)
     }  # fmt: skip
@@ -166,6 +167,42 @@ def test_orders_are_sets_in_one_request() -> None:
         it.order(Command.BEEPER_OFF)
     with pytest.raises(OrderError, match="cannot do"):
         it.order(Command.LOAD_OFF)
+
+
+def test_a_timer_that_does_not_count_after_it_was_set_is_said_after_three_looks() -> None:
+    unit = SnmpUnit(RFC)
+    it = driver(unit)
+    it.poll()
+    timer, asked = whole_oid(f"{UPS}.8.2.0"), len(unit.sent)
+    unit.rows = Forgets(unit.rows, timer)
+    assert it.order(Command.SHUTDOWN_STAY_OFF, delay_s=60) == "the UPS shows no countdown"
+    assert unit.sent[asked + 1 :] == [snmp.request(ber.GET, [timer])] * 3
+
+
+def test_an_agent_that_says_nothing_after_it_took_an_order_has_taken_it() -> None:
+    unit = SnmpUnit(RFC)
+    it = driver(unit)
+    it.poll()
+    said = unit.ask
+
+    def silent_afterwards(command: bytes, **more: Any) -> Any:
+        unit.silent = bool(unit.orders)
+        return said(command, **more)
+
+    unit.ask = silent_afterwards  # type: ignore[method-assign]
+    word = it.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert word == "it was not seen whether it counts down: no answer in time" and len(unit.orders) == 1
+
+
+class Forgets(dict[ber.Oid, bytes]):
+    """Rows of which one takes what is set, and does nothing with it."""
+
+    def __init__(self, rows: dict[ber.Oid, bytes], name: ber.Oid) -> None:
+        super().__init__(rows)
+        self._name = name
+
+    def update(self, *rows: Any, **more: Any) -> None:
+        super().update([(name, value) for name, value in dict(*rows, **more).items() if name != self._name])
 
 
 def test_every_order_of_every_table_has_its_object_and_a_value() -> None:

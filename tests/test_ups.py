@@ -33,10 +33,11 @@ class Fake:
             raise LinkError("silence")
         return look(at_s=time.monotonic())
 
-    def order(self, command: Command, **args: Any) -> None:
+    def order(self, command: Command, **args: Any) -> str | None:
         if args.get("minutes") == 99:
             raise OrderError("too long")
         self.orders.append((command, args))
+        return "a word" if args else None
 
     def close(self) -> None:
         self.closed = True
@@ -107,8 +108,14 @@ def test_an_order_is_given_and_a_wrong_one_is_refused_with_a_reason() -> None:
     driver = Fake([])
     with running(lambda: driver) as (ups, polled):
         until(lambda: polled)
-        ups.order(Command.TEST_QUICK, {})
+        assert ups.order(Command.TEST_QUICK, {}) == ""
         assert driver.orders == [(Command.TEST_QUICK, {})]
+        assert ups.order(Command.TEST_QUICK, {"minutes": 1}) == "a word"
+        said: list[tuple[str, str]] = []
+        for minutes in (1, 99):
+            ups.post(Command.TEST_QUICK, {"minutes": minutes}, lambda *words: said.append(words))
+        until(lambda: len(said) == 2)
+        assert said == [("", "a word"), ("too long", "")]
         with pytest.raises(OrderError, match="cannot do beeper-on"):
             ups.order(Command.BEEPER_ON, {})
         with pytest.raises(OrderError, match="too long"):

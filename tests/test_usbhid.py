@@ -18,7 +18,7 @@ from test_mib import ups as mib_rows
 from agent import hid, hidtable, quirks, usages, wire
 from agent.drivers import usbhid
 from agent.hidraw import Identity
-from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
+from agent.model import Command, Condition, Flow, LinkError, OrderError, Reply, Source, Status, TestResult
 from tests.simulators.hidunit import CASES, HidUnit, case, describe
 
 READABLE = (
@@ -520,7 +520,8 @@ def written(unit: HidUnit) -> list[bytes]:
 def test_shutdown_and_return_writes_the_return_first_and_minutes_rounded_up() -> None:
     unit = HidUnit.of("0764")
     driver = connect(unit)
-    driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=180)
+    said = driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=180)
+    assert said == "off after 60 s, not 20, back after 0 s, not 180"
     assert written(unit) == [
         b"\x16\x00\x00",
         b"\x15\x01\x00",
@@ -529,7 +530,7 @@ def test_shutdown_and_return_writes_the_return_first_and_minutes_rounded_up() ->
     driver.order(Command.SHUTDOWN_STOP)
     assert written(unit)[-1] == b"\x15\xff\xff"
     unit.sent.clear()
-    driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=61)
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=61) == "off after 120 s, not 61"
     assert written(unit) == [b"\x16\xff\xff", b"\x15\x02\x00"]
 
 
@@ -541,8 +542,48 @@ def test_a_cyberpower_unit_is_never_told_to_go_at_once() -> None:
 
 def test_an_eaton_unit_takes_seconds() -> None:
     unit = HidUnit.of("0463-ffff-eaton-prot")
-    connect(unit).order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=45)
+    assert connect(unit).order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=45) == ""
     assert written(unit) == [b"\x0a" + bytes((45, 0, 0, 0)), b"\x09" + bytes((20, 0, 0, 0))]
+
+
+class Late(HidUnit):
+    """A unit whose shutdown timer (report 3) says the old value so many times after it was written."""
+
+    late = 0
+
+    def get(self, kind: str, report: int, length: int) -> Any:
+        if report == 3 and self.sent and any(isinstance(one, bytes) and one[0] == 3 for one in self.sent):
+            self.late -= 1
+            if self.late >= 0:
+                self.sent.append((kind, report))
+                return Reply(b"\x03" + self.idle, self.now_s)
+        return super().get(kind, report, length)
+
+    idle = b"\xff\xff"
+
+
+@pytest.mark.parametrize(
+    ("late", "idle", "said"),
+    [
+        (0, b"\xff\xff", ""),
+        (2, b"\xff\xff", ""),
+        (3, b"\xff\xff", "did not start"),
+        (2, b"\0\0", ""),
+        (3, b"\0\0", "no countdown"),
+    ],
+)
+def test_a_shutdown_timer_is_looked_at_three_times_and_the_word_is_true(late: int, idle: bytes, said: str) -> None:
+    descriptor, reports = describe([(f"UPS.{path}", *rest) for path, *rest in GENERIC])  # type: ignore[misc]
+    unit = Late(descriptor, reports, Identity(0x1234, 1, "Acme", "Box 9"))
+    driver = connect(unit)
+    unit.late, unit.idle = late, idle
+    if said == "did not start":
+        with pytest.raises(OrderError, match=said):
+            driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=60)
+    else:
+        told = driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=60)
+        assert told == ("the UPS shows no countdown" if said else "")
+    assert unit.sent[-min(late + 1, usbhid.LOOKS) :] == [("feature", 3)] * min(late + 1, usbhid.LOOKS)
 
 
 def test_a_timer_that_does_not_run_after_it_was_written_is_an_order_refused() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from ..ages import older
 from ..cards import Card
 from ..modbus import Refused, check_written, parse_read, read_request, write_request
 from ..model import (
@@ -136,7 +138,7 @@ class ApcModbus:
 
     def __init__(self, link: Link, now: Callable[[], float]) -> None:
         self._link, self._now = link, now
-        self._kept: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._kept: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # and when they were said
         self._due_s: dict[tuple[int, int], float] = {}
 
     def poll(self) -> Status:
@@ -147,7 +149,10 @@ class ApcModbus:
             if self._now() >= self._due_s.get(block, -math.inf):
                 self._ask_kept(block)
         status, taken_s = _read(self._link, STATUS)  # last: the source is the newest
-        return look(status, measured, self._kept.get(INVENTORY, ()), self._kept.get(LIMITS, ()), taken_s)
+        kept = {block: self._kept.get(block, ((), taken_s)) for block in (INVENTORY, LIMITS)}
+        found = look(status, measured, kept[INVENTORY][0], kept[LIMITS][0], taken_s)
+        said = (("ident", INVENTORY), ("rating", INVENTORY), ("rating", LIMITS))
+        return replace(found, older=older(((place, kept[block][1]) for place, block in said), taken_s))
 
     def order(self, command: Command, **args: Any) -> None:
         """Give an order (arguments: see model.Command). OrderError: an argument is out of range, the unit refuses, or
@@ -173,8 +178,9 @@ class ApcModbus:
         """A block that seldom changes. A unit that refuses it is read without."""
         self._due_s[block] = self._now() + AGAIN_S
         try:
-            self._kept[block] = _read(self._link, block)[0]
+            self._kept[block] = _read(self._link, block)
         except Refused as e:
+            self._kept.pop(block, None)
             log.info("apcmodbus: registers from %d: %s", block[0], e)
 
     def _set(self, register: int, value: int) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import apc
+from ..ages import older
 from ..model import Command, Driver, Link, LinkError, Option, OrderError, Status
-from ..q1.orders import check_arguments
+from ..q1.orders import check_arguments, others
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +45,12 @@ DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
 
 #: asked in every poll, between two Q
 MEASURES = (b"f", b"j", b"B", b"L", b"O", b"P", b"F", b"C", b"/", b"t", b"h")
-#: asked in turn, as time allows -> how many seconds its answer is good for
+#: asked in turn, as time allows -> how many seconds its answer is good for; after LATE_S more it is no answer
 FACTS: Mapping[bytes, float] = {
     b"b": 3600.0, b"V": 3600.0, b"\x01": 3600.0, b"n": 3600.0, b"X": 30.0, b"8": 15.0, b"'": 30.0, b"~": 15.0,
     b"g": 3600.0, b"o": 600.0, b"l": 600.0, b"u": 600.0, b"q": 600.0, b"k": 600.0,
 }  # fmt: skip
+LATE_S = 180.0  # a turn through all of them, polled as seldom as may be configured, takes less
 UNLISTED = frozenset((b"/",))  # answered by units whose list of commands leaves it out (NUT issue 757)
 
 #: what a command needs the unit to know
@@ -95,7 +98,7 @@ class ApcSmart:
         self._known: frozenset[bytes] | None = None  # the commands that the unit lists; None: not told (yet)
         self._asked_a_s = -math.inf
         self._legal: dict[tuple[str, str], tuple[str, ...]] | None = None
-        self._facts: dict[bytes, apc.Value] = {}
+        self._facts: dict[bytes, tuple[apc.Value, float]] = {}  # question -> its answer, and when it was given
         self._due_s: dict[bytes, float] = {}  # question -> not before this second
         self._silent: dict[bytes, int] = {}  # question -> unanswered so many times in a row
         self._answered: set[bytes] = set()
@@ -113,7 +116,7 @@ class ApcSmart:
 
     def poll(self) -> Status:
         """Ask and return. Takes at most 4.5 s; LinkError if the unit is silent or does not say its status."""
-        began_s = self._begin(POLL_WITHIN_S)
+        self._until_s = (began_s := self._now()) + POLL_WITHIN_S
         if not self._smart:
             self._enter_smart_mode()
         first, _ = self._ask_bits()
@@ -121,37 +124,36 @@ class ApcSmart:
         while whole and self._ask_next_fact() and self._now() - began_s < FACTS_WITHIN_S:
             pass
         bits, taken_s = self._ask_last(first)
-        return apc.look(bits, {**self._facts, **values}, taken_s=taken_s)
+        facts = {q: one for q, one in self._facts.items() if taken_s - one[1] <= FACTS[q] + LATE_S}
+        status = apc.look(bits, {**{q: value for q, (value, _) in facts.items()}, **values}, taken_s=taken_s)
+        return replace(status, older=older(((apc.PLACES[q], at_s) for q, (_, at_s) in facts.items()), taken_s))
 
-    def order(self, command: Command, **args: Any) -> None:
+    def order(self, command: Command, **args: Any) -> str | None:
         """Give an order (arguments: see model.Command). Takes at most 9 s: some are pressed twice, 1.6 s apart.
 
-        OrderError: an argument out of range, or the unit refuses or does not confirm. LinkError: it is silent.
+        A word if its delay is another. OrderError: an argument out of range, or the unit refuses or does not confirm.
+        LinkError: it is silent.
         """
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
         delays = check_arguments(command, args, **DELAYS.get(command, {}))
-        self._begin(ORDER_WITHIN_S)
+        self._until_s = self._now() + ORDER_WITHIN_S
         if not self._smart:
             self._enter_smart_mode()
         if command is Command.SHUTDOWN_RETURN:
-            self._off_and_return(*delays)
-        elif command is Command.SHUTDOWN_STAY_OFF:
-            self._set_at_least(b"p", *delays)
+            return self._off_and_return(*delays)
+        if command is Command.SHUTDOWN_STAY_OFF:
+            off_s = self._set_at_least(b"p", *delays)
             self._press_twice(b"K")
-        else:
-            self._simple(command)
+            return others(("off", off_s, delays[0]))
+        self._simple(command)
+        return None
 
     def close(self) -> None:
         """Give the line back. The unit stays in smart mode, which harms nobody."""
         self._link.close()
 
     # -- asking
-
-    def _begin(self, within_s: float) -> float:
-        now_s = self._now()
-        self._until_s = now_s + within_s
-        return now_s
 
     def _ask(self, question: bytes, within_s: float = ANSWER_WITHIN_S, *, spare_s: float = 0.0) -> bytes:
         left_s = self._until_s - spare_s - self._now()
@@ -228,9 +230,11 @@ class ApcSmart:
             self._due_s[question] = max(self._due_s.get(question, 0.0), now_s + FACTS[b"8"])
             return False
         if value is not None:
-            self._facts[question] = value
+            self._facts[question] = value, now_s
             self._due_s[question] = now_s + FACTS[question]
-            self._know_by_firmware(str(value) if question in (b"b", b"V") else "")
+            firmware = str(value) if question in (b"b", b"V") else ""
+            if self._known is None and firmware in apc.COMMANDS_OF:
+                self._known = frozenset(bytes((c,)) for c in apc.COMMANDS_OF[firmware])
         return True
 
     def _ask_commands(self, now_s: float) -> bool:
@@ -241,10 +245,6 @@ class ApcSmart:
             log.info("apcsmart: the unit does not list its commands: %s", e)
             return False
         return True
-
-    def _know_by_firmware(self, firmware: str) -> None:
-        if self._known is None and firmware in apc.COMMANDS_OF:
-            self._known = frozenset(bytes((c,)) for c in apc.COMMANDS_OF[firmware])
 
     def _worth_asking(self, question: bytes) -> bool:
         listed = self._known is None or question in self._known or question in UNLISTED
@@ -268,14 +268,10 @@ class ApcSmart:
     # -- orders
 
     def _simple(self, command: Command) -> None:
-        if command is Command.TEST_QUICK:
-            self._tell(b"W")
-        elif command is Command.TEST_DEEP:
-            self._calibrate(True)
-        elif command is Command.TEST_STOP:
-            self._calibrate(False)
-        elif command is Command.SHUTDOWN_STOP:
-            self._tell(b"\x7f")
+        if command in (Command.TEST_QUICK, Command.SHUTDOWN_STOP):
+            self._tell(b"W" if command is Command.TEST_QUICK else b"\x7f")
+        elif command in (Command.TEST_DEEP, Command.TEST_STOP):
+            self._calibrate(command is Command.TEST_DEEP)
         else:
             wanted = self._values(b"k") or ("0", "N")
             loud = next((v for v in wanted if v != "N"), "0")
@@ -318,21 +314,23 @@ class ApcSmart:
             answer = self._listen(b"", left_s)
         self._confirmed(order, self._listen(order, ANSWER_WITHIN_S + 0.5))
 
-    def _off_and_return(self, delay_s: float, return_delay_s: float) -> None:
+    def _off_and_return(self, delay_s: float, return_delay_s: float) -> str:
         """S on battery (the unit comes back by its own r and e), @nnn on mains (after nnn tenths of an hour)."""
         bits, _ = self._ask_bits()
-        self._set_at_least(b"p", delay_s)
+        off_s = self._set_at_least(b"p", delay_s)
         if bits & apc.Bits.ON_BATTERY:
-            self._set_at_least(b"r", return_delay_s, most=True)
+            back_s = self._set_at_least(b"r", return_delay_s, most=True)
             self._tell(b"S")
-            return
+            return others(("off", off_s, delay_s), ("back", back_s, return_delay_s))
         if self._known is not None and b"@" not in self._known:
             raise OrderError("this UPS can be switched off with return only while it is on battery")
-        digits = b"%03d" % math.ceil(return_delay_s / TENTHS_OF_HOUR_S)
+        tenths = math.ceil(return_delay_s / TENTHS_OF_HOUR_S)
+        digits = b"%03d" % tenths
         for said in (b"@", digits[:1], digits[1:2]):
             if answer := self._listen(said, DIGIT_GAP_S):
                 raise OrderError(f"this UPS refused b'@': {answer[:80]!r}")
         self._confirmed(b"@" + digits, self._listen(digits[2:], ANSWER_WITHIN_S + 0.5))
+        return others(("off", off_s, delay_s), ("back", tenths * TENTHS_OF_HOUR_S, return_delay_s))
 
     def _calibrate(self, start: bool) -> None:
         """D starts and stops; what happened is read back, because some units answer with an alert alone."""
@@ -357,30 +355,29 @@ class ApcSmart:
             except LinkError as e:
                 log.info("apcsmart: %s", e)
                 self._legal = {}
-        locale = str(self._facts.get(b"b", " "))[-1]
+        locale = str(self._facts.get(b"b", (" ", 0.0))[0])[-1]
         return self._legal.get((setting.decode(), locale)) or self._legal.get((setting.decode(), "4")) or ()
 
     def _knows(self, command: bytes) -> bool:
         return self._known is None or command in self._known
 
-    def _set_at_least(self, setting: bytes, seconds: float, *, most: bool = False) -> None:
-        """See that a timer (p, r) is the smallest legal one that is not below `seconds`; `most`: else the longest.
-
-        Nothing is written when it is so already: the memory of a unit wears out. OrderError if it cannot be.
-        """
+    def _set_at_least(self, setting: bytes, seconds: float, *, most: bool = False) -> float | None:
+        """See that a timer (p, r) is the smallest legal one that is not below `seconds` (`most`: else the longest).
+        What it is then. Nothing is written when it is so already: memory wears out. OrderError if it cannot be."""
         legal = sorted(int(v) for v in self._values(setting) if v.isdigit())
         fitting = [v for v in legal if v >= seconds] or (legal[-1:] if most else [])
         now_is = apc.parse(setting, self._ask(setting))
         if now_is is None and most:
-            return
+            return None
         if now_is is None:
             raise OrderError(f"this UPS does not tell its delay {setting!r}")
         if not fitting:
             if int(now_is) >= seconds or most:
-                return
+                return float(now_is)
             raise OrderError(f"this UPS waits {now_is} s and cannot be told to wait {seconds:g} s")
         if int(now_is) != fitting[0]:
             self._cycle(setting, next(v for v in self._values(setting) if v.isdigit() and int(v) == fitting[0]))
+        return float(fitting[0])
 
     def _cycle(self, setting: bytes, wanted: str, *, unless: str = "") -> None:
         """Change a setting: `-` goes on to its next legal value, which is read back. `unless`: any other will do."""

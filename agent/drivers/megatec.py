@@ -79,8 +79,8 @@ def _carried(bridge: Bridge) -> frozenset[Command]:
 
 
 def _bridge_limits(bridge: Bridge) -> str:
-    shutdowns = isinstance(bridge.how, Strings) and bridge.how.shutdowns
-    return "off after 30 s or more, back 10 s after the mains" if shutdowns else ""
+    timers = bridge.how.timers
+    return f"off after {timers.off_min_s:g} s or more, back {timers.back_s:g} s after the mains" if timers else ""
 
 
 def _strings(bridge: Bridge) -> str:

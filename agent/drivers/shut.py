@@ -74,11 +74,11 @@ class Shut:
             self._unit = UsbHid(self._link, self._now)
         return self._unit.poll()
 
-    def order(self, command: Command, **args: Any) -> None:
+    def order(self, command: Command, **args: Any) -> str | None:
         """As usbhid. OrderError, LinkError."""
         if self._unit is None:
             raise OrderError("this UPS has not yet said what it can do")
-        self._unit.order(command, **args)
+        return self._unit.order(command, **args)
 
     def close(self) -> None:
         """Give the line back."""

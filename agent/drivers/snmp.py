@@ -56,6 +56,7 @@ CARDS = tuple(
 POLL_WITHIN_S, ASK_WITHIN_S, ORDER_WITHIN_S, PROBE_WITHIN_S = 4.5, 2.5, 1.2, 0.9
 NAMES_AT_ONCE = 24  # with long texts their values still fit in one datagram
 ALARMS_LIMIT = 32
+LOOKS = 3  # whether a countdown began
 LOOK_AGAIN_S = 60.0  # which objects there are
 TEXT_LIMIT = 128
 TOO_BIG, NO_SUCH_NAME = 1, 2
@@ -147,8 +148,9 @@ class Snmp:
         self.commands = _commands(table, values)
         return status
 
-    def order(self, command: Command, **args: Any) -> None:
-        """Give an order (arguments: see model.Command). OrderError: an argument is wrong, or the agent refuses it."""
+    def order(self, command: Command, **args: Any) -> str | None:
+        """Give an order (arguments: see model.Command). A word if no countdown is seen after it. OrderError: an
+        argument is wrong, or the agent refuses it."""
         values = self._check(command, args)
         if self._table is None or command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
@@ -167,6 +169,21 @@ class Snmp:
                 word = f"{ERRORS.get(error, error)}, object {index} of {step}"
                 remedy = "; [ups] secret needs a community that may write" if error in _MAY_NOT else ""
                 raise OrderError(f"the agent refused it: {word}{remedy}")
+        parts = (part.partition("=") for step in self._table.orders[command] for part in step.split())
+        timers = [whole_oid(name) for name, _, word in parts if word == "delay"]
+        return self._not_seen(timers, end_s) if timers else None
+
+    def _not_seen(self, timers: list[ber.Oid], end_s: float) -> str | None:
+        """Look up to LOOKS times whether what was written counts: -1 says that it does not."""
+        for _ in range(LOOKS):
+            try:
+                answer = self._link.ask(request(ber.GET, timers), within_s=min(ORDER_WITHIN_S, self._left_s(end_s)))
+                said = _values(answer.data)[0]
+            except LinkError as e:
+                return f"it was not seen whether it counts down: {e}"
+            if not any(value == -1 for value in said.values()):
+                return None
+        return "the UPS shows no countdown"
 
     def close(self) -> None:
         """Give the socket back."""

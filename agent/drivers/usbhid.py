@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import hid, hidtable, quirks
+from ..ages import older
 from ..cards import Card
-from ..hidlook import look
+from ..hidlook import PLACES, look
 from ..hidreader import HidLink, Reader
 from ..model import Command, Driver, Ident, LinkError, Option, OrderError, Status
 from ..q1.megatec import Q1
-from ..q1.orders import check_arguments
+from ..q1.orders import check_arguments, others
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ QUERIES: tuple[bytes, ...] = ()  # it is known by its descriptor: probe sends no
 
 OFF_DELAY_S = (0.0, 7200.0)
 RETURN_DELAY_S = (0.0, 86400.0)
+LOOKS = 3  # at a timer after it was written
 TOOK_WITHIN_S = 60.0  # a timer that is read back may be so much beside what was written (units that count minutes)
 
 _TESTS = {Command.TEST_QUICK: 1, Command.TEST_DEEP: 2, Command.TEST_STOP: 3}
@@ -88,11 +91,16 @@ class UsbHid:
         numbers = self._believed(self._reader.numbers())
         if self._quirk.q1_reports:
             self._add_q1(numbers)
-        return look(numbers, self._quirk, self._identity(numbers), taken_s=taken_s)
+        said = (
+            (PLACES[name], at_s) for name, at_s in self._reader.said_s.items() if name in PLACES and name in numbers
+        )
+        status = look(numbers, self._quirk, self._identity(numbers), taken_s=taken_s)
+        return replace(status, older=older(said, taken_s))
 
-    def order(self, command: Command, **args: Any) -> None:
-        """Give an order (arguments: see model.Command). OrderError: an argument out of range, or the unit refuses it
-        or does not do as told when it is read back. LinkError: it cannot be read any more."""
+    def order(self, command: Command, **args: Any) -> str | None:
+        """Give an order (arguments: see model.Command). A word if a delay is another, or no countdown is seen.
+        OrderError: an argument out of range, or the unit refuses it or does not do as told when it is read back.
+        LinkError: it cannot be read any more."""
         values = self._check(command, args)
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
@@ -106,7 +114,8 @@ class UsbHid:
         elif command in (Command.OUTLET_ON, Command.OUTLET_OFF):
             self._switch(int(values[0]), command is Command.OUTLET_ON)
         else:
-            self._shut_down(command, values)
+            return self._shut_down(command, values)
+        return None
 
     def close(self) -> None:
         """Give the device back."""
@@ -209,26 +218,39 @@ class UsbHid:
             raise OrderError(f"this UPS can switch the outlets {', '.join(map(str, numbers))}, not {number}")
         self._write(f"outlet.{number}.{'on' if on else 'off'}", 0)
 
-    def _shut_down(self, command: Command, values: list[float]) -> None:
+    def _shut_down(self, command: Command, values: list[float]) -> str | None:
         """The return first: the countdown to "off" may begin with the write that sets it. -1 stops a timer."""
         if command is Command.SHUTDOWN_STOP:
             self._write("off", -1)
-            left_s = self._read_back("off")
+            left_s = self._timer(lambda left_s: left_s <= 0 or not self._counts(left_s))
             if left_s is not None and left_s > 0 and self._counts(left_s):
                 raise OrderError(f"this UPS did not stop its shutdown: {left_s:g} s left")
-            return
-        delay_s = max(values[0], self._quirk.off_min_s)
+            return None
+        delay_s, asked_back_s = max(values[0], self._quirk.off_min_s), values[1] if values[1:] else -1.0
+        own_s, back_s = self._quirk.on_delay_s, asked_back_s
+        if back_s >= 0 and own_s is not None:
+            back_s = own_s
         if "on" in self._writable:
-            return_s = -1.0 if command is Command.SHUTDOWN_STAY_OFF else values[1]
-            if return_s >= 0 and self._quirk.on_delay_s is not None:
-                return_s = self._quirk.on_delay_s
-            self._write("on", return_s)
+            self._write("on", back_s)
         self._write("off", delay_s)
-        left_s = self._read_back("off")
+        left_s = self._timer(lambda left_s: 0 < left_s <= delay_s + TOOK_WITHIN_S)
         if left_s is not None and not 0 <= left_s <= delay_s + TOOK_WITHIN_S:
             raise OrderError(
                 f"this UPS did not start its shutdown timer: asked for {delay_s:g} s, it says {left_s:g}"
             )
+        unseen = left_s is None or (left_s == 0 and delay_s > 0)
+        off_s = delay_s if unseen or left_s is None else max(left_s, values[0])
+        said = others(("off", off_s, values[0]), ("back", back_s, asked_back_s))
+        return "; ".join(word for word in (said, "the UPS shows no countdown" if unseen else "") if word)
+
+    def _timer(self, good: Callable[[float], bool]) -> float | None:
+        """The shutdown timer, read up to LOOKS times until it is `good`; None: this UPS does not let it be read."""
+        left_s = None
+        for _ in range(LOOKS):
+            left_s = self._read_back("off")
+            if left_s is None or good(left_s):
+                break
+        return left_s
 
     def _counts(self, left_s: float) -> bool:
         """Whether a timer that was stopped still runs: all ones is how a unit without a sign writes -1."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..model import Battery, Condition, Flow, Ident, Line, Outlet, Rating, Source, Status, Test
-from ..plausible import BATTERY_V, CELSIUS, CHARGE_PCT, HERTZ, LOAD_PCT, VOLTS
+from ..plausible import BATTERY_V, CELSIUS, CHARGE_PCT, HERTZ, LOAD_PCT, RATED_V, VOLTS
 from .form import Facts
 
 PER_CELL_BELOW_V = 3.5  # a battery voltage below this is that of one 2 V cell: no UPS runs on less than 6 V
@@ -15,7 +15,7 @@ EMPTY, FULL = 104 / 120, 130 / 120  # of the nominal voltage (NUT, docs/man/nutd
 #: fact (without the number of its line) -> lowest and highest plausible value; see agent/plausible.py
 PLAUSIBLE: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("input_v", "fault_v", "output_v", "bypass_v"), VOLTS),
-    **dict.fromkeys(("rated_v", "rated_input_v", "rated_output_v", "rated_battery_v"), (5, 500)),
+    **dict.fromkeys(("rated_v", "rated_input_v", "rated_output_v", "rated_battery_v"), RATED_V),
     **dict.fromkeys(("frequency_hz", "output_hz", "bypass_hz", "rated_hz"), HERTZ),
     **dict.fromkeys(("temperature_c", "battery_temperature_c"), CELSIUS),
     "load_pct": LOAD_PCT,
@@ -58,6 +58,7 @@ _OUTPUT = {
     "voltage_v": "output_v", "frequency_hz": "output_hz", "current_a": "output_a", "load_pct": "load_pct",
     "power_w": "output_w", "apparent_va": "output_va",
 }  # fmt: skip
+_IDENT = ("manufacturer", "model", "firmware", "serial")
 _BYPASS = {"voltage_v": "bypass_v", "frequency_hz": "bypass_hz"}
 
 
@@ -73,6 +74,11 @@ def _can_be(name: str, value: object) -> bool:
     if limits is None or not isinstance(value, float) or (value == 0 and name in MAY_BE_ZERO):
         return True
     return limits[0] <= value <= limits[1]
+
+
+def place(name: str) -> str:
+    """The place in a Status of a fact that is asked once; "": it is none by itself."""
+    return "ident" if name in _IDENT else "rating" if name.startswith("rated_") else ""
 
 
 def per_cell(facts: Facts) -> bool:
@@ -122,7 +128,7 @@ def look(facts: Facts, *, test: Test | None = None, taken_s: float) -> Status:
             low=facts.get("battery_low"),
             estimated=frozenset() if guess is None else frozenset({"charge_pct"}),
         ),
-        ident=Ident(**{name: facts.get(name) for name in ("manufacturer", "model", "firmware", "serial")}),
+        ident=Ident(**{name: facts.get(name) for name in _IDENT}),
         rating=_rating(facts),
         outlets=tuple(
             Outlet(number=n, on=facts[f"outlet_{n}"]) for n in range(1, 5) if facts.get(f"outlet_{n}") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from ..model import Command, OrderError
 RETURN_DELAY_S = (0.0, 9999 * 60.0)
 RETURN_MINUTES_MIN = 3  # early GE units that got R0001 or R0002 never came back (NUT, blazer)
 TEST_MINUTES = (1, 99)
+_TIMES = re.compile(rb"S(\.\d|\d\d)(?:R(\d{4}))?\r")
 
 
 class Orders(NamedTuple):
@@ -93,6 +95,22 @@ def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC) 
     word = word.replace(b"%n", _off_delay(values.get("delay_s", 0))).replace(b"%m", b"%04d" % minutes)
     word = word.replace(b"%t", b"%02d" % values.get("minutes", 0)).replace(b"%o", b"%d" % values.get("number", 0))
     return word + b"\r"
+
+
+def remark(order: bytes, args: Mapping[str, Any]) -> str:
+    """In which delays an encoded order is not what was asked for; "": in none."""
+    match = _TIMES.fullmatch(order)
+    if match is None:
+        return ""
+    off_s = int(match[1][1:]) * 6 if match[1][:1] == b"." else int(match[1]) * 60
+    back_s = int(match[2] or 0) * 60.0
+    return others(("off", off_s, args.get("delay_s", off_s)), ("back", back_s, args.get("return_delay_s", back_s)))
+
+
+def others(*delays: tuple[str, float | None, float]) -> str:
+    """A word for each delay that is another than asked. What happens, after so many seconds, instead of these."""
+    wrong = (one for one in delays if one[1] is not None and one[1] != one[2])
+    return ", ".join(f"{what} after {given_s:g} s, not {asked_s:g}" for what, given_s, asked_s in wrong)
 
 
 def example(command: Command, orders: Orders) -> bytes:

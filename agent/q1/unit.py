@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from ..ages import older
+from ..bridges import Timers
 from ..link import NotSent
 from ..model import Command, Link, LinkError, OrderError, Status, Test, TestResult
 from . import meaning
 from .find import find, is_refusal
 from .form import Facts
-from .orders import check_arguments, encode, example
+from .orders import check_arguments, encode, example, remark
 from .table import Dialect, Query
 
 log = logging.getLogger(__name__)
@@ -22,6 +25,12 @@ EXTRA_WITHIN_S = 1.0  # for what not every unit has
 EXTRA_TRIES = 3
 REST_POLLS = 60  # then a question that is asked in each poll is left out for so many
 SILENCES_LIMIT = 2  # in one poll: then the others wait for the next
+LOOKS = 3  # whether a countdown began, or ended
+COUNTS_DOWN = {
+    Command.SHUTDOWN_RETURN: True,
+    Command.SHUTDOWN_STAY_OFF: True,
+    Command.SHUTDOWN_STOP: False,
+}
 ECHO_WITHIN_S = 0.5  # an order has no answer, or a short one; a refused one is echoed within this
 
 
@@ -36,7 +45,8 @@ class Unit:
         self._link, self._now, self._cells = link, now, cells
         self._dialect: Dialect | None = None
         self._commands: frozenset[Command] = frozenset()  # of the dialect, as far as the link can carry them
-        self._known: Facts = {}  # what is asked once
+        self._known: Facts = {}  # what is asked once: it holds as long as the connection
+        self._known_s: dict[str, float] = {}  # place (agent/ages.py) -> when it was said
         self._asking: dict[bytes, int] = {}  # what is still to be asked once, and how often
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
         self._polls = 0
@@ -68,18 +78,22 @@ class Unit:
         was_asking = bool(self._asking)
         for query in dialect.once:
             if query.ask in self._asking:
-                self._known |= self._ask_once(query, deadline_s) or {}
+                said = self._ask_once(query, deadline_s) or {}
+                self._known |= said
+                self._known_s = dict.fromkeys({meaning.place(name) for name in said}, self._now()) | self._known_s
         one_cell = meaning.per_cell(facts)
         facts = dialect.derive(meaning.with_battery({**self._known, **facts}, self._cells))
         self._test = self._test_after(facts)
         facts = self._plausible(facts)
         if one_cell and facts["battery_v"] is None and was_asking and not self._asking:
             log.info("%s: volts per cell and no rating; set battery_cells to know the battery voltage", dialect.name)
-        return meaning.look(facts, test=self._test, taken_s=taken_s)
+        status = meaning.look(facts, test=self._test, taken_s=taken_s)
+        places = (one for one in self._known_s.items() if one[0])
+        return replace(status, older=older(places, taken_s))
 
-    def order(self, command: Command, **args: Any) -> None:
-        """Give an order (arguments: see model.Command). OrderError: an argument out of range, or the unit echoed
-        or NAKed it. LinkError: the unit cannot be read any more."""
+    def order(self, command: Command, **args: Any) -> str | None:
+        """Give an order (arguments: see model.Command). A word if a delay was rounded up, or a countdown is not seen.
+        OrderError: an argument out of range, or the unit echoed or NAKed it. LinkError: it cannot be read."""
         if self._dialect is None:
             raise OrderError("the UPS has not been understood yet")
         if command not in self.commands:
@@ -88,10 +102,17 @@ class Unit:
         if orders.toggle and command in (Command.BEEPER_ON, Command.BEEPER_OFF):
             check_arguments(command, args)
             self._set_beeper(self._dialect, orders.toggle, command is Command.BEEPER_ON)
-            return
-        counts_down = command in (Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF)
-        self._tell(self._dialect, encode(command, args, orders), counts_down=counts_down)
+            return None
+        told, words, asked = encode(command, args, orders), [], dict(args)
+        bridge: Timers | None = getattr(self._link, "timers", None)
+        if bridge is not None and COUNTS_DOWN.get(command):
+            told = encode(command, {**args, "delay_s": max(args["delay_s"], bridge.off_min_s)}, orders)
+            if asked.pop("return_delay_s", None) is not None:
+                words = [f"back {bridge.back_s:g} s after the mains, whatever is asked"]
+        facts = self._tell(self._dialect, told)
         self._stop_ordered = command is Command.TEST_STOP
+        words += [remark(told, asked), self._not_seen(self._dialect, COUNTS_DOWN.get(command), facts)]
+        return "; ".join(word for word in words if word)
 
     def close(self) -> None:
         """Give the line back."""
@@ -179,9 +200,9 @@ class Unit:
             return Test(result=TestResult.ABORTED)
         return Test(detail="ended; this UPS does not report a result")
 
-    def _tell(self, dialect: Dialect, command: bytes, *, counts_down: bool = False) -> None:
+    def _tell(self, dialect: Dialect, command: bytes) -> Facts:
         """Send an order: silence is consent, unless the dialect acknowledges; an echo or NAK is a refusal. Then see
-        that the unit is still there."""
+        that the unit is still there, and what it says."""
         try:
             answer = self._link.ask(command, within_s=ECHO_WITHIN_S).data
         except NotSent as e:
@@ -191,10 +212,20 @@ class Unit:
         if answer and is_refusal(command, answer):
             raise OrderError(f"this UPS refused {command.decode().strip()}: {answer[:80]!r}")
         facts, _ = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)
-        if counts_down and facts.get("shutdown_active") is False:
-            log.warning("after %s the UPS shows no countdown", command.decode().strip())
         if dialect.orders.accepted and answer != dialect.orders.accepted:
             raise OrderError(f"this UPS did not acknowledge {command.decode().strip()}, it may have done it")
+        return facts
+
+    def _not_seen(self, dialect: Dialect, wanted: bool | None, facts: Facts) -> str:
+        """Look LOOKS times whether the countdown is as `wanted`; what to say if it is not and the unit shows it."""
+        for looks in range(LOOKS):
+            try:
+                facts = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)[0] if looks else facts
+            except LinkError as e:  # the order was taken all the same
+                return f"it was not seen whether it counts down: {e}"
+            if wanted is None or facts.get("shutdown_active") in (None, wanted):
+                return ""
+        return "the UPS shows no countdown" if wanted else "the UPS still shows a countdown"
 
     def _set_beeper(self, dialect: Dialect, toggle: bytes, on: bool) -> None:
         """There is only a toggle: read, toggle, read again."""
