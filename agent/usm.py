@@ -149,12 +149,12 @@ def decrypt(user: User, boots: int, time_s: int, params: bytes, data: bytes) -> 
 
 
 class _Stream:
-    """AES in CFB mode with one key, for many messages: an object of the library for each would cost more than its work.
+    """AES in CFB mode with one key, for many messages: an object of the library for each costs more than its work.
 
-    CFB mixes each block with the encrypted ciphertext before it. To decrypt, all of those are there: they are encrypted
-    as they are. To encrypt, CBC is fed: it encrypts each block mixed with its own last result m, and the ciphertext is
-    just that, m mixed with the block of text. So it gives all the masks at once, if the first block leads from what it
-    ended with to this message's vector.
+    CFB mixes each block of text with a mask: the encrypted ciphertext before it. To decrypt, all of that is there. To
+    encrypt, CBC gives all masks at once: it encrypts each block mixed with its own last result, so if that is the
+    mask and the block the text, it encrypts the ciphertext. The first block leads it from what it ended with to the vector
+    of this message.
     """
 
     def __init__(self, key: bytes) -> None:
