@@ -153,8 +153,8 @@ class _Stream:
 
     CFB mixes each block of text with a mask: the encrypted ciphertext before it. To decrypt, all of that is there. To
     encrypt, CBC gives all masks at once: it encrypts each block mixed with its own last result, so if that is the
-    mask and the block the text, it encrypts the ciphertext. The first block leads it from what it ended with to the vector
-    of this message.
+    mask and the block the text, it encrypts the ciphertext. The first block leads it from what it ended with to the
+    vector of this message.
     """
 
     def __init__(self, key: bytes) -> None:

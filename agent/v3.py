@@ -202,14 +202,13 @@ def seal(
             scoped, privacy = usm.encrypt(user, boots, time_s, salts.take(), scoped)
             scoped = ber.tlv(OCTET_STRING, scoped)
     header = ber.tlv(SEQUENCE, ber.integer(msg_id) + _HEADERS[flags & 7])
-    after = ber.tlv(OCTET_STRING, privacy)
-    named = _who(engine_id, boots) + ber.integer(time_s) + ber.tlv(OCTET_STRING, name)
-    security = ber.tlv(SEQUENCE, named + ber.tlv(OCTET_STRING, signature) + after)
-    message = ber.tlv(SEQUENCE, _VERSION + header + ber.tlv(OCTET_STRING, security) + scoped)
+    parts = (_who(engine_id, boots, time_s, name), len(signature), signature, len(privacy), privacy)
+    security = ber.tlv(OCTET_STRING, ber.tlv(SEQUENCE, b"%b\x04%c%b\x04%c%b" % parts))  # both are short
+    message = ber.tlv(SEQUENCE, b"".join((_VERSION, header, security, scoped)))
     if not signature or user is None:
         return message
-    at = len(message) - len(scoped) - len(after) - len(signature)
-    return message[:at] + user.sign(message) + message[at + len(signature) :]
+    after = len(message) - len(scoped) - len(privacy) - 2
+    return b"".join((message[: after - len(signature)], user.sign(message), message[after:]))
 
 
 _VERSION, _NO_ID = ber.integer(ber.V3), ber.integer(0)
@@ -221,9 +220,10 @@ _HEADERS = tuple(
 )
 
 
-@lru_cache(maxsize=16)
-def _who(engine_id: bytes, boots: int) -> bytes:
-    return ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots)
+@lru_cache(maxsize=16)  # all answers of a second to one user
+def _who(engine_id: bytes, boots: int, time_s: int, name: bytes) -> bytes:
+    who = ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots) + ber.integer(time_s)
+    return who + ber.tlv(OCTET_STRING, name)
 
 
 def is_signed(data: bytes, message: Message, user: User) -> bool:
@@ -301,12 +301,12 @@ class Responder:
         """Steps 3 to 7 of RFC 3414 section 3.2, in their order."""
         if message.engine_id != self.engine.id:
             raise _Report("usmStatsUnknownEngineIDs")
-        user = self._users.get(message.user)
+        user, level = self._users.get(message.user), message.level
         if user is None or not allowed(user.name):
             raise _Report("usmStatsUnknownUserNames")
-        if message.level > user.knows:
+        if level > user.knows:
             raise _Report("usmStatsUnsupportedSecLevels")
-        if message.level == NO_AUTH:
+        if level == NO_AUTH:
             return user
         if not is_signed(data, message, user):
             raise _Report("usmStatsWrongDigests")
