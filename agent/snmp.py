@@ -70,7 +70,7 @@ class Agent:
         machine's); `keys`: the users of version 3, whose `responder` may be set later; `writer` does what is set."""
         self.settings = settings
         self.responder, self.writer = responder, writer or Writer()
-        self.gate = Gate(settings, secrets, clock(), responder.users if responder else keys)
+        self.gate = Gate(settings, secrets, responder.users if responder else keys)
         self.counts = mib2.new_counts()
         self.on_refused: Callable[[], None] = lambda: None  # a wrong community or key
         self.refused: dict[str, int] = {}  # why -> how many, since the start
@@ -262,10 +262,9 @@ class Agent:
     def seen(self, now_s: float) -> tuple[Look, Table]:
         """The same, and the table that goes with it: another thread may make a new one at any time."""
         with self._looking:
-            return self._seen_now(now_s)
+            return self._seen_now(self._view(), now_s)
 
-    def _seen_now(self, now_s: float) -> tuple[Look, Table]:
-        view = self._view()
+    def _seen_now(self, view: View, now_s: float) -> tuple[Look, Table]:
         news = view is not self._seen
         if news:
             self._seen, self._kept = view, {}

@@ -157,10 +157,12 @@ class Forms:
                 msg_id, time_s = int.from_bytes(id_, "big", signed=True), int.from_bytes(time_, "big", signed=True)
                 if msg_id < 0 or time_s < 0:
                     break
-                return Message(
-                    msg_id, m.max_size, m.flags, m.model, m.engine_id, m.boots, time_s, m.user, m.signature_at,
-                    signature, privacy, scoped, m.places,
-                )  # fmt: skip
+                _, max_size, flags, model, engine_id, boots, _, user, signature_at, *_, places = m
+                # as Message(...) does it, without its detour
+                return tuple.__new__(Message, (
+                    msg_id, max_size, flags, model, engine_id, boots, time_s, user, signature_at, signature, privacy,
+                    scoped, places,
+                ))  # fmt: skip
         return None
 
     def keep(self, data: bytes, message: Message) -> None:

@@ -164,7 +164,7 @@ def test_each_community_of_a_source_is_compared_in_constant_time(monkeypatch: py
 
     monkeypatch.setattr(gate, "hmac", type("Spy", (), {"compare_digest": staticmethod(spy)}))
     rows = tuple(config.Community(label=label, sources=LOOPBACK) for label in ("a", "b", "c"))
-    made = gate.Gate(config.Snmp(communities=rows), {"a": "first", "b": "second", "c": "third"}, 0.0)
+    made = gate.Gate(config.Snmp(communities=rows), {"a": "first", "b": "second", "c": "third"})
     assert made.refusal("127.0.0.1", 0.0) is None
     found = made.community("127.0.0.1", b"first")
     assert found is not None and found.label == "a" and compared == [b"first"] * 3
