@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 INTEGER, OCTET_STRING, NULL, OBJECT_ID, SEQUENCE = 0x02, 0x04, 0x05, 0x06, 0x30
 IP_ADDRESS, COUNTER32, GAUGE32, TIMETICKS, COUNTER64 = 0x40, 0x41, 0x42, 0x43, 0x46
@@ -35,6 +35,7 @@ LENGTH_LIMIT_BYTES = 4
 REMEMBERED, REMEMBERED_BYTES = 512, 256  # so many questions, if they are no longer; a whole walk is some 250
 
 Oid = tuple[int, ...]
+T = TypeVar("T")
 
 
 class Malformed(Exception):
@@ -210,16 +211,8 @@ def read_pdu(data: bytes, at: int) -> Pdu:
     if stop != end:
         raise Malformed(f"{end - stop} octets after the PDU")
     asked_at = number(data, at, end)[1]
-    asked = data[asked_at:]
-    first, second, names, bindings = _asked(asked) if len(asked) <= REMEMBERED_BYTES else _asked.__wrapped__(asked)
-    return Pdu(tag, data[at:asked_at], first, second, names, bindings)
-
-
-@lru_cache(maxsize=REMEMBERED)  # managers ask the same again and again: only the request-id is another
-def _asked(data: bytes) -> tuple[int, int, tuple[bytes, ...], bytes]:
-    """What stands behind the request-id: the two numbers, the names, and the bindings as sent."""
-    end = len(data)
-    first, at = number(data, 0, end)
+    request_id = data[at:asked_at]
+    first, at = number(data, asked_at, end)
     second, at = number(data, at, end)
     at, stop = body(data, at, end, SEQUENCE)
     if stop != end:
@@ -232,7 +225,51 @@ def _asked(data: bytes) -> tuple[int, int, tuple[bytes, ...], bytes]:
             raise Malformed(f"octets after the value in the binding at {at}")
         names.append(data[name_start:name_stop])
         at = stop
-    return first, second, tuple(names), bindings
+    return Pdu(tag, request_id, first, second, tuple(names), bindings)
+
+
+class Questions(Generic[T]):
+    """Requests as they were read. Managers ask the same again and again: only the octets of the request-id differ.
+
+    What is found agrees with the readers above, because it is theirs: it was read from octets that were the same but
+    for those four, and whatever they are, they are a number.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, tuple[T, Pdu]] = {}
+
+    def find(self, data: bytes) -> tuple[T, Pdu] | None:
+        """A question that was asked before, with the request-id of this one."""
+        at = _request_id_at(data)
+        found = self._kept.get(data[:at] + data[at + 4 :])
+        if found is None:
+            return None
+        before, (tag, _, first, second, names, bindings) = found
+        # as Pdu(...) does it, without its detour: the way of nearly every request
+        return before, tuple.__new__(Pdu, (tag, data[at - 2 : at + 4], first, second, names, bindings))
+
+    def keep(self, data: bytes, pdu_at: int, before: T, pdu: Pdu) -> None:
+        """Keep what was read of these octets: the PDU at `pdu_at`, and what is `before` it."""
+        at = head(data, pdu_at, len(data))[1] + 2
+        if len(data) > REMEMBERED_BYTES or pdu.request_id[1] != 4 or at != _request_id_at(data):
+            return
+        if len(self._kept) >= REMEMBERED:
+            del self._kept[next(iter(self._kept))]  # the oldest
+        self._kept[data[:at] + data[at + 4 :]] = before, pdu
+
+
+def _request_id_at(data: bytes) -> int:
+    """Where the request-id's four octets are, if this is SEQUENCE { two short TLVs, PDU } as it should be. It is only
+    a guess, from octets before that place."""
+    try:
+        size = data[1]
+        at = 2 if size < 128 else size - 126
+        at += 2 + data[at + 1]
+        at += 2 + data[at + 1]
+        size = data[at + 1]
+        return at + 4 if size < 128 else at + size - 124
+    except IndexError:
+        return 0
 
 
 def values(bindings: bytes) -> list[tuple[bytes, int, bytes]]:

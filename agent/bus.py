@@ -33,6 +33,14 @@ class BusError(Exception):
     """The core cannot be reached, or it refused; the text says why."""
 
 
+class Unreachable(BusError):
+    """Nobody listens there: nothing was asked of the core."""
+
+
+class Unanswered(BusError):
+    """The core was asked, and what became of it is not known."""
+
+
 # --- a socket path longer than 107 bytes works through /proc/self/fd --------------------------------------------
 
 
@@ -81,7 +89,7 @@ def connect(path: str, within_s: float = 5.0) -> socket.socket:
             sock.connect(place)
     except OSError as e:
         sock.close()
-        raise BusError(f"no core at {path}: {e.strerror or e} (is `ridethrough core` running?)") from e
+        raise Unreachable(f"no core at {path}: {e.strerror or e} (is `ridethrough core` running?)") from e
     return sock
 
 
@@ -109,8 +117,8 @@ def ask(path: str, message: Message, within_s: float = 5.0) -> Message:
                         raise BusError(str(reply.get("error", "refused")))
                     return reply
         except (OSError, ValueError) as e:
-            raise BusError(f"no answer from the core: {e}") from e
-    raise BusError("the core closed the connection")
+            raise Unanswered(f"no answer from the core: {e}") from e
+    raise Unanswered("the core closed the connection")
 
 
 def without_core(view: View, now_s: float) -> View:

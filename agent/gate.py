@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
@@ -34,30 +35,12 @@ class Community:
 
 
 @dataclass(slots=True)
-class _Bucket:
-    """Lets `burst` through at once, and then `rate_per_s`."""
-
-    rate_per_s: float
-    burst: float
-    tokens: float
-    at_s: float
-
-    def take(self, now_s: float) -> bool:
-        self.tokens = min(self.burst, self.tokens + (now_s - self.at_s) * self.rate_per_s)
-        self.at_s = now_s
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
-
-
-@dataclass(slots=True)
 class _Sender:
     """What is remembered of one source address."""
 
     communities: tuple[Community, ...]
     users: frozenset[str]  # of version 3
-    bucket: _Bucket
+    paid_s: float = -math.inf  # until then the rate is used up; see `Gate.refusal`
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -69,9 +52,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 class Gate:
     """Decides for each datagram, before its decoding, whether the sender may ask now."""
 
-    def __init__(
-        self, settings: config.Snmp, secrets: Mapping[str, str], now_s: float, keys: Container[str] = ()
-    ) -> None:
+    def __init__(self, settings: config.Snmp, secrets: Mapping[str, str], keys: Container[str] = ()) -> None:
         """`keys`: the users that have some. A community without a secret is off; one log line says so. ConfigError:
         a source that is no network."""
         self._communities: list[Community] = []
@@ -95,18 +76,29 @@ class Gate:
             u.name: tuple(ipaddress.ip_network(s) for s in u.sources) for u in settings.users if u.name in keys
         }
         self._senders: dict[str, _Sender] = {}
-        self._all = _Bucket(TOTAL_RATE_PER_S, TOTAL_BURST, TOTAL_BURST, now_s)
+        self._paid_s = -math.inf  # of all together
 
     def __bool__(self) -> bool:
         return bool(self._communities or self._users)
 
     def refusal(self, host: str, now_s: float) -> str | None:
-        """Why nothing of this source is looked at now; None: it may ask."""
-        sender = self._senders.get(host) or self._meet(host, now_s)
+        """Why nothing of this source is looked at now; None: it may ask.
+
+        A bucket that lets a burst through at once, and then a rate, is one number: until when what came is paid for.
+        Each request adds the time that it costs, and who would be a whole burst ahead of now has to wait (half a
+        request more, because such sums are not exact).
+        """
+        sender = self._senders.get(host) or self._meet(host)
         if not sender.communities and not sender.users:
             return "foreign source"
-        if not sender.bucket.take(now_s) or not self._all.take(now_s):
+        paid_s = (sender.paid_s if sender.paid_s > now_s else now_s) + 1 / SOURCE_RATE_PER_S
+        if paid_s - now_s > (SOURCE_BURST + 0.5) / SOURCE_RATE_PER_S:
             return "too many requests"
+        sender.paid_s = paid_s
+        paid_s = (self._paid_s if self._paid_s > now_s else now_s) + 1 / TOTAL_RATE_PER_S
+        if paid_s - now_s > (TOTAL_BURST + 0.5) / TOTAL_RATE_PER_S:
+            return "too many requests"
+        self._paid_s = paid_s
         return None
 
     def community(self, host: str, secret: bytes) -> Community | None:
@@ -121,12 +113,11 @@ class Gate:
         """Whether this user of version 3 may ask from a source."""
         return user in self._senders[host].users
 
-    def _meet(self, host: str, now_s: float) -> _Sender:
+    def _meet(self, host: str) -> _Sender:
         if len(self._senders) >= SOURCES_LIMIT:
             self._senders.clear()  # of spoofed addresses, most likely; the bucket of all still holds
         address = _address(host)
         allowed = tuple(c for c in self._communities if any(address in n for n in c.networks))
         users = frozenset(name for name, networks in self._users.items() if any(address in n for n in networks))
-        bucket = _Bucket(SOURCE_RATE_PER_S, SOURCE_BURST, SOURCE_BURST, now_s)
-        sender = self._senders[host] = _Sender(allowed, users, bucket)
+        sender = self._senders[host] = _Sender(allowed, users)
         return sender

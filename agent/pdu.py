@@ -67,22 +67,23 @@ def answer(
     None: he may not write.
     """
     tag, v1 = pdu.tag, header.version == V1
-    if tag in _COUNTED:
-        counts[_COUNTED[tag]] += 1
+    if (counter := _COUNTED.get(tag)) is not None:
+        counts[counter] += 1
     if tag == RESPONSE:
         if pdu.first in _COUNTED_ERRORS:
             counts[_COUNTED_ERRORS[pdu.first]] += 1
         return None
-    if (tag not in _HANDLERS and tag != ber.SET) or (v1 and tag == ber.GETBULK):
+    handler = _HANDLERS.get(tag)
+    if (handler is None and tag != ber.SET) or (v1 and tag == ber.GETBULK):
         return None
     try:
         if len(pdu.names) > BINDINGS_LIMIT:
             raise _TooBig
-        if tag == ber.SET:
+        if handler is None:
             return _set(header, pdu, look, counts, budget_bytes, write)
         # around the bindings: three heads of four octets, error-status and error-index
         room = budget_bytes - len(header.prefix) - len(pdu.request_id) - 18
-        bindings = _HANDLERS[tag](pdu, table, look, v1, room)
+        bindings = handler(pdu, table, look, v1, room)
     except _NoSuchName as e:
         counts[mib2.OUT_NO_SUCH_NAMES] += 1
         return _reply(header, pdu, NO_SUCH_NAME, e.args[0], pdu.bindings, counts, budget_bytes)

@@ -70,7 +70,7 @@ class Agent:
         machine's); `keys`: the users of version 3, whose `responder` may be set later; `writer` does what is set."""
         self.settings = settings
         self.responder, self.writer = responder, writer or Writer()
-        self.gate = Gate(settings, secrets, clock(), responder.users if responder else keys)
+        self.gate = Gate(settings, secrets, responder.users if responder else keys)
         self.counts = mib2.new_counts()
         self.on_refused: Callable[[], None] = lambda: None  # a wrong community or key
         self.refused: dict[str, int] = {}  # why -> how many, since the start
@@ -79,6 +79,7 @@ class Agent:
         self._switches = settings.auth_traps, settings.lenient_scalars, settings.upsman_mib
         self._interfaces = interfaces or Interfaces()
         self._alarms = upsmib.Alarms()
+        self._questions: ber.Questions[ber.Header] = ber.Questions()
         self._looking = threading.Lock()
         self._seen: View | None = None
         self._kept: dict[bytes, bytes] = {}
@@ -198,9 +199,12 @@ class Agent:
             raise _RefusedError("too long")
         if why := self.gate.refusal(host, now_s):
             raise _RefusedError(why)
-        header = ber.read_header(data)
-        if header.version == ber.V3 and self.responder is not None:
-            return self._sent(self._answer_v3(self.responder, data, host, now_s))
+        responder = self.responder
+        if responder is not None and (message := responder.read_again(data)) is not None:
+            return self._sent(self._answer_v3(responder, data, host, now_s, message))
+        header, request = self._questions.find(data) or (ber.read_header(data), None)
+        if header.version == ber.V3 and responder is not None:
+            return self._sent(self._answer_v3(responder, data, host, now_s))
         if header.version not in (ber.V1, ber.V2C):
             counts[mib2.IN_BAD_VERSIONS] += 1
             raise _RefusedError("other version")
@@ -209,7 +213,9 @@ class Agent:
             counts[mib2.IN_BAD_COMMUNITY_NAMES] += 1
             self.on_refused()
             raise _RefusedError("wrong community")
-        request = ber.read_pdu(data, header.pdu_at)
+        if request is None:
+            request = ber.read_pdu(data, header.pdu_at)
+            self._questions.keep(data, header.pdu_at, header, request)
         look, table = self.seen(now_s)
         write = self._writing(f"community {community.label}", host) if community.writes else None
         reply = pdu.answer(header, request, table, look, counts, self._budget_bytes, write)
@@ -222,14 +228,18 @@ class Agent:
         self.counts[mib2.OUT_RESPONSES] += 1
         return reply
 
-    def _answer_v3(self, responder: v3.Responder, data: bytes, host: str, now_s: float) -> bytes:
+    def _answer_v3(
+        self, responder: v3.Responder, data: bytes, host: str, now_s: float, message: v3.Message | None = None
+    ) -> bytes:
         def make(header: ber.Header, request: ber.Pdu, room: int, user: usm.User) -> bytes | None:
             look, table = self.seen(now_s)
             write = self._writing(f"user {user.name}", host) if user.writes else None
             return pdu.answer(header, request, table, look, self.counts, room, write)
 
         try:
-            return responder.answer(data, now_s, lambda user: self.gate.admits(host, user), self._budget_bytes, make)
+            return responder.answer(
+                data, now_s, lambda user: self.gate.admits(host, user), self._budget_bytes, make, message
+            )
         except v3.Dropped as e:
             raise _RefusedError(e.args[0]) from None
 
@@ -252,10 +262,9 @@ class Agent:
     def seen(self, now_s: float) -> tuple[Look, Table]:
         """The same, and the table that goes with it: another thread may make a new one at any time."""
         with self._looking:
-            return self._seen_now(now_s)
+            return self._seen_now(self._view(), now_s)
 
-    def _seen_now(self, now_s: float) -> tuple[Look, Table]:
-        view = self._view()
+    def _seen_now(self, view: View, now_s: float) -> tuple[Look, Table]:
         news = view is not self._seen
         if news:
             self._seen, self._kept = view, {}

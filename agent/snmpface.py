@@ -49,6 +49,11 @@ def start(settings: Config, secrets: Mapping[str, str], client: bus.Client) -> F
     return Face(agent, notifier)
 
 
+#: what a manager gets whose order did not reach the core, or of which nobody knows more (RFC 3416 section 4.2.5);
+#: what the core itself refuses is about the value at this moment
+_ERRORS = {bus.Unreachable: upsset.RESOURCE_UNAVAILABLE, bus.Unanswered: upsset.GEN_ERR}
+
+
 def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Writer:
     """Does what managers set: orders go over the bus, texts to a file."""
 
@@ -58,7 +63,7 @@ def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Wri
             client.ask({"type": "command", "command": command.value, "args": dict(args), "origin": origin}, ORDER_S)
         except bus.BusError as e:
             log.warning("snmp: %s for %s: %s", command.value, who, e)
-            raise upsset.Refused(str(e)) from e
+            raise upsset.Refused(str(e), _ERRORS.get(type(e), upsset.INCONSISTENT_VALUE)) from e
 
     def audit(what: str, who: str, host: str) -> None:
         try:

@@ -17,7 +17,7 @@ from .mib2 import SYSTEM
 from .model import Command, Condition
 from .upsmib import UPS
 
-NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 6, 7, 8, 9, 10, 11
+GEN_ERR, NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 5, 6, 7, 8, 9, 10, 11
 INCONSISTENT_VALUE, RESOURCE_UNAVAILABLE, COMMIT_FAILED, UNDO_FAILED, NOT_WRITABLE = 12, 13, 14, 15, 17
 
 Triple = tuple[bytes, int, bytes]  # encoded name, tag and body of the value

@@ -14,7 +14,6 @@ import secrets
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import get_ident
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from .model import ConfigError
@@ -25,7 +24,6 @@ HASHED_OCTETS = 1048576
 NAME_LIMIT = 32  # octets, RFC 3414 section 5
 SALT_BYTES = 8
 BLOCK_BYTES = 16  # of AES
-SHORT_BYTES = 128  # the scoped PDU of nearly all answers to a GET
 KEYS_READY = 64  # for so many keys the beginnings are kept that a message does not change
 
 
@@ -105,19 +103,22 @@ class User:
 
     def sign(self, message: bytes) -> bytes:
         """The signature of a message whose own place is filled with zeros."""
-        way = AUTHS[self.auth]
-        inner, outer = (half.copy() for half in _halves(way.digest, self.auth_key))
-        inner.update(message)
-        outer.update(inner.digest())
-        signature: bytes = outer.digest()
-        return signature[: way.mac_bytes]
+        begun_inside, begun_outside, mac_bytes = _halves(self.auth, self.auth_key)
+        inside, outside = begun_inside.copy(), begun_outside.copy()
+        inside.update(message)
+        outside.update(inside.digest())
+        signature: bytes = outside.digest()
+        return signature[:mac_bytes]
 
 
 @lru_cache(maxsize=KEYS_READY)
-def _halves(digest: str, key: bytes) -> tuple[Any, Any]:
-    """HMAC (RFC 2104) as far as it depends on the key alone: what is hashed first, and what around that."""
-    block = key.ljust(hashlib.new(digest).block_size, b"\0")  # no key of ours is longer than a block
-    return hashlib.new(digest, bytes(k ^ 0x36 for k in block)), hashlib.new(digest, bytes(k ^ 0x5C for k in block))
+def _halves(auth: str, key: bytes) -> tuple[Any, Any, int]:
+    """HMAC (RFC 2104) as far as it depends on the key alone: what is hashed first, and what around that; how much of
+    the result is sent."""
+    way = AUTHS[auth]
+    block = key.ljust(hashlib.new(way.digest).block_size, b"\0")  # no key of ours is longer than a block
+    inside, outside = (hashlib.new(way.digest, bytes(k ^ pad for k in block)) for pad in (0x36, 0x5C))
+    return inside, outside, way.mac_bytes
 
 
 # --- encryption -------------------------------------------------------------------------------------------------
@@ -130,9 +131,8 @@ def encrypt(user: User, boots: int, time_s: int, salt: int, data: bytes) -> tupl
         data += bytes(-len(data) % 8)
     else:
         params = salt.to_bytes(SALT_BYTES, "big")
-        if len(data) <= SHORT_BYTES:
-            return _mixed(user.priv_key, _vector(boots, time_s, params), data), params
-    way = _cipher(user, boots, time_s, params).encryptor()
+        return _stream(user.priv_key, get_ident()).encrypt(_vector(boots, time_s, params), data), params
+    way = _des(user, params).encryptor()
     return way.update(data) + way.finalize(), params
 
 
@@ -141,22 +141,37 @@ def decrypt(user: User, boots: int, time_s: int, params: bytes, data: bytes) -> 
     if len(params) != SALT_BYTES:
         raise Unreadable(f"privacy parameters of {len(params)} octets")
     if user.priv != "des":
-        return _cfb(user.priv_key, _vector(boots, time_s, params), data)
+        return _stream(user.priv_key, get_ident()).decrypt(_vector(boots, time_s, params), data)
     if len(data) % 8:
         raise Unreadable(f"{len(data)} octets are no whole blocks")
-    way = _cipher(user, boots, time_s, params).decryptor()
+    way = _des(user, params).decryptor()
     return bytes(way.update(data) + way.finalize())
 
 
-def _mixed(key: bytes, vector: bytes, data: bytes) -> bytes:
-    """Encrypts as `_cipher` does, but that takes longer to make than a few blocks take here."""
-    encrypted = _blocks(key, get_ident()).update
-    found = []
-    for at in range(0, len(data), BLOCK_BYTES):
-        block = data[at : at + BLOCK_BYTES]
-        vector = _xor(encrypted(vector), block)
-        found.append(vector)
-    return b"".join(found)
+class _Stream:
+    """AES in CFB mode with one key, for many messages: an object of the library for each costs more than its work.
+
+    CFB mixes each block of text with a mask: the encrypted ciphertext before it. To decrypt, all of that is there. To
+    encrypt, CBC gives all masks at once: it encrypts each block mixed with its own last result, so if that is the
+    mask and the block the text, it encrypts the ciphertext. The first block leads it from what it ended with to the
+    vector of this message.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        cipher, aes, _, cbc, ecb = _ways()
+        self._ecb = cipher(aes(key), ecb()).encryptor().update
+        self._cbc = cipher(aes(key), cbc(bytes(BLOCK_BYTES))).encryptor().update
+        self._last = 0  # what CBC ended with
+
+    def encrypt(self, vector: bytes, data: bytes) -> bytes:
+        first = (self._last ^ int.from_bytes(vector, "big")).to_bytes(BLOCK_BYTES, "big")
+        whole = (len(data) - 1) // BLOCK_BYTES * BLOCK_BYTES  # the last block's own ciphertext is not needed
+        masks = self._cbc(first + data[:whole])
+        self._last = int.from_bytes(masks[-BLOCK_BYTES:], "big")
+        return _xor(masks, data)
+
+    def decrypt(self, vector: bytes, data: bytes) -> bytes:
+        return _xor(self._ecb((vector + data)[: -(-len(data) // BLOCK_BYTES) * BLOCK_BYTES]), data)
 
 
 def _xor(mask: bytes, data: bytes) -> bytes:
@@ -165,29 +180,20 @@ def _xor(mask: bytes, data: bytes) -> bytes:
     return (int.from_bytes(mask[:size], "big") ^ int.from_bytes(data, "big")).to_bytes(size, "big")
 
 
-def _cfb(key: bytes, vector: bytes, data: bytes) -> bytes:
-    """Decrypts: each block was mixed with the encrypted one before it, and all of those are here already."""
-    before = (vector + data)[: -(-len(data) // BLOCK_BYTES) * BLOCK_BYTES]
-    return _xor(_blocks(key, get_ident()).update(before), data)
-
-
 @lru_cache(maxsize=KEYS_READY)
-def _blocks(key: bytes, thread: int) -> Any:
-    """Encrypts block by block; one for each thread, because the library's object is not made for two."""
-    cipher, aes, *_, ecb = _ways()
-    return cipher(aes(key), ecb()).encryptor()
+def _stream(key: bytes, thread: int) -> _Stream:
+    """One for each thread, because it remembers something and the library's objects are not made for two."""
+    return _Stream(key)
 
 
 def _vector(boots: int, time_s: int, params: bytes) -> bytes:
     return boots.to_bytes(4, "big") + time_s.to_bytes(4, "big") + params
 
 
-def _cipher(user: User, boots: int, time_s: int, params: bytes) -> Any:
-    cipher, aes, triple_des, cbc, cfb, _ = _ways()
-    if user.priv == "des":
-        vector = bytes(a ^ b for a, b in zip(user.priv_key[8:16], params, strict=True))
-        return cipher(triple_des(user.priv_key[:8] * 3), cbc(vector))
-    return cipher(aes(user.priv_key), cfb(_vector(boots, time_s, params)))
+def _des(user: User, params: bytes) -> Any:
+    cipher, _, triple_des, cbc, _ = _ways()
+    vector = bytes(a ^ b for a, b in zip(user.priv_key[8:16], params, strict=True))
+    return cipher(triple_des(user.priv_key[:8] * 3), cbc(vector))
 
 
 @lru_cache(maxsize=1)
@@ -196,12 +202,7 @@ def _ways() -> tuple[Any, ...]:
     from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-    decrepit: ModuleType = modes
-    try:
-        from cryptography.hazmat.decrepit.ciphers import modes as decrepit
-    except ImportError:
-        pass  # an older release has CFB where it belonged then
-    return Cipher, algorithms.AES, TripleDES, modes.CBC, decrepit.CFB, modes.ECB
+    return Cipher, algorithms.AES, TripleDES, modes.CBC, modes.ECB
 
 
 class Salts:

@@ -14,6 +14,7 @@ right, but for what a Report needs.
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -27,6 +28,7 @@ MODEL = 3  # USM, in msgSecurityModel
 REPORTABLE = 4  # in msgFlags
 TIME_WINDOW_S = 150
 BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far answers nobody; of its time, too
+FORMS_LIMIT, MANAGERS_LIMIT = 64, 4  # lengths of which forms are kept, and forms of each
 SIZE_LEAST, SIZE_LIMIT = 484, 65507  # msgMaxSize
 AUTHORIZATION_ERROR = 16
 
@@ -63,6 +65,7 @@ class Message(NamedTuple):
     signature: bytes
     privacy: bytes
     scoped: bytes  # the scoped PDU's TLV, or what is encrypted
+    places: tuple[int, ...] = ()  # where msgID, time, signature, privacy parameters and `scoped` begin and end
 
     @property
     def level(self) -> int:
@@ -105,7 +108,7 @@ def read(data: bytes) -> Message:
         raise Malformed(f"{len(data) - end} octets after the message")
     at = ber.number(data, start, end)[1]
     start, after = ber.body(data, at, end, SEQUENCE)
-    (msg_id_, max_size_, flags_, model_), _ = ber.bodies(data, start, after, _HEADER)
+    (msg_id_, max_size_, flags_, model_), (id_at, *_) = ber.bodies(data, start, after, _HEADER)
     msg_id, max_size, model = ber.whole(msg_id_), ber.whole(max_size_), ber.whole(model_)
     if len(flags_) != 1 or msg_id < 0 or model < 1:
         raise Malformed(f"impossible header of version 3: {data[start:after].hex()}")
@@ -123,10 +126,62 @@ def read(data: bytes) -> Message:
     tag, first, last = ber.head(data, stop, end)
     if last != end or tag != (OCTET_STRING if flags & 2 else SEQUENCE):
         raise Malformed(f"no scoped PDU: {data[stop : stop + 6].hex()}")
-    scoped = data[first:end] if flags & 2 else scoped
+    scoped_at = first if flags & 2 else stop
+    places = (
+        id_at, id_at + len(msg_id_), starts[2], starts[2] + len(time_), starts[4], starts[4] + len(signature),
+        starts[5], starts[5] + len(privacy), scoped_at, end,
+    )  # fmt: skip
     return Message(
-        msg_id, max_size, flags, model, engine_id, boots, time_s, user, starts[4], signature, privacy, scoped
-    )
+        msg_id, max_size, flags, model, engine_id, boots, time_s, user, starts[4], signature, privacy,
+        data[scoped_at:end], places,
+    )  # fmt: skip
+
+
+class Forms:
+    """Forms of messages that were read and answered. In what a manager sends next only the msgID, the time, the
+    signature and what is encrypted are other octets, as long as before; such a message needs no reading.
+
+    What is found agrees with `read`, because it is from there: it was read from octets that were the same but for
+    those, and they are numbers within their limits, or any octets.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[_Form, ...]] = {}  # by the message's length
+
+    def find(self, data: bytes) -> Message | None:
+        """What `read` would say of these octets, if they have a form that is kept."""
+        for cut, same, m in self._kept.get(len(data), ()):
+            parts = cut(data)
+            if parts[::2] == same:
+                _, id_, _, time_, _, signature, _, privacy, _, scoped = parts
+                msg_id, time_s = int.from_bytes(id_, "big", signed=True), int.from_bytes(time_, "big", signed=True)
+                if msg_id < 0 or time_s < 0:
+                    break
+                _, max_size, flags, model, engine_id, boots, _, user, signature_at, *_, places = m
+                # as Message(...) does it, without its detour
+                return tuple.__new__(Message, (
+                    msg_id, max_size, flags, model, engine_id, boots, time_s, user, signature_at, signature, privacy,
+                    scoped, places,
+                ))  # fmt: skip
+        return None
+
+    def keep(self, data: bytes, message: Message) -> None:
+        """Keep the form of these octets, that were read as this."""
+        at = (0, *message.places)
+        sizes = [stop - start for start, stop in zip(at, at[1:], strict=False)]
+        if not message.places or sizes[1] > 4 or sizes[3] > 4:
+            return
+        if len(self._kept) >= FORMS_LIMIT:
+            self._kept.clear()
+        cut = struct.Struct("".join(f"{size}s" for size in sizes)).unpack
+        before = self._kept.get(len(data), ())
+        self._kept[len(data)] = (_Form(cut, cut(data)[::2], message), *before)[:MANAGERS_LIMIT]
+
+
+class _Form(NamedTuple):
+    cut: Callable[[bytes], tuple[bytes, ...]]  # into what is the same and what is not, in turns
+    same: tuple[bytes, ...]
+    message: Message
 
 
 def read_scoped(data: bytes) -> tuple[bytes, bytes, bytes, Pdu]:
@@ -149,14 +204,13 @@ def seal(
             scoped, privacy = usm.encrypt(user, boots, time_s, salts.take(), scoped)
             scoped = ber.tlv(OCTET_STRING, scoped)
     header = ber.tlv(SEQUENCE, ber.integer(msg_id) + _HEADERS[flags & 7])
-    after = ber.tlv(OCTET_STRING, privacy)
-    named = _who(engine_id, boots) + ber.integer(time_s) + ber.tlv(OCTET_STRING, name)
-    security = ber.tlv(SEQUENCE, named + ber.tlv(OCTET_STRING, signature) + after)
-    message = ber.tlv(SEQUENCE, _VERSION + header + ber.tlv(OCTET_STRING, security) + scoped)
+    parts = (_who(engine_id, boots, time_s, name), len(signature), signature, len(privacy), privacy)
+    security = ber.tlv(OCTET_STRING, ber.tlv(SEQUENCE, b"%b\x04%c%b\x04%c%b" % parts))  # both are short
+    message = ber.tlv(SEQUENCE, b"".join((_VERSION, header, security, scoped)))
     if not signature or user is None:
         return message
-    at = len(message) - len(scoped) - len(after) - len(signature)
-    return message[:at] + user.sign(message) + message[at + len(signature) :]
+    after = len(message) - len(scoped) - len(privacy) - 2
+    return b"".join((message[: after - len(signature)], user.sign(message), message[after:]))
 
 
 _VERSION, _NO_ID = ber.integer(ber.V3), ber.integer(0)
@@ -168,9 +222,10 @@ _HEADERS = tuple(
 )
 
 
-@lru_cache(maxsize=16)
-def _who(engine_id: bytes, boots: int) -> bytes:
-    return ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots)
+@lru_cache(maxsize=16)  # all answers of a second to one user
+def _who(engine_id: bytes, boots: int, time_s: int, name: bytes) -> bytes:
+    who = ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots) + ber.integer(time_s)
+    return who + ber.tlv(OCTET_STRING, name)
 
 
 def is_signed(data: bytes, message: Message, user: User) -> bool:
@@ -199,6 +254,8 @@ class Responder:
         self.on_refused: Callable[[], None] = lambda: None  # a wrong key
         self._users = {name.encode(): user for name, user in users.items()}
         self._salts = salts or usm.Salts()
+        self._forms = Forms()
+        self._questions: ber.Questions[tuple[bytes, bytes, bytes]] = ber.Questions()
         self._context = ber.tlv(OCTET_STRING, engine.id) + ber.tlv(OCTET_STRING, b"")
 
     def user(self, name: str) -> User | None:
@@ -214,12 +271,18 @@ class Responder:
         """snmpEngineTime."""
         return int(now_s - self.engine.started_s)
 
+    def read_again(self, data: bytes) -> Message | None:
+        """A message in a form that was answered before; None: it must be read."""
+        return self._forms.find(data)
+
     def answer(
-        self, data: bytes, now_s: float, allowed: Callable[[str], bool], budget_bytes: int, make: Answer
-    ) -> bytes:
-        """The reply to a datagram. `allowed`: may a user ask from where this comes? `make` answers his request in so
-        many octets. Malformed, Dropped: there is none."""
-        message = read(data)
+        self, data: bytes, now_s: float, allowed: Callable[[str], bool], budget_bytes: int, make: Answer,
+        message: Message | None = None,
+    ) -> bytes:  # fmt: skip
+        """The reply to a datagram, which was `read_again` as `message`. `allowed`: may a user ask from where this
+        comes? `make` answers his request in so many octets. Malformed, Dropped: there is none."""
+        is_new = message is None
+        message = message or read(data)
         try:
             if message.model != MODEL:
                 raise _Report("snmpUnknownSecurityModels")
@@ -229,7 +292,10 @@ class Responder:
             scoped = message.scoped
             if message.level == AUTH_PRIV and user is not None:
                 scoped = self._decrypted(user, message)
-            return self._answered(message, user, scoped, now_s, budget_bytes, make)
+            reply = self._answered(message, user, scoped, now_s, budget_bytes, make)
+            if is_new and message.level:  # nobody without a key has forms kept
+                self._forms.keep(data, message)
+            return reply
         except _Report as e:
             return self._report(message, e, now_s)
 
@@ -237,12 +303,12 @@ class Responder:
         """Steps 3 to 7 of RFC 3414 section 3.2, in their order."""
         if message.engine_id != self.engine.id:
             raise _Report("usmStatsUnknownEngineIDs")
-        user = self._users.get(message.user)
+        user, level = self._users.get(message.user), message.level
         if user is None or not allowed(user.name):
             raise _Report("usmStatsUnknownUserNames")
-        if message.level > user.knows:
+        if level > user.knows:
             raise _Report("usmStatsUnsupportedSecLevels")
-        if message.level == NO_AUTH:
+        if level == NO_AUTH:
             return user
         if not is_signed(data, message, user):
             raise _Report("usmStatsWrongDigests")
@@ -260,12 +326,19 @@ class Responder:
     def _answered(
         self, message: Message, user: User, scoped: bytes, now_s: float, budget_bytes: int, make: Answer
     ) -> bytes:
-        try:
-            context_engine, context, prefix, pdu = read_scoped(scoped)
-        except Malformed:
-            if message.level != AUTH_PRIV:
-                raise
-            raise _Report("usmStatsDecryptionErrors") from None  # most likely another key
+        found = self._questions.find(scoped)
+        if found is not None:
+            (context_engine, context, prefix), pdu = found
+        else:
+            try:
+                context_engine, context, prefix, pdu = read_scoped(scoped)
+            except Malformed:
+                if message.level != AUTH_PRIV:
+                    raise
+                raise _Report("usmStatsDecryptionErrors") from None  # most likely another key
+            if message.level:
+                start = ber.body(scoped, 0, len(scoped), SEQUENCE)[0]
+                self._questions.keep(scoped, start + len(prefix), (context_engine, context, prefix), pdu)
         if pdu.tag == ber.REPORT or pdu.tag == ber.RESPONSE:
             raise Dropped("no request")
         if context_engine != self.engine.id:

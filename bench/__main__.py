@@ -17,7 +17,8 @@ def main(argv: list[str]) -> int:
     if unknown := [name for name in wanted if name not in NAMES]:
         print(f"no such measurement: {', '.join(unknown)}; there are: {', '.join(NAMES)}", file=sys.stderr)
         return 2
-    print(f"python {platform.python_version()}, {platform.machine()}, kernel {platform.release()}")
+    kind = f"{platform.python_version()} ({sys.base_prefix})"
+    print(f"python {kind}, {platform.machine()}, kernel {platform.release()}")
     failed = []
     for name in wanted:
         print(f"\n== {name}", flush=True)

@@ -67,8 +67,20 @@ def test_a_request_gets_its_reply_and_a_refusal_its_reason(tmp_path: Path) -> No
         assert bus.ask(path, {"type": "query", "what": "x"})["uid"] == os.getuid()
         with pytest.raises(BusError, match="cannot do that"):
             bus.ask(path, {"type": "query", "what": "fail"})
-    with pytest.raises(BusError, match="no core at"):
+    with pytest.raises(bus.Unreachable, match="no core at"):
         bus.ask(path, {"type": "query"})
+
+
+def test_a_core_that_goes_before_its_reply_leaves_the_request_unanswered(tmp_path: Path) -> None:
+    path = str(tmp_path / "bus")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as core:
+        core.bind(path)
+        core.listen()
+        heard = threading.Thread(target=lambda: core.accept()[0].close())
+        heard.start()
+        with pytest.raises(bus.Unanswered):
+            bus.ask(path, {"type": "query"})
+        heard.join()
 
 
 def test_a_socket_path_longer_than_the_kernel_takes_works(tmp_path: Path) -> None:

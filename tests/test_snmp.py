@@ -334,7 +334,7 @@ def test_traffic_is_counted(stage: Stage) -> None:
 
 def gate_of(*communities: tuple[str, tuple[str, ...]], **secrets: str) -> gates.Gate:
     rows = tuple(config.Community(label=label, sources=sources) for label, sources in communities)
-    return gates.Gate(config.Snmp(communities=rows), secrets, 0.0)
+    return gates.Gate(config.Snmp(communities=rows), secrets)
 
 
 def allowed(gate: gates.Gate, host: str, community: str) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import warnings
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +74,33 @@ def reported(answer: v3.Message) -> tuple[str, int]:
     assert pdu.tag == ber.REPORT and len(pdu.names) == 1
     names = {ber.oid_body((*oid, 0)): name for name, oid in v3.REPORTS.items()}
     return names[pdu.names[0]], answer.level
+
+
+# --- encryption -------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from([16, 32]).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
+    st.lists(st.tuples(st.integers(0, 2**64 - 1), st.binary(max_size=400)), min_size=1, max_size=8),
+)
+def test_many_messages_with_one_key_are_encrypted_as_cfb_says(key: bytes, messages: list[tuple[int, bytes]]) -> None:
+    who = usm.User("ops", usm.AUTH_PRIV, "sha256", bytes(32), f"aes{len(key) * 8}", key)
+    for salt, data in messages:
+        vector = (7).to_bytes(4, "big") + (500).to_bytes(4, "big") + salt.to_bytes(8, "big")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # newer releases of the library want CFB to be had from elsewhere
+            way = Cipher(algorithms.AES(key), modes.CFB(vector)).encryptor()
+        encrypted, params = usm.encrypt(who, 7, 500, salt, data)
+        assert (encrypted, params) == (way.update(data), vector[8:])
+        assert usm.decrypt(who, 7, 500, params, encrypted) == data
+
+
+@pytest.mark.parametrize("auth", usm.AUTHS)
+@given(st.binary(max_size=300))
+def test_a_signature_is_the_hmac_of_the_standard_library(auth: str, message: bytes) -> None:
+    who = KEYS[auth, "aes128"]
+    way = usm.AUTHS[auth]
+    assert who.sign(message) == hmac.digest(who.auth_key, message, way.digest)[: way.mac_bytes]
 
 
 # --- keys -------------------------------------------------------------------------------------------------------
