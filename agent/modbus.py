@@ -159,12 +159,10 @@ class RtuLink:
         self._line, self._unit, self._dead = line, unit, ""
 
     def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 1.0) -> Reply:
-        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing.
-        A line just opened settles first, which comes on top of `within_s`."""
+        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing."""
         if self._dead:
             raise LinkError(self._dead)
         try:
-            self._line.settle()
             reply = self._line.ask_whole(rtu(self._unit, command), rtu_size, within_s=within_s)
             return Reply(from_rtu(self._unit, reply.data), reply.received_s)
         except LinkError as e:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 
 from agent import modbus
 from agent.drivers import apcmodbus
-from agent.link import NotSent
-from agent.model import Command, Condition, LinkError, OrderError, Reply, Source, Status, TestResult
+from agent.model import Command, Condition, LinkError, OrderError, Source, Status, TestResult
 from tests.simulators.modbusunit import RegistersLink, Wire, checksum
 
 
@@ -120,26 +118,6 @@ def test_a_refusal_is_an_answer_and_the_link_goes_on(kind: str) -> None:
             modbus.parse_read(link.ask(modbus.read_request(9000, 1)).data, 1)
         assert modbus.parse_read(link.ask(modbus.read_request(589, 1)).data, 1) == (2700,)
         link.close()
-
-
-class Settling(RegistersLink):
-    """A serial line that was just opened: nothing goes out before it was given its time."""
-
-    settled = False
-
-    def settle(self) -> None:
-        self.settled = True
-
-    def ask_whole(self, command: bytes, size: Callable[[bytes], int], *, within_s: float = 3.0) -> Reply:
-        if not self.settled:
-            raise NotSent("the line is still settling")
-        frame = command[:1] + self.unit.hear(command[1:-2])
-        return Reply(frame + checksum(frame), 1.0)
-
-
-def test_a_line_just_opened_settles_before_the_first_question() -> None:
-    line = Settling()  # a terminal with DTR takes longer for that than an answer may take
-    assert apcmodbus.probe(modbus.RtuLink(line, 1)) == 1.0  # type: ignore[arg-type]
 
 
 #: bits of the outlets' register: 0 cancel, 1 on, 2 off, 3 shutdown, 6 on delay, 7 off delay, 8 main, 13 local user

@@ -71,6 +71,14 @@ class ApcRegisters:
         return pdu[:5]
 
 
+def rtu_answer(unit: ApcRegisters, frame: bytes) -> bytes:
+    """What the unit says to a whole frame of the serial line: nothing, if it is damaged."""
+    if checksum(frame[:-2]) != frame[-2:]:
+        return b""
+    said = frame[:1] + unit.hear(frame[1:-2])
+    return said + checksum(said)
+
+
 class RegistersLink:
     """A model.Link to the registers, without a line; time is a number."""
 
@@ -132,9 +140,8 @@ class Wire:
                 size = 8 if inbox[1:2] == b"\x03" else 9 + inbox[6] if len(inbox) > 6 else 8
                 if len(inbox) >= size:
                     frame, inbox = inbox[:size], b""
-                    if checksum(frame[:-2]) == frame[-2:]:
-                        said = frame[:1] + self.unit.hear(frame[1:-2])
-                        os.write(self._fd, self.damage(said + checksum(said)))
+                    if said := rtu_answer(self.unit, frame):
+                        os.write(self._fd, self.damage(said))
         except OSError:
             os.close(self._fd)
 
