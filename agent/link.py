@@ -186,6 +186,10 @@ class SerialLink:
         except (OSError, termios.error) as e:
             raise LinkError(f"{self._line.port}: {e}") from e
 
+    def rest(self, for_s: float) -> None:
+        """Have the next question wait so long from now: some units need a pause."""
+        self._ready_s = max(self._ready_s, self._now() + for_s)
+
     def read(self, limit_bytes: int, within_s: float) -> bytes:
         """What has come in, at most `limit_bytes`; b"" if nothing does within the time (never more than 5 s).
         LinkError if the line is gone."""
@@ -203,7 +207,7 @@ class SerialLink:
             log.debug("%s: closing: %s", self._line.port, e)  # it was unplugged
 
     def _settle(self) -> None:
-        """Wait until the line is ready, discarding what a cable says while it gets its power."""
+        """Wait until the line is ready, discarding what comes until then (a cable that gets its power)."""
         while self._readable(self._ready_s):
             self._line.reset_input_buffer()
 

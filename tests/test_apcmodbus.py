@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent import modbus
 from agent.drivers import apcmodbus
-from agent.model import Command, Condition, LinkError, OrderError, Source, Status, TestResult
+from agent.model import Command, Condition, LinkError, OrderError, Reply, Source, Status, TestResult
 from tests.simulators.modbusunit import RegistersLink, Wire, checksum
 
 
@@ -186,6 +186,39 @@ def test_on_line_and_on_battery_together_is_unknown_and_neither_is_no_status() -
     line.unit.put(0, 0, 0)
     with pytest.raises(LinkError):
         driver.poll()
+
+
+def test_after_a_write_over_tcp_there_is_a_pause_in_which_nothing_may_come() -> None:
+    with Wire("tcp") as it:
+        link = modbus.open(it.section, time.monotonic)
+        link.ask(modbus.write_request(1029, (60,)))
+        began_s = time.monotonic()
+        link.ask(modbus.read_request(1029, 1))
+        assert time.monotonic() - began_s >= 0.09
+        link.ask(modbus.read_request(1029, 1))
+        it.damage = lambda frame: frame * 2
+        link.ask(modbus.write_request(1029, (70,)))
+        it.damage = lambda frame: frame
+        with pytest.raises(LinkError, match="unasked"):
+            link.ask(modbus.read_request(1029, 1))
+        link.close()
+
+
+def test_a_slow_network_card_is_read_and_a_poll_ends_in_time() -> None:
+    driver, line = connected()
+    ask, spent_s = line.ask, [1.5]
+
+    def slow(command: bytes, **how: float) -> Reply:
+        line.now_s += spent_s[0]
+        assert how["within_s"] >= spent_s[0], "it would have been given up"
+        return ask(command, **how)
+
+    line.ask = slow  # type: ignore[method-assign, assignment]
+    began_s = line.now_s
+    assert driver.poll().source is Source.MAINS
+    assert line.now_s - began_s < 4.5
+    spent_s[0] = 0.1
+    assert driver.poll().ident.model == "Smart-UPS SRT 3000"
 
 
 def test_a_section_needs_one_of_port_and_host() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from agent import drivers, link, modbus
-from agent.model import LinkError, Source
+from agent.model import Command, LinkError, Source
 from agent.pretend import Unit
 from tests.simulators.apcsmart import ApcUnit
 from tests.simulators.hidunit import HidUnit
@@ -110,3 +111,15 @@ def test_settling_takes_nothing_from_the_time_for_the_answer(always_readable: in
     with pytest.raises(LinkError):
         line.ask(b"Q1\r", within_s=0.5)
     assert OPENED_S + link.SETTLE_S + 0.5 <= port.now_s < OPENED_S + link.SETTLE_S + 0.6
+
+
+def test_between_two_requests_by_modbus_there_is_a_pause_and_a_longer_one_after_a_write(always_readable: int) -> None:
+    port = PortWithLines(apcmodbus(), always_readable)
+    line = modbus.RtuLink(link.SerialLink(port, lambda: port.now_s, OPENED_S), 1)  # type: ignore[arg-type]
+    driver = drivers.load("apcmodbus").connect({}, line, lambda: port.now_s)
+    driver.poll()
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    pauses = [later - before for (before, _), (later, _) in itertools.pairwise(port.written)]
+    wrote = [data[1] == modbus.WRITE for _, data in port.written]
+    assert sum(wrote) == 3 and len(pauses) > 7
+    assert all(pause >= (0.1 if write else 0.035) for write, pause in zip(wrote, pauses, strict=False))

@@ -38,7 +38,8 @@ NAME, TITLE, LINK = "apcmodbus", "APC Modbus, serial or TCP", "modbus"
 OPTIONS: tuple[Option, ...] = ()
 STATUS, DYNAMIC, INVENTORY, LIMITS = (0, 27), (128, 44), (516, 88), (1026, 5)  # first register, how many
 QUERIES = (read_request(*STATUS), read_request(*INVENTORY))
-ANSWER_WITHIN_S = 1.0
+POLL_WITHIN_S, ORDER_WITHIN_S = 4.5, 9.0
+ANSWER_WITHIN_S = 2.0  # a network card takes more than half a second at times (NUT pull request 3417)
 AGAIN_S = 300.0  # a block that the unit refuses is asked again after so long
 DELAY_S = (0.0, 32767.0)
 OFF_DELAY, ON_DELAY, OUTLETS, BATTERY_TEST, CALIBRATION = 1029, 1030, 1538, 1541, 1542
@@ -138,15 +139,17 @@ class ApcModbus:
         self._link, self._now = link, now
         self._kept: dict[tuple[int, int], tuple[int, ...]] = {}
         self._due_s: dict[tuple[int, int], float] = {}
+        self._until_s = 0.0  # the poll or order that is under way ends by then
 
     def poll(self) -> Status:
-        """Ask and return. Takes at most 4 s, on a line just opened 1.1 s more; LinkError if the unit is silent, or
-        says no source."""
-        measured, _ = _read(self._link, DYNAMIC)
+        """Ask and return. Takes at most POLL_WITHIN_S; LinkError if the unit is silent, or says no source."""
+        self._until_s = self._now() + POLL_WITHIN_S
+        measured, _ = self._read(DYNAMIC)
         for block in (INVENTORY, LIMITS):
-            if self._now() >= self._due_s.get(block, -math.inf):
+            has_time = self._until_s - self._now() >= 2 * ANSWER_WITHIN_S  # for it and the status
+            if has_time and self._now() >= self._due_s.get(block, -math.inf):
                 self._ask_kept(block)
-        status, taken_s = _read(self._link, STATUS)  # last: the source is the newest
+        status, taken_s = self._read(STATUS)  # last: the source is the newest
         return look(status, measured, self._kept.get(INVENTORY, ()), self._kept.get(LIMITS, ()), taken_s)
 
     def order(self, command: Command, **args: Any) -> None:
@@ -155,6 +158,7 @@ class ApcModbus:
         values = check_arguments(command, args, **DELAYS.get(command, {})) if command in self.commands else []
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
+        self._until_s = self._now() + ORDER_WITHIN_S
         try:
             for register, seconds in zip((OFF_DELAY, ON_DELAY), values, strict=False):
                 self._set(register, math.ceil(seconds))
@@ -173,26 +177,35 @@ class ApcModbus:
         """A block that seldom changes. A unit that refuses it is read without."""
         self._due_s[block] = self._now() + AGAIN_S
         try:
-            self._kept[block] = _read(self._link, block)[0]
+            self._kept[block] = self._read(block)[0]
         except Refused as e:
             log.info("apcmodbus: registers from %d: %s", block[0], e)
 
     def _set(self, register: int, value: int) -> None:
         self._write(register, (value,))
-        (there,), _ = _read(self._link, (register, 1))
+        (there,), _ = self._read((register, 1))
         if there != value:
             raise OrderError(f"register {register} is {there} after {value} was written: nothing was switched")
 
     def _write(self, start: int, values: tuple[int, ...]) -> None:
         request = write_request(start, values)
-        check_written(self._link.ask(request, within_s=ANSWER_WITHIN_S).data, start, len(values))
+        check_written(self._link.ask(request, within_s=self._left_s()).data, start, len(values))
+
+    def _read(self, block: tuple[int, int]) -> tuple[tuple[int, ...], float]:
+        return _read(self._link, block, self._left_s())
+
+    def _left_s(self) -> float:
+        left_s = self._until_s - self._now()
+        if left_s <= 0:
+            raise LinkError("no time left to ask")
+        return min(ANSWER_WITHIN_S, left_s)
 
 
 # --- registers to values
 
 
-def _read(link: Link, block: tuple[int, int]) -> tuple[tuple[int, ...], float]:
-    reply = link.ask(read_request(*block), within_s=ANSWER_WITHIN_S)
+def _read(link: Link, block: tuple[int, int], within_s: float = ANSWER_WITHIN_S) -> tuple[tuple[int, ...], float]:
+    reply = link.ask(read_request(*block), within_s=within_s)
     return parse_read(reply.data, block[1]), reply.received_s
 
 
