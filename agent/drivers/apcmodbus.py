@@ -100,7 +100,7 @@ CARDS = (
         "Smart-UPS SMT, SMX, SRT and others with Modbus switched on: RTU over serial, or TCP",
         '`driver = "apcmodbus"` with `port` or `host`; never looked for',
         "untested",
-        "document",
+        "document; pymodbus as a pretend unit is read and ordered, over both wires",
         frozenset((*OUTLET_ORDERS, *TEST_ORDERS)),
         "a shutdown's delays are written and read back before it is ordered",
     ),
