@@ -42,10 +42,10 @@ def test_any_bytes_are_an_answer_or_a_link_error(data: bytes, count: int) -> Non
             pass
 
 
-@given(st.lists(st.integers(0, 0xFFFF), min_size=27 + 44 + 88 + 5, max_size=27 + 44 + 88 + 5))
+@given(st.lists(st.integers(0, 0xFFFF), min_size=27 + 44 + 120 + 5, max_size=27 + 44 + 120 + 5))
 def test_any_registers_are_a_status_or_a_link_error(n: list[int]) -> None:
     try:
-        got = apcmodbus.look(tuple(n[:27]), tuple(n[27:71]), tuple(n[71:159]), tuple(n[159:]), 1.0)
+        got = apcmodbus.look(tuple(n[:27]), tuple(n[27:71]), tuple(n[71:191]), tuple(n[191:]), 1.0)
     except LinkError:
         return
     assert isinstance(got, Status)
@@ -174,7 +174,7 @@ def test_a_delay_that_does_not_read_back_switches_nothing() -> None:
 
 def test_a_block_that_the_unit_refuses_costs_no_poll() -> None:
     driver, line = connected()
-    for n in range(516, 604):
+    for n in range(516, 636):
         del line.unit.there[n]
     assert driver.poll().ident.model is None
 
@@ -186,6 +186,44 @@ def test_on_line_and_on_battery_together_is_unknown_and_neither_is_no_status() -
     line.unit.put(0, 0, 0)
     with pytest.raises(LinkError):
         driver.poll()
+
+
+def test_outlet_groups_are_read_and_switched_and_a_shutdown_means_all_of_them() -> None:
+    driver, line = connected()
+    assert driver.poll().outlets == () and Command.OUTLET_OFF not in driver.commands
+    line.unit.switched_groups(True, False)
+    line.now_s += apcmodbus.AGAIN_S
+    assert [(o.number, o.name, o.on) for o in driver.poll().outlets] == [(1, "Group 1", True), (2, "Group 2", False)]
+    driver.order(Command.OUTLET_OFF, number=1)
+    driver.order(Command.OUTLET_ON, number=2)
+    assert line.unit.written == [(1538, (0, 0x2204)), (1538, (0, 0x2402))]
+    with pytest.raises(OrderError, match="the outlets 1, 2, not 3"):
+        driver.order(Command.OUTLET_OFF, number=3)
+    line.unit.written.clear()
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert line.unit.written == [
+        *((1029, (60,)), (1030, (180,)), (1034, (60,)), (1035, (180,)), (1039, (60,)), (1040, (180,))),
+        (1538, (0, 0x27C8)),  # main and two switched groups
+    ]
+
+
+def test_groups_that_the_unit_does_not_tell_are_none_and_orders_mean_the_main_one() -> None:
+    for unknown in (0, 0xFFFF):
+        driver, line = connected()
+        line.unit.put(590, unknown)
+        assert driver.poll().outlets == ()
+        driver.order(Command.LOAD_OFF)
+        assert line.unit.written == [(1538, (0, 0x2104))]
+
+
+def test_a_group_whose_delay_does_not_read_back_switches_none() -> None:
+    driver, line = connected()
+    line.unit.switched_groups(True)
+    driver.poll()
+    line.unit.frozen.add(1034)
+    with pytest.raises(OrderError, match="nothing was switched"):
+        driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert [start for start, _ in line.unit.written] == [1029, 1034]
 
 
 def test_after_a_write_over_tcp_there_is_a_pause_in_which_nothing_may_come() -> None:

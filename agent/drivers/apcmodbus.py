@@ -24,6 +24,7 @@ from ..model import (
     LinkError,
     Option,
     OrderError,
+    Outlet,
     Rating,
     Source,
     Status,
@@ -36,13 +37,16 @@ log = logging.getLogger(__name__)
 
 NAME, TITLE, LINK = "apcmodbus", "APC Modbus, serial or TCP", "modbus"
 OPTIONS: tuple[Option, ...] = ()
-STATUS, DYNAMIC, INVENTORY, LIMITS = (0, 27), (128, 44), (516, 88), (1026, 5)  # first register, how many
+STATUS, DYNAMIC, INVENTORY, LIMITS = (0, 27), (128, 44), (516, 120), (1026, 5)  # first register, how many
 QUERIES = (read_request(*STATUS), read_request(*INVENTORY))
 POLL_WITHIN_S, ORDER_WITHIN_S = 4.5, 9.0
 ANSWER_WITHIN_S = 2.0  # a network card takes more than half a second at times (NUT pull request 3417)
 AGAIN_S = 300.0  # a block that the unit refuses is asked again after so long
 DELAY_S = (0.0, 32767.0)
 OFF_DELAY, ON_DELAY, OUTLETS, BATTERY_TEST, CALIBRATION = 1029, 1030, 1538, 1541, 1542
+#: which outlet groups there are: bit 0 the main one, then switched ones. Each has a state (3, +3), a name (604, +8)
+#: and delays (+5) of its own
+GROUPS, GROUP_STATE, GROUP_NAME, DELAY_STEP, SWITCHED = 590, 3, 604, 5, (1, 2, 3)
 
 #: bits of the order to the outlets (two registers)
 CANCEL, ON, OFF, SHUTDOWN, USE_ON_DELAY, USE_OFF_DELAY, MAIN, LOCAL_USER = (1 << n for n in (0, 1, 2, 3, 6, 7, 8, 13))
@@ -54,6 +58,7 @@ OUTLET_ORDERS: Mapping[Command, int] = {
     Command.SHUTDOWN_STAY_OFF: OFF | USE_OFF_DELAY,
     Command.SHUTDOWN_STOP: CANCEL,
 }
+SWITCHES: Mapping[Command, int] = {Command.OUTLET_ON: ON, Command.OUTLET_OFF: OFF}
 #: command -> register and bits, each
 TEST_ORDERS: Mapping[Command, tuple[tuple[int, int], ...]] = {
     Command.TEST_QUICK: ((BATTERY_TEST, TEST_START),),
@@ -63,6 +68,7 @@ TEST_ORDERS: Mapping[Command, tuple[tuple[int, int], ...]] = {
 DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
     Command.SHUTDOWN_RETURN: {"delay_s": DELAY_S, "return_delay_s": DELAY_S},
     Command.SHUTDOWN_STAY_OFF: {"delay_s": DELAY_S},
+    **dict.fromkeys(SWITCHES, {"number": (SWITCHED[0], SWITCHED[-1])}),
 }
 #: bit of the status (registers 0 and 1) -> what it says; the first that is set gives the source
 SOURCES = ((4, Source.NONE), (2, Source.BATTERY), (3, Source.BYPASS), (1, Source.MAINS))
@@ -101,8 +107,8 @@ CARDS = (
         '`driver = "apcmodbus"` with `port` or `host`; never looked for',
         "untested",
         "document; pymodbus as a pretend unit is read and ordered, over both wires",
-        frozenset((*OUTLET_ORDERS, *TEST_ORDERS)),
-        "a shutdown's delays are written and read back before it is ordered",
+        frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *SWITCHES)),
+        "outlet groups that the unit says it has; a shutdown's delays are written and read back before it is ordered",
     ),
 )
 
@@ -133,13 +139,18 @@ class ApcModbus:
 
     off_return = "no"  # no unit of this family was on a bench of ours
     wake_fd: int | None = None
-    commands = frozenset((*OUTLET_ORDERS, *TEST_ORDERS))
 
     def __init__(self, link: Link, now: Callable[[], float]) -> None:
         self._link, self._now = link, now
         self._kept: dict[tuple[int, int], tuple[int, ...]] = {}
         self._due_s: dict[tuple[int, int], float] = {}
         self._until_s = 0.0  # the poll or order that is under way ends by then
+
+    @property
+    def commands(self) -> frozenset[Command]:
+        """What it can do; outlets once it has said that it has some."""
+        switches = SWITCHES if any(n in SWITCHED for n in self._groups()) else ()
+        return frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *switches))
 
     def poll(self) -> Status:
         """Ask and return. Takes at most POLL_WITHIN_S; LinkError if the unit is silent, or says no source."""
@@ -160,10 +171,15 @@ class ApcModbus:
             raise OrderError(f"this UPS cannot do {command.value}")
         self._until_s = self._now() + ORDER_WITHIN_S
         try:
-            for register, seconds in zip((OFF_DELAY, ON_DELAY), values, strict=False):
-                self._set(register, math.ceil(seconds))
-            if command in OUTLET_ORDERS:
-                self._write(OUTLETS, (0, OUTLET_ORDERS[command] | MAIN | LOCAL_USER))
+            if command in SWITCHES:
+                self._switch(int(values[0]), SWITCHES[command])
+            elif command in OUTLET_ORDERS:
+                groups = self._groups()
+                for group in groups:
+                    for register, seconds in zip((OFF_DELAY, ON_DELAY), values, strict=False):
+                        self._set(register + group * DELAY_STEP, math.ceil(seconds))
+                targets = sum(MAIN << group for group in groups)
+                self._write(OUTLETS, (0, OUTLET_ORDERS[command] | targets | LOCAL_USER))
             for register, bits in TEST_ORDERS.get(command, ()):
                 self._write(register, (bits | TEST_USER,))
         except Refused as e:
@@ -172,6 +188,16 @@ class ApcModbus:
     def close(self) -> None:
         """Give the line back."""
         self._link.close()
+
+    def _groups(self) -> tuple[int, ...]:
+        """The outlet groups that there are, 0 is the main one; that alone if the unit does not say."""
+        inventory = self._kept.get(INVENTORY, ())
+        return groups(inventory) or (0,)
+
+    def _switch(self, number: int, bits: int) -> None:
+        if number not in (there := [n for n in self._groups() if n in SWITCHED]):
+            raise OrderError(f"this UPS can switch the outlets {', '.join(map(str, there))}, not {number}")
+        self._write(OUTLETS, (0, bits | MAIN << number | LOCAL_USER))
 
     def _ask_kept(self, block: tuple[int, int]) -> None:
         """A block that seldom changes. A unit that refuses it is read without."""
@@ -264,9 +290,24 @@ def look(
             serial=_text(inventory, 564 - INVENTORY[0], 8),
         ),
         rating=Rating(apparent_va=va_max, power_w=w_max, low_transfer_v=low, high_transfer_v=high),
+        outlets=tuple(_outlet(n, status, inventory) for n in groups(inventory) if n in SWITCHED),
         test=Test(result=result),
         flags=frozenset(flags),
     )
+
+
+def groups(inventory: tuple[int, ...]) -> tuple[int, ...]:
+    """The outlet groups that the unit says it has, 0 is the main one."""
+    bits = inventory[GROUPS - INVENTORY[0]] if inventory else 0
+    if bits == 0xFFFF:
+        return ()
+    return tuple(n for n in (0, *SWITCHED) if bits >> n & 1)
+
+
+def _outlet(number: int, status: tuple[int, ...], inventory: tuple[int, ...]) -> Outlet:
+    state = status[GROUP_STATE * (number + 1) + 1] & 0b11  # on, off
+    name = _text(inventory, GROUP_NAME + 8 * number - INVENTORY[0], 8)
+    return Outlet(number=number, name=name, on={1: True, 2: False}.get(state))
 
 
 def _source(status: tuple[int, ...]) -> Source:

@@ -191,8 +191,20 @@ def test_a_foreign_unit_takes_orders_with_their_delays(server: Server) -> None:
     driver.close()
 
 
+def test_the_outlet_groups_of_a_foreign_unit_are_read_and_switched(server: Server) -> None:
+    server.unit.switched_groups(True, False)
+    driver = connect(server.section)
+    assert [(o.number, o.on) for o in driver.poll().outlets] == [(1, True), (2, False)]
+    driver.order(Command.OUTLET_ON, number=2)
+    driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert server.unit.written == [
+        (1538, (0, 0x2402)), (1029, (60,)), (1034, (60,)), (1039, (60,)), (1538, (0, 0x2784))
+    ]  # fmt: skip
+    driver.close()
+
+
 def test_what_a_foreign_unit_does_not_have_is_refused_and_costs_no_link(server: Server) -> None:
-    for n in range(516, 604):
+    for n in range(516, 636):
         del server.unit.there[n]
     driver = connect(server.section)
     assert driver.poll().ident.model is None

@@ -16,7 +16,7 @@ import tty
 from agent.link import Silence
 from agent.model import Reply
 
-BLOCKS = ((0, 27), (128, 44), (516, 88), (1026, 22), (1536, 8))
+BLOCKS = ((0, 27), (128, 44), (516, 120), (1026, 22), (1536, 8))
 
 
 def checksum(frame: bytes) -> bytes:
@@ -45,12 +45,19 @@ class ApcRegisters:
         self.put(150, 0, 231 * 64)
         self.put(516, *_words("UPS 15.0 / ID=18", 16), *_words("Smart-UPS SRT 3000", 16))
         self.put(564, *_words("AS1404224998", 8))
-        self.put(588, 3000, 2700)
+        self.put(588, 3000, 2700, 1)  # the main outlet group alone
         self.put(1026, 253, 207)
 
     def put(self, first: int, *values: int) -> None:
         for place, value in enumerate(values):
             self.there[first + place] = value
+
+    def switched_groups(self, *on: bool) -> None:
+        """It has switched outlet groups, on or off."""
+        self.there[590] = (2 << len(on)) - 1
+        for number, is_on in enumerate(on, 1):
+            self.put(3 + 3 * number, 0, 1 if is_on else 2)
+            self.put(604 + 8 * number, *_words(f"Group {number}", 8))
 
     def mains(self, on: bool) -> None:
         self.put(0, 0, 1 << (1 if on else 2))
