@@ -1,7 +1,7 @@
-"""Talks Modbus to one unit, over a serial line (RTU) or TCP: one request, one whole answer, in bounded time.
+"""Talks Modbus to one unit, over a serial line (RTU), TCP or USB: one request, one whole answer, in bounded time.
 
 A request and its answer are a PDU: a function byte and data. RTU puts the unit before it and a CRC behind; TCP puts a
-header before it:
+header before it; USB has reports for it (modbususb.py):
 
     RTU  unit  PDU  CRC low  CRC high
     TCP  id id  0 0  length length  unit  PDU          length: of the unit and the PDU
@@ -18,11 +18,15 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import link
+from . import hidraw, link
 from .model import LinkError, Option, Reply
 
+if TYPE_CHECKING:
+    from .modbususb import TunnelLink
+
+BACK_OFF_S = link.BACK_OFF_S
 CONNECT_WITHIN_S = 1.0
 WITHIN_LIMIT_S = 5.0
 READ, WRITE, REFUSED = 3, 16, 0x80
@@ -37,7 +41,9 @@ REASONS: Mapping[int, str] = {1: "illegal function", 2: "illegal address", 3: "i
                               5: "accepted, not done yet", 6: "busy"}  # fmt: skip
 
 OPTIONS: tuple[Option, ...] = (
-    Option(name="port", kind=str, default="", help="serial device of the UPS, for Modbus RTU; or host"),
+    Option(
+        name="port", kind=str, default="", help="serial device of the UPS, for Modbus RTU; or host, or neither: USB"
+    ),
     Option(name="baud", kind=int, default=9600, low=2400, high=115200, help="speed of the serial line, 8N1"),
     Option(
         name="cable_power",
@@ -48,6 +54,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(name="host", kind=str, default="", help="IP address of the UPS, for Modbus TCP (no passwords); or port"),
     Option(name="tcp_port", kind=int, default=502, low=1, high=65535, help="TCP port of the UPS"),
+    *hidraw.WHICH,
     Option(name="unit", kind=int, default=1, low=1, high=247, help="Modbus address of the UPS"),
 )
 
@@ -56,11 +63,18 @@ class Refused(LinkError):
     """The unit answered with an exception: it is there, and does not do this."""
 
 
-def open(section: Mapping[str, Any], now: Callable[[], float]) -> RtuLink | TcpLink:  # noqa: A001
-    """The serial line or the connection that `section` describes. LinkError if it cannot be had, with the remedy."""
+def open(section: Mapping[str, Any], now: Callable[[], float]) -> RtuLink | TcpLink | TunnelLink:  # noqa: A001
+    """The serial line, the connection, or without either the USB device that `section` describes. LinkError if it
+    cannot be had, with the remedy."""
     port, host, unit = str(section.get("port") or ""), str(section.get("host") or ""), int(section.get("unit", 1))
-    if bool(port) == bool(host):
-        raise LinkError("[ups] needs one of port (a serial line) and host (Modbus TCP)")
+    ways = {"port": port, "host": host, **{o.name: section.get(o.name) for o in hidraw.WHICH}}
+    given = [name for name, value in ways.items() if value]
+    if len(given) > 1 and (port or host):
+        raise LinkError(f"[ups] has {' and '.join(given)}: a serial line, Modbus TCP and USB exclude each other")
+    if not port and not host:
+        from . import modbususb  # only here: it stands on this module
+
+        return modbususb.open(section, now, unit)
     if port:
         return RtuLink(link.open({"baud": 9600, **section}, now), unit)
     tcp_port = int(section.get("tcp_port", 502))

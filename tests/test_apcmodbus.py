@@ -259,7 +259,7 @@ def test_a_slow_network_card_is_read_and_a_poll_ends_in_time() -> None:
     assert driver.poll().ident.model == "Smart-UPS SRT 3000"
 
 
-def test_a_section_needs_one_of_port_and_host() -> None:
-    for section in ({}, {"port": "/dev/x", "host": "127.0.0.1"}, {"host": "ups.example"}):
+def test_a_port_and_a_host_exclude_each_other_and_a_host_is_an_address() -> None:
+    for section in ({"port": "/dev/x", "host": "127.0.0.1"}, {"host": "ups.example"}):
         with pytest.raises(LinkError):
             modbus.open(section, time.monotonic)

@@ -1,4 +1,4 @@
-"""APC Smart-UPS of the newer generations by Modbus, over its serial line or the network: values, tests, shutdown.
+"""APC Smart-UPS of the newer generations by Modbus, over a serial line, USB or the network: values, tests, shutdown.
 
 Registers: the register table of NUT's driver apc_modbus (drivers/apc_modbus.c); 16 bits, big-endian, a number of two
 registers has its high half first. Modbus must be switched on at the unit. Status card: docs/drivers-apcmodbus.md.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..cards import Card
-from ..modbus import Refused, check_written, parse_read, read_request, write_request
+from ..modbus import REGISTERS_LIMIT, Refused, check_written, parse_read, read_request, write_request
 from ..model import (
     Battery,
     Command,
@@ -35,7 +35,7 @@ from ..q1.orders import check_arguments
 
 log = logging.getLogger(__name__)
 
-NAME, TITLE, LINK = "apcmodbus", "APC Modbus, serial or TCP", "modbus"
+NAME, TITLE, LINK = "apcmodbus", "APC Modbus, serial, USB or TCP", "modbus"
 OPTIONS: tuple[Option, ...] = ()
 STATUS, DYNAMIC, INVENTORY, LIMITS = (0, 27), (128, 44), (516, 120), (1026, 5)  # first register, how many
 QUERIES = (read_request(*STATUS), read_request(*INVENTORY))
@@ -109,6 +109,15 @@ CARDS = (
         "document; pymodbus as a pretend unit is read and ordered, over both wires",
         frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *SWITCHES)),
         "outlet groups that the unit says it has; a shutdown's delays are written and read back before it is ordered",
+    ),
+    Card(
+        "APC Modbus",
+        "The same on USB, of those that have reports for it (051d:0003)",
+        '`driver = "apcmodbus"` without `port` and `host`; never looked for',
+        "untested",
+        "document (apcupsd); the descriptor of a real Smart-UPS X 750",
+        frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *SWITCHES)),
+        "as above; through the kernel's driver (hidraw) alone",
     ),
 )
 
@@ -218,7 +227,16 @@ class ApcModbus:
         check_written(self._link.ask(request, within_s=self._left_s()).data, start, len(values))
 
     def _read(self, block: tuple[int, int]) -> tuple[tuple[int, ...], float]:
-        return _read(self._link, block, self._left_s())
+        """A block, in as many requests as the link needs, and when its end came."""
+        start, left = block
+        most = getattr(self._link, "registers_limit", REGISTERS_LIMIT)
+        found: tuple[int, ...] = ()
+        taken_s = 0.0
+        while left:
+            count = min(left, most)
+            part, taken_s = _read(self._link, (start, count), self._left_s())
+            found, start, left = found + part, start + count, left - count
+        return found, taken_s
 
     def _left_s(self) -> float:
         left_s = self._until_s - self._now()
