@@ -194,8 +194,6 @@ class Look:
             self._skipped.append(f"{place}: {e}")
             return
         try:
-            if settle := getattr(link, "settle", None):
-                settle()
             for module in modules:
                 asking = Asking(link, module.QUERIES) if asks else None
                 if asking is not None and module is not modules[0]:

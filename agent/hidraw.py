@@ -70,11 +70,9 @@ class Kernel(Protocol):
     """The calls that are made on an open device; tests hand in a device of their own."""
 
     def open(self, node: Path) -> int: ...
-
     def ioctl(self, fd: int, request: int, buffer: bytearray) -> int: ...
-
     def read(self, fd: int, limit: int) -> bytes: ...
-
+    def write(self, fd: int, data: bytes) -> int: ...
     def close(self, fd: int) -> None: ...
 
 
@@ -89,6 +87,9 @@ class Linux:
 
     def read(self, fd: int, limit: int) -> bytes:
         return os.read(fd, limit)
+
+    def write(self, fd: int, data: bytes) -> int:
+        return os.write(fd, data)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -259,7 +260,7 @@ class HidrawLink:
             self.identity = self.identity._replace(name=self._raw_name())
 
     @property
-    def wake_fd(self) -> int | None:
+    def wake_fd(self) -> int:
         """Readable when an interrupt report has come in."""
         return self._fd
 
@@ -292,6 +293,13 @@ class HidrawLink:
                 return False
             raise LinkError(f"{self._node}: report {data[0]:#04x} not written: {e.strerror}") from e
         return True
+
+    def tell(self, data: bytes) -> None:
+        """Send an output report, its id first. LinkError."""
+        try:
+            self._kernel.write(self._fd, data)
+        except OSError as e:
+            raise LinkError(f"{self._node}: report {data[0]:#04x} not sent: {e.strerror}") from e
 
     def inputs(self, limit: int) -> list[Reply]:
         """The interrupt reports that have come in, at most `limit`, without waiting. LinkError: the unit is gone."""
@@ -345,14 +353,14 @@ class HidrawLink:
 
 def has_ids(descriptor: bytes) -> bool:
     """Whether reports begin with an id on the wire: there is a Report ID item."""
-    return any(tag == 0x84 for tag, _ in _items(descriptor))
+    return any(tag == 0x84 for tag, _ in items(descriptor))
 
 
 def is_power_device(descriptor: bytes) -> bool:
     """Whether it is one as a whole (an application collection of the power device page): a wireless mouse that tells
     of its battery is none."""
     page, usage = 0, 0
-    for tag, number in _items(descriptor):
+    for tag, number in items(descriptor):
         if tag == 0x04:
             page = number
         elif tag == 0x08:
@@ -362,7 +370,7 @@ def is_power_device(descriptor: bytes) -> bool:
     return False
 
 
-def _items(descriptor: bytes) -> Iterator[tuple[int, int]]:
+def items(descriptor: bytes) -> Iterator[tuple[int, int]]:
     """(tag, number) of the short items, as far as they go; agent/hid.py reads them in earnest."""
     place = 0
     while place < len(descriptor):

@@ -140,9 +140,9 @@ class SerialLink:
     def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
         """Discard what is waiting, send `command`, return what comes up to the first `end` (not with it).
 
-        What follows `end` is discarded by the next question. Takes at most `within_s` (never more than 5 s, plus
-        0.5 s to write), also while a freshly opened line settles. LinkError: silence, more than `limit_bytes`
-        without `end`, or a line that is gone.
+        What follows `end` is discarded by the next question. Takes at most `within_s` (never more than 5 s), plus
+        0.5 s to write and once, on a line just opened, SETTLE_S: many answers may take less. LinkError: silence,
+        more than `limit_bytes` without `end`, or a line that is gone.
         """
 
         def missing(inbox: bytes) -> int:
@@ -162,10 +162,10 @@ class SerialLink:
 
     def _exchange(self, command: bytes, missing: Callable[[bytes], int], within_s: float) -> Reply:
         """Ask; `missing(what came so far)` is how much more may be read at once, 0 or less: it is whole."""
-        deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
         inbox = b""
         try:
-            self._settle(deadline_s, command)
+            self._settle()
+            deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
             self._line.reset_input_buffer()
             self._write(command)
             while (wanted := missing(inbox)) > 0:
@@ -178,20 +178,17 @@ class SerialLink:
             raise LinkError(f"{self._line.port}: {e}") from e
         return Reply(inbox, self._now())
 
-    def settle(self) -> None:
-        """Wait until a freshly opened line is ready, 1.1 s. LinkError if it is gone."""
-        try:
-            self._settle(self._ready_s, b"")
-        except (OSError, termios.error) as e:
-            raise LinkError(f"{self._line.port}: {e}") from e
-
     def send(self, command: bytes) -> None:
         """Send `command` to which there is no reply. LinkError if it cannot be written."""
         try:
-            self._settle(self._now() + SETTLE_S, command)
+            self._settle()
             self._write(command)
         except (OSError, termios.error) as e:
             raise LinkError(f"{self._line.port}: {e}") from e
+
+    def rest(self, for_s: float) -> None:
+        """Have the next question wait so long from now: some units need a pause."""
+        self._ready_s = max(self._ready_s, self._now() + for_s)
 
     def read(self, limit_bytes: int, within_s: float) -> bytes:
         """What has come in, at most `limit_bytes`; b"" if nothing does within the time (never more than 5 s).
@@ -209,10 +206,8 @@ class SerialLink:
         except (OSError, termios.error) as e:
             log.debug("%s: closing: %s", self._line.port, e)  # it was unplugged
 
-    def _settle(self, deadline_s: float, command: bytes) -> None:
-        """Wait until the line is ready, discarding what a cable says while it gets its power."""
-        if self._ready_s > deadline_s:
-            raise NotSent(f"{_shown(command)}: not sent, the line is still settling")
+    def _settle(self) -> None:
+        """Wait until the line is ready, discarding what comes until then (a cable that gets its power)."""
         while self._readable(self._ready_s):
             self._line.reset_input_buffer()
 

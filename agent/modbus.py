@@ -1,7 +1,7 @@
-"""Talks Modbus to one unit, over a serial line (RTU) or TCP: one request, one whole answer, in bounded time.
+"""Talks Modbus to one unit, over a serial line (RTU), TCP or USB: one request, one whole answer, in bounded time.
 
 A request and its answer are a PDU: a function byte and data. RTU puts the unit before it and a CRC behind; TCP puts a
-header before it:
+header before it; USB has reports for it (modbususb.py):
 
     RTU  unit  PDU  CRC low  CRC high
     TCP  id id  0 0  length length  unit  PDU          length: of the unit and the PDU
@@ -14,18 +14,26 @@ passwords: over TCP whoever reaches the port may read and order.
 from __future__ import annotations
 
 import ipaddress
+import select
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import link
+from . import hidraw, link
 from .model import LinkError, Option, Reply
 
+if TYPE_CHECKING:
+    from .modbususb import TunnelLink
+
+BACK_OFF_S = link.BACK_OFF_S
 CONNECT_WITHIN_S = 1.0
 WITHIN_LIMIT_S = 5.0
 READ, WRITE, REFUSED = 3, 16, 0x80
 REGISTERS_LIMIT = 120  # in one request
+# between two frames of a serial line, and after a write on either wire: without the second some APC units fail to
+# answer (both: NUT, drivers/apc_modbus.c; the first it has from APC's document, 4.2.2)
+PAUSE_S, AFTER_WRITE_S = 0.035, 0.1
 PDU_LIMIT_BYTES = 253
 HEADER = struct.Struct(">HHHB")
 #: exception codes
@@ -33,7 +41,9 @@ REASONS: Mapping[int, str] = {1: "illegal function", 2: "illegal address", 3: "i
                               5: "accepted, not done yet", 6: "busy"}  # fmt: skip
 
 OPTIONS: tuple[Option, ...] = (
-    Option(name="port", kind=str, default="", help="serial device of the UPS, for Modbus RTU; or host"),
+    Option(
+        name="port", kind=str, default="", help="serial device of the UPS, for Modbus RTU; or host, or neither: USB"
+    ),
     Option(name="baud", kind=int, default=9600, low=2400, high=115200, help="speed of the serial line, 8N1"),
     Option(
         name="cable_power",
@@ -44,6 +54,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(name="host", kind=str, default="", help="IP address of the UPS, for Modbus TCP (no passwords); or port"),
     Option(name="tcp_port", kind=int, default=502, low=1, high=65535, help="TCP port of the UPS"),
+    *hidraw.WHICH,
     Option(name="unit", kind=int, default=1, low=1, high=247, help="Modbus address of the UPS"),
 )
 
@@ -52,11 +63,18 @@ class Refused(LinkError):
     """The unit answered with an exception: it is there, and does not do this."""
 
 
-def open(section: Mapping[str, Any], now: Callable[[], float]) -> RtuLink | TcpLink:  # noqa: A001
-    """The serial line or the connection that `section` describes. LinkError if it cannot be had, with the remedy."""
+def open(section: Mapping[str, Any], now: Callable[[], float]) -> RtuLink | TcpLink | TunnelLink:  # noqa: A001
+    """The serial line, the connection, or without either the USB device that `section` describes. LinkError if it
+    cannot be had, with the remedy."""
     port, host, unit = str(section.get("port") or ""), str(section.get("host") or ""), int(section.get("unit", 1))
-    if bool(port) == bool(host):
-        raise LinkError("[ups] needs one of port (a serial line) and host (Modbus TCP)")
+    ways = {"port": port, "host": host, **{o.name: section.get(o.name) for o in hidraw.WHICH}}
+    given = [name for name, value in ways.items() if value]
+    if len(given) > 1 and (port or host):
+        raise LinkError(f"[ups] has {' and '.join(given)}: a serial line, Modbus TCP and USB exclude each other")
+    if not port and not host:
+        from . import modbususb  # only here: it stands on this module
+
+        return modbususb.open(section, now, unit)
     if port:
         return RtuLink(link.open({"baud": 9600, **section}, now), unit)
     tcp_port = int(section.get("tcp_port", 502))
@@ -159,13 +177,12 @@ class RtuLink:
         self._line, self._unit, self._dead = line, unit, ""
 
     def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 1.0) -> Reply:
-        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing.
-        A line just opened settles first, which comes on top of `within_s`."""
+        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing."""
         if self._dead:
             raise LinkError(self._dead)
         try:
-            self._line.settle()
             reply = self._line.ask_whole(rtu(self._unit, command), rtu_size, within_s=within_s)
+            self._line.rest(AFTER_WRITE_S if command[0] == WRITE else PAUSE_S)
             return Reply(from_rtu(self._unit, reply.data), reply.received_s)
         except LinkError as e:
             self._dead = str(e)
@@ -188,13 +205,15 @@ class TcpLink:
     def __init__(self, sock: socket.socket, now: Callable[[], float], unit: int, name: str) -> None:
         self._sock, self._now, self._unit, self._name = sock, now, unit, name
         self._id, self._dead = 0, ""
+        self._ready_s = now()
 
     def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 1.0) -> Reply:
         """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing."""
         if self._dead:
             raise LinkError(self._dead)
-        deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
         try:
+            self._rest()
+            deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
             self._id = self._id + 1 & 0xFFFF
             self._left(deadline_s)
             self._sock.sendall(HEADER.pack(self._id, 0, len(command) + 1, self._unit) + command)
@@ -202,7 +221,9 @@ class TcpLink:
             number, protocol, length, unit = HEADER.unpack(head)
             if (number, protocol, unit) != (self._id, 0, self._unit) or not 2 <= length <= PDU_LIMIT_BYTES + 1:
                 raise LinkError(f"not the answer of unit {self._unit} to request {self._id}: {head!r}")
-            return Reply(self._receive(length - 1, deadline_s), self._now())
+            reply = Reply(self._receive(length - 1, deadline_s), self._now())
+            self._ready_s = reply.received_s + (AFTER_WRITE_S if command[0] == WRITE else 0.0)
+            return reply
         except OSError as e:
             word = "no answer in time" if isinstance(e, TimeoutError) else e.strerror or str(e)
             self._dead = f"{self._name}: {word}"
@@ -217,6 +238,13 @@ class TcpLink:
     def close(self) -> None:
         """Close the connection."""
         self._sock.close()
+
+    def _rest(self) -> None:
+        """The pause after a write. LinkError: it says something unasked, or hangs up."""
+        poll = select.poll()
+        poll.register(self._sock.fileno(), select.POLLIN)
+        if poll.poll(max(0.0, self._ready_s - self._now()) * 1000):
+            raise LinkError("it said something unasked, or has closed the connection")
 
     def _receive(self, count: int, deadline_s: float) -> bytes:
         data = b""

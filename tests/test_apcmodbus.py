@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from agent import modbus
 from agent.drivers import apcmodbus
-from agent.link import NotSent
 from agent.model import Command, Condition, LinkError, OrderError, Reply, Source, Status, TestResult
 from tests.simulators.modbusunit import RegistersLink, Wire, checksum
 
@@ -44,10 +42,10 @@ def test_any_bytes_are_an_answer_or_a_link_error(data: bytes, count: int) -> Non
             pass
 
 
-@given(st.lists(st.integers(0, 0xFFFF), min_size=27 + 44 + 88 + 5, max_size=27 + 44 + 88 + 5))
+@given(st.lists(st.integers(0, 0xFFFF), min_size=27 + 44 + 120 + 5, max_size=27 + 44 + 120 + 5))
 def test_any_registers_are_a_status_or_a_link_error(n: list[int]) -> None:
     try:
-        got = apcmodbus.look(tuple(n[:27]), tuple(n[27:71]), tuple(n[71:159]), tuple(n[159:]), 1.0)
+        got = apcmodbus.look(tuple(n[:27]), tuple(n[27:71]), tuple(n[71:191]), tuple(n[191:]), 1.0)
     except LinkError:
         return
     assert isinstance(got, Status)
@@ -122,26 +120,6 @@ def test_a_refusal_is_an_answer_and_the_link_goes_on(kind: str) -> None:
         link.close()
 
 
-class Settling(RegistersLink):
-    """A serial line that was just opened: nothing goes out before it was given its time."""
-
-    settled = False
-
-    def settle(self) -> None:
-        self.settled = True
-
-    def ask_whole(self, command: bytes, size: Callable[[bytes], int], *, within_s: float = 3.0) -> Reply:
-        if not self.settled:
-            raise NotSent("the line is still settling")
-        frame = command[:1] + self.unit.hear(command[1:-2])
-        return Reply(frame + checksum(frame), 1.0)
-
-
-def test_a_line_just_opened_settles_before_the_first_question() -> None:
-    line = Settling()  # a terminal with DTR takes longer for that than an answer may take
-    assert apcmodbus.probe(modbus.RtuLink(line, 1)) == 1.0  # type: ignore[arg-type]
-
-
 #: bits of the outlets' register: 0 cancel, 1 on, 2 off, 3 shutdown, 6 on delay, 7 off delay, 8 main, 13 local user
 @pytest.mark.parametrize(
     ("command", "args", "requests"),
@@ -196,7 +174,7 @@ def test_a_delay_that_does_not_read_back_switches_nothing() -> None:
 
 def test_a_block_that_the_unit_refuses_costs_no_poll() -> None:
     driver, line = connected()
-    for n in range(516, 604):
+    for n in range(516, 636):
         del line.unit.there[n]
     assert driver.poll().ident.model is None
 
@@ -210,7 +188,78 @@ def test_on_line_and_on_battery_together_is_unknown_and_neither_is_no_status() -
         driver.poll()
 
 
-def test_a_section_needs_one_of_port_and_host() -> None:
-    for section in ({}, {"port": "/dev/x", "host": "127.0.0.1"}, {"host": "ups.example"}):
+def test_outlet_groups_are_read_and_switched_and_a_shutdown_means_all_of_them() -> None:
+    driver, line = connected()
+    assert driver.poll().outlets == () and Command.OUTLET_OFF not in driver.commands
+    line.unit.switched_groups(True, False)
+    line.now_s += apcmodbus.AGAIN_S
+    assert [(o.number, o.name, o.on) for o in driver.poll().outlets] == [(1, "Group 1", True), (2, "Group 2", False)]
+    driver.order(Command.OUTLET_OFF, number=1)
+    driver.order(Command.OUTLET_ON, number=2)
+    assert line.unit.written == [(1538, (0, 0x2204)), (1538, (0, 0x2402))]
+    with pytest.raises(OrderError, match="the outlets 1, 2, not 3"):
+        driver.order(Command.OUTLET_OFF, number=3)
+    line.unit.written.clear()
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
+    assert line.unit.written == [
+        *((1029, (60,)), (1030, (180,)), (1034, (60,)), (1035, (180,)), (1039, (60,)), (1040, (180,))),
+        (1538, (0, 0x27C8)),  # main and two switched groups
+    ]
+
+
+def test_groups_that_the_unit_does_not_tell_are_none_and_orders_mean_the_main_one() -> None:
+    for unknown in (0, 0xFFFF):
+        driver, line = connected()
+        line.unit.put(590, unknown)
+        assert driver.poll().outlets == ()
+        driver.order(Command.LOAD_OFF)
+        assert line.unit.written == [(1538, (0, 0x2104))]
+
+
+def test_a_group_whose_delay_does_not_read_back_switches_none() -> None:
+    driver, line = connected()
+    line.unit.switched_groups(True)
+    driver.poll()
+    line.unit.frozen.add(1034)
+    with pytest.raises(OrderError, match="nothing was switched"):
+        driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert [start for start, _ in line.unit.written] == [1029, 1034]
+
+
+def test_after_a_write_over_tcp_there_is_a_pause_in_which_nothing_may_come() -> None:
+    with Wire("tcp") as it:
+        link = modbus.open(it.section, time.monotonic)
+        link.ask(modbus.write_request(1029, (60,)))
+        began_s = time.monotonic()
+        link.ask(modbus.read_request(1029, 1))
+        assert time.monotonic() - began_s >= 0.09
+        link.ask(modbus.read_request(1029, 1))
+        it.damage = lambda frame: frame * 2
+        link.ask(modbus.write_request(1029, (70,)))
+        it.damage = lambda frame: frame
+        with pytest.raises(LinkError, match="unasked"):
+            link.ask(modbus.read_request(1029, 1))
+        link.close()
+
+
+def test_a_slow_network_card_is_read_and_a_poll_ends_in_time() -> None:
+    driver, line = connected()
+    ask, spent_s = line.ask, [1.5]
+
+    def slow(command: bytes, **how: float) -> Reply:
+        line.now_s += spent_s[0]
+        assert how["within_s"] >= spent_s[0], "it would have been given up"
+        return ask(command, **how)
+
+    line.ask = slow  # type: ignore[method-assign, assignment]
+    began_s = line.now_s
+    assert driver.poll().source is Source.MAINS
+    assert line.now_s - began_s < 4.5
+    spent_s[0] = 0.1
+    assert driver.poll().ident.model == "Smart-UPS SRT 3000"
+
+
+def test_a_port_and_a_host_exclude_each_other_and_a_host_is_an_address() -> None:
+    for section in ({"port": "/dev/x", "host": "127.0.0.1"}, {"host": "ups.example"}):
         with pytest.raises(LinkError):
             modbus.open(section, time.monotonic)

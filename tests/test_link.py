@@ -241,11 +241,8 @@ def test_the_first_question_waits_until_the_cable_has_its_power_and_no_longer() 
     it = link.SerialLink(port, time.monotonic, ready_s)  # type: ignore[arg-type]
     os.write(w, b"noise of power-up\r")
     with pytest.raises(LinkError, match="no answer"):
-        it.ask(b"Q1\r", within_s=0.15)
+        it.ask(b"Q1\r", within_s=0.05)
     assert ready_s <= port.writes[0][0] < ready_s + 0.05
-    with pytest.raises(LinkError, match="still settling"):
-        link.SerialLink(port, time.monotonic, time.monotonic() + 1.1).ask(b"Q1\r", within_s=0.05)  # type: ignore[arg-type]
-    assert len(port.writes) == 1
     os.close(r)
     os.close(w)
 

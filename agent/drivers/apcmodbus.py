@@ -1,4 +1,4 @@
-"""APC Smart-UPS of the newer generations by Modbus, over its serial line or the network: values, tests, shutdown.
+"""APC Smart-UPS of the newer generations by Modbus, over a serial line, USB or the network: values, tests, shutdown.
 
 Registers: the register table of NUT's driver apc_modbus (drivers/apc_modbus.c); 16 bits, big-endian, a number of two
 registers has its high half first. Modbus must be switched on at the unit. Status card: docs/drivers-apcmodbus.md.
@@ -14,7 +14,7 @@ from typing import Any
 
 from ..ages import older
 from ..cards import Card
-from ..modbus import Refused, check_written, parse_read, read_request, write_request
+from ..modbus import REGISTERS_LIMIT, Refused, check_written, parse_read, read_request, write_request
 from ..model import (
     Battery,
     Command,
@@ -26,6 +26,7 @@ from ..model import (
     LinkError,
     Option,
     OrderError,
+    Outlet,
     Rating,
     Source,
     Status,
@@ -36,14 +37,18 @@ from ..q1.orders import check_arguments
 
 log = logging.getLogger(__name__)
 
-NAME, TITLE, LINK = "apcmodbus", "APC Modbus, serial or TCP", "modbus"
+NAME, TITLE, LINK = "apcmodbus", "APC Modbus, serial, USB or TCP", "modbus"
 OPTIONS: tuple[Option, ...] = ()
-STATUS, DYNAMIC, INVENTORY, LIMITS = (0, 27), (128, 44), (516, 88), (1026, 5)  # first register, how many
+STATUS, DYNAMIC, INVENTORY, LIMITS = (0, 27), (128, 44), (516, 120), (1026, 5)  # first register, how many
 QUERIES = (read_request(*STATUS), read_request(*INVENTORY))
-ANSWER_WITHIN_S = 1.0
+POLL_WITHIN_S, ORDER_WITHIN_S = 4.5, 9.0
+ANSWER_WITHIN_S = 2.0  # a network card takes more than half a second at times (NUT pull request 3417)
 AGAIN_S = 300.0  # a block that the unit refuses is asked again after so long
 DELAY_S = (0.0, 32767.0)
 OFF_DELAY, ON_DELAY, OUTLETS, BATTERY_TEST, CALIBRATION = 1029, 1030, 1538, 1541, 1542
+#: which outlet groups there are: bit 0 the main one, then switched ones. Each has a state (3, +3), a name (604, +8)
+#: and delays (+5) of its own
+GROUPS, GROUP_STATE, GROUP_NAME, DELAY_STEP, SWITCHED = 590, 3, 604, 5, (1, 2, 3)
 
 #: bits of the order to the outlets (two registers)
 CANCEL, ON, OFF, SHUTDOWN, USE_ON_DELAY, USE_OFF_DELAY, MAIN, LOCAL_USER = (1 << n for n in (0, 1, 2, 3, 6, 7, 8, 13))
@@ -55,6 +60,7 @@ OUTLET_ORDERS: Mapping[Command, int] = {
     Command.SHUTDOWN_STAY_OFF: OFF | USE_OFF_DELAY,
     Command.SHUTDOWN_STOP: CANCEL,
 }
+SWITCHES: Mapping[Command, int] = {Command.OUTLET_ON: ON, Command.OUTLET_OFF: OFF}
 #: command -> register and bits, each
 TEST_ORDERS: Mapping[Command, tuple[tuple[int, int], ...]] = {
     Command.TEST_QUICK: ((BATTERY_TEST, TEST_START),),
@@ -64,6 +70,7 @@ TEST_ORDERS: Mapping[Command, tuple[tuple[int, int], ...]] = {
 DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
     Command.SHUTDOWN_RETURN: {"delay_s": DELAY_S, "return_delay_s": DELAY_S},
     Command.SHUTDOWN_STAY_OFF: {"delay_s": DELAY_S},
+    **dict.fromkeys(SWITCHES, {"number": (SWITCHED[0], SWITCHED[-1])}),
 }
 #: bit of the status (registers 0 and 1) -> what it says; the first that is set gives the source
 SOURCES = ((4, Source.NONE), (2, Source.BATTERY), (3, Source.BYPASS), (1, Source.MAINS))
@@ -101,9 +108,18 @@ CARDS = (
         "Smart-UPS SMT, SMX, SRT and others with Modbus switched on: RTU over serial, or TCP",
         '`driver = "apcmodbus"` with `port` or `host`; never looked for',
         "untested",
-        "document",
-        frozenset((*OUTLET_ORDERS, *TEST_ORDERS)),
-        "a shutdown's delays are written and read back before it is ordered",
+        "document; pymodbus as a pretend unit is read and ordered, over both wires",
+        frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *SWITCHES)),
+        "outlet groups that the unit says it has; a shutdown's delays are written and read back before it is ordered",
+    ),
+    Card(
+        "APC Modbus",
+        "The same on USB, of those that have reports for it (051d:0003)",
+        '`driver = "apcmodbus"` without `port` and `host`; never looked for',
+        "untested",
+        "document (apcupsd); the descriptor of a real Smart-UPS X 750",
+        frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *SWITCHES)),
+        "as above; through the kernel's driver (hidraw) alone",
     ),
 )
 
@@ -134,21 +150,28 @@ class ApcModbus:
 
     off_return = "no"  # no unit of this family was on a bench of ours
     wake_fd: int | None = None
-    commands = frozenset((*OUTLET_ORDERS, *TEST_ORDERS))
 
     def __init__(self, link: Link, now: Callable[[], float]) -> None:
         self._link, self._now = link, now
         self._kept: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # and when they were said
         self._due_s: dict[tuple[int, int], float] = {}
+        self._until_s = 0.0  # the poll or order that is under way ends by then
+
+    @property
+    def commands(self) -> frozenset[Command]:
+        """What it can do; outlets once it has said that it has some."""
+        switches = SWITCHES if any(n in SWITCHED for n in self._groups()) else ()
+        return frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *switches))
 
     def poll(self) -> Status:
-        """Ask and return. Takes at most 4 s, on a line just opened 1.1 s more; LinkError if the unit is silent, or
-        says no source."""
-        measured, _ = _read(self._link, DYNAMIC)
+        """Ask and return. Takes at most POLL_WITHIN_S; LinkError if the unit is silent, or says no source."""
+        self._until_s = self._now() + POLL_WITHIN_S
+        measured, _ = self._read(DYNAMIC)
         for block in (INVENTORY, LIMITS):
-            if self._now() >= self._due_s.get(block, -math.inf):
+            has_time = self._until_s - self._now() >= 2 * ANSWER_WITHIN_S  # for it and the status
+            if has_time and self._now() >= self._due_s.get(block, -math.inf):
                 self._ask_kept(block)
-        status, taken_s = _read(self._link, STATUS)  # last: the source is the newest
+        status, taken_s = self._read(STATUS)  # last: the source is the newest
         kept = {block: self._kept.get(block, ((), taken_s)) for block in (INVENTORY, LIMITS)}
         found = look(status, measured, kept[INVENTORY][0], kept[LIMITS][0], taken_s)
         said = (("ident", INVENTORY), ("rating", INVENTORY), ("rating", LIMITS))
@@ -160,11 +183,17 @@ class ApcModbus:
         values = check_arguments(command, args, **DELAYS.get(command, {})) if command in self.commands else []
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
+        self._until_s = self._now() + ORDER_WITHIN_S
         try:
-            for register, seconds in zip((OFF_DELAY, ON_DELAY), values, strict=False):
-                self._set(register, math.ceil(seconds))
-            if command in OUTLET_ORDERS:
-                self._write(OUTLETS, (0, OUTLET_ORDERS[command] | MAIN | LOCAL_USER))
+            if command in SWITCHES:
+                self._switch(int(values[0]), SWITCHES[command])
+            elif command in OUTLET_ORDERS:
+                groups = self._groups()
+                for group in groups:
+                    for register, seconds in zip((OFF_DELAY, ON_DELAY), values, strict=False):
+                        self._set(register + group * DELAY_STEP, math.ceil(seconds))
+                targets = sum(MAIN << group for group in groups)
+                self._write(OUTLETS, (0, OUTLET_ORDERS[command] | targets | LOCAL_USER))
             for register, bits in TEST_ORDERS.get(command, ()):
                 self._write(register, (bits | TEST_USER,))
         except Refused as e:
@@ -174,31 +203,59 @@ class ApcModbus:
         """Give the line back."""
         self._link.close()
 
+    def _groups(self) -> tuple[int, ...]:
+        """The outlet groups that there are, 0 is the main one; that alone if the unit does not say."""
+        inventory = self._kept.get(INVENTORY, ((), 0.0))[0]
+        return groups(inventory) or (0,)
+
+    def _switch(self, number: int, bits: int) -> None:
+        if number not in (there := [n for n in self._groups() if n in SWITCHED]):
+            raise OrderError(f"this UPS can switch the outlets {', '.join(map(str, there))}, not {number}")
+        self._write(OUTLETS, (0, bits | MAIN << number | LOCAL_USER))
+
     def _ask_kept(self, block: tuple[int, int]) -> None:
         """A block that seldom changes. A unit that refuses it is read without."""
         self._due_s[block] = self._now() + AGAIN_S
         try:
-            self._kept[block] = _read(self._link, block)
+            self._kept[block] = self._read(block)
         except Refused as e:
             self._kept.pop(block, None)
             log.info("apcmodbus: registers from %d: %s", block[0], e)
 
     def _set(self, register: int, value: int) -> None:
         self._write(register, (value,))
-        (there,), _ = _read(self._link, (register, 1))
+        (there,), _ = self._read((register, 1))
         if there != value:
             raise OrderError(f"register {register} is {there} after {value} was written: nothing was switched")
 
     def _write(self, start: int, values: tuple[int, ...]) -> None:
         request = write_request(start, values)
-        check_written(self._link.ask(request, within_s=ANSWER_WITHIN_S).data, start, len(values))
+        check_written(self._link.ask(request, within_s=self._left_s()).data, start, len(values))
+
+    def _read(self, block: tuple[int, int]) -> tuple[tuple[int, ...], float]:
+        """A block, in as many requests as the link needs, and when its end came."""
+        start, left = block
+        most = getattr(self._link, "registers_limit", REGISTERS_LIMIT)
+        found: tuple[int, ...] = ()
+        taken_s = 0.0
+        while left:
+            count = min(left, most)
+            part, taken_s = _read(self._link, (start, count), self._left_s())
+            found, start, left = found + part, start + count, left - count
+        return found, taken_s
+
+    def _left_s(self) -> float:
+        left_s = self._until_s - self._now()
+        if left_s <= 0:
+            raise LinkError("no time left to ask")
+        return min(ANSWER_WITHIN_S, left_s)
 
 
 # --- registers to values
 
 
-def _read(link: Link, block: tuple[int, int]) -> tuple[tuple[int, ...], float]:
-    reply = link.ask(read_request(*block), within_s=ANSWER_WITHIN_S)
+def _read(link: Link, block: tuple[int, int], within_s: float = ANSWER_WITHIN_S) -> tuple[tuple[int, ...], float]:
+    reply = link.ask(read_request(*block), within_s=within_s)
     return parse_read(reply.data, block[1]), reply.received_s
 
 
@@ -257,9 +314,24 @@ def look(
             serial=_text(inventory, 564 - INVENTORY[0], 8),
         ),
         rating=Rating(apparent_va=va_max, power_w=w_max, low_transfer_v=low, high_transfer_v=high),
+        outlets=tuple(_outlet(n, status, inventory) for n in groups(inventory) if n in SWITCHED),
         test=Test(result=result),
         flags=frozenset(flags),
     )
+
+
+def groups(inventory: tuple[int, ...]) -> tuple[int, ...]:
+    """The outlet groups that the unit says it has, 0 is the main one."""
+    bits = inventory[GROUPS - INVENTORY[0]] if inventory else 0
+    if bits == 0xFFFF:
+        return ()
+    return tuple(n for n in (0, *SWITCHED) if bits >> n & 1)
+
+
+def _outlet(number: int, status: tuple[int, ...], inventory: tuple[int, ...]) -> Outlet:
+    state = status[GROUP_STATE * (number + 1) + 1] & 0b11  # on, off
+    name = _text(inventory, GROUP_NAME + 8 * number - INVENTORY[0], 8)
+    return Outlet(number=number, name=name, on={1: True, 2: False}.get(state))
 
 
 def _source(status: tuple[int, ...]) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.model import LinkError
@@ -47,6 +48,7 @@ class UnitKernel:
         self.long: set[int] = set()
         self.refuse_open = 0
         self.sizes: list[int] = []
+        self.on_output: Callable[[bytes], list[bytes]] = lambda data: []  # output report -> interrupt reports
 
     def open(self, node: Path) -> int:
         if self.refuse_open or node not in self.units or self.units[node].gone:
@@ -113,6 +115,14 @@ class UnitKernel:
         if self.open_as[fd][0].gone:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         return os.read(fd, limit)
+
+    def write(self, fd: int, data: bytes) -> int:
+        unit, theirs = self.open_as[fd]
+        if unit.gone:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        for report in self.on_output(data):
+            theirs.send(report)
+        return len(data)
 
     def close(self, fd: int) -> None:
         self.open_as.pop(fd)[1].close()

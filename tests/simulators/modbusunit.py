@@ -16,7 +16,7 @@ import tty
 from agent.link import Silence
 from agent.model import Reply
 
-BLOCKS = ((0, 27), (128, 44), (516, 88), (1026, 22), (1536, 8))
+BLOCKS = ((0, 27), (128, 44), (516, 120), (1026, 22), (1536, 8))
 
 
 def checksum(frame: bytes) -> bytes:
@@ -45,12 +45,19 @@ class ApcRegisters:
         self.put(150, 0, 231 * 64)
         self.put(516, *_words("UPS 15.0 / ID=18", 16), *_words("Smart-UPS SRT 3000", 16))
         self.put(564, *_words("AS1404224998", 8))
-        self.put(588, 3000, 2700)
+        self.put(588, 3000, 2700, 1)  # the main outlet group alone
         self.put(1026, 253, 207)
 
     def put(self, first: int, *values: int) -> None:
         for place, value in enumerate(values):
             self.there[first + place] = value
+
+    def switched_groups(self, *on: bool) -> None:
+        """It has switched outlet groups, on or off."""
+        self.there[590] = (2 << len(on)) - 1
+        for number, is_on in enumerate(on, 1):
+            self.put(3 + 3 * number, 0, 1 if is_on else 2)
+            self.put(604 + 8 * number, *_words(f"Group {number}", 8))
 
     def mains(self, on: bool) -> None:
         self.put(0, 0, 1 << (1 if on else 2))
@@ -69,6 +76,14 @@ class ApcRegisters:
             if place not in self.frozen:
                 self.there[place] = value
         return pdu[:5]
+
+
+def rtu_answer(unit: ApcRegisters, frame: bytes) -> bytes:
+    """What the unit says to a whole frame of the serial line: nothing, if it is damaged."""
+    if checksum(frame[:-2]) != frame[-2:]:
+        return b""
+    said = frame[:1] + unit.hear(frame[1:-2])
+    return said + checksum(said)
 
 
 class RegistersLink:
@@ -132,9 +147,8 @@ class Wire:
                 size = 8 if inbox[1:2] == b"\x03" else 9 + inbox[6] if len(inbox) > 6 else 8
                 if len(inbox) >= size:
                     frame, inbox = inbox[:size], b""
-                    if checksum(frame[:-2]) == frame[-2:]:
-                        said = frame[:1] + self.unit.hear(frame[1:-2])
-                        os.write(self._fd, self.damage(said + checksum(said)))
+                    if said := rtu_answer(self.unit, frame):
+                        os.write(self._fd, self.damage(said))
         except OSError:
             os.close(self._fd)
 

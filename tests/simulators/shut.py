@@ -184,14 +184,12 @@ class ShutPty:
         self.there = ShutUnit(unit if unit is not None else HidUnit.of(UNIT))
         self.lock = threading.Lock()
         self._stop = threading.Event()
-        self._master, self._slave = os.openpty()
-        tty.setraw(self._slave)
+        self._master = self._slave = -1
         self._wake_r, self._wake_w = os.pipe()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> ShutPty:
-        self.path.unlink(missing_ok=True)
-        self.path.symlink_to(os.ttyname(self._slave))
+        self.replug()
         self._thread.start()
         return self
 
@@ -200,9 +198,28 @@ class ShutPty:
         os.write(self._wake_w, b"x")
         self._thread.join()
         self.there.usb.close()
-        self.path.unlink(missing_ok=True)
-        for fd in (self._master, self._slave, self._wake_r, self._wake_w):
-            os.close(fd)
+        self.unplug()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+    def unplug(self) -> None:
+        """The terminal vanishes, as a USB adapter does; the unit goes on, and talks to nobody."""
+        with self.lock:
+            self.path.unlink(missing_ok=True)
+            for fd in (self._slave, self._master):
+                if fd >= 0:
+                    os.close(fd)
+            self._master = self._slave = -1
+
+    def replug(self) -> None:
+        """A new terminal appears under the same path."""
+        with self.lock:
+            self._master, self._slave = os.openpty()
+            os.set_blocking(self._master, False)
+            tty.setraw(self._slave)
+            self.path.unlink(missing_ok=True)
+            self.path.symlink_to(os.ttyname(self._slave))
+        os.write(self._wake_w, b"x")
 
     def mains(self, there: bool) -> None:
         """The mains fails or comes back."""
@@ -213,18 +230,30 @@ class ShutPty:
     def _run(self) -> None:
         said_s = 0.0
         while not self._stop.is_set():
-            ready, _, _ = select.select([self._master, self._wake_r], [], [], 0.1)
+            with self.lock:
+                poll = select.poll()
+                poll.register(self._wake_r, select.POLLIN)
+                if self._master >= 0:
+                    poll.register(self._master, select.POLLIN)
+            ready = {fd for fd, _ in poll.poll(100)}
             if self._wake_r in ready:
                 os.read(self._wake_r, 100)
-            data = os.read(self._master, 4096) if self._master in ready else b""
             with self.lock:
+                data = self._heard() if self._master in ready else b""
                 said = self.there.hear(data) if data else b""
                 if not said and time.monotonic() - said_s > AGAIN_S:
                     said = self.there.again()
                 said = said or self.there.tell()
+                if said and self._master >= 0:
+                    self._say(said)
             if said:
-                self._say(said)
                 said_s = time.monotonic()
+
+    def _heard(self) -> bytes:
+        try:
+            return os.read(self._master, 4096)
+        except BlockingIOError:  # another terminal by now, with the same number
+            return b""
 
     def _say(self, data: bytes) -> None:
         for at in range(len(data) if self._paced else 0):
