@@ -16,7 +16,7 @@ from .config import Config, Server
 from .drill import Drill
 from .errands import Orders, Report, Said
 from .model import Command, OrderError, Status
-from .outage import Effect, Phase, Plan, State
+from .outage import RETURN_DELAY_S, Effect, Phase, Plan, State
 from .telling import Telling
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ KEEP_WAIT_S = 0.2  # a latch waits so long for the disk, then it is sent anyway
 KEEP_EVERY_S = 10.0  # in an outage: a restart must know when the UPS was heard, and how long nobody was there
 KEEP_AT_ONCE = 50  # servers; for more of them a thousand told in a second are not a thousand writes:
 KEEP_GAP_S = 0.2
-RETURN_DELAY_S = 60.0  # the UPS stays off at least so long: the servers must lose their power; a unit may need more
 OUTLET_AGAIN_S = 60.0
 
 

@@ -20,6 +20,7 @@ from .config import Stage
 #: why a stage is latched; the value is seconds, percent, or the stage that takes it along
 WHYS = ("on-battery", "runtime", "charge", "low-battery", "budget", "silence", "before", "ordered", "planned")
 MARGIN_S = 30.0  # added to the longest shutdown time
+RETURN_DELAY_S = 60.0  # it stays off at least so long: the servers must lose their power; a unit may need more
 OFF_DELAY_S = 30.0  # the UPS switches off so long after the order, at least
 UNACKED_S = 5.0  # more patience while somebody could not be told
 

@@ -73,7 +73,8 @@ VOLTRONIC = Orders(
 
 def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC) -> bytes:
     """The bytes of an order. Delays are rounded up to what the protocol can say: 12, 18 .. 54 s as .2 .. .9, then
-    whole minutes; a return is never set below 3 minutes. OrderError: an argument is wrong, or there is no such order.
+    whole minutes; an off delay of 0 is the shortest there is; a return is never set below 3 minutes. OrderError: an
+    argument is wrong, or there is no such order.
     """
     word = orders.words.get(command)
     if word is None:
@@ -81,6 +82,8 @@ def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC) 
     ranges: dict[str, tuple[float, float]] = {}
     if b"%n" in word:
         ranges["delay_s"] = orders.off_delay_s
+        if args.get("delay_s") is not False and args.get("delay_s") == 0:
+            args = {**args, "delay_s": orders.off_delay_s[0]}
     if b"%m" in word:
         ranges["return_delay_s"] = RETURN_DELAY_S
     if b"%t" in word:
