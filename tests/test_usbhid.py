@@ -356,6 +356,72 @@ def test_an_interrupt_report_alone_tells_of_the_mains_failure_at_the_next_poll()
     assert ("feature", 1) not in unit.sent and unit.now_s - begin_s < 0.3 and status.taken_s == begin_s
 
 
+def slow() -> tuple[HidUnit, Any, int]:
+    """A real unit that takes 0.1 s for each report, all read; and the report that tells of the mains."""
+    unit = HidUnit.of("0463-ffff-eaton-prot", pace_s=0.1)
+    driver = connect(unit)
+    for _ in range(8):
+        driver.poll()
+        unit.now_s += 2.0
+    begin_s = unit.now_s
+    assert driver.poll().source is Source.MAINS and unit.now_s - begin_s > 0.5, "measuring takes long"
+    return unit, driver, unit.mains(False)[0]
+
+
+def test_what_is_measured_does_not_keep_a_mains_failure_waiting() -> None:
+    unit, driver, report = slow()
+    unit.now_s += 2.0  # the next round of measuring is due
+    unit.push(report)
+    begin_s = unit.now_s
+    assert driver.poll().source is Source.BATTERY and unit.now_s - begin_s <= 0.2
+    unit.sent.clear()
+    assert driver.poll().source is Source.BATTERY and len(unit.sent) > 4, "it measures at the next poll"
+
+
+def test_a_mains_failure_that_comes_while_it_measures_ends_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit, driver, report = slow()
+    unit.now_s += 2.0
+    unit.mains(True)
+    unit.push(report)
+    driver.poll()
+    get, came_s = unit.get, []
+
+    def failing(kind: str, number: int, length: int) -> Any:
+        reply = get(kind, number, length)
+        if not came_s and unit.now_s - begin_s > 0.35:
+            came_s.append(unit.now_s)
+            unit.mains(False)
+            unit.push(report)
+        return reply
+
+    unit.now_s, begin_s = unit.now_s + 2.0, unit.now_s + 2.0
+    monkeypatch.setattr(unit, "get", failing)
+    status = driver.poll()
+    assert status.source is Source.BATTERY and came_s == [status.taken_s] and unit.now_s - came_s[0] <= 0.2
+    unit.sent.clear()
+    driver.poll()
+    assert len(unit.sent) > 2, "the round goes on at the next poll"
+
+
+def test_a_mains_that_flickers_all_the_time_does_not_keep_it_from_measuring() -> None:
+    unit, driver, report = slow()
+    for number in range(60):
+        unit.mains(number % 2 == 0)
+        unit.push(report)
+        assert driver.poll().outputs[0].load_pct is not None, number
+        unit.now_s += 2.0
+
+
+def test_a_unit_that_is_polled_seldom_is_measured_at_every_poll() -> None:
+    unit, driver, _ = slow()
+    for _ in range(6):
+        unit.now_s += 8.0
+        unit.mains(True)
+        unit.sent.clear()
+        driver.poll()
+        assert len(unit.sent) > 4
+
+
 def test_an_interrupt_report_that_is_cut_short_or_unknown_counts_for_nothing() -> None:
     unit = made(GENERIC)
     driver = connect(unit)
