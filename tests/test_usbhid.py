@@ -325,6 +325,29 @@ def test_every_row_has_evidence_and_the_makers_are_all_there() -> None:
     assert quirks.row(0x051D, 2, "Back-UPS BX1600MI").flag_lies and not quirks.row(0x051D, 2, "Back-UPS ES").flag_lies
 
 
+def test_a_row_is_complete_only_if_bytes_of_its_own_make_a_whole_status_and_untested_if_there_are_none() -> None:
+    whole: set[str] = set()
+    part: set[str] = set()
+    for path in CASES.glob("[0-9]*.json"):
+        unit = HidUnit.of(path.stem)
+        title = quirks.row(*unit.identity[:2], unit.identity.name).title
+        part.add(title)
+        try:
+            status = polled(unit)
+        except LinkError:
+            continue  # too few of its reports are known
+        known = status.battery.charge_pct is not None and status.battery.runtime_s is not None
+        whole |= {title} if known and status.source is Source.MAINS else set()
+    part.add(quirks.row(0x06DA, 0xFFFF, "").title)  # the log of values
+    assert {row.title for row in quirks.ROWS if row.state == "complete"} == whole
+    assert {row.title for row in quirks.ROWS if row.state == "partial"} == part - whole
+    for row in (*quirks.ROWS, quirks.GENERIC):
+        named = re.search(r"[0-9a-f]{4}-[0-9a-f]{4}-[a-z]", row.evidence)
+        assert (row.state == "untested") == (named is None), row.title
+    states = {card.how: card.state for card in usbhid.CARDS}
+    assert len(states) == len(quirks.ROWS) + 1 and states["any other power device"] == "untested"
+
+
 # --- the mains fails -----------------------------------------------------------------------------------------------
 
 
