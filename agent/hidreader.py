@@ -77,15 +77,22 @@ class Reader:
         self._began_s = self._measured_s = float("-inf")
         self.said_s: dict[str, float] = {}  # variable -> when the value that `numbers` gave was said
         self._queue: list[Key] = []  # of a round of measuring that is not through
+        self._put_off = False  # measuring, for the news of the last poll
 
     def read(self) -> float:
         """One poll: take the interrupt reports, ask the vital reports, then others within their time. The second at
-        which the report that tells of the mains was complete. LinkError if there is none."""
+        which the report that tells of the mains was complete. LinkError if there is none.
+
+        News of the mains does not wait for what is measured: that comes at the next poll, at the latest."""
+        before = self._mains()
         self._began_s = self._now()
-        fresh = self._take_inputs() if self._quirk.interrupts else set()
-        vital = self._ask_vital(fresh)
-        if self._now() - self._measured_s >= MEASURE_EVERY_S or self._queue:
-            self._measure()
+        vital = self._ask_vital(self._take_inputs())
+        news = self._mains() != before and self._measured_s > float("-inf")
+        self._put_off = news and not self._put_off
+        if not self._put_off and (self._now() - self._measured_s >= MEASURE_EVERY_S or self._queue):
+            fresh = self._measure()
+            if fresh:
+                vital = self._ask_vital(fresh)
         return vital
 
     def numbers(self) -> dict[str, float]:
@@ -104,9 +111,15 @@ class Reader:
 
     # -- reading
 
+    def _mains(self) -> tuple[int | float | None, ...]:
+        """What the newest reports say of the mains."""
+        newest = (self._newest(name) for name in ("ac", "discharging"))
+        return tuple(hid.value(one[1], one[2]) if one is not None else None for one in newest)
+
     def _take_inputs(self) -> set[int]:
-        fresh = set()
-        for reply in self._link.inputs(INPUTS_LIMIT):
+        """The ids of the interrupt reports that have come in."""
+        fresh: set[int] = set()
+        for reply in self._link.inputs(INPUTS_LIMIT) if self._quirk.interrupts else ():
             described = self.descriptor.lengths.get(("input", reply.data[0])) if reply.data else None
             if described is not None and len(reply.data) >= described:
                 self._seen["input", reply.data[0]] = reply
@@ -142,9 +155,10 @@ class Reader:
                     break
         return taken_s
 
-    def _measure(self) -> None:
-        """A round through the other reports; what does not fit into the time goes on at the next poll."""
-        begin_s = self._now()
+    def _measure(self) -> set[int]:
+        """A round through the other reports; what does not fit into the time goes on at the next poll. It ends when
+        the mains changes: the ids of the interrupt reports that say so."""
+        begin_s, before = self._now(), self._mains()
         budget_s = BUDGET_S if self._measured_s > float("-inf") else FIRST_BUDGET_S
         if not self._queue:
             self._queue = self._wanted()
@@ -152,7 +166,11 @@ class Reader:
         while self._queue and self._now() - begin_s < budget_s:
             key = self._queue.pop(0)
             if self._may_ask(key) and not self._try(key):
-                return
+                break
+            fresh = self._take_inputs()
+            if fresh and self._mains() != before:
+                return fresh
+        return set()
 
     def _wanted(self) -> list[Key]:
         """What a round asks for: measured values, and fixed ones that are not known yet, or may have been set."""

@@ -24,7 +24,7 @@ CONTROL_WITHIN_MS = 2000
 INTERRUPT_WITHIN_MS = 250  # so long it takes to end the thread
 WAITING_LIMIT = 64  # interrupt reports; the oldest goes
 EPIPE, EOVERFLOW, ETIMEDOUT = 32, 75, 110
-HID_CLASS, HID_DESCRIPTOR, REPORT_DESCRIPTOR = 3, 0x21, 0x22
+HID_CLASS, HUB_CLASS, REPORT_DESCRIPTOR = 3, 9, 0x22
 KINDS = {"input": 1, "feature": 3}
 
 
@@ -53,6 +53,8 @@ def open(  # noqa: A001 (hidusb.open reads well)
 
 def _hid_interfaces(device: Any) -> list[int]:
     """The numbers of its HID interfaces; some units have two, and the second is the one."""
+    if device.bDeviceClass == HUB_CLASS:
+        return []
     there = [interface for configuration in device for interface in configuration]
     return [int(one.bInterfaceNumber) for one in there if one.bInterfaceClass == HID_CLASS]
 
@@ -118,13 +120,13 @@ class HidUsbLink:
         return True
 
     def inputs(self, limit: int) -> list[Reply]:
-        """As hidraw.HidrawLink.inputs."""
+        """As hidraw.HidrawLink.inputs; once it is gone, `wake_fd` stays readable as that of hidraw does."""
+        if self._gone:
+            raise LinkError(self._gone)
         try:
             os.read(self._wake_r, 4096)
         except BlockingIOError:
             pass  # nothing has come
-        if self._gone:
-            raise LinkError(self._gone)
         return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
 
     def string(self, index: int) -> str | None:

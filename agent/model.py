@@ -352,7 +352,8 @@ class View:
     mode: str  # setup | dry-run | armed
     driver: str
     link: str  # up | down | starting
-    link_detail: str = ""
+    link_detail: str = ""  # the last error
+    link_hint: str = ""  # what a person must do: usb-silent (its port was reset) | usb-no-reset (it could not be)
     status: Status | None = None  # None: never had one, or comm-lost
     age_s: float | None = None  # age of the last valid frame, also after comm-lost
     conditions: tuple[Active, ...] = ()

@@ -58,6 +58,7 @@ def view(facts: Facts) -> View:
         driver=config.driver,
         link=facts.polled.link,
         link_detail=facts.polled.error,
+        link_hint=facts.polled.hint,
         status=None if lost else facts.status,
         age_s=None if facts.status is None else now_s - facts.status.taken_s,
         conditions=tuple(facts.active[c] for c in Condition if c in facts.active),

@@ -1,6 +1,6 @@
 """What is known of makers and models whose USB reports do not mean what they say: one row each, with its evidence.
 
-A unit without a row works as the standard says. Evidence: a case in tests/cases/hid, or the NUT issue that is named.
+A unit without a row works as the standard says. Evidence: a case in tests/cases/hid, or what of NUT is named.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quirk:
-    """One row. `vendor` and `products` are USB ids; `name` is looked for in the product string."""
+    """One row. `vendor` and `products` are USB ids; `name` is looked for in the product string.
+
+    `state`: complete, bytes of such a unit make a whole status; partial, there are some bytes, or a log of values;
+    untested, it rests on documents alone.
+    """
 
     title: str
     evidence: str
+    state: str = "untested"
     vendor: int
     products: Sequence[int] = ()  # empty: all of the vendor
     name: str = ""
@@ -47,26 +52,29 @@ _TENTHS = {  # exponent 1 in the descriptor, tenths in the report (hundredths wo
     "input.frequency": 0.01, "output.frequency": 0.01, "output.current": 0.01,
 }  # fmt: skip
 
+_AS_EATON = "no bytes of its own, taken to be as Eaton's"
 _EVER = "00000000.ff000016.ff0000"  # a collection of messages; each a bit (NUT, drivers/ever-hid.c)
 
 #: the first row that fits is taken, so a model stands before its maker
 ROWS: tuple[Quirk, ...] = (
     Quirk(
         title="APC Smart-UPS, new",
-        evidence="051d-0003-smart-ups-x-750; NUT reads no interrupt reports from 051d:0003 and 0004",
+        state="partial",
+        evidence="051d-0003-smart-ups-x-750 (its description alone); NUT reads no interrupt reports from these",
         vendor=0x051D,
         products=(3, 4),
         interrupts=False,
     ),
     Quirk(
         title="APC Back-UPS BK and BX",
+        state="complete",
         evidence="051d-0002-back-ups-bk650m2-ch (Discharging and ACPresent both set, full); NUT issues 1970, 2347",
         vendor=0x051D,
         products=(2,),
         name=r"\bB[KX]\d",
         flag_lies=True,
     ),
-    Quirk(title="APC", evidence="051d-0002-back-ups-cs-500, 051d-0002-back-ups-bx1600mi", vendor=0x051D),
+    Quirk(title="APC", state="complete", evidence="051d-0002-back-ups-cs-500", vendor=0x051D),
     Quirk(
         title="CyberPower UT",
         evidence="NUT pull request 811: ACPresent stays set on battery",
@@ -78,6 +86,7 @@ ROWS: tuple[Quirk, ...] = (
     ),
     Quirk(
         title="CyberPower",
+        state="complete",
         evidence="0764-0501-cp1500pfclcd (timers count minutes: -60..1966020); NUT issues 439, 578, 625, 1245, 2728",
         vendor=0x0764,
         products=(0x0501, 0x0601, 0x0005),
@@ -88,22 +97,36 @@ ROWS: tuple[Quirk, ...] = (
     *(
         Quirk(
             title=title,
-            evidence="0463-ffff-eaton-protection-station, fields_06da-ffff-ippon; NUT issue 1942",
+            state=state,
+            evidence=f"{evidence}; NUT issue 1942",
             vendor=vendor,
             products=products,
             imminent_early=True,
         )
-        for title, vendor, products in (
-            ("Eaton / MGE", 0x0463, ()),
-            ("Phoenixtec (PowerWalker, Ippon)", 0x06DA, (0xFFFF,)),
-            ("Powerware", 0x0592, ()),
-            ("Dell by Eaton", 0x047C, ()),
-            ("HP by Eaton", 0x03F0, ()),
-            ("IBM by Eaton", 0x04B3, ()),
+        for title, vendor, products, state, evidence in (
+            (
+                "Eaton / MGE",
+                0x0463,
+                (),
+                "complete",
+                "0463-ffff-eaton-protection-station, 0463-ffff-eaton-9px-2200grt-l",
+            ),
+            (
+                "Phoenixtec (PowerWalker, Ippon)",
+                0x06DA,
+                (0xFFFF,),
+                "partial",
+                "fields_06da-ffff-ippon (a log of values)",
+            ),
+            ("Powerware", 0x0592, (), "untested", _AS_EATON),
+            ("Dell by Eaton", 0x047C, (), "untested", _AS_EATON),
+            ("HP by Eaton", 0x03F0, (), "untested", _AS_EATON),
+            ("IBM by Eaton", 0x04B3, (), "untested", _AS_EATON),
         )
     ),
     Quirk(
         title="Tripp Lite 3016, 3024",
+        state="partial",
         evidence="09ae-3016-tripp-lite (report 31: be 04 is 121.4 V, unit V with exponent 1); NUT issue 414",
         vendor=0x09AE,
         products=(0x3016, 0x3024),
@@ -121,11 +144,13 @@ ROWS: tuple[Quirk, ...] = (
     ),
     Quirk(
         title="Liebert / Vertiv",
+        state="partial",
         evidence="10af-0000-liebert-gxt4; NUT issues 2271, 2370: scales differ with the model, so they are picked",
         vendor=0x10AF,
     ),
     Quirk(
         title="PowerCOM",
+        state="complete",
         evidence="0d9f-0004-powercom (PowerSummary.Voltage 228 is the mains; Q1 line in a0..a6); NUT issue 2766",
         vendor=0x0D9F,
         drop=frozenset({"PowerSummary.Voltage", "PowerSummary.ConfigVoltage"}),
@@ -136,6 +161,7 @@ ROWS: tuple[Quirk, ...] = (
     ),
     Quirk(
         title="Minuteman",
+        state="complete",
         evidence="05dd-a0a0-minuteman (report 46: 16 00 is 2.2 A, unit A with exponent 1); NUT pull request 1848",
         vendor=0x05DD,
         products=(0xA0A0,),
@@ -148,6 +174,7 @@ ROWS: tuple[Quirk, ...] = (
     ),
     Quirk(
         title="iDowell",
+        state="partial",
         evidence="075d-0300-idowell-smart-battery (timers hold 1 and 257 while nothing is ordered); NUT issue 3015",
         vendor=0x075D,
         drop=frozenset({"PowerSummary.DelayBeforeShutdown"}),
@@ -162,11 +189,13 @@ ROWS: tuple[Quirk, ...] = (
     ),
     Quirk(
         title="Salicru",
+        state="partial",
         evidence="2e66-0201-slc-twin-pro2 (battery and charger alone); NUT's dumps of two SPS Home 850",
         vendor=0x2E66,
     ),
     Quirk(
         title="Legrand",
+        state="partial",
         evidence="1cb0-0038-legrand-keor-pdu-800 (16 bits of volts with the maximum 25 ff); NUT issue 2073: 2160 V",
         vendor=0x1CB0,
     ),
@@ -193,11 +222,6 @@ def row(vendor: int, product: int, name: str) -> Quirk:
         if fits and (not quirk.name or re.search(quirk.name, name)):
             return quirk
     return GENERIC
-
-
-def has_case(quirk: Quirk) -> bool:
-    """Whether bytes of a unit of this vendor are among the cases."""
-    return re.search(rf"{quirk.vendor:04x}-[0-9a-f]{{4}}-[a-z]", quirk.evidence) is not None
 
 
 # --- what can be believed ----------------------------------------------------------------------------------------

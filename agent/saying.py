@@ -6,6 +6,8 @@ from . import ladder
 from .model import Command, Condition, ServerView, View
 from .words import Words, clock
 
+HINTS = ("usb-silent", "usb-no-reset")  # of View.link_hint
+
 
 def unsure_servers(view: View) -> list[ServerView]:
     """Armed, and not known to be reachable."""
@@ -25,9 +27,10 @@ def line(view: View, state: str, words: Words, now_s: float) -> str:
         lost_s = next((now_s - a.since_s for a in view.conditions if a.condition is Condition.NO_CORE), 0.0)
         return words("line.no-core", since=clock(lost_s)) + was
     if state == "no-data":
-        if view.age_s is None:
-            return words("line.never-data") + was
-        return words("line.no-data", since=clock(view.age_s + since_view_s)) + was
+        since = "" if view.age_s is None else clock(view.age_s + since_view_s)
+        said = words("line.no-data", since=since) if since else words("line.never-data")
+        remedy = f". {words(f'remedy.{view.link_hint}')}" if view.link_hint in HINTS else ""
+        return said + was + remedy
     if state == "starting":
         return words("line.starting")
     if on_battery(view):

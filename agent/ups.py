@@ -24,6 +24,7 @@ BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 WOKEN_EVERY_S = 0.05  # a UPS that sends interrupt reports without end does not get the whole machine
 ORDERS_LIMIT = 8
 ORDER_WITHIN_S = 10.0
+ERROR_LIMIT = 800  # characters; a USB UPS has put its name in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Polled:
     link: str  # up | down
     commands: frozenset[Command]
     off_return: str = "no"  # see model.Driver
+    hint: str = ""  # see model.View
 
 
 @dataclass(slots=True)
@@ -185,6 +187,7 @@ class Ups:
         return status
 
     def _failed(self, why: str) -> None:
+        why = _shown(why)
         self._failed_polls += 1
         if self._failed_polls == 1:
             log.warning("poll failed: %s", why)
@@ -196,7 +199,7 @@ class Ups:
                 self._driver.close()
                 self._driver = None
             if told := self._rescue.failed():
-                why = f"{why}; {told}"
+                why = _shown(f"{why}; {told}")
             self._open_at_s = time.monotonic() + self._back_off_s[min(self._openings, len(self._back_off_s) - 1)]
             self._hurry_s = self._open_at_s
             self._openings += 1
@@ -204,7 +207,7 @@ class Ups:
             self._hurry_s = time.monotonic() + FAILED_AGAIN_S
         commands: frozenset[Command] = self._driver.commands if self._driver is not None else frozenset()
         link = "down" if self._driver is None else "up"
-        self._deliver(Polled(None, why, self._failed_polls, link, commands, self._off_return))
+        self._deliver(Polled(None, why, self._failed_polls, link, commands, self._off_return, self._rescue.hint))
 
     def _serve_orders(self) -> bool:
         """Give the waiting orders; True if there was one, so that its effect is seen at once."""
@@ -232,3 +235,8 @@ class Ups:
             order.done.set()
             if order.then is not None:
                 order.then(order.error, order.remark)
+
+
+def _shown(text: str) -> str:
+    """An error as it may stand in a log, a terminal and a page: of the unit's own words no control character."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:ERROR_LIMIT]

@@ -99,10 +99,11 @@ class Rescue:
         self._thread: threading.Thread | None = None
         self._why_not = ""  # it could not be reset
         self._told = False
+        self.hint = ""  # what the last failure left for a person to do: see model.View
 
     def well(self) -> None:
         """A frame has come."""
-        self.strikes, self._device, self._told, self._why_not = 0, None, False, ""
+        self.strikes, self._device, self._told, self._why_not, self.hint = 0, None, False, "", ""
         if self._reset_s is not None and self._now() - self._reset_s >= WELL_FOR_S:
             self._reset_s, self._wait_s = None, AGAIN_S
 
@@ -113,7 +114,8 @@ class Rescue:
 
     def failed(self) -> str:
         """A connection was given up, or could not be made. Takes at most RESET_WITHIN_S. What to add to the error: ""
-        or, when nothing else is left, what a person must do."""
+        or, when nothing else is left, what a person must do; `hint` is the same as a word."""
+        self.hint = ""
         if self._thread is not None and self._thread.is_alive():
             return self._remedy()
         device = self._there()
@@ -155,6 +157,7 @@ class Rescue:
 
     def _remedy(self) -> str:
         """Said once in the log, and with each error from then on."""
+        self.hint = "usb-no-reset" if self._why_not else "usb-silent"
         done = f"its port could not be reset: {self._why_not}" if self._why_not else "its port was reset"
         where = self._device[0] if self._device is not None else "?"
         told = (

@@ -24,6 +24,8 @@ ENDPOINT = SimpleNamespace(bEndpointAddress=0x81, bmAttributes=3, wMaxPacketSize
 class Device:
     """What pyusb makes of a unit: control and interrupt transfers, as the wire has them."""
 
+    bDeviceClass = 0
+
     def __init__(self, unit: HidUnit, numbered: bool = True) -> None:
         self.unit, self.numbered = unit, numbered
         self.idVendor, self.idProduct, self.bus, self.port_numbers = *unit.identity[:2], 1, (2, 3)
@@ -108,9 +110,12 @@ def device() -> Device:
 
 
 def opened(device: Device, **section: str) -> hidusb.HidUsbLink:
+    return hidusb.open(section, time.monotonic, lambda: [device], SimpleNamespace(**util(device)))
+
+
+def util(device: Device) -> dict[str, Any]:
     names = ("claim_interface", "release_interface", "dispose_resources")
-    util = SimpleNamespace(**{name: lambda *args, name=name: device.log.append(name) for name in names})
-    return hidusb.open(section, time.monotonic, lambda: [device], util)
+    return {name: lambda *args, name=name: device.log.append(name) for name in names}
 
 
 def test_the_driver_reads_a_real_unit_through_it(device: Device) -> None:
@@ -183,6 +188,28 @@ def test_interrupt_reports_wake_the_thread_of_the_ups(device: Device) -> None:
     assert [reply.data for reply in link.inputs(4)] == [b"\x0b\x00"]
     assert not select.select([link.wake_fd], [], [], 0)[0]
     link.close()
+
+
+def test_a_unit_that_is_gone_is_given_up_without_a_pause_between_the_polls(device: Device) -> None:
+    """As with hidraw, whose node stays readable: it shall be looked for at once."""
+    link = opened(device)
+    device.unit.gone = True
+    for _ in range(3):
+        assert link.wake_fd is not None and select.select([link.wake_fd], [], [], 1.0)[0]
+        with pytest.raises(LinkError, match="No such device"):
+            link.inputs(4)
+    link.close()
+
+
+def test_the_configurations_of_hubs_are_not_read(device: Device) -> None:
+    class Hub(Device):
+        bDeviceClass = 9
+
+        def __iter__(self) -> Iterator[Any]:
+            raise AssertionError("its configurations are read")
+
+    hub = Hub(device.unit)
+    assert hidusb.open({}, time.monotonic, lambda: [hub, device], SimpleNamespace(**util(device))).descriptor
 
 
 @pytest.mark.parametrize("clears", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import graphlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -244,3 +245,16 @@ def test_a_missing_configuration_is_one_clear_line(tmp_path: Path) -> None:
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30)
         assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
         assert "none.toml" in done.stderr
+
+
+def test_a_venv_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:
+    """`venv --clear` would empty the folder at its end: the one of another checkout."""
+    here, other = tmp_path / "here", tmp_path / "other"
+    for folder in (here, other):
+        folder.mkdir()
+    for name in ("run", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, here)
+    (other / "precious").write_text("")
+    (here / ".venv").symlink_to(other)
+    done = subprocess.run([here / "run", "setup"], capture_output=True, text=True, timeout=60)
+    assert (other / "precious").exists() and done.returncode == 1 and "is a link" in done.stderr + done.stdout

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import controls, layout, outage, page, words
+from agent import controls, layout, outage, page, saying, words
 from agent.model import Condition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +88,7 @@ def families():
     )
     keys |= {f"forecast.{f}" for f in ("first", "down", "battery", "margin")}
     keys |= {f"trust.{t}" for t in ("secure", "classic", "not-enrolled")}  # agent/reach/rccmd.py
+    keys |= {f"remedy.{h}" for h in saying.HINTS}
     keys |= {f"flow.{b}" for b in ("mains", "ups", "load", "battery")}
     keys |= {f"error.{c}" for c in ("wrong", "wait", "busy", "too-short", "too-long", "common", "same")}
     return keys

@@ -325,6 +325,29 @@ def test_every_row_has_evidence_and_the_makers_are_all_there() -> None:
     assert quirks.row(0x051D, 2, "Back-UPS BX1600MI").flag_lies and not quirks.row(0x051D, 2, "Back-UPS ES").flag_lies
 
 
+def test_a_row_is_complete_only_if_bytes_of_its_own_make_a_whole_status_and_untested_if_there_are_none() -> None:
+    whole: set[str] = set()
+    part: set[str] = set()
+    for path in CASES.glob("[0-9]*.json"):
+        unit = HidUnit.of(path.stem)
+        title = quirks.row(*unit.identity[:2], unit.identity.name).title
+        part.add(title)
+        try:
+            status = polled(unit)
+        except LinkError:
+            continue  # too few of its reports are known
+        known = status.battery.charge_pct is not None and status.battery.runtime_s is not None
+        whole |= {title} if known and status.source is Source.MAINS else set()
+    part.add(quirks.row(0x06DA, 0xFFFF, "").title)  # the log of values
+    assert {row.title for row in quirks.ROWS if row.state == "complete"} == whole
+    assert {row.title for row in quirks.ROWS if row.state == "partial"} == part - whole
+    for row in (*quirks.ROWS, quirks.GENERIC):
+        named = re.search(r"[0-9a-f]{4}-[0-9a-f]{4}-[a-z]", row.evidence)
+        assert (row.state == "untested") == (named is None), row.title
+    states = {card.how: card.state for card in usbhid.CARDS}
+    assert len(states) == len(quirks.ROWS) + 1 and states["any other power device"] == "untested"
+
+
 # --- the mains fails -----------------------------------------------------------------------------------------------
 
 
@@ -354,6 +377,72 @@ def test_an_interrupt_report_alone_tells_of_the_mains_failure_at_the_next_poll()
     status = driver.poll()
     assert status.source is Source.BATTERY and status.battery.flow is Flow.DISCHARGING
     assert ("feature", 1) not in unit.sent and unit.now_s - begin_s < 0.3 and status.taken_s == begin_s
+
+
+def slow() -> tuple[HidUnit, Any, int]:
+    """A real unit that takes 0.1 s for each report, all read; and the report that tells of the mains."""
+    unit = HidUnit.of("0463-ffff-eaton-prot", pace_s=0.1)
+    driver = connect(unit)
+    for _ in range(8):
+        driver.poll()
+        unit.now_s += 2.0
+    begin_s = unit.now_s
+    assert driver.poll().source is Source.MAINS and unit.now_s - begin_s > 0.5, "measuring takes long"
+    return unit, driver, unit.mains(False)[0]
+
+
+def test_what_is_measured_does_not_keep_a_mains_failure_waiting() -> None:
+    unit, driver, report = slow()
+    unit.now_s += 2.0  # the next round of measuring is due
+    unit.push(report)
+    begin_s = unit.now_s
+    assert driver.poll().source is Source.BATTERY and unit.now_s - begin_s <= 0.2
+    unit.sent.clear()
+    assert driver.poll().source is Source.BATTERY and len(unit.sent) > 4, "it measures at the next poll"
+
+
+def test_a_mains_failure_that_comes_while_it_measures_ends_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit, driver, report = slow()
+    unit.now_s += 2.0
+    unit.mains(True)
+    unit.push(report)
+    driver.poll()
+    get, came_s = unit.get, []
+
+    def failing(kind: str, number: int, length: int) -> Any:
+        reply = get(kind, number, length)
+        if not came_s and unit.now_s - begin_s > 0.35:
+            came_s.append(unit.now_s)
+            unit.mains(False)
+            unit.push(report)
+        return reply
+
+    unit.now_s, begin_s = unit.now_s + 2.0, unit.now_s + 2.0
+    monkeypatch.setattr(unit, "get", failing)
+    status = driver.poll()
+    assert status.source is Source.BATTERY and came_s == [status.taken_s] and unit.now_s - came_s[0] <= 0.2
+    unit.sent.clear()
+    driver.poll()
+    assert len(unit.sent) > 2, "the round goes on at the next poll"
+
+
+def test_a_mains_that_flickers_all_the_time_does_not_keep_it_from_measuring() -> None:
+    unit, driver, report = slow()
+    for number in range(60):
+        unit.mains(number % 2 == 0)
+        unit.push(report)
+        assert driver.poll().outputs[0].load_pct is not None, number
+        unit.now_s += 2.0
+
+
+def test_a_unit_that_is_polled_seldom_is_measured_at_every_poll() -> None:
+    unit, driver, _ = slow()
+    for _ in range(6):
+        unit.now_s += 8.0
+        unit.mains(True)
+        unit.sent.clear()
+        driver.poll()
+        assert len(unit.sent) > 4
 
 
 def test_an_interrupt_report_that_is_cut_short_or_unknown_counts_for_nothing() -> None:

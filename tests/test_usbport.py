@@ -7,18 +7,23 @@ import logging
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent import hidraw, usbport
+from agent import hidraw, page, usbport, verbs, words
 from agent.drivers import usbhid
 from agent.model import LinkError
-from agent.ups import Polled, Ups
+from agent.ups import ERROR_LIMIT, Polled, Ups
 from agent.usbport import Rescue
+from tests.fakecore import no_data
+from tests.kit import Play
 from tests.simulators.hidkernel import UnitKernel, plug
 from tests.simulators.hidunit import HidUnit
+
+WORDS = words.load()
 
 
 class Port:
@@ -243,3 +248,65 @@ def test_the_socket_is_known_from_the_choice_even_if_opening_fails(tmp_path: Pat
     with pytest.raises(LinkError, match="no USB UPS"):
         hidraw.open({"usb_serial": "X"}, time.monotonic, sys=tmp_path / "class", dev=tmp_path / "dev")
     assert hidraw.place_chosen() == ""
+
+
+# --- as far as a person ------------------------------------------------------------------------------------------
+
+HOSTILE = "<b onclick=x>\x1b]0;owned\x07\u202e" + "A" * 5000
+
+
+@pytest.mark.parametrize(
+    ("error", "english", "german"),
+    [
+        (None, "even after its port was reset: unplug", "auch nicht nach dem Zurücksetzen ihres Anschlusses"),
+        (PermissionError(errno.EACCES, "denied"), "its port could not be reset (why", "ließ sich nicht zurücksetzen"),
+    ],
+)
+def test_the_honest_word_comes_through_the_bus_to_the_page_in_both_languages_and_to_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError | None, english: str, german: str
+) -> None:
+    monkeypatch.setattr("agent.ups.FAILED_AGAIN_S", 0.01)
+    it, play = Hanging(tmp_path, mends=False), Play()
+    it.port.error = error
+    it.hang()
+    it.run(lambda: len(it.polled) >= 5)
+    play.mains(1)
+    for polled in it.polled[:5] + it.polled[4:5] * 20:
+        play.clock.now_s += 1.0
+        play.engine.turn(polled)
+        play.engine.turn(None)
+    view = play.last_view()
+    assert view.link_hint == ("usb-no-reset" if error else "usb-silent")
+    assert "Unplug its USB cable" in view.link_detail
+    for language, said in (("en", english), ("de", german)):
+        pieces = page.pieces(view, (), WORDS[language], view.now_s)
+        assert said in pieces["line"] and ("no data" if language == "en" else "keine Daten") in pieces["line"]
+        assert "does not answer, also after it was opened anew" in pieces["unit"]
+        assert ("mend with a udev rule" in pieces["unit"]) == (error is not None)
+    assert any("Unplug its USB cable" in line for line in verbs.describe(view))
+    play.mains(20)
+    view = play.last_view()
+    assert (view.link_hint, view.link_detail) == ("", "")
+
+
+def test_a_units_own_words_in_an_error_are_capped_and_have_no_control_characters() -> None:
+    def opener() -> Any:
+        raise LinkError(f"no USB UPS; there are: {HOSTILE}")
+
+    polled: list[Polled] = []
+    ups = Ups(opener, polled.append, 0.01, (0.01,), Rescue(time.monotonic, place=lambda: ""))
+    stop = threading.Event()
+    thread = threading.Thread(target=ups.run, args=(stop,))
+    thread.start()
+    end_s = time.monotonic() + 5.0
+    while not polled and time.monotonic() < end_s:
+        time.sleep(0.002)
+    stop.set()
+    ups.wake()
+    thread.join()
+    assert polled[0].error.startswith("no USB UPS; there are: <b onclick=x>?]0;owned??AAA")
+    assert len(polled[0].error) == ERROR_LIMIT and polled[0].error.isprintable()
+    view = replace(no_data(), link_detail=polled[0].error, link_hint="<script>")
+    pieces = page.pieces(view, (), WORDS["de"], view.now_s)
+    assert "<b onclick" not in "".join(pieces.values()) and "&lt;b onclick=x&gt;" in pieces["unit"]
+    assert "script" not in pieces["line"], "what is no word of ours has no text"

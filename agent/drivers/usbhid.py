@@ -299,7 +299,7 @@ CARDS = tuple(
         "Makers and models; a unit can do those of the commands that its own description allows",
         one.title,
         _ids(one),
-        "complete" if quirks.has_case(one) else "untested",
+        one.state,
         one.evidence,
         _ALL if one.shutdown else _ALL - set(_SHUTDOWNS),
         f"off after {one.off_min_s:g} s or more" if one.off_min_s else "",
