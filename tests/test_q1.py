@@ -434,19 +434,16 @@ def damaged(frame: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_no_damaged_frame_of_another_shape_is_on_battery() -> None:
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_no_damaged_frame_of_another_shape_is_on_battery(name: str) -> None:
     """F21."""
-    chance, whole, battery, refused = random.Random(20261126), {}, 0, 0
-    for name, dialect in DIALECTS.items():
-        unit = pretend.Unit(0.0)
-        on_mains = SPEAKERS[name](unit, dialect.poll[0].ask[:-1])[:-1]
-        unit.set("mains", "off")
-        whole[name] = (on_mains, SPEAKERS[name](unit, dialect.poll[0].ask[:-1])[:-1])
-    names = sorted(whole)
+    chance, query, battery, refused = random.Random(f"20261126 {name}"), DIALECTS[name].poll[0], 0, 0
+    unit = pretend.Unit(0.0)
+    on_mains = SPEAKERS[name](unit, query.ask[:-1])[:-1]
+    unit.set("mains", "off")
+    whole = (on_mains, SPEAKERS[name](unit, query.ask[:-1])[:-1])
     for _ in range(FRAMES):
-        name = chance.choice(names)
-        frame = damaged(chance.choice(whole[name]), chance)
-        query = DIALECTS[name].poll[0]
+        frame = damaged(chance.choice(whole), chance)
         try:
             facts = query.parse(frame)
         except LinkError:
@@ -455,35 +452,42 @@ def test_no_damaged_frame_of_another_shape_is_on_battery() -> None:
         if facts.get("utility_fail"):
             battery += 1
             assert re.fullmatch(SHAPES[query.ask], frame, re.DOTALL), (name, frame)
-    assert battery and refused > FRAMES / 2
+    assert battery and refused > FRAMES / 3
 
 
-def test_a_damaged_answer_is_facts_or_a_link_error_to_every_parser() -> None:
-    chance, answers, parsers = random.Random(20261126), sorted(WHOLE.values()), list(PARSERS.values())
+@pytest.mark.parametrize("ask", sorted(PARSERS))
+def test_a_damaged_answer_is_facts_or_a_link_error_to_every_parser(ask: bytes) -> None:
+    chance, answers, parse = random.Random(f"20261126 {ask!r}"), sorted(WHOLE.values()), PARSERS[ask]
+    slow = list[bytes]()
     for _ in range(FRAMES):
         answer = damaged(chance.choice(answers), chance)
-        for parse in chance.sample(parsers, 5):
-            try:
-                parse(answer)
-            except LinkError as e:
-                assert repr(answer[:80]) in str(e)
+        began_s = time.thread_time()
+        try:
+            parse(answer)
+        except LinkError as e:
+            assert repr(answer[:80]) in str(e)
+        if time.thread_time() - began_s > 0.001:
+            slow.append(answer)
+    assert not [answer for answer in slow if cpu_s(parse, answer) > 0.001]
+
+
+def cpu_s(parse: Callable[[bytes], object], answer: bytes) -> float:
+    """The time of the processor for an answer, of three tries the best: a collection of garbage is no slow parser."""
+    took_s = []
+    for _ in range(3):
+        began_s = time.thread_time()
+        try:
+            parse(answer)
+        except LinkError:
+            pass
+        took_s.append(time.thread_time() - began_s)
+    return min(took_s)
 
 
 @pytest.mark.parametrize("ask", sorted(PARSERS))
 def test_no_parser_takes_a_millisecond(ask: bytes) -> None:
     answers = [*WHOLE.values(), b"(" + b"1 " * 255, b"!" + b"/" * 500, b"#" + b"9" * 511, b"(00 " + b" " * 508]
-    best_s = []
-    for answer in answers:
-        took_s = []
-        for _ in range(3):
-            began_s = time.perf_counter()
-            try:
-                PARSERS[ask](answer)
-            except LinkError:
-                pass
-            took_s.append(time.perf_counter() - began_s)
-        best_s.append(min(took_s))
-    assert max(best_s) < 0.001
+    assert max(cpu_s(PARSERS[ask], answer) for answer in answers) < 0.001
 
 
 def test_the_status_card_has_the_questions_and_the_evidence_of_each_dialect() -> None:
