@@ -407,7 +407,7 @@ SHAPES = {
     b"QS\r": _Q1_SHAPE + rb"|#.{24,36}",
     b"QGS\r": _QGS_SHAPE,
     b"Q3\r": _Q3_SHAPE,
-    b"Q4\r": rb"\( *((" + _SIGNED + rb"|[0-9]{5}) +){12}[A-N]{1,14} *",
+    b"Q4\r": rb"\( *((" + _SIGNED + rb"|" + _NUMBER + rb") +){12}[A-N]{1,14} *",
     b"G2\r": rb"! *[01]{8} +[01]{8} +[01]{8} *",
 }
 FRAMES = int(os.environ.get("RIDETHROUGH_FUZZ_FRAMES", "3000"))
