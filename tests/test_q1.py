@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from agent import link as serial_line
 from agent import pretend
+from agent.bridges import BRIDGES
 from agent.drivers import megatec as driver
 from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
 from agent.q1 import meaning, megatec, threephase, voltronic
@@ -24,6 +25,8 @@ from agent.q1.dialects import DIALECTS
 from agent.q1.find import _BY_LETTER, QUERIES, find
 from agent.q1.form import Facts, identity
 from agent.q1.orders import encode
+from tests.peer import test_nut_bridge as peer_bridge
+from tests.peer import test_nut_q1 as peer_q1
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.megatec import MegatecPty
 from tests.simulators.script import ScriptLink, SpeakerLink
@@ -500,6 +503,15 @@ def test_the_status_card_has_the_questions_and_the_evidence_of_each_dialect() ->
         assert evidence == dialect.evidence and auto == ("yes" if dialect.auto else "no")
         assert state == dialect.state
         assert state != "complete" or "capture" in evidence or "NUT" in evidence
+
+
+def test_who_says_that_nut_agrees_is_compared_with_nut() -> None:
+    compared = {FOUND.get(speaker, speaker) for speaker, *_ in peer_q1.PEERS}
+    assert {name for name, dialect in DIALECTS.items() if "NUT" in dialect.evidence} == compared
+    scenes = {
+        kind: one for kinds, one in ((peer_bridge.PEERS, False), (peer_bridge.UNTESTED, True)) for kind, *_ in kinds
+    }
+    assert {one.name: "one scene" in one.evidence for one in BRIDGES if "NUT" in one.evidence} == scenes
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])

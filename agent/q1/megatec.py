@@ -184,7 +184,7 @@ HUNNOX = MEGATEC._replace(
     name="hunnox",
     poll=(*MEGATEC.poll, Query(b"BL\r", BL.parse)),
     once=(_F, Query(b"FW?\r", identity)),
-    evidence="none",
+    evidence="NUT, without BL",
     auto=False,
     state="untested",
 )
@@ -192,9 +192,9 @@ ABLEREX = MEGATEC._replace(
     name="ablerex",
     poll=(*MEGATEC.poll, Query(b"Q5\r", ablerex)),
     derive=_ablerex,
-    evidence="none",
+    evidence="NUT",
     auto=False,
-    state="untested",
+    state="partial",
 )
 OMRON = MEGATEC._replace(
     name="omron",
