@@ -3,22 +3,28 @@ the unit has heard questions alone."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent import bridge
+from agent import bridge, process
 from agent.bridges import BRIDGES, row
 from agent.detect import Around, Look, Report
+from agent.devices import Port
 from agent.drivers import megatec
 from agent.hidraw import Identity
-from agent.model import LinkError
+from agent.model import LinkError, Reply
 from agent.pretend import Unit
 from tests.simulators import bridge as simulated
 from tests.simulators.dialects import SPEAKERS
+from tests.simulators.megatec import MegatecPty
+from tests.simulators.modbusunit import ApcRegisters, rtu_answer
+from tests.simulators.script import ScriptLink
 from tests.test_bridge import STRINGS, Clock
-from tests.test_detect import DIALECTS
+from tests.test_detect import DIALECTS, found_on
 
 AUTO = [one.name for one in BRIDGES if one.auto]
 NAMED = [one.name for one in BRIDGES if not one.auto and one.name != "gtec"]  # whose ids nobody knows
@@ -109,3 +115,45 @@ def test_a_silent_unit_with_mec0003_is_told_which_other_bridges_it_may_be(kind: 
 
 def _answering(kind: str) -> simulated.Bridge:
     return simulated.Bridge(kind, lambda command: SPEAKERS["megatec"](Unit(0.0), command))
+
+
+class RtuLink(ScriptLink):
+    """An APC unit with Modbus on a serial line: it takes eight bytes for a frame, and is silent to a damaged one."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.unit, self._inbox = ApcRegisters(), b""
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        self._hear(command)
+        return super().ask(command, end=end, limit_bytes=limit_bytes, within_s=within_s)
+
+    def send(self, command: bytes) -> None:
+        self._hear(command)
+        super().send(command)
+
+    def _hear(self, command: bytes) -> None:
+        self._inbox += command
+        while len(self._inbox) >= 8:
+            frame, self._inbox = self._inbox[:8], self._inbox[8:]
+            assert rtu_answer(self.unit, frame) == b""
+
+
+def test_a_unit_with_modbus_on_a_serial_line_is_not_known_and_nothing_is_written_to_it() -> None:
+    link = RtuLink()
+    report = found_on(link)
+    assert report.found is None and "no UPS was found" in report.words and link.sent
+    assert link.unit.written == [] and {c.found.driver for c in report.candidates} == {"apcsmart", "megatec", "shut"}
+
+
+def test_over_a_real_serial_link_it_is_the_same(tmp_path: Path) -> None:
+    name = "voltronic-10"  # one alone: a Smart-UPS is waited for three times
+    port = Port(tmp_path / "ups", None, str(tmp_path / "ups"))
+    with MegatecPty(tmp_path / "ups", dialect=name) as ups:
+        around = Around(power_devices=list, usb=list, ports=lambda: [port])
+        look = Look(process.open_link, time.monotonic, serial_ok=True, around=around)
+        for _ in look.steps():
+            pass
+        assert ups.unit.off_at_s is None and not ups.unit.testing and ups.unit.beeper and ups.unit.output_on
+    found = look.report().found
+    assert found is not None and found.section == {"port": port.name, "dialect": DIALECTS[name]}
