@@ -505,6 +505,15 @@ def test_the_status_card_has_the_questions_and_the_evidence_of_each_dialect() ->
         assert state != "complete" or "capture" in evidence or "NUT" in evidence
 
 
+@pytest.mark.parametrize("letters", [b"@@@A", b"#A", b"A#", b"A\0", b"O", b"--"])
+def test_letters_with_anything_beside_them_are_no_flags_of_a_gtec_unit(letters: bytes) -> None:
+    frame = b"(000.0 243.2 212.1 230.0 230.0 002 030 00.0 371 372 026.0 25.0 "
+    assert megatec.gtec(frame + b"A")["utility_fail"] is True
+    assert megatec.gtec(frame + b"IM ")["utility_fail"] is False
+    with pytest.raises(LinkError):
+        megatec.gtec(frame + letters)
+
+
 def test_who_says_that_nut_agrees_is_compared_with_nut() -> None:
     compared = {FOUND.get(speaker, speaker) for speaker, *_ in peer_q1.PEERS}
     assert {name for name, dialect in DIALECTS.items() if "NUT" in dialect.evidence} == compared

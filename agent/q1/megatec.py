@@ -42,16 +42,17 @@ _LETTERS = {
     "A": "utility_fail", "B": "battery_low", "C": "on_bypass", "D": "failed", "E": "testing", "F": "shutdown_active",
     "I": "test_passed", "J": "test_failed", "N": "overload",
 }  # fmt: skip
-_ALL_LETTERS = re.compile(r"[A-N]{1,14}")
+_ALL_LETTERS = re.compile(rb".* ([A-N]{1,14}) *", re.DOTALL)
 
 
 def gtec(answer: bytes) -> Facts:
     """The answer to Q4 of a Gtec unit without its CR: the letters are its flags. LinkError otherwise."""
     facts = Q4.parse(answer)
-    letters = facts.pop("letters") or ""
-    if not _ALL_LETTERS.fullmatch(letters):
+    del facts["letters"]  # without what it was filled up with, which is no letter
+    match = _ALL_LETTERS.fullmatch(answer)
+    if match is None:
         raise LinkError(f"Q4: not an answer to it: {answer[:SHOWN_BYTES]!r}")
-    return facts | {name: letter in letters for letter, name in _LETTERS.items()}
+    return facts | {name: letter in match[1].decode() for letter, name in _LETTERS.items()}
 
 
 _BEST = {
