@@ -261,3 +261,8 @@ def row(who: Identity, named: str = "auto") -> Bridge | None:
     """The bridge that a device is: the one `named`, else the first that fits; None: none of ours."""
     rows = (one for one in BRIDGES if (named == one.name if named != "auto" else one.fits(who)))
     return next(rows, None)
+
+
+def untried(who: Identity) -> list[str]:
+    """The rows that a device with these ids and strings may be as well, and that are never taken unnamed."""
+    return [one.name for one in BRIDGES if not one.auto and one.fits(who)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import devices, drivers, hidraw, vault, wire
+from . import bridges, devices, drivers, hidraw, vault, wire
 from .devices import Port
 from .hidraw import Identity
 from .link import Silence
@@ -176,6 +176,11 @@ class Look:
                 if who.place not in taken and (who.vendor, who.product) in ids:
                     kind = getattr(module, "USB_LINK", "bridge")
                     yield from self._place(who.place, kind, [module], usb_section(who, known), _who(who), asks=True)
+                    if any(c.place == who.place and not c.score for c in self._candidates):
+                        self._skipped += [
+                            f'{who.place}: silent; it may also be bridge = "{name}", which nobody has tried'
+                            for name in bridges.untried(who)
+                        ]
 
     def _serial(self, port: Port) -> Iterator[str]:
         modules = [m for m in self._modules if m.LINK == "serial"]
@@ -339,12 +344,27 @@ class Auto:
         return report.found
 
     def _remembered(self) -> Found | None:
-        """None also if the configuration no longer allows it."""
+        """None also if the configuration no longer allows it, or another UPS is plugged in than the one it was."""
         found = recall(self._path)
+        if found is not None and (there := self._another(found)):
+            log.info("%s is remembered, but %s is there: the UPS is detected again", found.who, there)
+            return None
         port = found.section.get("port", "") if found is not None else ""
         if port and (not self._serial_ok or self._only not in ("", port)):
             return None
         return found
+
+    def _another(self, found: Found) -> str:
+        """What is there with the USB ids of `found` but other strings; "" if it is there, or absent."""
+        ids = (found.section.get("usb_vendor"), found.section.get("usb_product"))
+        if None in ids or not found.who:
+            return ""
+        around = self._around or Around()
+        there = [one for one in around.usb() if (f"{one.vendor:04x}", f"{one.product:04x}") == ids]
+        said = set(found.who.split())
+        if any(said.issuperset(_who(one).split()) for one in there):
+            return ""  # also one that says less than before: in an outage some lose their strings
+        return ", ".join(map(_who, there))
 
 
 def remember(path: Path, found: Found) -> None:

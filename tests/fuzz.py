@@ -1,6 +1,7 @@
 """Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
 
-`--frames`: instead, 100000 damaged answers to each serial driver (tests/test_q1.py, tests/test_fuzz_apcsmart.py).
+`--frames`: instead, 100000 damaged answers to each parser of the Q1 family, to apcsmart's, and through each USB
+bridge (tests/test_q1.py, tests/test_fuzz_apcsmart.py, tests/test_bridge.py).
 
 `--snmp`: instead, 12000 damaged messages of SNMP, a third of them versions 1 and 2c, and the crafted ones
 (tests/test_fuzz_snmp.py, tests/test_fuzz_usm.py), and the same to a real agent beside net-snmp's (bench/damaged.py).
@@ -25,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 20_000
 FRAMES = 100_000
+FRAME_TESTS = ("tests/test_q1.py", "tests/test_fuzz_apcsmart.py", "tests/test_bridge.py")
 BATCH = 500
 ARGV = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_machine.py"]
 
@@ -41,7 +43,7 @@ def main(options: list[str]) -> int:
     if "--frames" in options:
         env = {**os.environ, "RIDETHROUGH_FUZZ_FRAMES": str(FRAMES)}
         return subprocess.run(
-            [*ARGV[:-1], "tests/test_q1.py", "tests/test_fuzz_apcsmart.py", "-k", "damaged"],
+            [*ARGV[:-1], *FRAME_TESTS, "-k", "damaged or millisecond"],
             cwd=ROOT,
             env=env,
             check=False,

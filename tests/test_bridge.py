@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import random
 import re
 import threading
 import time
@@ -23,11 +25,12 @@ from agent.ups import Polled, Ups
 from tests.simulators import bridge as simulated
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.script import SpeakerLink
-from tests.test_q1 import FOUND, polled
+from tests.test_q1 import FOUND, SHAPES, damaged, polled
 
 AUTO = [one.name for one in BRIDGES if one.auto]
 NAMED = [one.name for one in BRIDGES if not one.auto]
 BACK = "back {} s after the mains, whatever is asked"
+BRIDGE_FRAMES = int(os.environ.get("RIDETHROUGH_FUZZ_FRAMES", "300"))  # each is up to 24 packets
 STRINGS = ("krauler", "fabula", "hunnox", "snr")
 
 
@@ -528,3 +531,41 @@ def test_probing_sends_questions_alone() -> None:
     assert megatec.probe(link) == 1.0
     assert {command + b"\r" for command in it.sent} <= set(megatec.QUERIES)
     assert SpeakerLink(SPEAKERS["megatec"], unit).unit.beeper
+
+
+@pytest.mark.parametrize("kind", [one.name for one in BRIDGES])
+def test_damaged_packets_and_strings_are_an_answer_or_a_link_error_and_no_outage_of_another_shape(kind: str) -> None:
+    """F21, through the bridge: bits turned, packets lost, doubled, cut or longer than they say."""
+    chance, battery, refused, took_s = random.Random(f"20261126 {kind}"), 0, 0, 0.0
+    it, unit = device(kind)
+    unit.set("mains", "off")
+    link, clock = opened(it)
+    whole_read, whole_string = it.read, it._string
+
+    def read(endpoint: int, size: int, timeout: int) -> bytes:
+        packet = whole_read(endpoint, size, timeout)
+        return damaged(packet, chance)[:size] if chance.random() < 0.3 else packet
+
+    def string(number: int, language: int, size: int) -> bytes:
+        descriptor = whole_string(number, language, size)
+        return damaged(descriptor, chance)[:size] if number > 2 and chance.random() < 0.6 else descriptor
+
+    it.read, it._string = read, string  # type: ignore[method-assign]
+    for _ in range(BRIDGE_FRAMES):
+        it.packets.queue.clear()
+        it.packets.unfinished_tasks = 0
+        it._inbox, it.sent, it.strings, it.gone, it.stalls = b"", [], [], False, 0
+        began_s, asked_s = time.thread_time(), clock.now_s
+        try:
+            frame = link.ask(b"Q1\r").data
+            facts = DIALECTS["megatec"].poll[0].parse(frame)
+        except LinkError:
+            refused += 1
+            continue
+        finally:
+            took_s += time.thread_time() - began_s
+            assert clock.now_s - asked_s < 5.0
+        if facts["utility_fail"]:
+            battery += 1
+            assert re.fullmatch(SHAPES[b"Q1\r"], frame, re.DOTALL), frame
+    assert battery and refused and took_s / BRIDGE_FRAMES < 0.002  # with the simulated device

@@ -265,6 +265,27 @@ def test_auto_says_what_it_does_not_know_and_looks_again_after_a_while(tmp_path:
     assert settle(auto).section["dialect"] == "megatec"
 
 
+def test_a_usb_unit_without_a_serial_number_is_remembered_by_its_ids_and_strings(tmp_path: Path) -> None:
+    one = Identity(0x0665, 0x5161, "INNO TECH", "USB to Serial", "", "1-2")
+    bench = Bench(usb=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
+    first = settle(Auto(tmp_path, {}, bench.open, lambda: 0.0, bench.around(ports=0, usb=(one,))))
+    assert first.section["dialect"] == "voltronic" and "usb_serial" not in first.section
+
+    def after(*there: Identity) -> tuple[Found, list[str]]:
+        """What is chosen after a restart, with a megatec behind what is there, and what was opened for it."""
+        other = Bench(usb=SpeakerLink(SPEAKERS["megatec"], Unit(0.0)))
+        return settle(Auto(tmp_path, {}, other.open, lambda: 0.0, other.around(ports=0, usb=there))), other.opened
+
+    assert after(one) == after(one._replace(place="1-4")) == after() == (first, []), "at any socket, and while absent"
+    another = one._replace(maker="Other", name="Other bridge")
+    assert (
+        after(one, another) == after(one._replace(maker="")) == after(one._replace(maker="", name="")) == (first, [])
+    )
+    found, opened = after(another)
+    assert found.section["dialect"] == "megatec" and opened, "the same ids, but not the same UPS"
+    assert after(another) == (found, []), "and that is remembered now"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"driver": "simulator"}', '{"driver": "rm"}', '{"driver": 1}'])
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str) -> None:
     (tmp_path / "detected.json").write_text(text)

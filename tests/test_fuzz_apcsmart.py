@@ -106,14 +106,14 @@ def test_no_damaged_answer_but_two_digits_that_say_so_is_on_battery() -> None:
     for number in range(FRAMES):
         question = b"Q" if number % 2 else chance.choice(forms)
         answer = damaged(chance.choice(whole), chance)
-        began_s = time.perf_counter()
+        began_s = time.thread_time()
         try:
             value = apc.parse(question, answer)
         except LinkError:
             refused += 1
             continue
         finally:
-            took_s += time.perf_counter() - began_s
+            took_s += time.thread_time() - began_s
         if question == b"Q" and isinstance(value, int) and apc.source(value) is Source.BATTERY:
             battery += 1
             assert re.fullmatch(rb"[13579BDF][0-7]", apc.plain(answer)), answer

@@ -42,16 +42,17 @@ _LETTERS = {
     "A": "utility_fail", "B": "battery_low", "C": "on_bypass", "D": "failed", "E": "testing", "F": "shutdown_active",
     "I": "test_passed", "J": "test_failed", "N": "overload",
 }  # fmt: skip
-_ALL_LETTERS = re.compile(r"[A-N]{1,14}")
+_ALL_LETTERS = re.compile(rb".* ([A-N]{1,14}) *", re.DOTALL)
 
 
 def gtec(answer: bytes) -> Facts:
     """The answer to Q4 of a Gtec unit without its CR: the letters are its flags. LinkError otherwise."""
     facts = Q4.parse(answer)
-    letters = facts.pop("letters") or ""
-    if not _ALL_LETTERS.fullmatch(letters):
+    del facts["letters"]  # without what it was filled up with, which is no letter
+    match = _ALL_LETTERS.fullmatch(answer)
+    if match is None:
         raise LinkError(f"Q4: not an answer to it: {answer[:SHOWN_BYTES]!r}")
-    return facts | {name: letter in letters for letter, name in _LETTERS.items()}
+    return facts | {name: letter in match[1].decode() for letter, name in _LETTERS.items()}
 
 
 _BEST = {
@@ -184,7 +185,7 @@ HUNNOX = MEGATEC._replace(
     name="hunnox",
     poll=(*MEGATEC.poll, Query(b"BL\r", BL.parse)),
     once=(_F, Query(b"FW?\r", identity)),
-    evidence="none",
+    evidence="NUT, without BL",
     auto=False,
     state="untested",
 )
@@ -192,9 +193,9 @@ ABLEREX = MEGATEC._replace(
     name="ablerex",
     poll=(*MEGATEC.poll, Query(b"Q5\r", ablerex)),
     derive=_ablerex,
-    evidence="none",
+    evidence="NUT",
     auto=False,
-    state="untested",
+    state="partial",
 )
 OMRON = MEGATEC._replace(
     name="omron",

@@ -42,6 +42,8 @@ PEERS = [
     ("qs-hex-p", "nutdrv_qx", "voltronic-qs-hex"),
     ("qs-hex-t", "nutdrv_qx", "voltronic-qs-hex"),
     ("masterguard", "masterguard", ""),
+    ("hunnox", "nutdrv_qx", "hunnox"),
+    ("ablerex", "nutdrv_qx", "ablerex"),  # its masterguard asks nothing in 2.8.0: it gives up before
 ]
 Read = Callable[[Status], float | str | None]
 #: NUT variable -> the same fact in our Status, besides those of Q1
@@ -80,6 +82,14 @@ EXPLAINED: dict[tuple[str, str, str], tuple[str, Callable[[str, Status], bool]]]
         "NUT takes the lasting setting from QFLAG, we the bit that says that the beeper is muted now",
         lambda said, s: said == "enabled" and s.beeper_on is False,
     ),
+    ("nutdrv_qx", "ablerex", "battery.charge"): (
+        "each guesses from the voltage: it between 1.6 and 2.275 V a cell of its own (-DD says so), we as for all",
+        lambda said, s: "charge_pct" in s.battery.estimated,
+    ),
+    ("nutdrv_qx", "hunnox", "battery.charge"): (
+        "over a serial line it does not ask BL, and guesses from the voltage; we take the unit's word",
+        lambda said, s: s.battery.charge_pct is not None and "charge_pct" not in s.battery.estimated,
+    ),
     ("bestups", "bestups", "device.model"): (
         "it adds the power",
         lambda said, s: said == f"{s.ident.model} {s.rating.apparent_va:.0f}",
@@ -114,7 +124,7 @@ OLD_SCENES = ("on line", "on battery", "low")  # of drivers that are slow, and k
 
 def as_we_read_it(speaker: str, path: Path) -> Status:
     """By the dialect that the engine finds, or that must be named."""
-    dialect = speaker if speaker in ("zinto", "bestups", "masterguard") else "auto"
+    dialect = speaker if speaker in DIALECTS and not DIALECTS[speaker].auto else "auto"
     driver = megatec.connect({"dialect": dialect}, link.open({"port": str(path)}, time.monotonic), time.monotonic)
     try:
         driver.poll()
