@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import vault
 from .model import Active, Condition, Event, Status
 
 log = logging.getLogger(__name__)
@@ -123,10 +124,9 @@ class Store:
 
     def _begin_anew(self, why: Exception) -> Memory:
         """Set the damaged file aside and begin a new one. OSError, sqlite3.Error as the disk says."""
-        aside = self._path.with_name(self._path.name + ".damaged")
-        log.error("%s is damaged (%s): set aside as %s, a new history begins", self._path, why, aside.name)
         self._close()
-        self._path.replace(aside)
+        aside = vault.set_aside(self._path)
+        log.error("%s is damaged (%s): set aside as %s, a new history begins", self._path, why, aside.name)
         for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         return self._open()

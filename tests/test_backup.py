@@ -170,19 +170,25 @@ def test_a_file_that_cannot_be_read_is_named_and_makes_no_backup(
     assert not adapter.with_name("it.backup").exists()
 
 
-def test_a_disk_that_fails_in_between_leaves_the_old_configuration(
-    adapter: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["commands.d/nas.ssh", "state/faces/tls.pem", "state/core/slots"])
+def test_a_restore_that_fails_anywhere_leaves_everything_as_it_was(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     file = make(adapter, monkeypatch)
     old = configuration(adapter.parent).replace(b"192.0.2.7", b"192.0.2.8")
     adapter.write_bytes(old)
-    (adapter.parent / "commands.d/nas.ssh").unlink()
-    (adapter.parent / "commands.d/nas.ssh").mkdir()
-    with pytest.raises(ConfigError, match=r"commands\.d/nas\.ssh: .*; restore again when that is mended"):
-        restore(adapter, file, monkeypatch)
-    assert adapter.read_bytes() == old
-    (adapter.parent / "commands.d/nas.ssh").rmdir()
-    assert restore(adapter, file, monkeypatch) == 0 and adapter.read_bytes() == configuration(adapter.parent)
+    for name in (senderkey.NAME, pins.FILE):
+        (adapter.parent / "state/core" / name).write_bytes(b"mine")
+    settings, content = process.load(adapter)[0], backup.unseal(file.read_bytes(), PHRASE)
+    (adapter.parent / place).unlink()
+    (adapter.parent / place).mkdir()
+    before = state(adapter)
+    with pytest.raises(ConfigError, match=f"{place}: Is a directory; nothing was changed"):
+        backup.put(content, adapter, settings)
+    assert state(adapter) == before and adapter.read_bytes() == old
+    (adapter.parent / place).rmdir()
+    backup.put(content, adapter, settings)
+    assert adapter.read_bytes() == configuration(adapter.parent)
 
 
 def test_mistakes_in_its_configuration_are_said_and_it_is_restored_all_the_same(
