@@ -54,6 +54,10 @@ def main(args: argparse.Namespace) -> int:
         from . import support
 
         return support.main(args)
+    if args.verb == "update" and args.confirm:
+        from . import trial
+
+        return trial.main(args.config, trial.here(args.config))
     if args.verb == "restore":
         from . import backup
 
