@@ -40,7 +40,12 @@ def read(path: Path) -> dict[str, str]:
 
 def write(path: Path, values: Mapping[str, str]) -> None:
     """Replace the file by `values`: owner-only, whole or not at all. OSError as the disk says."""
-    write_private(path, json.dumps(dict(values), indent=1).encode() + b"\n")
+    write_private(path, written(values))
+
+
+def written(values: Mapping[str, str]) -> bytes:
+    """The file's content for these values."""
+    return json.dumps(dict(values), indent=1).encode() + b"\n"
 
 
 def make_folder(folder: Path) -> None:
