@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from .config import Config
 from .hostsetup import System
 
 EXAMPLE = "ridethrough.toml.example"
-_SECRET = re.compile(r"^(\[system(?:\.wifi)?\] (?:setup_code|password_hash|passphrase)) = .*", re.S)
 
 
 @dataclass
@@ -59,9 +57,9 @@ def read(data: bytes, before: System, zone_exists: Callable[[str], bool]) -> Giv
             problems.append(f"[system] password_hash: {e}; make it with: ridethrough password hash")
     system = System()
     if not problems:
-        system = _kept_system(values, wifi, before)
+        system = hostsetup.kept(values, wifi, before)
         if wifi is not None and system.wifi is None:
-            problems.append("[system.wifi]: passphrase is missing (open networks are not supported)")
+            problems.append(hostsetup.NO_PHRASE)
     settings = None
     if set(raw) - {"system"}:
         settings, mistakes = process.parse(own.encode())
@@ -108,12 +106,12 @@ def _system(raw: Any, problems: list[str]) -> tuple[dict[str, Any], dict[str, An
     """The three tables, typed; mistakes go to `problems`."""
     rest = {k: v for k, v in raw.items() if k not in ("wifi", "secrets")} if isinstance(raw, dict) else raw
     values, found = reading.table(rest, "system", "[system]", hostsetup.SYSTEM)
-    problems += map(_shown, found)
+    problems += (hostsetup.shown(p.text) for p in found)
     tables = raw if isinstance(raw, dict) else {}
     wifi = None
     if "wifi" in tables:
         wifi, found = reading.table(tables["wifi"], "system", "[system.wifi]", hostsetup.WIFI)
-        problems += map(_shown, found)
+        problems += (hostsetup.shown(p.text) for p in found)
     secrets = tables.get("secrets", {})
     if not isinstance(secrets, dict) or not all(
         isinstance(v, str) and config.NAME.fullmatch(k) and 1 <= len(v) <= 256 and v.isprintable()
@@ -122,23 +120,6 @@ def _system(raw: Any, problems: list[str]) -> tuple[dict[str, Any], dict[str, An
         problems.append('[system.secrets]: lines such as  LABEL = "VALUE", each of 1 to 256 printable characters')
         secrets = {}
     return values, wifi, secrets
-
-
-def _shown(problem: config.Problem) -> str:
-    """A mistake, without the value of what is a secret: a report is read, copied and mailed."""
-    return _SECRET.sub(r"\1: must be a text in quotes", problem.text)
-
-
-def _kept_system(values: Mapping[str, Any], wifi: Mapping[str, Any] | None, before: System) -> System:
-    found = None
-    if wifi is not None:
-        ssid, phrase = wifi["ssid"], wifi["passphrase"]
-        known = before.wifi.psk if before.wifi is not None and before.wifi.ssid == ssid else ""
-        key = known if phrase is None else hostsetup.psk(ssid, phrase)
-        found = hostsetup.Wifi(ssid=ssid, country=wifi["country"], psk=key) if key else None
-    lists: dict[str, Any] = {key: tuple(values[key]) for key in ("dns", "ntp", "ssh_keys")}
-    texts: dict[str, Any] = {key: values[key] or "" for key in ("hostname", "address", "gateway", "timezone")}
-    return System(**texts, **lists, wifi=found)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ comes up: with what it had before, else by DHCP and without servers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -58,6 +59,8 @@ class Places:
 def run(places: Places) -> list[str]:
     """All of it; the lines of the report. Never raises for what people or disks did: it is said in the lines."""
     said = _reset(places)
+    with contextlib.suppress(OSError):  # said when something is to be kept there
+        vault.make_folder(places.system)  # so that the helper may write into it
     mistakes = _without_data(places)
     said += mistakes
     before = _read_system(places, said)

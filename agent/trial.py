@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import addresses, bus, process, steer, update, vault, wire
+from . import addresses, bus, process, steer, twoslots, update, vault, wire
 from .config import Config
 from .model import VERSION, ConfigError, View
-from .update import FRESH_S, Card
+from .twoslots import Card
+from .update import FRESH_S
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def confirm(
         missing = healthy()
         well = 0 if missing else well + 1
         if well >= LOOKS:
-            update.select(here, here.running)
+            twoslots.select(here, here.running)
             say(f"slot {here.running} with version {VERSION} proved itself and is the one to start from now on")
             return True
         if missing and now() >= end_s:
@@ -110,14 +111,14 @@ def here(config: Path) -> Card:
         settings, _ = process.load(config)
     except ConfigError:
         settings = Config()
-    return update.card(settings)
+    return twoslots.find(settings)
 
 
 def main(config: Path, here: Card, reboot: Callable[[str], None] = update.reboot) -> int:
     """Confirm this start; another one follows if that fails. 0: kept, or no trial. ConfigError."""
     if not here.running or here.selected() == here.running:
         return 0
-    about, kept = update.trial_of(here), False
+    about, kept = twoslots.trial_of(here), False
     try:
         without_ups = about.get("without_ups") is True
         kept = confirm(here, lambda: health(config, without_ups), time.monotonic, time.sleep, _say)
@@ -140,6 +141,6 @@ def _remember(here: Card, about: dict[str, object]) -> None:
     if {"version", "made_s"} <= about.keys():
         try:
             kept = {key: about[key] for key in ("version", "made_s")}
-            vault.write_private(here.state / update.PROVEN, json.dumps(kept).encode())
+            vault.write_private(here.state / twoslots.PROVEN, json.dumps(kept).encode())
         except OSError as e:
-            log.error("%s: %s", here.state / update.PROVEN, e.strerror)
+            log.error("%s: %s", here.state / twoslots.PROVEN, e.strerror)

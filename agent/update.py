@@ -17,73 +17,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from . import bootpart, bundle, download, vault
+from . import bootpart, bundle, download, twoslots, vault
 from .config import Config
 from .model import VERSION, ConfigError, Source, View
+from .twoslots import Card
 
 CHARGE_LEAST_PCT = 80.0
 FRESH_S = 30.0
 KEYS = Path("/usr/share/ridethrough/update-keys")
-SLOTS = ("a", "b")
-DISK = "72696465"  # the card's MBR signature (image/layout.py)
 SLOT_FILE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*){0,5}")
-NEEDED = ("vmlinuz", "initrd.img", "cmdline.txt")
 SLOT_LIMIT_BYTES, SLOT_FILES_LIMIT = 200 * 1024 * 1024, 2000
 BUNDLE_LIMIT_BYTES = 2 * bundle.LINE_LIMIT_BYTES + 2**30
-TRIAL, PROVEN = "trial.json", "update.json"
 FORGETS = "what was written cannot be read back: the card is failing, replace it"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """Where the slots are; `running`: the slot of this start, "" if this host has no slots."""
-
-    boot: Path
-    roots: dict[str, Path]
-    state: Path
-    running: str
-    mount: bootpart.Mount = bootpart.remount
-
-    @property
-    def other(self) -> str:
-        """The slot that does not run."""
-        return SLOTS[1 - SLOTS.index(self.running)]
-
-    def selected(self) -> str:
-        """The slot that is started without a trial. ConfigError if that is not to be seen."""
-        try:
-            text = (self.boot / "select.txt").read_text()
-        except (OSError, ValueError) as e:
-            raise ConfigError(f"{self.boot}/select.txt: {e}") from e
-        found = re.fullmatch(r"os_prefix=([ab])/\s*", text)
-        if not found:
-            raise ConfigError(f"{self.boot}/select.txt: {text[:40]!r} names no slot")
-        return found[1]
-
-
-def card(settings: Config, command_line: str = "") -> Card:
-    """This host's card."""
-    text = command_line or Path("/proc/cmdline").read_text()
-    found = re.search(r"(?:^|\s)ridethrough\.slot=([ab])(?:\s|$)", text)
-    by_id = Path("/dev/disk/by-partuuid")
-    return Card(
-        boot=bootpart.PATH,
-        roots={"a": by_id / f"{DISK}-02", "b": by_id / f"{DISK}-03"},
-        state=Path(settings.state_dir) / "system",
-        running=found[1] if found else "",
-    )
 
 
 # --- may it be done? --------------------------------------------------------------------------------------------
@@ -166,12 +121,7 @@ def install(stream: IO[bytes], manifest: bundle.Manifest, here: Card, say: Calla
             with bootpart.writable(here.boot, here.mount):
                 file.flush()
                 _unpack(file, by_name[bundle.SLOT], where)
-                text = (here.boot / "config.txt").read_text().replace("include select.txt", f"os_prefix={slot}/")
-                if f"os_prefix={slot}/" not in text:
-                    raise ConfigError(
-                        f"{here.boot}/config.txt does not include select.txt: this card is of another kind"
-                    )
-                vault.write_whole(here.boot / "tryboot.txt", text.encode(), None)
+                twoslots.next_is_trial(here)
     except OSError as e:
         raise ConfigError(f"{e.filename or where}: {e.strerror or e}; slot {here.running} stays in use") from e
     finally:
@@ -268,7 +218,7 @@ def _unpack(packed: IO[bytes], part: bundle.Part, folder: Path) -> None:
         pass  # what follows the archive's end was signed as well
     if source.digest.hexdigest() != part.sha256:
         raise ConfigError(f"{packed.name}: {FORGETS}")
-    if missing := [name for name in NEEDED if name not in written]:
+    if missing := [name for name in twoslots.NEEDED if name not in written]:
         raise ConfigError(f"{bundle.SLOT}: {', '.join(missing)} is missing")
     # one bundle serves either slot: here it learns which root is its own
     told = folder / "cmdline.txt"
@@ -290,72 +240,39 @@ def _write(path: Path, data: bytes) -> tuple[int, str]:
     return len(data), hashlib.sha256(data).hexdigest()
 
 
-def select(here: Card, slot: str) -> None:
-    """Let every later start be of this slot. OSError."""
-    path, data = here.boot / "select.txt", f"os_prefix={slot}/\n".encode()
-    with bootpart.writable(here.boot, here.mount):
-        if path.exists() and path.stat().st_size == len(data):
-            with path.open("r+b") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            vault.write_whole(path, data, None)
-        (here.boot / "tryboot.txt").unlink(missing_ok=True)
-
-
 # --- the verb ---------------------------------------------------------------------------------------------------
 
 
 def main(args: argparse.Namespace, settings: Config, view: Callable[[], View]) -> int:
     """`ridethrough update FILE|URL`. ConfigError."""
-    here = card(settings)
-    if not args.source:
-        raise ConfigError("say which: ridethrough update FILE or URL")
+    here = twoslots.find(settings)
+    if bool(args.source) == args.back:
+        raise ConfigError("say which: ridethrough update FILE or URL, or --back")
     if not here.running:
         raise ConfigError("this host was not started from an image with two slots; update it as it was installed")
     if os.geteuid() != 0:
         raise ConfigError("an update writes the card: run it as root")
     if why := refusal(view(), args.without_ups):
         raise ConfigError(f"not now: {why}")
+    if args.back:
+        twoslots.back(here)
+        twoslots.begin_trial(here, {"without_ups": args.without_ups})
+        reboot("0 tryboot")
+        return 0
     with _open(args.source) as stream:
         manifest = bundle.read_head(stream, trusted_keys(KEYS))
-        if why := wrong_version(manifest, VERSION, args.again, proven_s(here, VERSION)):
+        if why := wrong_version(manifest, VERSION, args.again, twoslots.proven_s(here, VERSION)):
             raise ConfigError(why)
         print(f"version {manifest.version} into slot {here.other}", flush=True)
         install(stream, manifest, here, lambda line: print(line, flush=True))
-    begin_trial(here, {"without_ups": args.without_ups, "version": manifest.version, "made_s": manifest.made_s})
+    twoslots.begin_trial(
+        here, {"without_ups": args.without_ups, "version": manifest.version, "made_s": manifest.made_s}
+    )
     if why := refusal(view(), args.without_ups):
         raise ConfigError(f"written, but not started: {why}; then once more: ridethrough update {args.source}")
     print("the host starts again now, with the new version on trial")
     reboot("0 tryboot")
     return 0
-
-
-def begin_trial(here: Card, about: Mapping[str, object]) -> None:
-    """Keep what the trial must know. ConfigError."""
-    try:
-        vault.write_private(here.state / TRIAL, json.dumps({"slot": here.other, **about}).encode())
-    except OSError as e:
-        raise ConfigError(f"{here.state / TRIAL}: {e.strerror}; slot {here.running} stays in use") from e
-
-
-def trial_of(here: Card) -> dict[str, object]:
-    """What `begin_trial` kept of this slot's trial; empty if it is of another, or damaged."""
-    try:
-        found = json.loads((here.state / TRIAL).read_bytes()[:1000])
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and found.get("slot") == here.running else {}
-
-
-def proven_s(here: Card, version: str) -> int:
-    """When the update of this version was made that proved itself last; 0 if that is not known."""
-    try:
-        found = json.loads((here.state / PROVEN).read_bytes()[:1000])
-        return int(found["made_s"]) if found["version"] == version else 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
 
 
 def reboot(argument: str) -> None:

@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import bundle, trial, update, vault
+from agent import bundle, trial, twoslots, update, vault
 from agent.config import Config, Web
 from agent.model import VERSION, Battery, ConfigError, Source, Status, View
-from agent.update import Card
+from agent.twoslots import Card
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -342,7 +342,7 @@ def test_a_slot_that_cannot_be_selected_gives_the_old_one_back(
     def full(here: Card, slot: str) -> None:
         raise OSError(30, "Read-only file system", str(here.boot))
 
-    monkeypatch.setattr(update, "select", full)
+    monkeypatch.setattr(twoslots, "select", full)
     assert trial.main(tmp_path / "x", replace(card, running="b"), reboots) == 1 and reboots == [""]
 
 
@@ -380,8 +380,8 @@ def test_what_an_update_may_do_without_counts_for_its_own_trial_alone(
     card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(card, make(tmp_path))
-    update.begin_trial(card, {"without_ups": True, "version": VERSION, "made_s": 1_780_000_000})
-    assert update.trial_of(card) == {} and update.trial_of(replace(card, running="b"))["without_ups"] is True
+    twoslots.begin_trial(card, {"without_ups": True, "version": VERSION, "made_s": 1_780_000_000})
+    assert twoslots.trial_of(card) == {} and twoslots.trial_of(replace(card, running="b"))["without_ups"] is True
     clock, asked = Clock(), list[bool]()
     monkeypatch.setattr(trial.time, "monotonic", clock.now)
     monkeypatch.setattr(trial.time, "sleep", clock.sleep)
@@ -389,14 +389,14 @@ def test_what_an_update_may_do_without_counts_for_its_own_trial_alone(
     assert trial.main(tmp_path / "x", replace(card, running="b"), Reboots()) == 0 and set(asked) == {True}
     assert card.selected() == "b"
     # what proved itself is remembered: the same version made before it is refused, the same one is not
-    assert update.proven_s(card, VERSION) == 1_780_000_000 and update.proven_s(card, "9.9") == 0
+    assert twoslots.proven_s(card, VERSION) == 1_780_000_000 and twoslots.proven_s(card, "9.9") == 0
     again = bundle.Manifest(VERSION, 1_779_999_999, update.board(), ())
-    assert "was made before" in update.wrong_version(again, VERSION, True, update.proven_s(card, VERSION))
+    assert "was made before" in update.wrong_version(again, VERSION, True, twoslots.proven_s(card, VERSION))
     again = replace(again, made_s=1_780_000_000)
-    assert update.wrong_version(again, VERSION, True, update.proven_s(card, VERSION)) == ""
+    assert update.wrong_version(again, VERSION, True, twoslots.proven_s(card, VERSION)) == ""
     for damaged in (b"{", b"[]", json.dumps({"version": VERSION, "made_s": "x"}).encode()):
-        (card.state / update.PROVEN).write_bytes(damaged)
-        assert update.proven_s(card, VERSION) == 0
+        (card.state / twoslots.PROVEN).write_bytes(damaged)
+        assert twoslots.proven_s(card, VERSION) == 0
 
 
 def test_a_start_that_is_no_trial_is_none(card: Card) -> None:
@@ -469,11 +469,11 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 
 def test_the_slot_of_this_start_is_what_the_kernel_was_told() -> None:
     for line, slot in (("quiet ridethrough.slot=b ro\n", "b"), ("ro\n", ""), ("xridethrough.slot=a", "")):
-        assert update.card(Config(), line).running == slot
+        assert twoslots.find(Config(), line).running == slot
 
 
 def test_a_host_without_slots_is_told_so() -> None:
-    args = Namespace(source="x", again=False, without_ups=False)
+    args = Namespace(source="x", back=False, again=False, without_ups=False)
     with pytest.raises(ConfigError, match="not started from an image"):
         update.main(args, Config(), lambda: VIEW)
 
@@ -482,19 +482,19 @@ class Verb:
     """`ridethrough update` as root on a card, with what the core says before and after the writing."""
 
     def __init__(self, card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.file, self.reboots, self.again = tmp_path / "it.update", Reboots(), False
+        self.file, self.reboots, self.back = tmp_path / "it.update", Reboots(), False
         keys = tmp_path / "keys"
         keys.mkdir()
         (keys / "ours.pub").write_text(PUBLIC.hex() + "\n")
         self.file.write_bytes(make(tmp_path))
         monkeypatch.setattr(update, "KEYS", keys)
-        monkeypatch.setattr(update, "card", lambda settings: card)
+        monkeypatch.setattr(twoslots, "find", lambda settings: card)
         monkeypatch.setattr(update, "reboot", self.reboots)
         monkeypatch.setattr(update.os, "geteuid", lambda: 0)
 
     def run(self, *sources: Source) -> int:
         views = iter(replace(VIEW, status=Status(taken_s=0.0, source=source)) for source in sources)
-        args = Namespace(source=str(self.file), again=self.again, without_ups=False)
+        args = Namespace(source="" if self.back else str(self.file), back=self.back, again=False, without_ups=False)
         return update.main(args, Config(), lambda: next(views))
 
 
@@ -505,7 +505,7 @@ def test_the_verb_writes_and_starts_the_trial(
     assert verb.run(Source.MAINS, Source.MAINS) == 0 and verb.reboots == ["0 tryboot"]
     said = capsys.readouterr().out
     assert "version 9.0 into slot b" in said and "slot.tar: 100 %" in said and "root-b: 100 %" in said
-    kept = update.trial_of(replace(card, running="b"))
+    kept = twoslots.trial_of(replace(card, running="b"))
     assert kept == {"slot": "b", "without_ups": False, "version": "9.0", "made_s": 1_780_000_000}
 
 
@@ -524,6 +524,27 @@ def test_mains_that_fails_while_it_is_written_puts_the_trial_off(
         verb.run(Source.MAINS, Source.BATTERY)
     assert verb.reboots == [] and card.selected() == "a"
     assert verb.run(Source.MAINS, Source.MAINS) == 0 and verb.reboots == ["0 tryboot"]
+
+
+def test_the_other_version_can_be_put_on_trial_again(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb = Verb(card, tmp_path, monkeypatch)
+    verb.back = True
+    with pytest.raises(ConfigError, match="slot b is empty: there is no other version to go back to"):
+        verb.run(Source.MAINS)
+    install(card, make(tmp_path, slot=tar({**FILES, "cmdline.txt": b"ridethrough.slot=a ro\n"})))
+    (card.boot / "tryboot.txt").unlink()
+    with pytest.raises(ConfigError, match="not now: the UPS is not on mains"):
+        verb.run(Source.BATTERY)
+    assert verb.reboots == [] and not (card.boot / "tryboot.txt").exists()
+    assert verb.run(Source.MAINS) == 0 and verb.reboots == ["0 tryboot"] and card.selected() == "a"
+    assert (card.boot / "tryboot.txt").read_text() == CONFIG.replace("include select.txt", "os_prefix=b/")
+    with pytest.raises(ConfigError, match="slot b is on trial itself"):
+        twoslots.back(replace(card, running="b"))
+    (card.boot / "b/cmdline.txt").write_text("ridethrough.slot=a ro\n")
+    with pytest.raises(ConfigError, match=r"cmdline\.txt is not of this slot"):
+        verb.run(Source.MAINS)
 
 
 @pytest.mark.parametrize("what", ["older", "unsigned", "absent", "no update"])
