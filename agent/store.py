@@ -35,10 +35,11 @@ CREATE TABLE event (
     boot TEXT NOT NULL, mono_s REAL NOT NULL, wall_s REAL NOT NULL, synced INTEGER NOT NULL);
 CREATE TABLE settled (name TEXT PRIMARY KEY, boot TEXT NOT NULL, since_s REAL NOT NULL, since_wall_s REAL NOT NULL);
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+-- the key in this order: what is written together lies together, on few pages
 CREATE TABLE sample (
     width_s INTEGER NOT NULL, quantity TEXT NOT NULL, start_s INTEGER NOT NULL,
     low REAL NOT NULL, mean REAL NOT NULL, high REAL NOT NULL, count INTEGER NOT NULL,
-    PRIMARY KEY (width_s, quantity, start_s)) WITHOUT ROWID;
+    PRIMARY KEY (width_s, start_s, quantity)) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
 
