@@ -171,6 +171,14 @@ def psk(ssid: str, passphrase: str) -> str:
     return hashlib.pbkdf2_hmac("sha1", passphrase.encode(), ssid.encode(), 4096, 32).hex()
 
 
+#: of the files beneath /run those that are not always there
+SOMETIMES = (
+    "ridethrough-system/authorized_keys",
+    "systemd/network/30-wifi.network",
+    "wpa_supplicant/wpa_supplicant-wlan0.conf",
+)
+
+
 def files(system: System) -> dict[str, tuple[str, int]]:
     """The files beneath /run that make it so: path -> (text, mode)."""
     made = {

@@ -220,7 +220,11 @@ def _apply(places: Places, system: System) -> list[str]:
             vault.write_whole(places.config, DEFAULT.encode(), 0o644)
     except OSError as e:
         said.append(f"{places.config}: {e.strerror}")
-    for name, (text, mode) in hostsetup.files(system).items():
+    made = hostsetup.files(system)
+    for name in set(hostsetup.SOMETIMES) - made.keys():  # of an earlier run since the start
+        with contextlib.suppress(FileNotFoundError):
+            (places.run / name).unlink()
+    for name, (text, mode) in made.items():
         path = places.run / name
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

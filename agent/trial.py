@@ -36,9 +36,11 @@ def confirm(
     now: Callable[[], float],
     sleep: Callable[[float], None],
     say: Callable[[str], None],
+    at_work: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Is this start one on trial, then wait until it is healthy (`healthy()` is '' then, else what is missing) and
-    select its slot. False: it did not prove itself in time. ConfigError, OSError."""
+    select its slot. False: it did not prove itself in time; not before protection has done what it is at
+    (`at_work()`): no page that is missing may delay a shutdown. ConfigError, OSError."""
     if not here.running or here.selected() == here.running:
         return True
     end_s, well = now() + TRIAL_S, 0
@@ -49,18 +51,32 @@ def confirm(
             twoslots.select(here, here.running)
             say(f"slot {here.running} with version {VERSION} proved itself and is the one to start from now on")
             return True
-        if missing and now() >= end_s:
+        if missing and now() >= end_s and not at_work():
             say(f"slot {here.running} did not prove itself in {TRIAL_S:.0f} s: {missing}; the old one comes back")
             return False
         sleep(LOOK_EVERY_S)
+
+
+def at_work(config: Path) -> bool:
+    """Is the core in the middle of an outage? Not if it does not answer."""
+    try:
+        settings, _ = process.load(config)
+        return _view(settings).phase != "idle"
+    except (ConfigError, bus.BusError, ValueError):
+        return False
+
+
+def _view(settings: Config) -> View:
+    reply = bus.ask(steer.socket_path(settings), {"type": "query", "what": "status"})
+    view: View = wire.from_json(View, reply.get("view"))
+    return view
 
 
 def health(config: Path, without_ups: bool) -> str:
     """What is not well, or ''."""
     try:
         settings, _ = process.load(config)
-        reply = bus.ask(steer.socket_path(settings), {"type": "query", "what": "status"})
-        view = wire.from_json(View, reply.get("view"))
+        view = _view(settings)
     except ConfigError as e:
         return f"configuration: {e}"
     except (bus.BusError, ValueError) as e:
@@ -121,7 +137,8 @@ def main(config: Path, here: Card, reboot: Callable[[str], None] = update.reboot
     about, kept = twoslots.trial_of(here), False
     try:
         without_ups = about.get("without_ups") is True
-        kept = confirm(here, lambda: health(config, without_ups), time.monotonic, time.sleep, _say)
+        look, busy = (lambda: health(config, without_ups)), (lambda: at_work(config))
+        kept = confirm(here, look, time.monotonic, time.sleep, _say, busy)
     except (OSError, ConfigError) as e:
         log.error("slot %s: its trial failed: %s; the old one comes back", here.running, e)
     finally:  # a version that fails at its own trial must not stay, whatever it fails at

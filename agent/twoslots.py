@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,20 @@ def find(settings: Config, command_line: str = "") -> Card:
     )
 
 
+def disk(number: int, devices: Path = Path("/sys/dev/block")) -> Path:
+    """The disk on which the block device of this number is a partition. OSError."""
+    return (devices / f"{os.major(number)}:{os.minor(number)}").resolve(strict=True).parent
+
+
+def of_one_card(here: Card, devices: Path = Path("/sys/dev/block")) -> None:
+    """ConfigError if boot partition and roots are not of one disk: a copy of the card has the same marks."""
+    boot = here.boot.stat().st_dev
+    for device in here.roots.values():
+        found = device.stat()
+        if stat.S_ISBLK(found.st_mode) and disk(found.st_rdev, devices) != disk(boot, devices):
+            raise ConfigError(f"{device} is on another disk than {here.boot}: is there a copy of the card? Unplug it")
+
+
 def next_is_trial(here: Card) -> None:
     """The file that the firmware reads instead of config.txt for one start. ConfigError, OSError."""
     text = (here.boot / "config.txt").read_text().replace("include select.txt", f"os_prefix={here.other}/")
@@ -74,6 +89,7 @@ def back(here: Card) -> None:
         raise ConfigError(f"slot {here.running} is on trial itself: wait until it is confirmed")
     folder, device = here.boot / here.other, here.roots[here.other]
     try:
+        of_one_card(here)
         missing = [name for name in NEEDED if not (folder / name).is_file()]
         with device.open("rb") as file:
             if missing or file.read(len(SQUASHFS)) != SQUASHFS:

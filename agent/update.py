@@ -105,6 +105,7 @@ def install(stream: IO[bytes], manifest: bundle.Manifest, here: Card, say: Calla
     packed = here.state / "slot.tar"
     try:
         where = here.boot
+        twoslots.of_one_card(here)
         with bootpart.writable(here.boot, here.mount):
             (here.boot / "tryboot.txt").unlink(missing_ok=True)
         where = packed

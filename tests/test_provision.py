@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import bootfile, config, hostsetup, login, passwords, process, provision, vault
+from agent import bootfile, config, hostsetup, login, passwords, process, provision, vault, wire
 from agent.bootfile import Wrong
 from agent.hostsetup import System
 from agent.provision import Places
@@ -152,6 +152,16 @@ def test_system_alone_leaves_the_configuration(box: Box) -> None:
     before = box.places.config.read_text()
     assert "[system] alone" in box.start('[system]\nhostname = "x1"\n')
     assert box.places.config.read_text() == before and box.names[-1] == "x1"
+
+
+def test_what_is_no_more_is_taken_back_without_another_start(box: Box) -> None:
+    """The helper runs it again when the network is changed."""
+    box.start(SETTINGS + SYSTEM)
+    names = [box.root / "run" / name for name in hostsetup.SOMETIMES]
+    assert all(path.exists() for path in names)
+    vault.write_private(box.root / "system/system.json", json.dumps(wire.to_json(System())).encode())
+    box.start()
+    assert not any(path.exists() for path in names) and box.names[-1] == "ridethrough"
 
 
 def test_a_password_hash_lets_in(box: Box) -> None:

@@ -231,6 +231,37 @@ def test_a_root_that_does_not_fit_is_refused_before_a_byte_of_it_is_written(card
     assert card.roots["b"].read_bytes() == before
 
 
+def test_a_copy_of_the_card_beside_it_is_not_written(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same marks, so the name of a partition may mean either."""
+    sys_block, devices = tmp_path / "sys", tmp_path / "devices"
+    sys_block.mkdir()
+    for name, number in (("mmcblk0/mmcblk0p1", "179:1"), ("mmcblk0/mmcblk0p2", "179:2"), ("sda/sda3", "8:3")):
+        (devices / name).mkdir(parents=True)
+        (sys_block / number).symlink_to(devices / name)
+    assert twoslots.disk(os.makedev(179, 1), sys_block) == twoslots.disk(os.makedev(179, 2), sys_block)
+    assert twoslots.disk(os.makedev(8, 3), sys_block) != twoslots.disk(os.makedev(179, 2), sys_block)
+    real = Path.stat
+
+    class Found:
+        def __init__(self, number: int, device: int, mode: int) -> None:
+            self.st_rdev, self.st_dev, self.st_mode = number, device, mode
+
+    numbers = {card.roots["a"]: (179, 2), card.roots["b"]: (8, 3), card.boot: (179, 1)}
+
+    def looks(self: Path, **kwargs: bool) -> object:
+        found = os.makedev(*numbers[self]) if self in numbers else 0
+        return Found(found, found, 0o60000) if found else real(self, **kwargs)
+
+    with monkeypatch.context() as disks:
+        disks.setattr(Path, "stat", looks)
+        with pytest.raises(ConfigError, match="root-b is on another disk than .*: is there a copy of the card"):
+            twoslots.of_one_card(card, sys_block)
+        numbers[card.roots["b"]] = (179, 2)
+        twoslots.of_one_card(card, sys_block)
+
+
 def test_two_updates_at_once_are_refused(card: Card, tmp_path: Path) -> None:
     before = tree(card)
     held = vault.lock(card.state / "update.lock")
@@ -287,6 +318,21 @@ def test_a_trial_that_does_not_is_over_in_five_minutes(card: Card, tmp_path: Pat
         replace(card, running="b"), lambda: "page: no answer", clock.now, clock.sleep, said.append
     )
     assert 300 <= clock.now_s <= 310 and card.selected() == "a" and "page: no answer" in said[-1]
+
+
+def test_a_trial_does_not_end_in_the_middle_of_an_outage(card: Card, tmp_path: Path) -> None:
+    install(card, make(tmp_path))
+    clock = Clock()
+    assert not trial.confirm(
+        replace(card, running="b"),
+        lambda: "page: no answer",
+        clock.now,
+        clock.sleep,
+        print,
+        lambda: clock.now_s < 900,
+    )
+    assert 900 <= clock.now_s <= 910 and card.selected() == "a"
+    assert trial.at_work(tmp_path / "none.toml") is False
 
 
 def test_one_good_look_is_not_enough(card: Card, tmp_path: Path) -> None:
