@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import bundle, trial, twoslots, update, vault
+from agent import bundle, trial, twoslots, update, vault, verbs
+from agent.__main__ import parser
 from agent.config import Config, Web
 from agent.model import VERSION, Battery, ConfigError, Source, Status, View
 from agent.twoslots import Card
@@ -632,6 +633,22 @@ def test_a_page_is_healthy_once_it_answers_at_all(tmp_path: Path) -> None:
         assert trial.page(Config(web=web)) == ""
         thread.join()
     assert "page: no answer" in trial.page(Config(web=web)) and trial.page(Config()) == ""
+
+
+@pytest.mark.parametrize(("code", "why"), [(0, ""), (3, "ridethrough-faces.service: failed")])
+def test_without_a_page_the_faces_must_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, why: str
+) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\n[ "$*" = "is-active {trial.FACES}" ] || exit 9\necho failed\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert trial._faces() == why
+
+
+def test_confirming_needs_no_configuration_that_can_be_read(tmp_path: Path) -> None:
+    args = parser().parse_args(["update", "--confirm", "--config", str(tmp_path / "none.toml")])
+    assert verbs.main(args) == 0  # this host has no slots
 
 
 def test_the_makers_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
