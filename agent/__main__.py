@@ -117,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--confirm", action="store_true", help="of a start on trial: keep it once it proves itself")
     own = verb("host", "set up this adapter itself (network, time: on the image), or start it again")
     own.add_argument("what", choices=("network", "time", "slot", "reboot", "power-off"), help="what to do")
+    own.add_argument("--yes", action="store_true", help="reboot, power-off, slot: really")
     own.add_argument("--hostname", metavar="NAME", help="network: its name, also as NAME.local")
     own.add_argument("--address", metavar="ADDRESS", help='network: "dhcp" or such as 192.0.2.10/24')
     own.add_argument("--gateway", metavar="ADDRESS", help="network: the router")

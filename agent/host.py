@@ -12,10 +12,19 @@ from . import bus, helper, process, steer
 from .config import Config
 from .model import ConfigError
 
+MEANS = {
+    "reboot": "this adapter starts again; nobody is protected for that minute",
+    "power-off": "this adapter goes off and protects nobody until its power was away and is back",
+    "slot": "this adapter starts again, with the version in the other slot on trial",
+}
+
 
 def main(args: argparse.Namespace, settings: Config) -> int:
     """Ask for it and print what became of it. BusError, ConfigError."""
     said = wanted(args)
+    if said is None and not args.yes:
+        print(f"with --yes: {MEANS[args.what]}")
+        return 1
     request = {"type": "host", "do": args.what, "said": said, "origin": steer.origin()}
     print(bus.ask(steer.socket_path(settings), request).get("said", ""))
     if args.what == "network":

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from agent import helper, host, hostsetup, vault, wire
+from agent import bus, helper, host, hostsetup, vault, wire
 from agent.__main__ import parser
-from agent.config import Server
+from agent.config import Config, Server
 from agent.hostsetup import System, Wifi
 from agent.model import ConfigError
 from agent.process import load
@@ -392,3 +392,11 @@ def test_the_command_line_says_what_the_helper_understands(board: Board, monkeyp
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=why):
             host.wanted(switches(*words))
+
+
+def test_what_interrupts_the_protection_needs_a_yes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in set(helper.WORDS) - set(helper.SETTINGS):
+        assert host.main(switches(word), Config(run_dir=str(tmp_path))) == 1
+        assert host.MEANS[word] in capsys.readouterr().out
+        with pytest.raises(bus.BusError):  # there is no core: it was asked
+            host.main(switches(word, "--yes"), Config(run_dir=str(tmp_path)))
