@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from agent import backup, core, detect, engineid, pins, process, senderkey
+from agent import authority, backup, core, detect, engineid, enroll, pins, process, senderkey
 from agent.config import Config
 from agent.model import ConfigError
 from agent.v3 import BOOTS_LIMIT
@@ -109,6 +113,28 @@ def test_a_bare_board_becomes_the_adapter(adapter: Path, monkeypatch: pytest.Mon
     assert (adapter.parent / "state/core/secrets.json").stat().st_mode & 0o777 == 0o600
     assert os.access(adapter.parent / "commands.d/stop-vms", os.X_OK)
     assert not os.access(adapter.parent / "commands.d/nas.ssh", os.X_OK)
+
+
+def test_a_replaced_board_needs_no_new_enrolment(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real keys: servers know the sender, the core knows a server, the authority signs for the next one."""
+    folder, enrol = adapter.parent / "state/core", adapter.parent / "state/faces" / enroll.FOLDER
+    (folder / senderkey.NAME).write_bytes(senderkey.make("ridethrough"))
+    (folder / pins.FILE).unlink()
+    (enrol / authority.FILE).unlink()
+    server, _ = authority.make(enrol, "web")
+    found = x509.load_pem_x509_certificate(server[server.index(b"-----BEGIN CERTIFICATE") :])
+    known = pins.Pins(folder / pins.FILE)
+    known.add("web", hashlib.sha256(found.public_bytes(Encoding.DER)).hexdigest(), 1_800_000_000.0)
+    sender, ca = senderkey.certificate(folder), (enrol / authority.FILE).read_bytes()
+    file = make(adapter, monkeypatch)
+    shutil.rmtree(adapter.parent / "state")
+    assert restore(adapter, file, monkeypatch) == 0
+    assert senderkey.certificate(folder) == sender and senderkey.damaged(folder) == ""
+    assert pins.Pins(folder / pins.FILE).get("web") == known.get("web") != ""
+    later, damaged = authority.make(enrol, "files")
+    assert damaged == "" and (enrol / authority.FILE).read_bytes() == ca
+    signed = x509.load_pem_x509_certificate(later[later.index(b"-----BEGIN CERTIFICATE") :])
+    signed.verify_directly_issued_by(x509.load_pem_x509_certificate(ca[ca.index(b"-----BEGIN CERTIFICATE") :]))
 
 
 def test_what_was_there_before_is_kept_and_can_be_restored(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:

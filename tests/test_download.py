@@ -9,10 +9,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from agent import download
+from agent import download, tls
 from agent.download import Download
 from agent.model import ConfigError
 
@@ -152,6 +153,24 @@ def test_an_address_with_nothing_behind_it_is_said_in_few_words(url: str, why: s
     with pytest.raises(ConfigError, match=why) as found:
         download.stream(url, 1000, print)
     assert str(found.value).startswith(f"{url}: ") and "\n" not in str(found.value)
+
+
+def test_https_checks_the_servers_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, _ = tls.context(tmp_path, ["localhost"])
+    with Server() as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"https://localhost:{server.server_address[1]}/it.update"
+            with pytest.raises(ConfigError, match="certificate verify failed"):
+                fetch(url)
+            assert server.asked == []
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls.pem"))
+            assert fetch(url)[0] == FILE
+        finally:
+            server.shutdown()
+            thread.join(10)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "it.update"])
