@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from . import certificates
 from .config import NAME
 from .model import ConfigError
-from .vault import write_private
+from .vault import set_aside, write_private
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -62,7 +62,7 @@ def make(folder: Path, name: str) -> tuple[bytes, str]:
         key, certificate = _found(path)
     except ValueError as e:
         damaged = f"{path}: damaged ({e}), set aside; a new one is made; enrolled servers keep their keys"
-        os.replace(path, path.with_name(FILE + ".damaged"))
+        set_aside(path)
         key, certificate = _found(path)
     return _server(name, key, certificate), damaged
 

@@ -13,7 +13,6 @@ In the tar: `about.json`, `ridethrough.toml`, `commands.d/NAME`, `core/NAME`, `f
 from __future__ import annotations
 
 import argparse
-import fcntl
 import gzip
 import io
 import json
@@ -171,28 +170,22 @@ def collect(path: Path, settings: Config, now_s: float) -> Content:
 
 
 def put(content: Content, path: Path, settings: Config) -> None:
-    """Make this machine that adapter. The configuration comes last: before it nothing of it is in force. ConfigError
-    names the file that could not be written; begun again, it ends well."""
+    """Make this machine that adapter, wholly or not at all; the configuration comes last. ConfigError names the file
+    that could not be written."""
     state, ahead = Path(settings.state_dir), dict(content.files)
     if "faces/snmp/engine.json" in ahead:
         ahead["faces/snmp/engine.json"] = engineid.ahead(ahead["faces/snmp/engine.json"], BOOTS_AHEAD)
-    where = state
+    changes = [vault.Change(state / name, ahead.get(name)) for name in (*KEPT, *DROPPED)]
+    for name in sorted(n for n in ahead if n.startswith(f"{COMMANDS}/")):
+        mode = 0o755 if name in content.programs else 0o644
+        changes.append(vault.Change(Path(settings.commands_dir) / name.partition("/")[2], ahead[name], mode, True))
+    changes.append(vault.Change(path, ahead[SETTINGS], None, True))
     try:
-        for name in (*KEPT, *DROPPED):
-            where = state / name
-            if name in ahead:
-                vault.write_private(where, ahead[name])
-            else:
-                where.unlink(missing_ok=True)
-        for name in sorted(n for n in ahead if n.startswith(f"{COMMANDS}/")):
-            where = Path(settings.commands_dir) / name.partition("/")[2]
-            where.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            vault.write_whole(where, ahead[name], 0o755 if name in content.programs else 0o644)
-        where = path
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        vault.write_whole(path, ahead[SETTINGS], None)
+        for folder in (Path(settings.commands_dir), path.parent):
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        vault.replace_all(changes)
     except OSError as e:
-        raise ConfigError(f"{where}: {e.strerror}; restore again when that is mended") from e
+        raise ConfigError(f"{e.filename or state}: {e.strerror}; nothing was changed") from e
 
 
 def _read(path: Path) -> bytes:
@@ -276,16 +269,14 @@ def _phrase(twice: bool) -> str:
 @contextmanager
 def _stopped(settings: Config) -> Iterator[None]:
     """Hold the core's lock: it neither runs nor starts meanwhile. ConfigError if it runs."""
-    folder = Path(settings.state_dir) / "core"
+    path = Path(settings.state_dir) / "core/lock"
     try:
-        vault.make_folder(folder)
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise ConfigError(f"{folder}: {e.strerror}") from e
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        fd = vault.lock(path)
     except BlockingIOError:
         raise ConfigError("the agent runs; stop it first (systemctl stop 'ridethrough-*')") from None
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from e
+    try:
+        yield
     finally:
         os.close(fd)

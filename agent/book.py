@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import magic, neighbours
 from .reach import Address
-from .vault import write_private
+from .vault import set_aside, write_private
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class Book:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             log.error("%s: damaged (%s): set aside, a new one is begun", self._path, e)
             try:
-                self._path.rename(self._path.with_name(self._path.name + ".damaged"))
+                set_aside(self._path)
             except OSError as error:
                 log.error("%s: %s", self._path, error.strerror)
             return

@@ -11,6 +11,8 @@ from . import config, hostsetup, passwords, process, reading
 from .config import Config
 from .hostsetup import System
 
+EXAMPLE = "ridethrough.toml.example"
+
 
 @dataclass
 class Given:
@@ -22,7 +24,6 @@ class Given:
     setup_code: str
     account: bytes
     secrets: Mapping[str, str]
-    without_secrets: str
 
 
 class Wrong(Exception):
@@ -35,23 +36,14 @@ class Wrong(Exception):
 
 def read(data: bytes, before: System, zone_exists: Callable[[str], bool]) -> Given:
     """The bytes of a provisioning file; `before`: what was taken over last, for secrets that are kept. Wrong."""
-    if len(data) > config.FILE_LIMIT_BYTES:
-        raise Wrong([f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB: is this the right file?"])
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise Wrong(["is UTF-16; save it as UTF-8"])
-    try:
-        text = data.removeprefix(b"\xef\xbb\xbf").decode().replace("\r\n", "\n")
-    except UnicodeDecodeError as e:
-        raise Wrong([f"is not UTF-8 (byte {e.start}); save it as UTF-8"]) from None
-    if not text.strip():
-        raise Wrong(["is empty"])
+    text = _text(data)
     try:
         if any(len(line) > config.LINE_LIMIT for line in text.splitlines()):
             raise ValueError(f"a line of more than {config.LINE_LIMIT} characters")
         raw = tomllib.loads(text)
-        own, kept = _split(text)
+        own, _ = _split(text)
     except (ValueError, RecursionError) as e:
-        raise Wrong([f"is no TOML: {e}"[: config.PROBLEM_LIMIT]]) from None
+        raise Wrong([f"is no TOML: {e}"[: config.PROBLEM_LIMIT] + f"; compare it with {EXAMPLE}"]) from None
     problems: list[str] = []
     values, wifi, secrets = _system(raw.get("system", {}), problems)
     if not problems:
@@ -65,9 +57,9 @@ def read(data: bytes, before: System, zone_exists: Callable[[str], bool]) -> Giv
             problems.append(f"[system] password_hash: {e}; make it with: ridethrough password hash")
     system = System()
     if not problems:
-        system = _kept_system(values, wifi, before)
+        system = hostsetup.kept(values, wifi, before)
         if wifi is not None and system.wifi is None:
-            problems.append("[system.wifi]: passphrase is missing (open networks are not supported)")
+            problems.append(hostsetup.NO_PHRASE)
     settings = None
     if set(raw) - {"system"}:
         settings, mistakes = process.parse(own.encode())
@@ -81,20 +73,45 @@ def read(data: bytes, before: System, zone_exists: Callable[[str], bool]) -> Giv
         setup_code=values["setup_code"] or "",
         account=account,
         secrets=secrets,
-        without_secrets=kept,
     )
+
+
+def without_secrets(data: bytes) -> bytes:
+    """The file without what must not stay on a partition that anybody can read; as it is if that cannot be said."""
+    try:
+        text = _text(data)
+        cleaned = _split(text)[1] if all(len(line) <= config.LINE_LIMIT for line in text.splitlines()) else text
+    except (Wrong, ValueError, RecursionError):
+        return data
+    return data if cleaned == text else cleaned.encode()
+
+
+def _text(data: bytes) -> str:
+    """Without the mark and the line ends of Windows. Wrong."""
+    if len(data) > config.FILE_LIMIT_BYTES:
+        raise Wrong([f"larger than {config.FILE_LIMIT_BYTES // 1024} KiB: is this the right file?"])
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Wrong(["is UTF-16; save it as UTF-8"])
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        raise Wrong([f"is not UTF-8 (byte {e.start}, line {line}); save it as UTF-8"]) from None
+    if not text.strip():
+        raise Wrong([f"is empty: write the settings into it; {EXAMPLE} shows how"])
+    return text
 
 
 def _system(raw: Any, problems: list[str]) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, str]]:
     """The three tables, typed; mistakes go to `problems`."""
     rest = {k: v for k, v in raw.items() if k not in ("wifi", "secrets")} if isinstance(raw, dict) else raw
     values, found = reading.table(rest, "system", "[system]", hostsetup.SYSTEM)
-    problems += [p.text for p in found]
+    problems += (hostsetup.shown(p.text) for p in found)
     tables = raw if isinstance(raw, dict) else {}
     wifi = None
     if "wifi" in tables:
         wifi, found = reading.table(tables["wifi"], "system", "[system.wifi]", hostsetup.WIFI)
-        problems += [p.text for p in found]
+        problems += (hostsetup.shown(p.text) for p in found)
     secrets = tables.get("secrets", {})
     if not isinstance(secrets, dict) or not all(
         isinstance(v, str) and config.NAME.fullmatch(k) and 1 <= len(v) <= 256 and v.isprintable()
@@ -103,18 +120,6 @@ def _system(raw: Any, problems: list[str]) -> tuple[dict[str, Any], dict[str, An
         problems.append('[system.secrets]: lines such as  LABEL = "VALUE", each of 1 to 256 printable characters')
         secrets = {}
     return values, wifi, secrets
-
-
-def _kept_system(values: Mapping[str, Any], wifi: Mapping[str, Any] | None, before: System) -> System:
-    found = None
-    if wifi is not None:
-        ssid, phrase = wifi["ssid"], wifi["passphrase"]
-        known = before.wifi.psk if before.wifi is not None and before.wifi.ssid == ssid else ""
-        key = known if phrase is None else hostsetup.psk(ssid, phrase)
-        found = hostsetup.Wifi(ssid=ssid, country=wifi["country"], psk=key) if key else None
-    lists: dict[str, Any] = {key: tuple(values[key]) for key in ("dns", "ntp", "ssh_keys")}
-    texts: dict[str, Any] = {key: values[key] or "" for key in ("hostname", "address", "gateway", "timezone")}
-    return System(**texts, **lists, wifi=found)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -29,7 +29,7 @@ from typing import Any
 
 from .config import NAME, SERVERS_LIMIT
 from .model import ConfigError
-from .vault import make_folder, write_private
+from .vault import make_folder, set_aside, write_private
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Codes:
             return {str(name): _row(row) for name, row in json.loads(raw).items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             log.error("%s: damaged (%s), set aside: make the codes anew", self._path, e)
-        os.replace(self._path, self._path.with_name(FILE + ".damaged"))
+        set_aside(self._path)
         return {}
 
     def _write(self, rows: Mapping[str, Row]) -> None:

@@ -6,7 +6,6 @@ of them ends the process; whoever started it starts it again, and it resumes whe
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -172,17 +171,12 @@ class Core:
     def _lock_state(self) -> int | None:
         """One core at a time on a state folder. Without a writable disk the core protects all the same."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return vault.lock(self._folder / "lock")
+        except BlockingIOError:
+            raise ConfigError(f"another core already runs on {self._folder}") from None
         except OSError as e:
             log.error("%s: %s: protection works, but nothing is remembered", self._folder, e.strerror)
             return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            raise ConfigError(f"another core already runs on {self._folder}") from None
-        return fd
 
     def _choose(self, found: Config, problems: tuple[config.Problem, ...]) -> NewConfig:
         """The configuration to use: what was found, or its protecting parts from the last good one."""

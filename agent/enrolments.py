@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import pins, senderkey
+from . import pins, senderkey, vault
 from .config import Server
 from .engine import Note
 from .errands import Enrolled
@@ -69,7 +69,7 @@ class Enrolments:
                 return
             if wrong:
                 try:
-                    senderkey.set_aside(self._folder)
+                    vault.set_aside(path)
                 except OSError as e:
                     log.error("%s: %s", path, e)
                     return

@@ -12,11 +12,12 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from . import reading
 from .addresses import wrong_host
-from .model import Option
+from .model import ConfigError, Option
 
 SYSTEM = (
     Option(name="hostname", kind=str, default="ridethrough", help="name of this host, also as NAME.local"),
@@ -39,6 +40,8 @@ _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
 _SSH_KINDS = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com)")
 SSH_KEYS_LIMIT, SSH_KEY_LIMIT, SERVERS_LIMIT = 20, 1000, 8
 CODE_MIN, CODE_MAX = 8, 64
+NO_PHRASE = "[system.wifi]: passphrase is missing (open networks are not supported)"
+_SECRET = re.compile(r"^(\[system(?:\.wifi)?\] (?:setup_code|password_hash|passphrase)) = ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,8 @@ def wrong(values: Mapping[str, Any], zone_exists: Callable[[str], bool]) -> list
     found: list[str] = []
 
     def bad(key: str, value: object, why: str) -> None:
-        found.append(f'[system] {key} = "{value}": {why}')
+        said = str(value) if str(value).isprintable() else ascii(value)[1:-1]
+        found.append(f'[system] {key} = "{said}": {why}')
 
     if not _HOSTNAME.fullmatch(values["hostname"]):
         bad("hostname", values["hostname"], "letters, digits and dashes, at most 63, without dots")
@@ -114,9 +118,65 @@ def wrong_wifi(values: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def kept(values: Mapping[str, Any], wifi: Mapping[str, Any] | None, before: System) -> System:
+    """The typed values as what is kept; a Wi-Fi network without a pass phrase keeps the key it had, or gets lost."""
+    found = None
+    if wifi is not None:
+        ssid, phrase = wifi["ssid"], wifi["passphrase"]
+        known = before.wifi.psk if before.wifi is not None and before.wifi.ssid == ssid else ""
+        key = known if phrase is None else psk(ssid, phrase)
+        found = Wifi(ssid=ssid, country=wifi["country"], psk=key) if key else None
+    lists: dict[str, Any] = {key: tuple(values[key]) for key in ("dns", "ntp", "ssh_keys")}
+    texts: dict[str, Any] = {key: values[key] or "" for key in ("hostname", "address", "gateway", "timezone")}
+    return System(**texts, **lists, wifi=found)
+
+
+def changed(before: System, keys: Sequence[str], said: Any, zone_exists: Callable[[str], bool]) -> System:
+    """`before` with what `said`, an object with some of these keys, has others; "wifi": its table, or null for none.
+    ConfigError names every mistake, and no secret."""
+    options = tuple(option for option in SYSTEM if option.name in keys)
+    rest = {k: v for k, v in said.items() if k != "wifi" or "wifi" not in keys} if isinstance(said, dict) else said
+    values, problems = reading.table(rest, "system", "[system]", options)
+    lines = [shown(problem.text) for problem in problems]
+    if lines or not said:
+        raise ConfigError("; ".join(lines) or "nothing is said")
+    whole: dict[str, Any] = {o.name: getattr(before, o.name, None) for o in SYSTEM}
+    whole |= {key: values[key] for key in rest}
+    if whole["address"] == "dhcp" and "gateway" not in rest:
+        whole["gateway"] = None
+    lines = wrong({**whole, "gateway": whole["gateway"] or None}, zone_exists)
+    wifi: dict[str, Any] | None = None
+    if said.get("wifi") is not None:
+        wifi, problems = reading.table(said["wifi"], "system", "[system.wifi]", WIFI)
+        lines += [shown(problem.text) for problem in problems] or wrong_wifi(wifi)
+    if lines:
+        raise ConfigError("; ".join(lines))
+    system = kept(whole, wifi, before)
+    if wifi is not None and system.wifi is None:
+        raise ConfigError(NO_PHRASE)
+    return system if "wifi" in said else replace(system, wifi=before.wifi)
+
+
+def shown(text: str) -> str:
+    """A mistake, without the value of what is a secret: a report is read, copied and mailed."""
+    found = _SECRET.match(text)
+    if not found:
+        return text
+    line = text.endswith(": must be one line of printable text")
+    return f"{found[1]}: must be {'one line of printable text' if line else 'a text in quotes'}"
+
+
 def psk(ssid: str, passphrase: str) -> str:
     """The key of a Wi-Fi network in hex (IEEE 802.11i-2004, H.4)."""
     return hashlib.pbkdf2_hmac("sha1", passphrase.encode(), ssid.encode(), 4096, 32).hex()
+
+
+#: of the files beneath /run those that are not always there
+SOMETIMES = (
+    "ridethrough-system/authorized_keys",
+    "systemd/network/30-wifi.network",
+    "wpa_supplicant/wpa_supplicant-wlan0.conf",
+)
 
 
 def files(system: System) -> dict[str, tuple[str, int]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import NAME, SERVERS_LIMIT
-from .vault import write_private
+from .vault import set_aside, write_private
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Pins:
             self.damaged = f"{self._path}: damaged ({e}), set aside"
         log.error("%s: no server counts as enrolled", self.damaged)
         try:
-            self._path.rename(self._path.with_name(self._path.name + ".damaged"))
+            set_aside(self._path)
         except OSError as e:
             log.error("%s: %s", self._path, e.strerror)
         return {}

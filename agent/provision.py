@@ -16,6 +16,7 @@ comes up: with what it had before, else by DHCP and without servers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ from .config import Config
 from .faces import secrets_path
 from .hostsetup import System
 from .model import VERSION, ConfigError
+from .vault import Change
 
 FILE, REPORT, RESET, DOING = "ridethrough.toml", "ridethrough-report.txt", "factory-reset", "factory-reset.doing"
 DATA_BAD, RECREATE = "ridethrough-data-bad", "recreate-data"
@@ -57,6 +59,8 @@ class Places:
 def run(places: Places) -> list[str]:
     """All of it; the lines of the report. Never raises for what people or disks did: it is said in the lines."""
     said = _reset(places)
+    with contextlib.suppress(OSError):  # said when something is to be kept there
+        vault.make_folder(places.system)  # so that the helper may write into it
     mistakes = _without_data(places)
     said += mistakes
     before = _read_system(places, said)
@@ -72,15 +76,16 @@ def _reset(places: Places) -> list[str]:
     """Forget everything if the file for it is there. Renamed first: a partition that cannot be written must not make
     every start forget everything anew."""
     wish, doing = places.boot / RESET, places.boot / DOING
-    if not wish.exists() and not doing.exists():
+    if not os.path.exists(wish) and not os.path.exists(doing):
         return []
     try:
         with bootpart.writable(places.boot, places.mount):
-            if wish.exists():
+            if os.path.exists(wish):
                 os.replace(wish, doing)
             settings = _settings(places)
             state = Path(settings.state_dir)
-            for entry in (state / "core", state / "faces", places.system, Path(settings.commands_dir), places.config):
+            kept = (*state.glob("before-restore-*"), Path(settings.commands_dir), places.config)
+            for entry in (state / "core", state / "faces", places.system, *kept):
                 _forget(entry)
             doing.unlink()
     except OSError as e:
@@ -126,25 +131,30 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
     except FileNotFoundError:
         return _absent(places)
     except OSError as e:
-        return [f"{FILE}: {e.strerror}; not taken over."]
+        mistakes.append(f"{FILE} of the boot partition: {e.strerror}; write it anew")
+        return [f"{FILE}: {e.strerror}; not taken over: write it anew."]
     taken = _read_taken(places)
     if (digest := hashlib.sha256(data).hexdigest()) in taken:
-        return [f"{FILE}: was taken over before; change it and it will be taken over again."]
+        said = f"{FILE}: was taken over before; change it and it will be taken over again."
+        return [said, *_scrub(places, path, data, mistakes)]
     try:
         given = bootfile.read(data, before, lambda name: (ZONES / name).is_file())
     except bootfile.Wrong as e:
-        if data.strip():
+        if data.removeprefix(b"\xef\xbb\xbf").strip():
             mistakes += [f"{FILE} of the boot partition: {line}" for line in e.lines]
             had = "what it had before" if places.config.exists() else "DHCP and no servers"
             lines = [f"{FILE}: NOT taken over, mistakes: {len(e.lines)}. The adapter runs with {had}."]
-            return [*lines, *(f"  {line}" for line in e.lines)]
-        return [f"{FILE}: is empty; nothing was taken over."]
+            lines += [f"  {line}" for line in e.lines]
+            if bootfile.without_secrets(data) != data:
+                lines.append("  (its secrets stay on this partition until it is taken over)")
+            return lines
+        return [f"{FILE}: nothing was taken over: it {e}."]
+    cleaned = bootfile.without_secrets(data)
+    digests = [*taken, digest, hashlib.sha256(cleaned).hexdigest()][-TAKEN_LIMIT:]
     try:
-        _keep(places, given)
-        cleaned = given.without_secrets.encode()
-        digests = [digest, hashlib.sha256(cleaned).hexdigest()]
-        vault.write_private(places.system / "taken.json", json.dumps([*taken, *digests][-TAKEN_LIMIT:]).encode())
+        _keep(places, given, json.dumps(digests).encode())
     except (OSError, ConfigError) as e:
+        mistakes.append(f"{FILE} of the boot partition: could not be kept: {e}")
         return [f"{FILE}: could not be kept: {e}; it is tried again at the next start."]
     lines = [f"{FILE}: taken over."]
     if given.settings is not None:
@@ -154,47 +164,51 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
         lines += [f"  note: {hint}" for hint in s.hints]
     else:
         lines.append("  [system] alone; the rest of the configuration stays as it is")
-    if cleaned != data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n"):
-        lines.append(_scrub(places, path, cleaned))
-    return lines
+    return [*lines, *_scrub(places, path, data, mistakes)]
 
 
 def _absent(places: Places) -> list[str]:
-    near = [name for name in (f"{FILE}.txt", "ridethrough.txt") if (places.boot / name).exists()]
+    near = [name for name in (f"{FILE}.txt", "ridethrough.txt") if os.path.exists(places.boot / name)]
     if near:
         return [f"There is {near[0]}: call it {FILE} (Windows may hide how a name ends)."]
     return [f"There is no {FILE} on this partition: nothing was taken over."]
 
 
-def _keep(places: Places, given: bootfile.Given) -> None:
-    """Secrets and [system] first, the configuration last. OSError, ConfigError."""
+def _keep(places: Places, given: bootfile.Given, taken: bytes) -> None:
+    """All of it or nothing, the configuration last. OSError, ConfigError."""
     settings = given.settings or _settings(places)
-    vault.write_private(places.system / "system.json", json.dumps(wire.to_json(given.system)).encode())
+    changes = [Change(places.system / "system.json", json.dumps(wire.to_json(given.system)).encode())]
     asked = {s.options.get("secret") for s in settings.servers}
     for path, mine in ((steer.core_secrets(settings), True), (secrets_path(settings), False)):
         new = {k: v for k, v in given.secrets.items() if (k in asked) is mine}
         if new:
-            vault.write(path, {**vault.read(path), **new})
+            changes.append(Change(path, vault.written({**vault.read(path), **new})))
     faces = Path(settings.state_dir) / "faces"
     if given.account or given.setup_code:
-        for name in ("account.json", "first-password", "sessions.json"):
-            (faces / name).unlink(missing_ok=True)
-    if given.account:
-        vault.write_private(faces / "account.json", given.account)
-    elif given.setup_code:
-        vault.write_private(faces / "first-password", given.setup_code.encode() + b"\n")
+        code = f"{given.setup_code}\n".encode() if given.setup_code else None
+        changes.append(Change(faces / "account.json", given.account or None))
+        changes.append(Change(faces / "first-password", code))
+        changes.append(Change(faces / "sessions.json", None))
+    changes.append(Change(places.system / "taken.json", taken))
     if given.settings_text:
         places.config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        vault.write_whole(places.config, given.settings_text.encode(), 0o644)
+        changes.append(Change(places.config, given.settings_text.encode(), 0o644, True))
+    vault.replace_all(changes)
 
 
-def _scrub(places: Places, path: Path, cleaned: bytes) -> str:
+def _scrub(places: Places, path: Path, data: bytes, mistakes: list[str]) -> list[str]:
+    """Take the secrets off the partition, if there are any; the report's line."""
+    cleaned = bootfile.without_secrets(data)
+    if cleaned == data:
+        return []
     try:
         with bootpart.writable(places.boot, places.mount):
             vault.write_whole(path, cleaned, None)
     except OSError as e:
-        return f"  its secrets could NOT be removed from this partition ({e.strerror}): remove them yourself"
-    return "  its secrets were removed from this partition"
+        why = f"its secrets could NOT be removed from this partition ({e.strerror}): remove them yourself"
+        mistakes.append(f"{FILE} of the boot partition: {why}")
+        return [f"  {why}"]
+    return ["  its secrets were removed from this partition"]
 
 
 def _apply(places: Places, system: System) -> list[str]:
@@ -206,7 +220,11 @@ def _apply(places: Places, system: System) -> list[str]:
             vault.write_whole(places.config, DEFAULT.encode(), 0o644)
     except OSError as e:
         said.append(f"{places.config}: {e.strerror}")
-    for name, (text, mode) in hostsetup.files(system).items():
+    made = hostsetup.files(system)
+    for name in set(hostsetup.SOMETIMES) - made.keys():  # of an earlier run since the start
+        with contextlib.suppress(FileNotFoundError):
+            (places.run / name).unlink()
+    for name, (text, mode) in made.items():
         path = places.run / name
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
-from . import bus, byword, wire
+from . import bus, byword, helper, wire
 from .busserver import Peer
 from .engine import Engine, Item, Note, Wish
 from .errands import Errand
@@ -20,7 +21,7 @@ WISH_WITHIN_S = 5.0
 class Requests:
     """`put` gives the engine an item; `reload` reads the configuration again (True: and disarms); `enrol` keeps
     the SHA-256 of a server's certificate and gives ours; `post` has
-    something said to a server; `tape` has the frames of the UPS's link."""
+    something said to a server; `tape` has the frames of the UPS's link; `ask_helper` asks root's part one line."""
 
     def __init__(
         self,
@@ -32,9 +33,10 @@ class Requests:
         enrol: Callable[[str, str], str],
         post: Callable[[Errand], None],
         tape: Tape,
+        ask_helper: Callable[[str], str] = helper.ask,
     ) -> None:
         self._engine, self._store, self._ups, self._put, self._reload = engine, store, ups, put, reload
-        self._enrol, self._post, self._tape = enrol, post, tape
+        self._enrol, self._post, self._tape, self._ask_helper = enrol, post, tape, ask_helper
 
     def answer(self, message: bus.Message, peer: Peer) -> bus.Message:
         """One request from the bus. BusError says why not."""
@@ -59,6 +61,8 @@ class Requests:
             return {}
         if kind == "say":
             return self._say(message, peer)
+        if kind == "host":
+            return self._host(message, peer)
         if kind == "pin":
             return self._pin(message, peer)
         if kind == "reload":
@@ -98,6 +102,25 @@ class Requests:
         for errand in errands:
             self._post(errand)
         return {"servers": [errand.server for errand in errands]}
+
+    def _host(self, message: bus.Message, peer: Peer) -> bus.Message:
+        """This host itself, by the root helper; `said` is not in the log: it may hold a pass phrase."""
+        do, said = message.get("do"), message.get("said")
+        if do not in helper.WORDS or not (said is None or isinstance(said, dict)):
+            raise bus.BusError(f"do must be one of {', '.join(helper.WORDS)}, said an object")
+        keys = " ".join(sorted(map(str, said or {})))
+        data = {"command": f"host-{do}", "args": _plain(keys, 200), **_origin(message, peer)}
+        try:
+            if self._engine.view.phase != "idle":
+                raise OrderError(f"protection is at work ({self._engine.view.phase}): wait until it is over")
+            answer = self._ask_helper(str(do) if said is None else f"{do} {json.dumps(said)}")
+            if not answer.startswith("ok "):
+                raise OrderError(answer.removeprefix("no "))
+        except (OSError, OrderError) as e:
+            self._put(Note("command", str(e), {**data, "outcome": "refused"}))
+            raise bus.BusError(str(e)) from e
+        self._put(Note("command", "", {**data, "outcome": "done"}))
+        return {"said": answer.removeprefix("ok ")}
 
     def _pin(self, message: bus.Message, peer: Peer) -> bus.Message:
         """A server was given its key: this is its certificate, and our own is the answer."""

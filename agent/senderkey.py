@@ -31,7 +31,7 @@ _making = threading.Lock()
 
 def ensure(folder: Path) -> str:
     """The certificate as PEM; key and certificate are made if there are none. ConfigError if that is impossible, or
-    if the file is damaged (see `set_aside`)."""
+    if the file is damaged (then it is set aside)."""
     path = folder / NAME
     with _making:
         if not path.exists():
@@ -80,11 +80,6 @@ def _certificate(data: bytes) -> str:
     if len(found) != 1 or "PRIVATE KEY-----" not in text or len(data) > LIMIT_BYTES:
         raise ValueError("not a key and its certificate")
     return str(found[0])
-
-
-def set_aside(folder: Path) -> None:
-    """Keep the damaged file under another name, so that a new one is made. OSError as the disk says."""
-    os.replace(folder / NAME, folder / f"{NAME}.damaged")
 
 
 def _make_in_child(path: Path) -> None:

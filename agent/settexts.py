@@ -29,7 +29,7 @@ def read(folder: Path) -> dict[str, str]:
     except (OSError, ValueError) as e:
         log.error("%s: damaged (%s), set aside: what managers had set is forgotten", path, e)
         try:
-            path.replace(path.with_suffix(".damaged"))
+            vault.set_aside(path)
         except OSError:
             pass  # said already; the next SET says what the disk thinks
         return {}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import vault
 from .model import Active, Condition, Event, Status
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,11 @@ CREATE TABLE event (
     boot TEXT NOT NULL, mono_s REAL NOT NULL, wall_s REAL NOT NULL, synced INTEGER NOT NULL);
 CREATE TABLE settled (name TEXT PRIMARY KEY, boot TEXT NOT NULL, since_s REAL NOT NULL, since_wall_s REAL NOT NULL);
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+-- the key in this order: what is written together lies together, on few pages
 CREATE TABLE sample (
     width_s INTEGER NOT NULL, quantity TEXT NOT NULL, start_s INTEGER NOT NULL,
     low REAL NOT NULL, mean REAL NOT NULL, high REAL NOT NULL, count INTEGER NOT NULL,
-    PRIMARY KEY (width_s, quantity, start_s)) WITHOUT ROWID;
+    PRIMARY KEY (width_s, start_s, quantity)) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
 
@@ -123,10 +125,9 @@ class Store:
 
     def _begin_anew(self, why: Exception) -> Memory:
         """Set the damaged file aside and begin a new one. OSError, sqlite3.Error as the disk says."""
-        aside = self._path.with_name(self._path.name + ".damaged")
-        log.error("%s is damaged (%s): set aside as %s, a new history begins", self._path, why, aside.name)
         self._close()
-        self._path.replace(aside)
+        aside = vault.set_aside(self._path)
+        log.error("%s is damaged (%s): set aside as %s, a new history begins", self._path, why, aside.name)
         for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         return self._open()

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import ipaddress
 import logging
-import os
 import re
 import socket
 import ssl
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from . import certificates
 from .model import ConfigError
-from .vault import write_private
+from .vault import set_aside, write_private
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def context(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext, str]:
         if isinstance(e, PermissionError):
             raise ConfigError(f"{path}: {e.strerror}; it must belong to the user of the web page") from e
         log.error("web: %s is damaged (%s), set aside; the certificate is made anew", path, e)
-    os.replace(path, path.with_name("tls.pem.damaged"))
+    set_aside(path)
     _make_in_child(folder, names)
     try:
         return _load(path)

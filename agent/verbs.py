@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from . import bus, invite, rehearse, sayto, steer, vault, wire
+from . import bus, host, invite, rehearse, sayto, steer, vault, wire
 from .config import NAME, PROTECTING, Config
 from .faces import secrets_path
 from .model import ConfigError, Event, View
@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> int:
         "ssh-key": _ssh_key,
         "backup": _backup,
         "update": _update,
+        "host": lambda args, settings: host.main(args, settings),
     }
     if args.verb == "check":
         return _check(args.config)
@@ -54,6 +55,10 @@ def main(args: argparse.Namespace) -> int:
         from . import support
 
         return support.main(args)
+    if args.verb == "update" and args.confirm:
+        from . import trial
+
+        return trial.main(args.config, trial.here(args.config))
     if args.verb == "restore":
         from . import backup
 

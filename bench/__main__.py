@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 
-NAMES = ("damaged", "day", "fanout", "memory", "rccmd", "shutdown", "snmp")
+NAMES = ("damaged", "day", "fanout", "memory", "rccmd", "shutdown", "snmp", "writes")
 FILES = {"rccmd": "rccmd_client"}  # where the name says more than the word
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from agent import backup, core, detect, engineid, pins, process, senderkey
+from agent import authority, backup, core, detect, engineid, enroll, pins, process, senderkey
 from agent.config import Config
 from agent.model import ConfigError
 from agent.v3 import BOOTS_LIMIT
@@ -111,6 +115,28 @@ def test_a_bare_board_becomes_the_adapter(adapter: Path, monkeypatch: pytest.Mon
     assert not os.access(adapter.parent / "commands.d/nas.ssh", os.X_OK)
 
 
+def test_a_replaced_board_needs_no_new_enrolment(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real keys: servers know the sender, the core knows a server, the authority signs for the next one."""
+    folder, enrol = adapter.parent / "state/core", adapter.parent / "state/faces" / enroll.FOLDER
+    (folder / senderkey.NAME).write_bytes(senderkey.make("ridethrough"))
+    (folder / pins.FILE).unlink()
+    (enrol / authority.FILE).unlink()
+    server, _ = authority.make(enrol, "web")
+    found = x509.load_pem_x509_certificate(server[server.index(b"-----BEGIN CERTIFICATE") :])
+    known = pins.Pins(folder / pins.FILE)
+    known.add("web", hashlib.sha256(found.public_bytes(Encoding.DER)).hexdigest(), 1_800_000_000.0)
+    sender, ca = senderkey.certificate(folder), (enrol / authority.FILE).read_bytes()
+    file = make(adapter, monkeypatch)
+    shutil.rmtree(adapter.parent / "state")
+    assert restore(adapter, file, monkeypatch) == 0
+    assert senderkey.certificate(folder) == sender and senderkey.damaged(folder) == ""
+    assert pins.Pins(folder / pins.FILE).get("web") == known.get("web") != ""
+    later, damaged = authority.make(enrol, "files")
+    assert damaged == "" and (enrol / authority.FILE).read_bytes() == ca
+    signed = x509.load_pem_x509_certificate(later[later.index(b"-----BEGIN CERTIFICATE") :])
+    signed.verify_directly_issued_by(x509.load_pem_x509_certificate(ca[ca.index(b"-----BEGIN CERTIFICATE") :]))
+
+
 def test_what_was_there_before_is_kept_and_can_be_restored(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = make(adapter, monkeypatch)
     (adapter.parent / "state/core" / senderkey.NAME).write_bytes(b"another key")
@@ -170,19 +196,25 @@ def test_a_file_that_cannot_be_read_is_named_and_makes_no_backup(
     assert not adapter.with_name("it.backup").exists()
 
 
-def test_a_disk_that_fails_in_between_leaves_the_old_configuration(
-    adapter: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["commands.d/nas.ssh", "state/faces/tls.pem", "state/core/slots"])
+def test_a_restore_that_fails_anywhere_leaves_everything_as_it_was(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     file = make(adapter, monkeypatch)
     old = configuration(adapter.parent).replace(b"192.0.2.7", b"192.0.2.8")
     adapter.write_bytes(old)
-    (adapter.parent / "commands.d/nas.ssh").unlink()
-    (adapter.parent / "commands.d/nas.ssh").mkdir()
-    with pytest.raises(ConfigError, match=r"commands\.d/nas\.ssh: .*; restore again when that is mended"):
-        restore(adapter, file, monkeypatch)
-    assert adapter.read_bytes() == old
-    (adapter.parent / "commands.d/nas.ssh").rmdir()
-    assert restore(adapter, file, monkeypatch) == 0 and adapter.read_bytes() == configuration(adapter.parent)
+    for name in (senderkey.NAME, pins.FILE):
+        (adapter.parent / "state/core" / name).write_bytes(b"mine")
+    settings, content = process.load(adapter)[0], backup.unseal(file.read_bytes(), PHRASE)
+    (adapter.parent / place).unlink()
+    (adapter.parent / place).mkdir()
+    before = state(adapter)
+    with pytest.raises(ConfigError, match=f"{place}: Is a directory; nothing was changed"):
+        backup.put(content, adapter, settings)
+    assert state(adapter) == before and adapter.read_bytes() == old
+    (adapter.parent / place).rmdir()
+    backup.put(content, adapter, settings)
+    assert adapter.read_bytes() == configuration(adapter.parent)
 
 
 def test_mistakes_in_its_configuration_are_said_and_it_is_restored_all_the_same(

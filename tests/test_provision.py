@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import bootfile, config, hostsetup, login, passwords, process, provision, vault
+from agent import bootfile, config, hostsetup, login, passwords, process, provision, vault, wire
 from agent.bootfile import Wrong
 from agent.hostsetup import System
 from agent.provision import Places
@@ -153,6 +154,16 @@ def test_system_alone_leaves_the_configuration(box: Box) -> None:
     assert box.places.config.read_text() == before and box.names[-1] == "x1"
 
 
+def test_what_is_no_more_is_taken_back_without_another_start(box: Box) -> None:
+    """The helper runs it again when the network is changed."""
+    box.start(SETTINGS + SYSTEM)
+    names = [box.root / "run" / name for name in hostsetup.SOMETIMES]
+    assert all(path.exists() for path in names)
+    vault.write_private(box.root / "system/system.json", json.dumps(wire.to_json(System())).encode())
+    box.start()
+    assert not any(path.exists() for path in names) and box.names[-1] == "ridethrough"
+
+
 def test_a_password_hash_lets_in(box: Box) -> None:
     line = passwords.encode("a fine pass phrase")
     report = box.start(SETTINGS + f'[system]\npassword_hash = "{line}"\n')
@@ -232,8 +243,130 @@ def test_without_a_data_partition_it_protects_and_says_how_to_get_a_new_one(box:
     assert "data partition" not in box.start() and process.load(box.places.config)[1] == ()
 
 
+#: file -> the report's whole line: what is wrong, where, and what to do
+WRONG = {
+    "wrong key": (S + 'hostnam = "x"\n', '[system] hostnam: unknown option (did you mean "hostname"?)'),
+    "wrong type": (S + "hostname = 7\n", "[system] hostname = 7: must be a text in quotes"),
+    "binary": (b"\x7fELF\x02\x01\n\xff" * 99, "is not UTF-8 (byte 7, line 2); save it as UTF-8"),
+    "zeros": (bytes(4096), "is no TOML: Invalid statement (at line 1, column 1); "
+              "compare it with ridethrough.toml.example"),
+    "huge": (b"# \n" * 100_000, "larger than 256 KiB: is this the right file?"),
+    "not UTF-8": ((S + 'hostname = "Keller-').encode() + b'\xe4"\n',
+                  "is not UTF-8 (byte 28, line 2); save it as UTF-8"),
+    "UTF-16": ("\ufeff[system]\n".encode("utf-16-le"), "is UTF-16; save it as UTF-8"),
+    "no TOML": (S + "hostname = ups\n", "is no TOML: Invalid value (at line 2, column 12); "
+                "compare it with ridethrough.toml.example"),
+    "a number for a secret": (S + "setup_code = 987654321\n", "[system] setup_code: must be a text in quotes"),
+    "a number for a pass phrase": ('[system.wifi]\nssid = "a"\ncountry = "DE"\npassphrase = 987654321\n',
+                                   "[system.wifi] passphrase: must be a text in quotes"),
+    "a list for a hash": (S + 'password_hash = ["987654321"]\n', "[system] password_hash: must be a text in quotes"),
+    "a short secret": (S + 'setup_code = "9876543"\n',
+                       "[system] setup_code: 8 to 64 printable characters, no blank at its ends"),
+    "a secret twice": (S + f'setup_code = "987654321"\npassword_hash = "{passwords.encode("987654321 98")}"\n',
+                       "[system] setup_code and password_hash: only one of them"),
+    "a secret in the wrong place": ('setup_code = "987654321"\n' + S, "[setup_code]: unknown section"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_report_names_place_and_remedy_and_no_secret(box: Box, name: str) -> None:
+    text, line = WRONG[name]
+    report = box.start(text)
+    rows = report.split("\r\n")
+    assert f"  {line}" in rows, report
+    assert "NOT taken over, mistakes: " in report and "runs with DHCP and no servers" in report
+    where = ["issue.d/ridethrough.issue", "ridethrough-system/problems"]
+    assert line in box.run_file(where[1]) and line in box.run_file(where[0])
+    for shown in (report, *map(box.run_file, where), box.places.config.read_text()):
+        assert "987654" not in shown
+    assert not (box.root / "system/taken.json").exists() and not (box.root / "system/system.json").exists()
+    # mended, it is taken over
+    assert "taken over." in box.start(S + 'hostname = "mended"\n') and box.names[-1] == "mended"
+    assert box.run_file(where[1]) == ""
+
+
+def test_a_wrong_file_with_secrets_keeps_them_and_says_so(box: Box) -> None:
+    report = box.start(SETTINGS + SYSTEM.replace("Europe/Berlin", "Berlin"))
+    assert "its secrets stay on this partition until it is taken over" in report and "open sesame" in box.written()
+    for secret in ("open sesame", "very secret", "a-long-community"):
+        assert secret not in report and secret not in box.run_file("ridethrough-system/problems")
+    assert "secrets were removed" in box.start(SETTINGS + SYSTEM) and "open sesame" not in box.written()
+
+
+SECRETS = ("open sesame", "very secret", "a-long-community")
+
+
+def secrets_left(box: Box) -> list[str]:
+    """Which secrets can be read on the boot partition, in the configuration or in what the page shows."""
+    paths = [p for p in box.boot.rglob("*") if p.is_file() and p.name != provision.REPORT]
+    paths += [box.places.config, box.root / "run/ridethrough-system/problems"]
+    return [f"{secret} in {p.name}" for p in paths for secret in SECRETS if secret.encode() in p.read_bytes()]
+
+
+def test_the_same_file_put_there_again_loses_its_secrets_again(box: Box) -> None:
+    box.start(SETTINGS + SYSTEM)
+    report = box.start(SETTINGS + SYSTEM)
+    assert "was taken over before" in report and "its secrets were removed from this partition" in report
+    assert secrets_left(box) == []
+
+
+def test_secrets_that_could_not_be_removed_are_said_on_the_page_and_removed_later(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only card, or a power cut between the taking over and the removing."""
+
+    class Fixed:
+        f_flag = os.ST_RDONLY
+
+    def refuse(path: Path, how: str) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    (box.boot / provision.FILE).write_text((SETTINGS + SYSTEM).replace("{root}", str(box.root)))
+    with monkeypatch.context() as fixed:
+        fixed.setattr(os, "statvfs", lambda path: Fixed())
+        places = replace(box.places, mount=refuse)
+        for begin in ("taken over.", "was taken over before"):
+            said = "\n".join(provision.run(places))
+            assert begin in said and "could NOT be removed from this partition (Read-only file system)" in said
+            assert "report could not be written" in said
+            assert "remove them yourself" in box.run_file("ridethrough-system/problems")
+            assert "remove them yourself" in box.run_file("issue.d/ridethrough.issue")
+        assert process.load(box.places.config)[0].servers  # it works all the same
+    assert secrets_left(box) != []
+    assert "its secrets were removed from this partition" in box.start() and secrets_left(box) == []
+    assert box.run_file("ridethrough-system/problems") == ""
+
+
+def test_a_file_that_cannot_be_kept_is_kept_not_at_all(box: Box) -> None:
+    """A full or failing data partition: not half of the file."""
+    box.start(SETTINGS + SYSTEM)
+    before = {p: p.read_bytes() for place in ("state", "system", "etc") for p in (box.root / place).rglob("*")
+              if p.is_file()}  # fmt: skip
+    (box.root / "state/faces/sessions.json").mkdir()
+    report = box.start((SETTINGS + SYSTEM).replace("192.0.2.10/24", "192.0.2.77/24"))
+    assert "could not be kept" in report and "tried again at the next start" in report
+    assert {p: p.read_bytes() for p in before} == before and "192.0.2.77" in box.written()
+    assert "could not be kept" in box.run_file("ridethrough-system/problems")
+    (box.root / "state/faces/sessions.json").rmdir()
+    assert "taken over." in box.start() and "192.0.2.77" in box.run_file("systemd/network/20-wired.network")
+
+
+def test_a_boot_partition_that_cannot_be_read_is_no_reason_not_to_come_up(box: Box) -> None:
+    said = provision.run(replace(box.places, boot=box.boot / ("x" * 300)))  # whatever is asked of it fails
+    assert "DHCP=yes" in box.run_file("systemd/network/20-wired.network") and box.places.config.exists()
+    assert any("report could not be written" in line for line in said)
+    (box.boot / provision.FILE).mkdir()
+    assert "Is a directory; not taken over: write it anew" in box.start()
+
+
 @pytest.mark.parametrize(
-    ("text", "why"), [("", "is empty"), (" \n", "is empty"), (None, "There is no ridethrough.toml")]
+    ("text", "why"),
+    [
+        ("", "is empty: write the settings into it; ridethrough.toml.example shows how"),
+        (" \n", "is empty: write the settings into it"),
+        ("\ufeff\r\n", "is empty: write the settings into it"),
+        (None, "There is no ridethrough.toml"),
+    ],
 )
 def test_without_a_file_it_comes_up_with_defaults(box: Box, text: str | None, why: str) -> None:
     report = box.start(text)
@@ -253,11 +386,13 @@ def test_factory_reset_forgets_everything_and_once(box: Box) -> None:
     box.start(SETTINGS + SYSTEM)
     (box.root / "state/core").mkdir(exist_ok=True)
     (box.root / "state/core/slots").write_bytes(b"x")
+    (box.root / "state/before-restore-20260101-000000.backup").write_bytes(b"x")
     (box.boot / provision.FILE).unlink()
     (box.boot / provision.RESET).touch()
     report = box.start()
     assert "everything was forgotten" in report and box.names[-1] == "ridethrough"
-    assert not (box.root / "state/core/slots").exists() and "nas" not in box.places.config.read_text()
+    assert [p.name for p in (box.root / "state").rglob("*") if p.is_file()] == ["first-password"]
+    assert "nas" not in box.places.config.read_text()
     assert not list(box.boot.glob("factory*"))
     assert "forgotten" not in box.start()
 

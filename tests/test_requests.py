@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,8 +29,23 @@ class Asked:
         engine: Any = SimpleNamespace(view=on_line(**changes))
         nothing: Any = None
         self.requests = Requests(
-            engine, nothing, nothing, self.rows.append, dict, self.enrol, self.posted.append, Tape(lambda: 0.0)
+            engine,
+            nothing,
+            nothing,
+            self.rows.append,
+            dict,
+            self.enrol,
+            self.posted.append,
+            Tape(lambda: 0.0),
+            self.help,
         )
+        self.helped, self.answer = list[str](), "ok done"
+
+    def help(self, line: str) -> str:
+        self.helped.append(line)
+        if not self.answer:
+            raise OSError(2, "No such file (is ridethrough-helper.socket started?)", "/run/x")
+        return self.answer
 
     def enrol(self, name: str, sha256: str) -> str:
         if name != "nas":
@@ -102,3 +118,41 @@ def test_a_pin_is_answered_with_our_certificate_and_leaves_a_row() -> None:
     with pytest.raises(bus.BusError, match="there is no such server"):
         refused.ask(type="pin", name="other", sha256="ab" * 32)
     assert refused.row()["outcome"] == "refused"
+
+
+def test_the_host_is_set_up_by_the_helper_and_the_row_has_no_secret() -> None:
+    asked = Asked()
+    said = {"hostname": "x", "wifi": {"ssid": "a", "country": "DE", "passphrase": "very secret wifi"}}
+    assert asked.ask(type="host", do="network", said=said) == {"said": "done"}
+    verb, _, rest = asked.helped[0].partition(" ")
+    assert (verb, json.loads(rest)) == ("network", said) and "\n" not in rest
+    assert asked.row() == {
+        "text": "", "command": "host-network", "args": "hostname wifi", **ORIGIN, "outcome": "done"
+    }  # fmt: skip
+    assert Asked().ask(type="host", do="slot", said=None) == {"said": "done"}
+
+
+@pytest.mark.parametrize("answer", ["no network: it is wrong", ""])
+def test_a_helper_that_refuses_or_is_not_there_is_said(answer: str) -> None:
+    asked = Asked()
+    asked.answer = answer
+    with pytest.raises(bus.BusError, match="^network: it is wrong$" if answer else "helper.socket started"):
+        asked.ask(type="host", do="network", said={"hostname": "x"})
+    assert asked.row()["outcome"] == "refused"
+
+
+@pytest.mark.parametrize("do", ["network", "reboot", "power-off", "slot", "time"])
+def test_the_host_is_left_alone_while_protection_is_at_work(do: str) -> None:
+    asked = Asked(phase="countdown")
+    with pytest.raises(bus.BusError, match="protection is at work"):
+        asked.ask(type="host", do=do)
+    assert asked.helped == [] and asked.row()["outcome"] == "refused"
+
+
+@pytest.mark.parametrize("message", [{"do": "halt"}, {"do": "reboot\nslot"}, {"do": 7}, {"do": ["network"]}, {},
+                                     {"do": "network", "said": "x"}, {"do": "network", "said": [1]}])  # fmt: skip
+def test_no_other_word_reaches_the_helper(message: dict[str, Any]) -> None:
+    asked = Asked()
+    with pytest.raises(bus.BusError, match="do must be one of"):
+        asked.ask(type="host", **message)
+    assert asked.helped == [] and asked.rows == []

@@ -165,6 +165,29 @@ def test_the_mean_of_a_bucket_that_is_flushed_twice_is_right(tmp_path: Path) -> 
         assert db.execute("SELECT low, mean, high, count FROM sample WHERE width_s=60").fetchall() == [(1, 4, 8, 3)]
 
 
+def test_a_quarter_of_an_hour_changes_few_pages_of_full_rings(tmp_path: Path) -> None:
+    """Each page is written twice, to the log and to the file: a card wears out by it."""
+    at, names = Store(tmp_path / "h.sqlite"), [f"quantity-{number}" for number in range(12)]
+    now_s = 2_000_000_000 // 86400 * 86400
+    at.start()
+    rows = [
+        (width, name, now_s - width * n, 1.0, 2.0, 3.0, 9)
+        for width, count in store.RINGS.items() for name in names for n in range(1, count, 1 + (width > 60))
+    ]  # fmt: skip
+    at.record_samples(rows)
+    write(at)
+    at.start()
+    with sqlite3.connect(tmp_path / "h.sqlite") as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        samples = Samples()
+        for minute in range(15):
+            samples.add(dict.fromkeys(names, 1.0), now_s + 60.0 * minute)
+        at.record_samples(samples.take())
+        at._write(at._queue.get_nowait(), threading.Event())
+        pages = (tmp_path / "h.sqlite-wal").stat().st_size // 4096
+    assert 0 < pages <= 25, pages
+
+
 def test_earlier_events_of_this_boot_get_their_real_time_when_the_clock_is_set(tmp_path: Path) -> None:
     at = Store(tmp_path / "h.sqlite")
     at.start()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
+import json
+import lzma
+import os
 import socket
+import subprocess
 import tarfile
 import threading
 from argparse import Namespace
@@ -17,10 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import bundle, update
+from agent import bundle, trial, twoslots, update, vault, verbs
+from agent.__main__ import parser
 from agent.config import Config, Web
 from agent.model import VERSION, Battery, ConfigError, Source, Status, View
-from agent.update import Card
+from agent.twoslots import Card
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -83,7 +90,7 @@ def test_a_good_update_fills_the_other_slot_and_waits_for_its_trial(card: Card, 
         str(p.relative_to(card.boot / "b")): p.read_bytes() for p in (card.boot / "b").rglob("*") if p.is_file()
     } == FILES
     assert (card.boot / "tryboot.txt").read_text() == CONFIG.replace("include select.txt", "os_prefix=b/")
-    assert card.selected() == "a" and not list(card.state.iterdir())
+    assert card.selected() == "a" and [p.name for p in card.state.iterdir()] == ["update.lock"]
     after = tree(card)
     mine = [p for p in before if "/a/" in p or p.endswith(("root-a", "config.txt", "select.txt"))]
     assert len(mine) == 4 and all(before[p] == after[p] for p in mine)
@@ -155,6 +162,126 @@ def test_a_card_that_forgets_is_found_out(card: Card, tmp_path: Path, monkeypatc
         update._write_root(io.BytesIO(ROOT), bundle.Part(bundle.ROOT, len(ROOT), "0" * 64), card.roots["b"], print)
 
 
+def test_a_kernel_that_the_card_forgets_is_found_out(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = update._write
+
+    def forgets(path: Path, data: bytes) -> tuple[int, str]:
+        said = write(path, data)
+        if path.name == "vmlinuz":
+            path.write_bytes(bytes(len(data)))
+        return said
+
+    monkeypatch.setattr(update, "_write", forgets)
+    with pytest.raises(ConfigError, match="vmlinuz: what was written cannot be read back"):
+        install(card, make(tmp_path))
+    assert not (card.boot / "tryboot.txt").exists()
+
+
+def test_what_was_checked_is_what_is_unpacked(card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the check of the signed bytes and their unpacking somebody, or a bad disk, puts others there."""
+    write_root, other = update._write_root, tar({**FILES, "vmlinuz": b"evil kernel"})
+
+    def meanwhile(*args: object) -> None:
+        write_root(*args)  # type: ignore[arg-type]
+        (card.state / "slot.tar").write_bytes(other)  # the very file
+        (card.state / "slot.tar").unlink()  # and another one under its name
+        (card.state / "slot.tar").write_bytes(other)
+
+    monkeypatch.setattr(update, "_write_root", meanwhile)
+    with pytest.raises(ConfigError, match=r"slot\.tar: what was written cannot be read back"):
+        install(card, make(tmp_path))
+    assert card.selected() == "a" and not (card.boot / "tryboot.txt").exists()
+
+
+def test_a_link_in_the_place_of_the_kept_slot_is_not_followed(card: Card, tmp_path: Path) -> None:
+    card.state.mkdir()
+    (tmp_path / "victim").write_text("precious")
+    (card.state / "slot.tar").symlink_to(tmp_path / "victim")
+    install(card, make(tmp_path))
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_bytes_behind_the_end_are_refused(card: Card, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="goes on after its end"):
+        install(card, make(tmp_path) + b"x")
+    assert card.selected() == "a" and not (card.boot / "tryboot.txt").exists()
+
+
+def test_nothing_in_an_update_is_decompressed(card: Card, tmp_path: Path) -> None:
+    for pack in (gzip.compress, lzma.compress, bz2.compress):
+        with pytest.raises(ConfigError, match=r"slot\.tar"):
+            install(card, make(tmp_path, slot=pack(tar(FILES))))
+        assert not (card.boot / "tryboot.txt").exists()
+
+
+def test_a_slot_of_many_files_or_of_one_name_twice_is_refused(card: Card, tmp_path: Path) -> None:
+    many = {f"f{number}": b"" for number in range(update.SLOT_FILES_LIMIT + 1)}
+    with pytest.raises(ConfigError, match="more than 200 MiB or 2000 files"):
+        install(card, make(tmp_path, slot=tar(many)))
+    twice = tar({"vmlinuz": b"good"})[:1024] + tar({**FILES, "vmlinuz": b"evil"})
+    with pytest.raises(ConfigError, match="'vmlinuz' does not belong there"):
+        install(card, make(tmp_path, slot=twice))
+
+
+def test_a_root_that_does_not_fit_is_refused_before_a_byte_of_it_is_written(card: Card, tmp_path: Path) -> None:
+    before = card.roots["b"].read_bytes()
+    with pytest.raises(ConfigError, match="root-b: 7000000 bytes do not fit into its 6000003"):
+        install(card, make(tmp_path, root=bytes(7_000_000)))
+    assert card.roots["b"].read_bytes() == before
+
+
+def test_a_copy_of_the_card_beside_it_is_not_written(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same marks, so the name of a partition may mean either."""
+    sys_block, devices = tmp_path / "sys", tmp_path / "devices"
+    sys_block.mkdir()
+    for name, number in (("mmcblk0/mmcblk0p1", "179:1"), ("mmcblk0/mmcblk0p2", "179:2"), ("sda/sda3", "8:3")):
+        (devices / name).mkdir(parents=True)
+        (sys_block / number).symlink_to(devices / name)
+    assert twoslots.disk(os.makedev(179, 1), sys_block) == twoslots.disk(os.makedev(179, 2), sys_block)
+    assert twoslots.disk(os.makedev(8, 3), sys_block) != twoslots.disk(os.makedev(179, 2), sys_block)
+    real = Path.stat
+
+    class Found:
+        def __init__(self, number: int, device: int, mode: int) -> None:
+            self.st_rdev, self.st_dev, self.st_mode = number, device, mode
+
+    numbers = {card.roots["a"]: (179, 2), card.roots["b"]: (8, 3), card.boot: (179, 1)}
+
+    def looks(self: Path, **kwargs: bool) -> object:
+        found = os.makedev(*numbers[self]) if self in numbers else 0
+        return Found(found, found, 0o60000) if found else real(self, **kwargs)
+
+    with monkeypatch.context() as disks:
+        disks.setattr(Path, "stat", looks)
+        with pytest.raises(ConfigError, match="root-b is on another disk than .*: is there a copy of the card"):
+            twoslots.of_one_card(card, sys_block)
+        numbers[card.roots["b"]] = (179, 2)
+        twoslots.of_one_card(card, sys_block)
+
+
+def test_two_updates_at_once_are_refused(card: Card, tmp_path: Path) -> None:
+    before = tree(card)
+    held = vault.lock(card.state / "update.lock")
+    with pytest.raises(ConfigError, match="another update is being written"):
+        install(card, make(tmp_path))
+    assert tree(card) == before
+    os.close(held)
+    install(card, make(tmp_path))
+
+
+def test_where_there_is_no_room_it_is_said_where(card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        f_flag, f_bavail, f_frsize = 0, 1, 4096
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Full())
+    with pytest.raises(ConfigError, match=r"slot\.tar: needs 1 MiB, 0 are free"):
+        install(card, make(tmp_path))
+
+
 def test_while_on_trial_nothing_is_written(card: Card, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="slot b is on trial itself"):
         install(replace(card, running="b"), make(tmp_path))
@@ -175,10 +302,10 @@ class Clock:
 def test_a_trial_that_proves_itself_is_kept(card: Card, tmp_path: Path, well_at_s: int) -> None:
     install(card, make(tmp_path))
     clock, said = Clock(), list[str]()
-    trial = replace(card, running="b")
+    started = replace(card, running="b")
     size = (card.boot / "select.txt").stat()
-    assert update.confirm(
-        trial, lambda: "" if clock.now_s >= well_at_s else "UPS: no word", clock.now, clock.sleep, said.append
+    assert trial.confirm(
+        started, lambda: "" if clock.now_s >= well_at_s else "UPS: no word", clock.now, clock.sleep, said.append
     )
     assert card.selected() == "b" and not (card.boot / "tryboot.txt").exists() and "proved itself" in said[-1]
     now = (card.boot / "select.txt").stat()
@@ -188,10 +315,135 @@ def test_a_trial_that_proves_itself_is_kept(card: Card, tmp_path: Path, well_at_
 def test_a_trial_that_does_not_is_over_in_five_minutes(card: Card, tmp_path: Path) -> None:
     install(card, make(tmp_path))
     clock, said = Clock(), list[str]()
-    assert not update.confirm(
+    assert not trial.confirm(
         replace(card, running="b"), lambda: "page: no answer", clock.now, clock.sleep, said.append
     )
     assert 300 <= clock.now_s <= 310 and card.selected() == "a" and "page: no answer" in said[-1]
+
+
+def test_a_trial_does_not_end_in_the_middle_of_an_outage(card: Card, tmp_path: Path) -> None:
+    install(card, make(tmp_path))
+    clock = Clock()
+    assert not trial.confirm(
+        replace(card, running="b"),
+        lambda: "page: no answer",
+        clock.now,
+        clock.sleep,
+        print,
+        lambda: clock.now_s < 900,
+    )
+    assert 900 <= clock.now_s <= 910 and card.selected() == "a"
+    assert trial.at_work(tmp_path / "none.toml") is False
+
+
+def test_one_good_look_is_not_enough(card: Card, tmp_path: Path) -> None:
+    """Faces that die and are started anew, over and over, answer now and then."""
+    install(card, make(tmp_path))
+    clock = Clock()
+    assert not trial.confirm(
+        replace(card, running="b"),
+        lambda: "" if clock.now_s % 15 else "page: no answer",
+        clock.now,
+        clock.sleep,
+        print,
+    )
+    assert card.selected() == "a"
+
+
+class Reboots(list[str]):
+    def __call__(self, word: str) -> None:
+        self.append(word)
+
+
+@pytest.mark.parametrize("health", ["raises", "config"])
+def test_a_version_that_fails_at_its_own_trial_does_not_stay(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, health: str
+) -> None:
+    """It cannot even look, or refuses the configuration that the old one ran with."""
+    install(card, make(tmp_path))
+    clock, reboots, path = Clock(), Reboots(), tmp_path / "none.toml"
+    monkeypatch.setattr(trial.time, "monotonic", clock.now)
+    monkeypatch.setattr(trial.time, "sleep", clock.sleep)
+    if health == "raises":
+        monkeypatch.setattr(trial, "health", lambda config, without: 1 / 0)
+    else:
+        assert "none.toml: No such file" in trial.health(path, False)
+    if health == "raises":
+        with pytest.raises(ZeroDivisionError):
+            trial.main(path, replace(card, running="b"), reboots)
+    else:
+        assert trial.main(path, replace(card, running="b"), reboots) == 1
+    assert reboots == [""] and card.selected() == "a"
+    assert trial.main(path, card, reboots) == 0 and reboots == [""]  # a start that is no trial is left alone
+
+
+def test_a_slot_that_cannot_be_selected_gives_the_old_one_back(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(card, make(tmp_path))
+    clock, reboots = Clock(), Reboots()
+    monkeypatch.setattr(trial.time, "monotonic", clock.now)
+    monkeypatch.setattr(trial.time, "sleep", clock.sleep)
+    monkeypatch.setattr(trial, "health", lambda config, without: "")
+
+    def full(here: Card, slot: str) -> None:
+        raise OSError(30, "Read-only file system", str(here.boot))
+
+    monkeypatch.setattr(twoslots, "select", full)
+    assert trial.main(tmp_path / "x", replace(card, running="b"), reboots) == 1 and reboots == [""]
+
+
+@pytest.mark.parametrize(
+    ("result", "selected", "line", "over"),
+    [
+        ("exit-code", "os_prefix=a/\n", "quiet ridethrough.slot=b ro\n", True),
+        ("timeout", "os_prefix=a/\n", "ridethrough.slot=b\n", True),
+        ("success", "os_prefix=a/\n", "ridethrough.slot=b\n", False),
+        ("exit-code", "os_prefix=b/\n", "ridethrough.slot=b\n", False),  # no trial: never start again and again
+        ("exit-code", "rubbish\n", "ridethrough.slot=b\n", False),
+        ("exit-code", None, "ridethrough.slot=b\n", False),
+        ("exit-code", "os_prefix=a/\n", "xridethrough.slot=b\n", False),
+    ],
+)
+def test_the_images_own_net_under_the_trial(
+    tmp_path: Path, result: str, selected: str | None, line: str, over: bool
+) -> None:
+    if selected is not None:
+        (tmp_path / "select.txt").write_text(selected)
+    (tmp_path / "cmdline").write_text(line)
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$*" >{tmp_path}/did\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    script = Path(__file__).parent.parent / "image/files/usr/lib/ridethrough/trial-over"
+    done = subprocess.run(
+        [script, tmp_path, tmp_path / "cmdline"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SERVICE_RESULT": result}, capture_output=True, timeout=20,
+    )  # fmt: skip
+    did = tmp_path / "did"
+    assert done.returncode == 0 and did.exists() is over, done.stderr
+    assert not over or did.read_text() == "--no-block reboot\n"
+
+
+def test_what_an_update_may_do_without_counts_for_its_own_trial_alone(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(card, make(tmp_path))
+    twoslots.begin_trial(card, {"without_ups": True, "version": VERSION, "made_s": 1_780_000_000})
+    assert twoslots.trial_of(card) == {} and twoslots.trial_of(replace(card, running="b"))["without_ups"] is True
+    clock, asked = Clock(), list[bool]()
+    monkeypatch.setattr(trial.time, "monotonic", clock.now)
+    monkeypatch.setattr(trial.time, "sleep", clock.sleep)
+    monkeypatch.setattr(trial, "health", lambda config, without: asked.append(without) or "")
+    assert trial.main(tmp_path / "x", replace(card, running="b"), Reboots()) == 0 and set(asked) == {True}
+    assert card.selected() == "b"
+    # what proved itself is remembered: the same version made before it is refused, the same one is not
+    assert twoslots.proven_s(card, VERSION) == 1_780_000_000 and twoslots.proven_s(card, "9.9") == 0
+    again = bundle.Manifest(VERSION, 1_779_999_999, update.board(), ())
+    assert "was made before" in update.wrong_version(again, VERSION, True, twoslots.proven_s(card, VERSION))
+    again = replace(again, made_s=1_780_000_000)
+    assert update.wrong_version(again, VERSION, True, twoslots.proven_s(card, VERSION)) == ""
+    for damaged in (b"{", b"[]", json.dumps({"version": VERSION, "made_s": "x"}).encode()):
+        (card.state / twoslots.PROVEN).write_bytes(damaged)
+        assert twoslots.proven_s(card, VERSION) == 0
 
 
 def test_a_start_that_is_no_trial_is_none(card: Card) -> None:
@@ -199,7 +451,7 @@ def test_a_start_that_is_no_trial_is_none(card: Card) -> None:
         raise AssertionError
 
     for start in (card, replace(card, running="")):
-        assert update.confirm(start, never, lambda: 0.0, lambda s: None, print)
+        assert trial.confirm(start, never, lambda: 0.0, lambda s: None, print)
 
 
 VIEW = View(boot="", now_s=0, wall_s=0, clock_synced=True, version=VERSION, name="u", started_s=0, mode="armed",
@@ -264,13 +516,105 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 
 def test_the_slot_of_this_start_is_what_the_kernel_was_told() -> None:
     for line, slot in (("quiet ridethrough.slot=b ro\n", "b"), ("ro\n", ""), ("xridethrough.slot=a", "")):
-        assert update.card(Config(), line).running == slot
+        assert twoslots.find(Config(), line).running == slot
 
 
 def test_a_host_without_slots_is_told_so() -> None:
-    args = Namespace(confirm=False, source="x", again=False, without_ups=False)
+    args = Namespace(source="x", back=False, again=False, without_ups=False)
     with pytest.raises(ConfigError, match="not started from an image"):
         update.main(args, Config(), lambda: VIEW)
+
+
+class Verb:
+    """`ridethrough update` as root on a card, with what the core says before and after the writing."""
+
+    def __init__(self, card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file, self.reboots, self.back = tmp_path / "it.update", Reboots(), False
+        keys = tmp_path / "keys"
+        keys.mkdir()
+        (keys / "ours.pub").write_text(PUBLIC.hex() + "\n")
+        self.file.write_bytes(make(tmp_path))
+        monkeypatch.setattr(update, "KEYS", keys)
+        monkeypatch.setattr(twoslots, "find", lambda settings: card)
+        monkeypatch.setattr(update, "reboot", self.reboots)
+        monkeypatch.setattr(update.os, "geteuid", lambda: 0)
+
+    def run(self, *sources: Source) -> int:
+        views = iter(replace(VIEW, status=Status(taken_s=0.0, source=source)) for source in sources)
+        args = Namespace(source="" if self.back else str(self.file), back=self.back, again=False, without_ups=False)
+        return update.main(args, Config(), lambda: next(views))
+
+
+def test_the_verb_writes_and_starts_the_trial(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = Verb(card, tmp_path, monkeypatch)
+    assert verb.run(Source.MAINS, Source.MAINS) == 0 and verb.reboots == ["0 tryboot"]
+    said = capsys.readouterr().out
+    assert "version 9.0 into slot b" in said and "slot.tar: 100 %" in said and "root-b: 100 %" in said
+    kept = twoslots.trial_of(replace(card, running="b"))
+    assert kept == {"slot": "b", "without_ups": False, "version": "9.0", "made_s": 1_780_000_000}
+
+
+def test_the_verb_touches_nothing_on_battery(card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, verb = tree(card), Verb(card, tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match="not now: the UPS is not on mains"):
+        verb.run(Source.BATTERY)
+    assert tree(card) == before and verb.reboots == [] and not card.state.exists()
+
+
+def test_mains_that_fails_while_it_is_written_puts_the_trial_off(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb = Verb(card, tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match="written, but not started: the UPS is not on mains .*then once more"):
+        verb.run(Source.MAINS, Source.BATTERY)
+    assert verb.reboots == [] and card.selected() == "a"
+    assert verb.run(Source.MAINS, Source.MAINS) == 0 and verb.reboots == ["0 tryboot"]
+
+
+def test_the_other_version_can_be_put_on_trial_again(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb = Verb(card, tmp_path, monkeypatch)
+    verb.back = True
+    with pytest.raises(ConfigError, match="slot b is empty: there is no other version to go back to"):
+        verb.run(Source.MAINS)
+    install(card, make(tmp_path, slot=tar({**FILES, "cmdline.txt": b"ridethrough.slot=a ro\n"})))
+    (card.boot / "tryboot.txt").unlink()
+    with pytest.raises(ConfigError, match="not now: the UPS is not on mains"):
+        verb.run(Source.BATTERY)
+    assert verb.reboots == [] and not (card.boot / "tryboot.txt").exists()
+    assert verb.run(Source.MAINS) == 0 and verb.reboots == ["0 tryboot"] and card.selected() == "a"
+    assert (card.boot / "tryboot.txt").read_text() == CONFIG.replace("include select.txt", "os_prefix=b/")
+    with pytest.raises(ConfigError, match="slot b is on trial itself"):
+        twoslots.back(replace(card, running="b"))
+    (card.boot / "b/cmdline.txt").write_text("ridethrough.slot=a ro\n")
+    with pytest.raises(ConfigError, match=r"cmdline\.txt is not of this slot"):
+        verb.run(Source.MAINS)
+
+
+@pytest.mark.parametrize("what", ["older", "unsigned", "absent", "no update"])
+def test_the_verb_refuses_in_one_line_and_writes_nothing(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    verb = Verb(card, tmp_path, monkeypatch)
+    if what == "older":
+        verb.file.write_bytes(make(tmp_path, "0.0.1"))
+        why = f"version 0.0.1 is older than {VERSION}"
+    elif what == "unsigned":
+        (tmp_path / "keys/ours.pub").write_text("00" * 32)
+        why = "not signed by a key"
+    elif what == "absent":
+        verb.file.unlink()
+        why = "it.update: No such file"
+    else:
+        verb.file.write_bytes(b"<html>404")
+        why = "this is no update"
+    before = tree(card)
+    with pytest.raises(ConfigError, match=why):
+        verb.run(Source.MAINS, Source.MAINS)
+    assert tree(card) == before and verb.reboots == []
 
 
 def test_a_page_is_healthy_once_it_answers_at_all(tmp_path: Path) -> None:
@@ -286,9 +630,25 @@ def test_a_page_is_healthy_once_it_answers_at_all(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert update._page(Config(web=web)) == ""
+        assert trial.page(Config(web=web)) == ""
         thread.join()
-    assert "page: no answer" in update._page(Config(web=web)) and update._page(Config()) == ""
+    assert "page: no answer" in trial.page(Config(web=web)) and trial.page(Config()) == ""
+
+
+@pytest.mark.parametrize(("code", "why"), [(0, ""), (3, "ridethrough-faces.service: failed")])
+def test_without_a_page_the_faces_must_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, why: str
+) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\n[ "$*" = "is-active {trial.FACES}" ] || exit 9\necho failed\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert trial._faces() == why
+
+
+def test_confirming_needs_no_configuration_that_can_be_read(tmp_path: Path) -> None:
+    args = parser().parse_args(["update", "--confirm", "--config", str(tmp_path / "none.toml")])
+    assert verbs.main(args) == 0  # this host has no slots
 
 
 def test_the_makers_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

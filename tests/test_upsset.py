@@ -223,4 +223,4 @@ def test_the_texts_outlive_a_restart_and_a_damaged_file_is_set_aside(tmp_path: P
     settexts.write(tmp_path, {"sysContact": "ops", "foreign": "x"})
     assert settexts.read(tmp_path) == {"sysContact": "ops"}
     (tmp_path / "texts.json").write_bytes(b"\xff{")
-    assert settexts.read(tmp_path) == {} and (tmp_path / "texts.damaged").exists()
+    assert settexts.read(tmp_path) == {} and (tmp_path / "texts.json.damaged").exists()

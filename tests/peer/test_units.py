@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.rccmd import units as rccmd_units
 from tests.test_place import place
 
 pytestmark = pytest.mark.peer
 EXPOSURE_LIMIT = 2.0
+IMAGE = Path(__file__).parent.parent.parent / "image/files/etc/systemd/system"
 
 
 def analyze(*words: str | Path) -> tuple[int, str]:
@@ -26,19 +28,31 @@ def analyze(*words: str | Path) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The units, with a program that is there."""
+    """Every unit of ours, with programs that are there: adapter, servers, image."""
     folder = tmp_path_factory.mktemp("units")
-    for path, text in place.files().items():
-        if path.startswith(place.UNITS):
-            (folder / Path(path).name).write_text(text.replace(f"{place.PROGRAM}/bin/python", "/bin/true"))
+    texts = {path: text for path, text in place.files().items() if path.startswith(place.UNITS)}
+    texts |= rccmd_units.systemd(rccmd_units.Places(python=f"{place.PROGRAM}/bin/python"), "rccmd")
+    texts |= {str(path): path.read_text() for path in IMAGE.iterdir()}
+    for path, text in texts.items():
+        text = re.sub(
+            r"^(ExecStart|ExecStopPost)=/(opt|usr/lib/ridethrough|usr/sbin)\S*", r"\1=/bin/true", text, flags=re.M
+        )
+        (folder / Path(path).name).write_text(text)
     return folder
 
 
 def test_no_unit_has_a_mistake(units: Path) -> None:
     found = sorted(units.iterdir())
-    assert len(found) == 6
+    names = {path.name for path in found}
+    assert {
+        "ridethrough-helper.socket",
+        "ridethrough-helper@.service",
+        "rccmd.service",
+        "rccmd-root@.service",
+    } < names
+    assert {f"ridethrough-{name}.service" for name in ("core", "core@", "faces", "faces@", "provision")} < names
     code, said = analyze("verify", "--man=no", *found)
-    said = "".join(row for row in said.splitlines(True) if str(units) in row or "ridethrough" in row)
+    said = "".join(row for row in said.splitlines(True) if re.search(f"{units}|ridethrough|rccmd", row))
     assert (code, said) == (0, "")
 
 
@@ -48,7 +62,13 @@ def test_a_mistake_would_be_seen(units: Path, tmp_path: Path) -> None:
     assert "sometimes" in analyze("verify", "--man=no", bad)[1]
 
 
-@pytest.mark.parametrize("name", ["ridethrough-core", "ridethrough-faces", "ridethrough-core@", "ridethrough-faces@"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ridethrough-core", "ridethrough-faces", "ridethrough-core@", "ridethrough-faces@", "ridethrough-helper@",
+        "rccmd",
+    ],
+)  # fmt: skip
 def test_little_is_left_that_a_taken_over_service_could_do(units: Path, name: str) -> None:
     code, said = analyze("security", "--offline=true", "--no-pager", units / f"{name}.service")
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
