@@ -197,20 +197,21 @@ def seal(
     scoped: bytes, salts: usm.Salts,
 ) -> bytes:  # fmt: skip
     """A whole message around a scoped PDU, encrypted and signed as `flags` say."""
-    privacy = signature = b""
-    if flags & 1 and user is not None:
-        signature = bytes(usm.AUTHS[user.auth].mac_bytes)  # zeros for now
-        if flags & 2:
-            scoped, privacy = usm.encrypt(user, boots, time_s, salts.take(), scoped)
-            scoped = ber.tlv(OCTET_STRING, scoped)
-    header = ber.tlv(SEQUENCE, ber.integer(msg_id) + _HEADERS[flags & 7])
-    parts = (_who(engine_id, boots, time_s, name), len(signature), signature, len(privacy), privacy)
-    security = ber.tlv(OCTET_STRING, ber.tlv(SEQUENCE, b"%b\x04%c%b\x04%c%b" % parts))  # both are short
-    message = ber.tlv(SEQUENCE, b"".join((_VERSION, header, security, scoped)))
-    if not signature or user is None:
+    signer = user if flags & 1 else None
+    privacy = b""
+    if flags & 2 and signer is not None:
+        scoped, privacy = usm.encrypt(signer, boots, time_s, salts.take(), scoped)
+        scoped = ber.tlv(OCTET_STRING, scoped)
+    mac_bytes = usm.AUTHS[signer.auth].mac_bytes if signer is not None else 0
+    number = ber.integer(msg_id)
+    security = _security(engine_id, boots, time_s, name, mac_bytes, len(privacy))
+    header = _HEADERS[flags & 7]
+    parts = (_VERSION, len(number) + len(header), number, header, security, privacy, scoped)
+    message = ber.tlv(SEQUENCE, b"%b\x30%c%b%b%b%b%b" % parts)
+    if signer is None:
         return message
     after = len(message) - len(scoped) - len(privacy) - 2
-    return b"".join((message[: after - len(signature)], user.sign(message), message[after:]))
+    return b"%b%b%b" % (message[: after - mac_bytes], signer.sign(message), message[after:])
 
 
 _VERSION, _NO_ID = ber.integer(ber.V3), ber.integer(0)
@@ -222,10 +223,13 @@ _HEADERS = tuple(
 )
 
 
-@lru_cache(maxsize=16)  # all answers of a second to one user
-def _who(engine_id: bytes, boots: int, time_s: int, name: bytes) -> bytes:
-    who = ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots) + ber.integer(time_s)
-    return who + ber.tlv(OCTET_STRING, name)
+@lru_cache(maxsize=16)  # the same in all answers of a second to one user
+def _security(engine_id: bytes, boots: int, time_s: int, name: bytes, mac_bytes: int, privacy_bytes: int) -> bytes:
+    """The security parameters, with zeros as signature, up to where the privacy parameters' octets follow."""
+    who = ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots) + ber.integer(time_s) + ber.tlv(OCTET_STRING, name)
+    signature, privacy = ber.tlv(OCTET_STRING, bytes(mac_bytes)), ber.tlv(OCTET_STRING, bytes(privacy_bytes))
+    both = ber.tlv(OCTET_STRING, ber.tlv(SEQUENCE, who + signature + privacy))
+    return both[: len(both) - privacy_bytes]
 
 
 def is_signed(data: bytes, message: Message, user: User) -> bool:
