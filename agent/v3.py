@@ -138,8 +138,8 @@ def read(data: bytes) -> Message:
 
 
 class Forms:
-    """Forms of messages that were read and answered. In what a manager sends next only the msgID, the time, the
-    signature and what is encrypted are other octets, as long as before; such a message needs no reading.
+    """Forms of encrypted messages that were read and answered. In what a manager sends next only the msgID, the time,
+    the signature and what is encrypted are other octets, as long as before; such a message needs no reading.
 
     What is found agrees with `read`, because it is from there: it was read from octets that were the same but for
     those, and they are numbers within their limits, or any octets.
@@ -167,9 +167,11 @@ class Forms:
 
     def keep(self, data: bytes, message: Message) -> None:
         """Keep the form of these octets, that were read as this."""
+        if not message.flags & 2 or not message.places:
+            return  # what is not encrypted has a form of its own, and so has what is not of our model
         at = (0, *message.places)
         sizes = [stop - start for start, stop in zip(at, at[1:], strict=False)]
-        if not message.places or sizes[1] > 4 or sizes[3] > 4:
+        if sizes[1] > 4 or sizes[3] > 4:
             return
         if len(self._kept) >= FORMS_LIMIT:
             self._kept.clear()
@@ -259,6 +261,8 @@ class Responder:
         self._users = {name.encode(): user for name, user in users.items()}
         self._salts = salts or usm.Salts()
         self._forms = Forms()
+        #: a message in a form that was answered before; None: it must be read
+        self.read_again = self._forms.find
         self._questions: ber.Questions[tuple[bytes, bytes, bytes]] = ber.Questions()
         self._context = ber.tlv(OCTET_STRING, engine.id) + ber.tlv(OCTET_STRING, b"")
 
@@ -275,10 +279,6 @@ class Responder:
         """snmpEngineTime."""
         return int(now_s - self.engine.started_s)
 
-    def read_again(self, data: bytes) -> Message | None:
-        """A message in a form that was answered before; None: it must be read."""
-        return self._forms.find(data)
-
     def answer(
         self, data: bytes, now_s: float, allowed: Callable[[str], bool], budget_bytes: int, make: Answer,
         message: Message | None = None,
@@ -287,17 +287,18 @@ class Responder:
         comes? `make` answers his request in so many octets. Malformed, Dropped: there is none."""
         is_new = message is None
         message = message or read(data)
+        level = message.level
         try:
             if message.model != MODEL:
                 raise _Report("snmpUnknownSecurityModels")
-            if message.level == 2 or not SIZE_LEAST <= message.max_size < 2**31:
+            if level == 2 or not SIZE_LEAST <= message.max_size < 2**31:
                 raise _Report("snmpInvalidMsgs")
             user = self._known(data, message, now_s, allowed)
             scoped = message.scoped
-            if message.level == AUTH_PRIV and user is not None:
+            if level == AUTH_PRIV:
                 scoped = self._decrypted(user, message)
             reply = self._answered(message, user, scoped, now_s, budget_bytes, make)
-            if is_new and message.level:  # nobody without a key has forms kept
+            if is_new and level == AUTH_PRIV:  # nobody without a key has forms kept
                 self._forms.keep(data, message)
             return reply
         except _Report as e:
