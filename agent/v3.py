@@ -28,7 +28,7 @@ MODEL = 3  # USM, in msgSecurityModel
 REPORTABLE = 4  # in msgFlags
 TIME_WINDOW_S = 150
 BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far answers nobody; of its time, too
-FORMS_LIMIT, MANAGERS_LIMIT = 64, 4  # lengths of which forms are kept, and forms of each
+FORMS_LIMIT, MANAGERS_LIMIT = 128, 4  # lengths of which forms are kept, and forms of each
 SIZE_LEAST, SIZE_LIMIT = 484, 65507  # msgMaxSize
 AUTHORIZATION_ERROR = 16
 
@@ -48,6 +48,7 @@ REPORTS: Mapping[str, Oid] = {
     "usmStatsDecryptionErrors": (*USM_STATS, 6),
     "snmpUnknownContexts": (*CONTEXTS, 5),
 }
+_REPORTED = {name: ber.oid((*oid, 0)) for name, oid in REPORTS.items()}
 
 
 class Message(NamedTuple):
@@ -138,7 +139,7 @@ def read(data: bytes) -> Message:
 
 
 class Forms:
-    """Forms of encrypted messages that were read and answered. In what a manager sends next only the msgID, the time,
+    """Forms of encrypted messages that were signed rightly. In what a manager sends next only the msgID, the time,
     the signature and what is encrypted are other octets, as long as before; such a message needs no reading.
 
     What is found agrees with `read`, because it is from there: it was read from octets that were the same but for
@@ -261,9 +262,9 @@ class Responder:
         self._users = {name.encode(): user for name, user in users.items()}
         self._salts = salts or usm.Salts()
         self._forms = Forms()
-        #: a message in a form that was answered before; None: it must be read
+        #: a message in a form that was signed rightly before; None: it must be read
         self.read_again = self._forms.find
-        self._questions: ber.Questions[tuple[bytes, bytes, bytes]] = ber.Questions()
+        self._questions: ber.Questions[tuple[bytes, bytes, Header]] = ber.Questions()
         self._context = ber.tlv(OCTET_STRING, engine.id) + ber.tlv(OCTET_STRING, b"")
 
     def user(self, name: str) -> User | None:
@@ -296,11 +297,10 @@ class Responder:
             user = self._known(data, message, now_s, allowed)
             scoped = message.scoped
             if level == AUTH_PRIV:
+                if is_new:  # nobody without a key has forms kept
+                    self._forms.keep(data, message)
                 scoped = self._decrypted(user, message)
-            reply = self._answered(message, user, scoped, now_s, budget_bytes, make)
-            if is_new and level == AUTH_PRIV:  # nobody without a key has forms kept
-                self._forms.keep(data, message)
-            return reply
+            return self._answered(message, user, scoped, now_s, budget_bytes, make)
         except _Report as e:
             return self._report(message, e, now_s)
 
@@ -333,17 +333,17 @@ class Responder:
     ) -> bytes:
         found = self._questions.find(scoped)
         if found is not None:
-            (context_engine, context, prefix), pdu = found
+            (context_engine, context, header), pdu = found
         else:
             try:
                 context_engine, context, prefix, pdu = read_scoped(scoped)
+                header = Header(ber.V2C, b"", prefix, ber.body(scoped, 0, len(scoped), SEQUENCE)[0] + len(prefix))
             except Malformed:
                 if message.level != AUTH_PRIV:
                     raise
                 raise _Report("usmStatsDecryptionErrors") from None  # most likely another key
             if message.level:
-                start = ber.body(scoped, 0, len(scoped), SEQUENCE)[0]
-                self._questions.keep(scoped, start + len(prefix), (context_engine, context, prefix), pdu)
+                self._questions.keep(scoped, header.pdu_at, (context_engine, context, header), pdu)
         if pdu.tag == ber.REPORT or pdu.tag == ber.RESPONSE:
             raise Dropped("no request")
         if context_engine != self.engine.id:
@@ -351,9 +351,8 @@ class Responder:
         if context:
             raise _Report("snmpUnknownContexts", message.level, user)
         if message.level < user.level:
-            reply = ber.message(prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
+            reply = ber.message(header.prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
         else:
-            header = Header(ber.V2C, b"", prefix, 0)
             room = min(budget_bytes, message.max_size) - self._around_bytes(message, user)
             made = make(header, pdu, room, user)
             if made is None:
@@ -376,7 +375,7 @@ class Responder:
             self.on_refused()
         if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not self._wants_report(message):
             raise Dropped(name)
-        body = ber.binding(ber.oid((*REPORTS[name], 0)), ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
+        body = ber.binding(_REPORTED[name], ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
         scoped = ber.message(self._context, ber.REPORT, _NO_ID, 0, 0, body)
         user = why.user if why.level else None
         return seal(
