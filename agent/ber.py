@@ -232,7 +232,7 @@ class Questions(Generic[T]):
     """Requests as they were read. Managers ask the same again and again: only the octets of the request-id differ.
 
     What is found agrees with the readers above, because it is theirs: it was read from octets that were the same but
-    for those four, and whatever they are, they are a number.
+    for those, and whatever they are, they are a number: no more than four, as many as before.
     """
 
     def __init__(self) -> None:
@@ -240,36 +240,38 @@ class Questions(Generic[T]):
 
     def find(self, data: bytes) -> tuple[T, Pdu] | None:
         """A question that was asked before, with the request-id of this one."""
-        at = _request_id_at(data)
-        found = self._kept.get(data[:at] + data[at + 4 :])
+        at, stop = _request_id(data)
+        found = self._kept.get(data[:at] + data[stop:])
         if found is None:
             return None
         before, (tag, _, first, second, names, bindings) = found
         # as Pdu(...) does it, without its detour: the way of nearly every request
-        return before, tuple.__new__(Pdu, (tag, data[at - 2 : at + 4], first, second, names, bindings))
+        return before, tuple.__new__(Pdu, (tag, data[at - 2 : stop], first, second, names, bindings))
 
     def keep(self, data: bytes, pdu_at: int, before: T, pdu: Pdu) -> None:
         """Keep what was read of these octets: the PDU at `pdu_at`, and what is `before` it."""
         at = head(data, pdu_at, len(data))[1] + 2
-        if len(data) > REMEMBERED_BYTES or pdu.request_id[1] != 4 or at != _request_id_at(data):
-            return
+        stop = at + len(pdu.request_id) - 2
+        if len(data) > REMEMBERED_BYTES or stop > at + 4 or (at, stop) != _request_id(data):
+            return  # or it is written in an unusual way
         if len(self._kept) >= REMEMBERED:
             del self._kept[next(iter(self._kept))]  # the oldest
-        self._kept[data[:at] + data[at + 4 :]] = before, pdu
+        self._kept[data[:at] + data[stop:]] = before, pdu
 
 
-def _request_id_at(data: bytes) -> int:
-    """Where the request-id's four octets are, if this is SEQUENCE { two short TLVs, PDU } as it should be. It is only
-    a guess, from octets before that place."""
+def _request_id(data: bytes) -> tuple[int, int]:
+    """Where the request-id's octets begin and end, if this is SEQUENCE { two short TLVs, PDU } as it should be. It is
+    only a guess, from octets before that place."""
     try:
         size = data[1]
         at = 2 if size < 128 else size - 126
         at += 2 + data[at + 1]
         at += 2 + data[at + 1]
         size = data[at + 1]
-        return at + 4 if size < 128 else at + size - 124
+        at += 4 if size < 128 else size - 124
+        return at, at + data[at - 1]
     except IndexError:
-        return 0
+        return 0, 0
 
 
 def values(bindings: bytes) -> list[tuple[bytes, int, bytes]]:

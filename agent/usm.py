@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import get_ident
@@ -186,8 +187,11 @@ def _stream(key: bytes, thread: int) -> _Stream:
     return _Stream(key)
 
 
+_BOOTS_AND_TIME = struct.Struct(">II")
+
+
 def _vector(boots: int, time_s: int, params: bytes) -> bytes:
-    return boots.to_bytes(4, "big") + time_s.to_bytes(4, "big") + params
+    return _BOOTS_AND_TIME.pack(boots, time_s) + params
 
 
 def _des(user: User, params: bytes) -> Any:

@@ -28,7 +28,7 @@ MODEL = 3  # USM, in msgSecurityModel
 REPORTABLE = 4  # in msgFlags
 TIME_WINDOW_S = 150
 BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far answers nobody; of its time, too
-FORMS_LIMIT, MANAGERS_LIMIT = 64, 4  # lengths of which forms are kept, and forms of each
+FORMS_LIMIT, MANAGERS_LIMIT = 128, 4  # lengths of which forms are kept, and forms of each
 SIZE_LEAST, SIZE_LIMIT = 484, 65507  # msgMaxSize
 AUTHORIZATION_ERROR = 16
 
@@ -48,6 +48,7 @@ REPORTS: Mapping[str, Oid] = {
     "usmStatsDecryptionErrors": (*USM_STATS, 6),
     "snmpUnknownContexts": (*CONTEXTS, 5),
 }
+_REPORTED = {name: ber.oid((*oid, 0)) for name, oid in REPORTS.items()}
 
 
 class Message(NamedTuple):
@@ -138,8 +139,8 @@ def read(data: bytes) -> Message:
 
 
 class Forms:
-    """Forms of messages that were read and answered. In what a manager sends next only the msgID, the time, the
-    signature and what is encrypted are other octets, as long as before; such a message needs no reading.
+    """Forms of encrypted messages that were signed rightly. In what a manager sends next only the msgID, the time,
+    the signature and what is encrypted are other octets, as long as before; such a message needs no reading.
 
     What is found agrees with `read`, because it is from there: it was read from octets that were the same but for
     those, and they are numbers within their limits, or any octets.
@@ -167,9 +168,11 @@ class Forms:
 
     def keep(self, data: bytes, message: Message) -> None:
         """Keep the form of these octets, that were read as this."""
+        if not message.flags & 2 or not message.places:
+            return  # what is not encrypted has a form of its own, and so has what is not of our model
         at = (0, *message.places)
         sizes = [stop - start for start, stop in zip(at, at[1:], strict=False)]
-        if not message.places or sizes[1] > 4 or sizes[3] > 4:
+        if sizes[1] > 4 or sizes[3] > 4:
             return
         if len(self._kept) >= FORMS_LIMIT:
             self._kept.clear()
@@ -197,20 +200,21 @@ def seal(
     scoped: bytes, salts: usm.Salts,
 ) -> bytes:  # fmt: skip
     """A whole message around a scoped PDU, encrypted and signed as `flags` say."""
-    privacy = signature = b""
-    if flags & 1 and user is not None:
-        signature = bytes(usm.AUTHS[user.auth].mac_bytes)  # zeros for now
-        if flags & 2:
-            scoped, privacy = usm.encrypt(user, boots, time_s, salts.take(), scoped)
-            scoped = ber.tlv(OCTET_STRING, scoped)
-    header = ber.tlv(SEQUENCE, ber.integer(msg_id) + _HEADERS[flags & 7])
-    parts = (_who(engine_id, boots, time_s, name), len(signature), signature, len(privacy), privacy)
-    security = ber.tlv(OCTET_STRING, ber.tlv(SEQUENCE, b"%b\x04%c%b\x04%c%b" % parts))  # both are short
-    message = ber.tlv(SEQUENCE, b"".join((_VERSION, header, security, scoped)))
-    if not signature or user is None:
+    signer = user if flags & 1 else None
+    privacy = b""
+    if flags & 2 and signer is not None:
+        scoped, privacy = usm.encrypt(signer, boots, time_s, salts.take(), scoped)
+        scoped = ber.tlv(OCTET_STRING, scoped)
+    mac_bytes = usm.AUTHS[signer.auth].mac_bytes if signer is not None else 0
+    number = ber.integer(msg_id)
+    security = _security(engine_id, boots, time_s, name, mac_bytes, len(privacy))
+    header = _HEADERS[flags & 7]
+    parts = (_VERSION, len(number) + len(header), number, header, security, privacy, scoped)
+    message = ber.tlv(SEQUENCE, b"%b\x30%c%b%b%b%b%b" % parts)
+    if signer is None:
         return message
     after = len(message) - len(scoped) - len(privacy) - 2
-    return b"".join((message[: after - len(signature)], user.sign(message), message[after:]))
+    return b"%b%b%b" % (message[: after - mac_bytes], signer.sign(message), message[after:])
 
 
 _VERSION, _NO_ID = ber.integer(ber.V3), ber.integer(0)
@@ -222,10 +226,13 @@ _HEADERS = tuple(
 )
 
 
-@lru_cache(maxsize=16)  # all answers of a second to one user
-def _who(engine_id: bytes, boots: int, time_s: int, name: bytes) -> bytes:
-    who = ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots) + ber.integer(time_s)
-    return who + ber.tlv(OCTET_STRING, name)
+@lru_cache(maxsize=16)  # the same in all answers of a second to one user
+def _security(engine_id: bytes, boots: int, time_s: int, name: bytes, mac_bytes: int, privacy_bytes: int) -> bytes:
+    """The security parameters, with zeros as signature, up to where the privacy parameters' octets follow."""
+    who = ber.tlv(OCTET_STRING, engine_id) + ber.integer(boots) + ber.integer(time_s) + ber.tlv(OCTET_STRING, name)
+    signature, privacy = ber.tlv(OCTET_STRING, bytes(mac_bytes)), ber.tlv(OCTET_STRING, bytes(privacy_bytes))
+    both = ber.tlv(OCTET_STRING, ber.tlv(SEQUENCE, who + signature + privacy))
+    return both[: len(both) - privacy_bytes]
 
 
 def is_signed(data: bytes, message: Message, user: User) -> bool:
@@ -255,7 +262,9 @@ class Responder:
         self._users = {name.encode(): user for name, user in users.items()}
         self._salts = salts or usm.Salts()
         self._forms = Forms()
-        self._questions: ber.Questions[tuple[bytes, bytes, bytes]] = ber.Questions()
+        #: a message in a form that was signed rightly before; None: it must be read
+        self.read_again = self._forms.find
+        self._questions: ber.Questions[tuple[bytes, bytes, Header]] = ber.Questions()
         self._context = ber.tlv(OCTET_STRING, engine.id) + ber.tlv(OCTET_STRING, b"")
 
     def user(self, name: str) -> User | None:
@@ -271,10 +280,6 @@ class Responder:
         """snmpEngineTime."""
         return int(now_s - self.engine.started_s)
 
-    def read_again(self, data: bytes) -> Message | None:
-        """A message in a form that was answered before; None: it must be read."""
-        return self._forms.find(data)
-
     def answer(
         self, data: bytes, now_s: float, allowed: Callable[[str], bool], budget_bytes: int, make: Answer,
         message: Message | None = None,
@@ -283,19 +288,19 @@ class Responder:
         comes? `make` answers his request in so many octets. Malformed, Dropped: there is none."""
         is_new = message is None
         message = message or read(data)
+        level = message.level
         try:
             if message.model != MODEL:
                 raise _Report("snmpUnknownSecurityModels")
-            if message.level == 2 or not SIZE_LEAST <= message.max_size < 2**31:
+            if level == 2 or not SIZE_LEAST <= message.max_size < 2**31:
                 raise _Report("snmpInvalidMsgs")
             user = self._known(data, message, now_s, allowed)
             scoped = message.scoped
-            if message.level == AUTH_PRIV and user is not None:
+            if level == AUTH_PRIV:
+                if is_new:  # nobody without a key has forms kept
+                    self._forms.keep(data, message)
                 scoped = self._decrypted(user, message)
-            reply = self._answered(message, user, scoped, now_s, budget_bytes, make)
-            if is_new and message.level:  # nobody without a key has forms kept
-                self._forms.keep(data, message)
-            return reply
+            return self._answered(message, user, scoped, now_s, budget_bytes, make)
         except _Report as e:
             return self._report(message, e, now_s)
 
@@ -328,17 +333,17 @@ class Responder:
     ) -> bytes:
         found = self._questions.find(scoped)
         if found is not None:
-            (context_engine, context, prefix), pdu = found
+            (context_engine, context, header), pdu = found
         else:
             try:
                 context_engine, context, prefix, pdu = read_scoped(scoped)
+                header = Header(ber.V2C, b"", prefix, ber.body(scoped, 0, len(scoped), SEQUENCE)[0] + len(prefix))
             except Malformed:
                 if message.level != AUTH_PRIV:
                     raise
                 raise _Report("usmStatsDecryptionErrors") from None  # most likely another key
             if message.level:
-                start = ber.body(scoped, 0, len(scoped), SEQUENCE)[0]
-                self._questions.keep(scoped, start + len(prefix), (context_engine, context, prefix), pdu)
+                self._questions.keep(scoped, header.pdu_at, (context_engine, context, header), pdu)
         if pdu.tag == ber.REPORT or pdu.tag == ber.RESPONSE:
             raise Dropped("no request")
         if context_engine != self.engine.id:
@@ -346,9 +351,8 @@ class Responder:
         if context:
             raise _Report("snmpUnknownContexts", message.level, user)
         if message.level < user.level:
-            reply = ber.message(prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
+            reply = ber.message(header.prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
         else:
-            header = Header(ber.V2C, b"", prefix, 0)
             room = min(budget_bytes, message.max_size) - self._around_bytes(message, user)
             made = make(header, pdu, room, user)
             if made is None:
@@ -371,7 +375,7 @@ class Responder:
             self.on_refused()
         if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not self._wants_report(message):
             raise Dropped(name)
-        body = ber.binding(ber.oid((*REPORTS[name], 0)), ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
+        body = ber.binding(_REPORTED[name], ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
         scoped = ber.message(self._context, ber.REPORT, _NO_ID, 0, 0, body)
         user = why.user if why.level else None
         return seal(
