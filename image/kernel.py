@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from .fetch import unpack
@@ -29,12 +31,16 @@ NOT_WANTED = (
     "net/openvswitch",
     "net/sctp", "net/tipc", "net/ceph", "net/bluetooth", "net/batman-adv", "net/smc", "net/rxrpc", "net/sunrpc",
 )  # fmt: skip
-#: what the initrd needs to find the root: in the card slots of all boards, and of the virtual machine of the tests
-FIRST = (
-    "virtio_mmio", "virtio_blk", "bcm2835", "sdhci-iproc", "sdhci-brcmstb", "pinctrl-bcm2712", "regulator-gpio",
-    "gpio-regulator", "usb-storage", "squashfs",
+#: what the initrd needs to find the root: in the card slots of all boards, and of the virtual machine of the tests;
+#: with it comes what `supplies` finds
+FIRST = ("virtio_mmio", "virtio_blk", "bcm2835", "sdhci-iproc", "sdhci-brcmstb", "usb-storage", "squashfs")
+#: folders of drivers without which a card slot stays off: its power, pins, clocks, reset lines
+SUPPLIES = (
+    "clk", "dma", "firmware", "gpio", "iommu", "mailbox", "mmc", "pinctrl", "pmdomain", "regulator", "reset", "soc",
 )  # fmt: skip
-NEEDED = ("virtio_blk", "sdhci-iproc", "bcm2835", "squashfs")
+#: of a board's device tree: a card slot is not looked at before its supply is there (deferred probing)
+EXPECTED = {b"regulator-fixed": "fixed", b"brcm,bcm2712-sdhci": "sdhci-brcmstb"}
+_ALIAS = re.compile(r"alias of:N\*T\*C([^*\s]+?)(?:C\*)? (\S+)")
 TREES = ("bcm2711-rpi-*.dtb", "bcm2712*-rpi-*.dtb", "bcm2837-rpi-3-*.dtb", "bcm2837-rpi-zero-2-w.dtb")
 #: of the Wi-Fi firmware: the chips of the boards
 RADIOS = ("43430", "43436", "43455", "43456")
@@ -61,7 +67,9 @@ def build(packages: Path, folder: Path) -> None:
     for tree in trees:
         shutil.copyfile(tree, slot / tree.name)
     run(["depmod", "-b", linux / "usr", version])
-    _initrd(linux, version, work / "busybox/usr/bin/busybox", folder / "initrd", slot / "initrd.img")
+    aliases, depends = (modules / "modules.alias").read_text(), (modules / "modules.dep").read_text()
+    found = supplies(aliases, depends, [tree.read_bytes() for tree in trees])
+    _initrd(linux, version, found, work / "busybox/usr/bin/busybox", folder / "initrd", slot / "initrd.img")
     for name in ("vmlinuz", "System.map", "config", "dtb"):
         path = modules / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -83,8 +91,29 @@ def build(packages: Path, folder: Path) -> None:
     (folder / "version").write_text(version)
 
 
-def _initrd(linux: Path, version: str, busybox: Path, work: Path, target: Path) -> None:
-    """The archive that finds the root: busybox, the modules in the order of their need, and image/init."""
+def supplies(aliases: str, depends: str, trees: Iterable[bytes]) -> list[str]:
+    """The modules of SUPPLIES that a device in one of the device trees asks for: `aliases` is modules.alias,
+    `depends` modules.dep. BuildError if a card slot would be without what it is known to need."""
+    all_trees = b"\0".join(trees)
+    folders = {
+        Path(path).name.split(".")[0].replace("-", "_"): path.split("/")[2]
+        for path in (row.partition(":")[0] for row in depends.splitlines())
+        if path.startswith("kernel/drivers/")
+    }
+    found = set()
+    for compatible, module in _ALIAS.findall(aliases):
+        if folders.get(module.replace("-", "_")) in SUPPLIES and compatible.encode() + b"\0" in all_trees:
+            found.add(module.replace("-", "_"))
+    for compatible_, module in EXPECTED.items():
+        name = module.replace("-", "_")
+        if compatible_ + b"\0" in all_trees and name in folders and name not in found:
+            raise BuildError(f"the kernel's modules.alias does not lead from {compatible_.decode()} to {module}")
+    return sorted(found)
+
+
+def _initrd(linux: Path, version: str, more: list[str], busybox: Path, work: Path, target: Path) -> None:
+    """The archive that finds the root: busybox, the modules in the order of their need, and image/init. `more`: the
+    modules of `supplies`, first. BuildError if the kernel has one neither as a module nor built in."""
     for name in ("bin", "dev", "proc", "sys", "root", "modules"):
         (work / name).mkdir(parents=True)
     shutil.copyfile(busybox, work / "bin/busybox")
@@ -93,13 +122,8 @@ def _initrd(linux: Path, version: str, busybox: Path, work: Path, target: Path) 
     (work / "init").write_text((HERE / "init").read_text().replace("@SIGNATURE@", SIGNATURE))
     (work / "init").chmod(0o755)
     seen: list[Path] = []
-    for name in FIRST:
-        try:
-            said = run(["modprobe", "-d", linux / "usr", "-S", version, "--show-depends", name]).decode()
-        except BuildError:
-            if name in NEEDED:
-                raise
-            continue  # that kernel has it built in, or under another name
+    for name in (*more, *FIRST):
+        said = run(["modprobe", "-d", linux / "usr", "-S", version, "--show-depends", name]).decode()
         for row in said.splitlines():
             path = Path(row.split(" ")[1]) if row.startswith("insmod ") else None
             if path is None or path in seen:

@@ -13,7 +13,9 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .machine import START_S, Failed, Machine, SerialUps, free_port, one_at_a_time, prepare, settings
 from .step import BuildError
@@ -23,6 +25,7 @@ CONTACT = "1.3.6.1.2.1.1.4.0"  # sysContact: a setting that is kept by the faces
 CONTROL_CUTS = 4  # by then a lying disk must have been caught
 TOLD_S = 180.0
 NOTED_S = 60.0
+WRITTEN_S = 5.0  # until an event is on the disk, emulated
 
 
 class Server:
@@ -149,14 +152,17 @@ class Life:
 
     def _note(self, machine: Machine) -> None:
         def noted() -> bool:
-            self._events = self._seen(machine)
+            self._events = self._seen(machine, machine.view())
             return True
 
         machine.until("the events are read", noted, NOTED_S)  # emulated, the core may keep the page waiting
 
     @staticmethod
-    def _seen(machine: Machine) -> dict[int, str]:
+    def _seen(machine: Machine, view: Mapping[str, Any] | None = None) -> dict[int, str]:
+        """The events on the page; with `view` those alone that are on the disk by then: it shows them before."""
         rows = json.loads(machine.get("/api/events?limit=500"))["events"]
+        if view is not None:
+            rows = [r for r in rows if r["boot"] != view["boot"] or r["mono_s"] < view["now_s"] - WRITTEN_S]
         return {int(row["id"]): str(row["name"]) for row in rows}
 
     def close(self) -> None:
