@@ -145,10 +145,13 @@ class Requests:
         args: Any = message.get("args") or {}
         if not isinstance(args, dict):
             raise bus.BusError("args must be an object")
+        until_s = message.get("until_s")
+        if not (until_s is None or type(until_s) is float):
+            raise bus.BusError("until_s must be a number")
         said = _plain(" ".join(f"{k}={v}" for k, v in args.items()), 200)
         data = {"command": command.value, "args": said, **_origin(message, peer)}
         try:
-            remark = self._ups.order(command, {str(k): v for k, v in args.items()})
+            remark = self._ups.order(command, {str(k): v for k, v in args.items()}, until_s)
         except OrderError as e:
             self._put(Note("command", str(e), {**data, "outcome": "refused"}))
             raise bus.BusError(str(e)) from e

@@ -11,9 +11,9 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 
-from . import addresses, ber, config, enginemib, mib2, pdu, upsman, upsmib, usm, v3
+from . import addresses, ber, config, enginemib, mib2, pdu, upsman, upsmib, upsset, usm, v3
 from .gate import Gate
 from .mib import NOTHING, Look, Table, ticks
 from .model import ConfigError, View
@@ -27,6 +27,7 @@ REPLY_LIMIT_BYTES = {socket.AF_INET: 1472, socket.AF_INET6: 1452}  # an unfragme
 RECEIVE_BUFFER_BYTES = 256 * 1024
 INTERFACES_FOR_S = 2.0  # how long the numbers of /sys are good
 REFUSALS_LOGGED_EVERY_S = 60.0
+SAME_SET_S, WRITERS_LIMIT = 10.0, 64  # so long a SET is remembered, of so many who write
 WAKE_US = 250_000  # how soon `run` sees that it shall stop
 IP_PKTINFO = 8  # Linux, ip(7); not in Python's socket module
 
@@ -90,6 +91,7 @@ class Agent:
         self._sock: socket.socket | None = None
         self._budget_bytes = REPLY_LIMIT_BYTES[socket.AF_INET]
         self._anywhere = False
+        self._sets: dict[tuple[str, str], tuple[tuple[bytes, bytes] | None, float, tuple[int, int]]] = {}
         self._stopping = False
         self._logged: dict[str, int] = {}
         self._log_due_s = clock()
@@ -148,8 +150,9 @@ class Agent:
             while not self._stopping and not stop.is_set():
                 try:
                     serve(sock)
-                except BlockingIOError:
-                    pass  # nothing came for a while; or no room to send: as if it were lost on the way
+                except BlockingIOError:  # nothing came for a while; or no room to send: as if it were lost on the way
+                    if self.writer.counts(now_s := self._clock()):
+                        self.look(now_s)
                 except OSError as e:  # the way back is closed: no route, a firewall of our own
                     self._refuse("reply not sent", e.strerror or str(e), self._clock())
 
@@ -217,7 +220,7 @@ class Agent:
             request = ber.read_pdu(data, header.pdu_at)
             self._questions.keep(data, header.pdu_at, header, request)
         look, table = self.seen(now_s)
-        write = self._writing(f"community {community.label}", host) if community.writes else None
+        write = self._writing(f"community {community.label}", host, request) if community.writes else None
         reply = pdu.answer(header, request, table, look, counts, self._budget_bytes, write)
         if reply is None:
             raise _RefusedError("no request")
@@ -233,7 +236,7 @@ class Agent:
     ) -> bytes:
         def make(header: ber.Header, request: ber.Pdu, room: int, user: usm.User) -> bytes | None:
             look, table = self.seen(now_s)
-            write = self._writing(f"user {user.name}", host) if user.writes else None
+            write = self._writing(f"user {user.name}", host, request) if user.writes else None
             return pdu.answer(header, request, table, look, self.counts, room, write)
 
         try:
@@ -243,8 +246,20 @@ class Agent:
         except v3.Dropped as e:
             raise _RefusedError(e.args[0]) from None
 
-    def _writing(self, who: str, host: str) -> pdu.Write:
-        return lambda pairs, look: self.writer.write(pairs, look, who, host)
+    def _writing(self, who: str, host: str, request: ber.Pdu) -> pdu.Write:
+        """A manager who heard nothing asks again under the same number: that is no second order."""
+
+        def write(pairs: Sequence[upsset.Triple], look: Look) -> tuple[int, int]:
+            asked, now_s = (request.request_id, request.bindings), self._clock()
+            before, at_s, result = self._sets.get((who, host), (None, 0.0, (0, 0)))
+            if before != asked or now_s - at_s > SAME_SET_S:
+                result = self.writer.write(pairs, look, who, host)
+                if len(self._sets) >= WRITERS_LIMIT:
+                    self._sets.clear()
+                self._sets[who, host] = asked, self._clock(), result
+            return result
+
+        return write
 
     def sent_notice(self) -> None:
         """A notification has left: counted in the snmp group."""
@@ -268,6 +283,7 @@ class Agent:
         news = view is not self._seen
         if news:
             self._seen, self._kept = view, {}
+            self.writer.saw(view)
             self._alarms.update(view.conditions, now_s, self._started_s)
         if now_s >= self._ports_due_s:
             self._ports_due_s = now_s + INTERFACES_FOR_S

@@ -15,7 +15,8 @@ from .model import Command, ConfigError
 
 log = logging.getLogger(__name__)
 
-ORDER_S = 2.0  # that a manager who sets something waits for the core
+ORDER_S = 2.0  # that a manager who sets something waits for the core; what it has not begun by then is not done
+AUDIT_S = 0.5
 VERSIONS = {"1": ber.V1, "2c": ber.V2C, "3": ber.V3}
 
 
@@ -60,14 +61,20 @@ def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Wri
     def order(command: Command, args: Mapping[str, object], who: str, host: str) -> None:
         origin = {"user": f"snmp {who}", "address": host}
         try:
-            client.ask({"type": "command", "command": command.value, "args": dict(args), "origin": origin}, ORDER_S)
+            client.ask(
+                {
+                    "type": "command", "command": command.value, "args": dict(args), "origin": origin,
+                    "until_s": time.monotonic() + ORDER_S,
+                },
+                ORDER_S,
+            )  # fmt: skip
         except bus.BusError as e:
             log.warning("snmp: %s for %s: %s", command.value, who, e)
             raise upsset.Refused(str(e), _ERRORS.get(type(e), upsset.INCONSISTENT_VALUE)) from e
 
     def audit(what: str, who: str, host: str) -> None:
         try:
-            client.ask({"type": "audit", "what": what, "origin": {"user": f"snmp {who}", "address": host}}, ORDER_S)
+            client.ask({"type": "audit", "what": what, "origin": {"user": f"snmp {who}", "address": host}}, AUDIT_S)
         except bus.BusError as e:
             log.warning("snmp: %s has set %s; the core does not keep that: %s", who, what, e)
 

@@ -82,16 +82,19 @@ class Ups:
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.turned_s = time.monotonic()  # when the loop last went round; the watchdog looks at it
 
-    def order(self, command: Command, args: Mapping[str, Any]) -> str:
+    def order(self, command: Command, args: Mapping[str, Any], until_s: float | None = None) -> str:
         """Give the UPS an order and wait until it is given, from any thread; what the driver remarks, or ''.
-        OrderError says why not."""
+        `until_s`: monotonic second after which it is not begun any more. OrderError says why not."""
+        within_s = ORDER_WITHIN_S if until_s is None else min(until_s - time.monotonic(), ORDER_WITHIN_S)
+        if within_s <= 0:
+            raise OrderError("it came too late and was not given")
         order = _Order(command, args)
         try:
             self._orders.put_nowait(order)
         except queue.Full:
             raise OrderError("too many orders are waiting") from None
         self.wake()
-        if not order.done.wait(ORDER_WITHIN_S):
+        if not order.done.wait(within_s):
             with self._lock:
                 late, order.taken = order.taken, True
             if late:  # it is being given at this moment

@@ -78,7 +78,7 @@ _RESULTS = {
     TestResult.PASSED: 1, TestResult.WARNING: 2, TestResult.FAILED: 3, TestResult.ABORTED: 4, TestResult.RUNNING: 5,
     TestResult.NONE: 6,
 }  # fmt: skip
-_PENDING = (Condition.SHUTDOWN_PENDING, Condition.SHUTDOWN_IMMINENT)
+PENDING = (Condition.SHUTDOWN_PENDING, Condition.SHUTDOWN_IMMINENT)
 
 
 def _holds(look: Look, *conditions: Condition) -> Active | None:
@@ -149,7 +149,7 @@ def _countdown(name: str) -> Callable[[Look], int | None]:
 
     def read(look: Look) -> int | None:
         left_s = look.written.countdown_s(name, look.now_s) if look.written else None
-        return left_s if left_s is not None else None if _holds(look, *_PENDING) else -1
+        return left_s if left_s is not None else None if _holds(look, *PENDING) else -1
 
     return read
 

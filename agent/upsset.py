@@ -14,7 +14,8 @@ from . import ber, upsmib
 from .ber import INTEGER, OBJECT_ID, OCTET_STRING, Oid
 from .mib import INT_MAX, Look
 from .mib2 import SYSTEM
-from .model import Command, Condition
+from .model import Command, Condition, View
+from .outage import RETURN_DELAY_S
 from .upsmib import UPS
 
 GEN_ERR, NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 5, 6, 7, 8, 9, 10, 11
@@ -48,11 +49,12 @@ class _Plan:
 
     texts: dict[str, str]
     returns: bool
-    locked: bool  # it holds the spin lock's value
+    locked: bool = False  # it holds the spin lock's value
     test_id: Oid | None = None
     order: tuple[Command, dict[str, Any], int] | None = None  # and the index of its object
     countdown: tuple[str, int | None] | None = None  # the object, and its seconds; None: stopped
     changed: list[str] = field(default_factory=list)  # for the audit row
+    kept_at: int = 1  # the index of the first object that is kept in the file
 
 
 Order = Callable[[Command, Mapping[str, Any], str, str], None]
@@ -82,6 +84,7 @@ class Writer:
         self.test_id: Oid | None = None
         self._save, self._order, self._audit, self._may_switch = save, order, audit, allow_shutdown
         self._until: tuple[str, float] | None = None  # the countdown that was ordered last: object, monotonic second
+        self._shown = False  # the unit has said that it counts
 
     @property
     def returns(self) -> bool:
@@ -94,11 +97,22 @@ class Writer:
             return None
         return int(self._until[1] - now_s) if self._until[0] == name else -1
 
+    def counts(self, now_s: float) -> bool:
+        """Whether a countdown that was ordered here goes on: then `saw` wants to know."""
+        return self._until is not None and self._until[1] > now_s
+
+    def saw(self, view: View) -> None:
+        """What the unit says now. One that has shown its countdown, and shows it no more, was stopped by somebody."""
+        pending = _pending(view)
+        if self._shown and not pending:
+            self._until = None
+        self._shown = pending and self._until is not None
+
     def write(self, triples: Sequence[Triple], look: Look, who: str, host: str) -> tuple[int, int]:
         """Set all or nothing; error-status and error-index."""
-        locked = (SPIN_LOCK, INTEGER, ber.integer(self.spin_lock)[2:]) in triples
-        plan = _Plan(dict(self.texts), self.returns, locked)
-        for index, (name, tag, body) in enumerate(triples, start=1):
+        plan = _Plan(dict(self.texts), self.returns)
+        # as if all were set at once (RFC 3416 section 4.2.5): first what the others depend on
+        for index, (name, tag, body) in sorted(enumerate(triples, start=1), key=lambda one: one[1][0] not in FIRST):
             try:
                 self._check(name, tag, body, look, plan, index)
             except _Wrong as e:
@@ -112,8 +126,10 @@ class Writer:
         if setting.switches and not self._may_switch:
             raise _Wrong(NO_ACCESS)
         value = _value(setting, tag, body)
-        before = plan.order
+        before, kept = plan.order, len(plan.changed)
         setting.plan(self, setting.name, value, look, plan)
+        if kept == 0 and plan.changed:
+            plan.kept_at = index
         if plan.order is not before:
             if before is not None or plan.order is None:
                 raise _Wrong(RESOURCE_UNAVAILABLE)
@@ -125,7 +141,7 @@ class Writer:
             try:
                 self._save(plan.texts)
             except OSError:
-                return COMMIT_FAILED, 1
+                return COMMIT_FAILED, plan.kept_at
         if plan.order is not None:
             command, args, index = plan.order
             try:
@@ -144,6 +160,7 @@ class Writer:
         if plan.countdown is not None:
             name, seconds = plan.countdown
             self._until = None if seconds is None else (name, look.now_s + seconds)
+            self._shown = False
         if plan.changed:
             self._audit(" ".join(plan.changed), who, host)
         return 0, 0
@@ -199,9 +216,10 @@ def _need(look: Look, command: Command) -> Command:
     return command
 
 
-def _spin_lock(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
-    if not plan.locked:
+def _spin_lock(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
+    if value != writer.spin_lock:
         raise _Wrong(INCONSISTENT_VALUE)
+    plan.locked = True
 
 
 def _test(_: Writer, name: str, value: Oid, look: Look, plan: _Plan) -> None:
@@ -225,9 +243,14 @@ def _auto_restart(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> 
     _keep(_, name, "on" if value == ON else "off", look, plan)
 
 
+def _pending(view: View) -> bool:
+    return any(active.condition in upsmib.PENDING for active in view.conditions)
+
+
 def _stop(writer: Writer, name: str, look: Look, plan: _Plan) -> None:
-    """-1: end the countdown of this object, if it has one."""
-    if (writer.countdown_s(name, look.now_s) or -1) >= 0:
+    """-1: end the countdown of this object, or one that was ordered elsewhere, if there is one."""
+    left_s = writer.countdown_s(name, look.now_s)
+    if (left_s is not None and left_s >= 0) or (left_s is None and _pending(look.view)):
         plan.order, plan.countdown = (_need(look, Command.SHUTDOWN_STOP), {}, 0), (name, None)
 
 
@@ -235,8 +258,10 @@ def _shut_down(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -
     if value < 0:
         _stop(writer, name, look, plan)
         return
-    command = _need(look, Command.SHUTDOWN_RETURN if plan.returns else Command.SHUTDOWN_STAY_OFF)
-    plan.order, plan.countdown = (command, {"delay_s": float(value)}, 0), (name, value)
+    command, args = Command.SHUTDOWN_STAY_OFF, {"delay_s": float(value)}
+    if plan.returns:
+        command, args = Command.SHUTDOWN_RETURN, {**args, "return_delay_s": RETURN_DELAY_S}
+    plan.order, plan.countdown = (_need(look, command), args, 0), (name, value)
 
 
 def _reboot(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
@@ -248,8 +273,10 @@ def _reboot(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -> N
 
 
 def _start_up(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
-    if value >= 0:  # no driver switches an output on after a delay of its own
+    if value > 0:  # no driver switches an output on after a delay of its own
         raise _Wrong(INCONSISTENT_VALUE)
+    if value == 0:
+        plan.order = (_need(look, Command.LOAD_ON), {}, 0)
 
 
 def _beeper(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
@@ -296,4 +323,5 @@ def _settings() -> dict[bytes, Setting]:
 
 
 SETTINGS = _settings()
-SPIN_LOCK = ber.oid_body((*UPS, 1, 7, 2, 0))
+SPIN_LOCK, AUTO_RESTART = ber.oid_body((*UPS, 1, 7, 2, 0)), ber.oid_body((*UPS, 1, 8, 5, 0))
+FIRST = frozenset((SPIN_LOCK, AUTO_RESTART))

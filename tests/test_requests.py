@@ -100,7 +100,7 @@ def test_a_request_of_a_wrong_form_is_refused(message: dict[str, Any]) -> None:
 
 def test_what_a_ups_makes_of_an_order_is_in_the_answer_and_in_the_row() -> None:
     asked = Asked()
-    ups: Any = SimpleNamespace(order=lambda command, args: "off after 54 s, not 50" if args else "")
+    ups: Any = SimpleNamespace(order=lambda command, args, until_s: "off after 54 s, not 50" if args else "")
     asked.requests._ups = ups
     args = {"delay_s": 50}
     assert asked.ask(type="command", command="shutdown-stay-off", args=args) == {"remark": "off after 54 s, not 50"}

@@ -120,6 +120,9 @@ def test_an_order_is_given_and_a_wrong_one_is_refused_with_a_reason() -> None:
             ups.order(Command.BEEPER_ON, {})
         with pytest.raises(OrderError, match="too long"):
             ups.order(Command.TEST_QUICK, {"minutes": 99})
+        with pytest.raises(OrderError, match="came too late and was not given"):
+            ups.order(Command.TEST_QUICK, {}, time.monotonic() - 0.1)
+        assert driver.orders.count((Command.TEST_QUICK, {})) == 1
 
 
 def test_an_order_without_a_connection_is_refused() -> None:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, since, view
 
 from agent import ber, settexts, upsset
+from agent.drivers.simulator import Simulator
 from agent.model import Command, Condition
+from agent.pretend import Scene, Unit
 from agent.upsset import Refused, Writer
 
 ALL = frozenset(Command) - {Command.SIMULATE}
@@ -86,11 +88,13 @@ def test_texts_are_kept_and_leave_an_audit_row(desk: Desk) -> None:
 
 def test_a_test_needs_the_spin_lock_in_the_same_request_and_moves_it(desk: Desk) -> None:
     assert desk.set((TEST, QUICK)) == (upsset.INCONSISTENT_VALUE, 1)
-    assert desk.set((TEST, QUICK), (LOCK, 2)) == (upsset.INCONSISTENT_VALUE, 1)
+    assert desk.set((TEST, QUICK), (LOCK, 2)) == (upsset.INCONSISTENT_VALUE, 2)
+    assert desk.set((LOCK, 1), (LOCK, 2), (TEST, QUICK)) == (upsset.INCONSISTENT_VALUE, 2)
     assert desk.orders == [] and desk.get(LOCK) == 1
     assert desk.set((LOCK, 1), (TEST, QUICK)) == (0, 0)
     assert desk.orders == [(Command.TEST_QUICK, {}, "community tests", "127.0.0.1")]
     assert desk.get(LOCK) == 2 and desk.get(TEST) == ber.oid_body(QUICK)
+    desk.stage.now_s += 11.0
     assert desk.set((LOCK, 1), (TEST, QUICK)) == (upsset.INCONSISTENT_VALUE, 1)
 
 
@@ -111,7 +115,7 @@ def test_the_output_is_switched_only_where_that_is_allowed(tmp_path: Path) -> No
 def test_a_shutdown_counts_down_and_minus_one_ends_it(desk: Desk) -> None:
     assert desk.get(DOWN) == -1 and desk.set((DOWN, -1)) == (0, 0) and desk.orders == []
     assert desk.set((DOWN, 300)) == (0, 0)
-    assert desk.orders[-1][:2] == (Command.SHUTDOWN_RETURN, {"delay_s": 300.0})
+    assert desk.orders[-1][:2] == (Command.SHUTDOWN_RETURN, {"delay_s": 300.0, "return_delay_s": 60.0})
     desk.stage.now_s += 100.0
     assert desk.get(DOWN) == 200 and desk.get(REBOOT) == -1
     assert desk.set((DOWN, -1)) == (0, 0)
@@ -122,6 +126,62 @@ def test_without_auto_restart_it_stays_off(desk: Desk) -> None:
     assert desk.set((RESTART, 2), (DOWN, 60)) == (0, 0)
     assert desk.orders[-1][:2] == (Command.SHUTDOWN_STAY_OFF, {"delay_s": 60.0})
     assert desk.get(RESTART) == 2 and desk.saved == {"upsAutoRestart": "off"}
+
+
+@pytest.mark.parametrize("delay_s", [0, 12, 120, 600])
+@pytest.mark.parametrize("restart", [1, 2])
+def test_a_real_driver_takes_what_is_ordered(desk: Desk, delay_s: int, restart: int) -> None:
+    assert desk.set((RESTART, restart), (DOWN, delay_s)) == (0, 0)
+    command, args, _, _ = desk.orders[-1]
+    Simulator(Scene(Unit(0.0), (), 0.0), lambda: 0.0).order(command, **args)
+
+
+@pytest.mark.parametrize("seconds", [0, 60, 300])
+def test_a_real_driver_takes_a_reboot(desk: Desk, seconds: int) -> None:
+    assert desk.set((REBOOT, seconds)) == (0, 0)
+    command, args, _, _ = desk.orders[-1]
+    Simulator(Scene(Unit(0.0), (), 0.0), lambda: 0.0).order(command, **args)
+
+
+def test_the_order_of_the_objects_in_a_request_does_not_matter(desk: Desk) -> None:
+    assert desk.set((DOWN, 60), (RESTART, 2)) == (0, 0)
+    assert desk.orders[-1][0] is Command.SHUTDOWN_STAY_OFF
+
+
+def test_minus_one_ends_a_countdown_that_was_ordered_elsewhere(desk: Desk) -> None:
+    desk.stage.view = view(ON_LINE, since(Condition.SHUTDOWN_PENDING), commands=ALL)
+    assert desk.set((DOWN, -1)) == (0, 0) and desk.orders[-1][0] is Command.SHUTDOWN_STOP
+    desk.stage.view = view(ON_LINE, since(Condition.SHUTDOWN_PENDING), commands=ALL - {Command.SHUTDOWN_STOP})
+    assert desk.set((REBOOT, -1)) == (upsset.INCONSISTENT_VALUE, 1)
+
+
+def test_a_countdown_that_somebody_else_stopped_is_over(desk: Desk) -> None:
+    assert desk.set((DOWN, 300)) == (0, 0) and desk.get(DOWN) == 300
+    desk.stage.view = view(ON_LINE, since(Condition.SHUTDOWN_PENDING), commands=ALL)
+    desk.stage.now_s += 50.0
+    assert desk.get(DOWN) == 250
+    desk.stage.view = view(ON_LINE, commands=ALL)
+    assert desk.get(DOWN) == -1
+
+
+def test_the_same_request_again_is_no_second_order(desk: Desk) -> None:
+    assert desk.set((DOWN, 300)) == desk.set((DOWN, 300)) == (0, 0)
+    assert len(desk.orders) == 1
+    desk.refuses = Refused("asked, and no answer", upsset.GEN_ERR)
+    assert desk.set((REBOOT, 60)) == (upsset.GEN_ERR, 1)
+    desk.refuses = None
+    assert desk.set((REBOOT, 60)) == (upsset.GEN_ERR, 1) and len(desk.orders) == 1
+    desk.stage.now_s += 11.0
+    assert desk.set((REBOOT, 60)) == (0, 0) and len(desk.orders) == 2
+
+
+def test_an_output_that_is_off_can_be_switched_on_at_once(desk: Desk) -> None:
+    assert desk.set((START, 0)) == (0, 0) and desk.orders[-1][:2] == (Command.LOAD_ON, {})
+
+
+def test_a_full_disk_names_the_object_that_could_not_be_kept(desk: Desk) -> None:
+    desk.disk_full = True
+    assert desk.set((START, -1), (CONTACT, "ops")) == (upsset.COMMIT_FAILED, 2)
 
 
 def test_a_reboot_is_off_for_so_long(desk: Desk) -> None:
