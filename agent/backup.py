@@ -188,14 +188,14 @@ def put(content: Content, path: Path, settings: Config) -> None:
         raise ConfigError(f"{e.filename or state}: {e.strerror}; nothing was changed") from e
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limit_bytes: int = FILE_LIMIT_BYTES) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(FILE_LIMIT_BYTES + 1)
+            data = file.read(limit_bytes + 1)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
-    if len(data) > FILE_LIMIT_BYTES:
-        raise ConfigError(f"{path}: larger than {FILE_LIMIT_BYTES // 2**20} MiB")
+    if len(data) > limit_bytes:
+        raise ConfigError(f"{path}: larger than {limit_bytes // 2**20} MiB")
     return data
 
 
@@ -218,7 +218,7 @@ def backup(args: argparse.Namespace, settings: Config) -> int:
 def restore(args: argparse.Namespace) -> int:
     """`ridethrough restore FILE`: without --yes only says what is in it."""
     phrase = _phrase(twice=False)
-    content = unseal(_read(args.file), phrase)
+    content = unseal(_read(args.file, TOTAL_LIMIT_BYTES), phrase)
     settings, problems = process.parse(content.files[SETTINGS])
     about = content.about()
     print(f"{args.file}: made {about['made']} on {about['host']} by version {about['version']}")

@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import base, fetch, kernel, layout, root, sbom, wheels
+from . import base, fetch, kernel, layout, root, sbom, signed, wheels
 from .step import BuildError, Steps, digest, run
 
 HERE = Path(__file__).parent
@@ -78,8 +78,8 @@ def compiled(folder: Path, base_tar: Path) -> None:
     shutil.rmtree(target)
 
 
-def build(cache: Path, out: Path, fresh: bool) -> Path:
-    """Build the image; its path. BuildError with the remedy."""
+def build(cache: Path, out: Path, fresh: bool, key: Path | None = None) -> Path:
+    """Build the image; its path. With `key` an update beside it. BuildError with the remedy."""
     missing = [tool for tool in TOOLS if shutil.which(tool, path=f"{os.environ.get('PATH')}:/usr/sbin:/sbin") is None]
     if missing:
         raise BuildError(f"missing: {', '.join(missing)}; `./run image` installs them when it runs as root")
@@ -170,6 +170,8 @@ def build(cache: Path, out: Path, fresh: bool) -> Path:
     (out / f"{name}.packages.txt").write_text(sbom.package_list(parts))
     stamp = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     (out / f"{name}.cdx.json").write_text(sbom.cyclonedx(parts, what, stamp))
+    if key is not None:
+        signed.make(core / "slot", squash / "root.squashfs", what, when, key, out / f"{name}.update")
     return out / f"{name}.img.zst"
 
 
@@ -181,9 +183,10 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "build", metavar="DIR", help="where the image goes")
     parser.add_argument("--fresh", action="store_true", help="fetch Debian's packages anew")
+    parser.add_argument("--sign", type=Path, metavar="KEY", help="make an update, too (docs/updates.md)")
     args = parser.parse_args()
     try:
-        path = build(args.cache.resolve(), args.out.resolve(), args.fresh)
+        path = build(args.cache.resolve(), args.out.resolve(), args.fresh, args.sign)
     except (BuildError, OSError, subprocess.SubprocessError) as e:
         print(f"./run image: {e}", file=sys.stderr)
         return 1

@@ -10,15 +10,14 @@ import contextlib
 import functools
 import http.server
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from . import signed
 from .machine import START_S, Failed, Machine, SerialUps, free_port, off_card, on_card, prepare, settings
 from .step import BuildError, run
 
@@ -54,21 +53,12 @@ class Lab:
 
     def make(self, name: str, more: str = "") -> Path:
         """An update of the version that runs; `more`: words for its kernel."""
-        slot = self._folder / f"{name}-slot"
-        shutil.copytree(self._cache / "kernel/slot", slot)
-        (slot / "cmdline.txt").write_text(on_card(self.card, "a/cmdline.txt").strip() + more + "\n")
-        with tarfile.open(slot.with_suffix(".tar"), "w") as tar:
-            for path in sorted(slot.rglob("*")):
-                if path.is_file():
-                    tar.add(path, str(path.relative_to(slot)))
-        made = self._served / f"{name}.update"
-        root = self._cache / "root/root.squashfs"
         from agent.model import VERSION
 
-        self._bundle(
-            "make", "--key", str(self._update_key), "--slot", str(slot.with_suffix(".tar")), "--root", str(root),
-            "--version", VERSION, "--made", str(int(time.time())), str(made),
-        )  # fmt: skip
+        made = self._served / f"{name}.update"
+        words = on_card(self.card, "a/cmdline.txt").strip() + more + "\n"
+        kernel, root = self._cache / "kernel/slot", self._cache / "root/root.squashfs"
+        signed.make(kernel, root, VERSION, int(time.time()), self._update_key, made, words)
         return made
 
     def start(self, trial: bool = False) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import sys
 from argparse import Namespace
@@ -183,6 +184,17 @@ def test_a_backup_never_overwrites_a_file(adapter: Path, monkeypatch: pytest.Mon
     file = make(adapter, monkeypatch)
     with pytest.raises(ConfigError, match="is there already"):
         make(adapter, monkeypatch, file.name)
+
+
+def test_what_a_backup_takes_in_can_be_restored(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(process.load(adapter)[0].commands_dir)
+    folder.mkdir(exist_ok=True)
+    for name in ("one", "two"):
+        (folder / name).write_bytes(random.Random(name).randbytes(1_900_000))
+    file = make(adapter, monkeypatch)
+    (folder / "one").unlink()
+    assert restore(adapter, file, monkeypatch) == 0
+    assert (folder / "one").stat().st_size == 1_900_000
 
 
 def test_a_file_that_cannot_be_read_is_named_and_makes_no_backup(
