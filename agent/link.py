@@ -259,32 +259,31 @@ def remedy(port: str, error: Exception) -> str:
     if number == errno.ENOENT:
         return f"no such port: {port}; plug the cable in, or see what there is with: ls -l /dev/serial/by-id"
     if number in (errno.EACCES, errno.EPERM):
-        return (
-            f"may not open {port}, which group {_group(port)} may; mend with: "
-            f"sudo usermod -aG {_group(port)} {_user()}, then log in again or restart the service{_rule(port)}"
-        )
+        return f"may not open {port}; mend with: {_permit(port)}, then log in again or restart the service"
     if number in (errno.EAGAIN, errno.EBUSY):
         return f"{port} is in use by another program; see which with: sudo fuser -v {port}"
     return f"{port} cannot be used as a serial line: {error}"
 
 
-def _rule(port: str) -> str:
-    """The udev rule that gives a port to the usual group, if it belongs to another one."""
-    found = devices.port(port)
-    if _group(port) == "dialout" or found is None or found.usb is None:
-        return ""
-    who = found.usb
-    return (
-        f'; or with a udev rule: SUBSYSTEM=="tty", ATTRS{{idVendor}}=="{who.vendor:04x}", '
-        f'ATTRS{{idProduct}}=="{who.product:04x}", GROUP="dialout", MODE="0660"'
-    )
-
-
-def _group(port: str) -> str:
+def _permit(port: str) -> str:
+    """What lets us open a port: to be in its group, if that may; else a udev rule that gives it to the usual group.
+    Nobody shall join root's."""
     try:
-        return grp.getgrgid(os.stat(port).st_gid).gr_name
+        found = os.stat(port)
+        group = grp.getgrgid(found.st_gid).gr_name
     except (OSError, KeyError):
-        return "dialout"
+        return f"sudo usermod -aG dialout {_user()}"
+    if group != "root" and found.st_mode & 0o060 == 0o060:
+        return f"sudo usermod -aG {group} {_user()}"
+    usb = device.usb if (device := devices.port(port)) is not None else None
+    which = f'KERNEL=="{os.path.basename(os.path.realpath(port))}"'
+    if usb is not None:
+        which = f'ATTRS{{idVendor}}=="{usb.vendor:04x}", ATTRS{{idProduct}}=="{usb.product:04x}"'
+    rule = f'SUBSYSTEM=="tty", {which}, GROUP="dialout", MODE="0660"'
+    return (
+        f"a udev rule in /etc/udev/rules.d/60-ups.rules: {rule}; sudo udevadm control --reload; sudo udevadm trigger; "
+        f"sudo usermod -aG dialout {_user()}"
+    )
 
 
 def _user() -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
+import re
 import termios
 import threading
 import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import serial  # (here, before a test gives up the rights to read it)
@@ -164,14 +167,39 @@ def test_what_is_no_serial_line_is_refused(tmp_path: Path) -> None:
             link.open({"port": port}, time.monotonic)
 
 
-def test_a_forbidden_port_names_the_group_and_the_remedy(raw: tuple[int, str]) -> None:
+@pytest.mark.parametrize(
+    ("mode", "group", "said"),
+    [
+        (0o660, "dialout", "mend with: sudo usermod -aG dialout "),
+        (0o660, "tty", "mend with: sudo usermod -aG tty "),
+        (
+            0o600,
+            "dialout",
+            'SUBSYSTEM=="tty", KERNEL=="{name}", GROUP="dialout", MODE="0660"; .*usermod -aG dialout ',
+        ),
+        (0o600, "root", 'SUBSYSTEM=="tty", KERNEL=="{name}", GROUP="dialout", MODE="0660"; .*usermod -aG dialout '),
+        (0o660, "root", "a udev rule in /etc/udev/rules.d"),
+    ],
+)
+def test_a_forbidden_port_names_a_remedy_that_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, group: str, said: str
+) -> None:
+    port = tmp_path / "port"
+    port.touch()
+    port.chmod(mode)
+    monkeypatch.setattr(link.grp, "getgrgid", lambda _: SimpleNamespace(gr_name=group))
+    text = link.remedy(str(port), PermissionError(errno.EACCES, "Permission denied"))
+    assert re.search(said.format(name=port.name), text) and "-aG root" not in text
+
+
+def test_a_forbidden_port_is_one_error_that_names_it(raw: tuple[int, str]) -> None:
     _, name = raw
     os.chmod(name, 0o000)
     was = os.geteuid()
     if was == 0:
         os.seteuid(65534)  # root may open everything
     try:
-        with pytest.raises(LinkError, match=f"may not open {name}, .*mend with: sudo usermod -aG"):
+        with pytest.raises(LinkError, match=f"^may not open {name}; mend with: "):
             link.open({"port": name}, time.monotonic)
     finally:
         os.seteuid(was)

@@ -19,7 +19,7 @@ from agent import link as serial_line
 from agent import pretend
 from agent.bridges import BRIDGES
 from agent.drivers import megatec as driver
-from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
+from agent.model import Command, Condition, Flow, LinkError, OrderError, Reply, Source, Status, TestResult
 from agent.q1 import meaning, megatec, threephase, voltronic
 from agent.q1.dialects import DIALECTS
 from agent.q1.find import _BY_LETTER, QUERIES, find
@@ -92,6 +92,20 @@ def test_the_dialect_is_found_by_questions_alone_in_less_than_five_seconds(speak
     assert find(link).name == NOT_FOUND.get(speaker, FOUND.get(speaker, speaker))
     assert set(link.sent) <= set(QUERIES) and link.waited_s < 5.0
     assert link.unit.beeper and link.unit.off_at_s is None and not link.unit.testing
+
+
+@pytest.mark.parametrize(
+    ("speaker", "lost"), [("megatec-g", b"G2\r"), ("q6", b"Q6\r"), ("mecer", b"QPI\r"), ("megatec", b"G2\r")]
+)
+def test_one_answer_that_is_lost_while_connecting_hides_no_phase(speaker: str, lost: bytes) -> None:
+    class Lossy(SpeakerLink):
+        def ask(self, command: bytes, **more: Any) -> Reply:
+            if command == lost and command not in self.sent:
+                self.sent.append(command)
+                raise LinkError("lost")
+            return super().ask(command, **more)
+
+    assert find(Lossy(SPEAKERS[speaker], pretend.Unit(0.0))).name == speaker
 
 
 def test_what_is_found_by_itself_is_what_the_table_says() -> None:

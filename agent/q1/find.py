@@ -11,6 +11,7 @@ from .table import Dialect, Query
 log = logging.getLogger(__name__)
 
 WITHIN_S = 0.9  # for each question; there are five at most that get no answer
+AGAIN_WITHIN_S = 0.6  # for three of them that are asked once more
 QUERIES = (b"Q1\r", b"QPI\r", b"QGS\r", b"G2\r", b"Q6\r", b"M\r", b"QS\r", b"D\r")  # all that may be sent
 
 _BY_LETTER = {
@@ -36,7 +37,7 @@ def find(link: Link) -> Dialect:
     said = _said(link, b"QPI\r")
     found = _by_protocol(link, said, speaks_q1)
     if found is None and speaks_q1:
-        found = _first(link, threephase.MEGATEC_G, threephase.Q6_DIALECT) or megatec.MEGATEC
+        found = _first(link, threephase.MEGATEC_G, threephase.Q6_DIALECT) or _more(link) or megatec.MEGATEC
     if found is None:
         found = _BY_LETTER.get(_said(link, b"M\r").strip(b"\0 ")) or _first(link, megatec.MUSTEK, megatec.MEGATEC_OLD)
     if found is None:
@@ -57,28 +58,34 @@ def _by_protocol(link: Link, said: bytes, speaks_q1: bool) -> Dialect | None:
     return voltronic.VOLTRONIC if known else None
 
 
-def _first(link: Link, *dialects: Dialect) -> Dialect | None:
+def _more(link: Link) -> Dialect | None:
+    """A second look at a unit that answers Q1 and seems to know no more: one lost answer must not hide two phases."""
+    found = _by_protocol(link, _said(link, b"QPI\r", AGAIN_WITHIN_S), True)
+    return found or _first(link, threephase.MEGATEC_G, threephase.Q6_DIALECT, within_s=AGAIN_WITHIN_S)
+
+
+def _first(link: Link, *dialects: Dialect, within_s: float = WITHIN_S) -> Dialect | None:
     """The first of them whose own question is answered: the second that it polls, if the first is Q1."""
     for dialect in dialects:
         own = next((query for query in dialect.poll if query.ask != b"Q1\r"), dialect.poll[0])
-        if answers(link, own):
+        if answers(link, own, within_s):
             return dialect
     return None
 
 
-def _said(link: Link, command: bytes) -> bytes:
+def _said(link: Link, command: bytes, within_s: float = WITHIN_S) -> bytes:
     """What the unit answers to a question of which any answer is good; b"": nothing."""
     try:
-        return link.ask(command, within_s=WITHIN_S).data
+        return link.ask(command, within_s=within_s).data
     except LinkError as e:
         log.debug("looking: %s", e)
         return b""
 
 
-def answers(link: Link, query: Query) -> bool:
+def answers(link: Link, query: Query, within_s: float = WITHIN_S) -> bool:
     """Whether `query` gets an answer of the right form."""
     try:
-        query.parse(link.ask(query.ask, within_s=WITHIN_S).data)
+        query.parse(link.ask(query.ask, within_s=within_s).data)
     except LinkError as e:
         log.debug("looking: %s", e)
         return False
