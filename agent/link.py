@@ -281,8 +281,8 @@ def _permit(port: str) -> str:
         which = f'ATTRS{{idVendor}}=="{usb.vendor:04x}", ATTRS{{idProduct}}=="{usb.product:04x}"'
     rule = f'SUBSYSTEM=="tty", {which}, GROUP="dialout", MODE="0660"'
     return (
-        f"a udev rule in /etc/udev/rules.d/60-ups.rules: {rule}; sudo udevadm control --reload; sudo udevadm trigger; "
-        f"sudo usermod -aG dialout {_user()}"
+        f"a udev rule in /etc/udev/rules.d/60-ups.rules: {rule}; sudo udevadm control --reload; "
+        f"sudo udevadm trigger; sudo usermod -aG dialout {_user()}"
     )
 
 
