@@ -51,6 +51,7 @@ class Notice:
     trap: Oid  # snmpTrapOID: the kind, of which a receiver gets at most one in 5 s
     ticks: int  # sysUpTime
     bindings: bytes
+    about: str = ""  # the alarm or interface, of which a receiver gets all in their order
 
     def of_version_1(self, request_from: bytes, community: bytes) -> bytes:
         """A whole message; `request_from`: our IPv4 address, four octets."""
@@ -112,7 +113,7 @@ class Watch:
                 continue
             private = upsman.trap(Condition(event.name), event.kind == "began") if look.upsman else None
             if private is not None and (event.kind == "began") == (number not in self.open):
-                found.append(Notice(private, look.ticks, b""))
+                found.append(Notice(private, look.ticks, b"", _about(number)))
             if event.kind == "began" and number not in self.open:
                 self.open[number] = self._row(number, look, last_id)
                 found += self._began(number, look)
@@ -135,7 +136,7 @@ class Watch:
             self._battery_s = None
         found = [] if number in _NOT_REMOVED else [_alarm(ALARM_REMOVED, row_id, number, look)]
         if number == ALARM_NUMBER[Condition.TEST_RUNNING]:
-            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, _values(look, _OF_TEST)))
+            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, _values(look, _OF_TEST), _about(number)))
         return found
 
     def core(self, look: Look, last_id: int) -> list[Notice]:
@@ -183,17 +184,22 @@ def authentication_failure(look: Look) -> Notice:
 
 
 def _on_battery(look: Look) -> Notice:
-    return Notice((*TRAPS, ON_BATTERY), look.ticks, _values(look, _OF_ON_BATTERY))
+    about = _about(ALARM_NUMBER[Condition.ON_BATTERY])
+    return Notice((*TRAPS, ON_BATTERY), look.ticks, _values(look, _OF_ON_BATTERY), about)
+
+
+def _about(number: int) -> str:
+    return f"alarm {number}"
 
 
 def _alarm(kind: int, row_id: int, number: int, look: Look) -> Notice:
     columns = (*UPS, 1, 6, 2, 1)
     bindings = bound((*columns, 1, row_id), ber.integer(row_id))
     bindings += bound((*columns, 2, row_id), ber.oid((*WELL_KNOWN_ALARMS, number)))
-    return Notice((*TRAPS, kind), look.ticks, bindings)
+    return Notice((*TRAPS, kind), look.ticks, bindings, _about(number))
 
 
 def _link(index: int, admin: int, state: int, look: Look) -> Notice:
     values = ((1, index), (IF_ADMIN_STATUS, admin), (IF_OPER_STATUS, state))
     bindings = b"".join(bound((*IF_TABLE, column, index), ber.integer(value, INTEGER)) for column, value in values)
-    return Notice((*GENERIC, LINK_UP if state == 1 else LINK_DOWN), look.ticks, bindings)
+    return Notice((*GENERIC, LINK_UP if state == 1 else LINK_DOWN), look.ticks, bindings, f"interface {index}")

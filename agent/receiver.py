@@ -60,6 +60,7 @@ class Receiver:
         self._salts = usm.Salts()
         self._sock: socket.socket | None = None
         self._said = ""
+        self._spilt = self._refused = self._deaf = False  # what the log has; has an ICMP message come back?
 
     @property
     def busy(self) -> bool:
@@ -73,13 +74,19 @@ class Receiver:
             self._sock = None
 
     def put(self, notices: Iterable[Notice]) -> None:
-        """Let these be sent. Of too many the oldest are dropped, and counted."""
+        """Let these be sent. A repetition takes the place of what still waits; of too many the oldest are dropped,
+        and counted."""
         for notice in notices:
+            same = max((i for i, n in enumerate(self._waiting) if n.about == notice.about), default=None)
+            if same is not None and notice.about and self._waiting[same].trap == notice.trap:
+                self._waiting[same] = notice
+                continue
             if len(self._waiting) >= QUEUE_LIMIT:
                 self._waiting.popleft()
                 self.dropped += 1
-                if self.dropped == 1 or self.dropped % 100 == 0:
-                    log.warning("notify: %s gets too many: %d dropped", self.name, self.dropped)
+                if not self._spilt:
+                    log.warning("notify: %s gets too many, the oldest are dropped: %d", self.name, self.dropped)
+                self._spilt = True
             self._waiting.append(notice)
 
     def turn(self, now_s: float) -> None:
@@ -90,25 +97,46 @@ class Receiver:
             if self._open is not None:
                 self._repeat(sock, now_s)
             while self._open is None and (notice := self._next(now_s)) is not None:
-                self._last_s[notice.trap] = now_s
                 if self._inform:
+                    self._waiting.remove(notice)
                     self._open = _Sent(notice, secrets.randbits(31), 0, now_s)
+                    self._last_s[notice.trap] = now_s
                     self._repeat(sock, now_s)
                 else:
-                    sock.send(self._trap(notice, now_s))
-                    self._count()
+                    self._send(sock, self._trap(notice, now_s))
+                    self._waiting.remove(notice)  # not before it is sent
+                    self._last_s[notice.trap] = now_s
+            self._spilt = self._spilt and bool(self._waiting)
+        except OSError as e:  # no route: the next turn tries again
+            self._say(e.strerror or str(e))
+
+    def _say(self, what: str) -> None:
+        if self._said != what:
+            log.warning("notify: %s: %s", self.name, what)
+        self._said = what
+
+    def _send(self, sock: socket.socket, data: bytes) -> None:
+        """OSError: it has not left. That nobody listens there is told of the datagram before, in place of a send."""
+        refused, self._refused = self._refused, False
+        try:
+            sock.send(data)
+        except ConnectionRefusedError as e:
+            refused = True
+            self._say(e.strerror or str(e))
+            sock.send(data)
+        if not refused:
             self._said = ""
-        except OSError as e:  # no route, or nobody listens there: the next turn tries again
-            if self._said != str(e):
-                log.warning("notify: %s: %s", self.name, e.strerror or e)
-            self._said = str(e)
+        self._count()
 
     def _next(self, now_s: float) -> Notice | None:
-        """The oldest whose kind may be sent now."""
+        """The oldest whose kind may be sent now, and that passes no earlier one of the same alarm or interface."""
+        held = set()
         for notice in self._waiting:
-            if now_s - self._last_s.get(notice.trap, -SAME_KIND_S) >= SAME_KIND_S:
-                self._waiting.remove(notice)
+            due = now_s - self._last_s.get(notice.trap, -SAME_KIND_S) >= SAME_KIND_S
+            if due and notice.about not in held:
                 return notice
+            if notice.about:
+                held.add(notice.about)
         return None
 
     def _socket(self) -> socket.socket:
@@ -159,12 +187,12 @@ class Receiver:
         if sent is None or now_s < sent.next_s:
             return
         if sent.tries >= INFORM_TRIES:
-            log.warning("notify: %s does not confirm: given up after %d tries", self.name, sent.tries)
-            self._open = None
+            if not self._deaf:
+                log.warning("notify: %s does not confirm: given up after %d tries", self.name, sent.tries)
+            self._deaf, self._open = True, None
             return
+        self._send(sock, self._inform_of(sent, now_s))  # what has not left is no try
         sent.tries, sent.next_s = sent.tries + 1, now_s + INFORM_AGAIN_S
-        sock.send(self._inform_of(sent, now_s))
-        self._count()
 
     def _inform_of(self, sent: _Sent, now_s: float) -> bytes:
         if self._version == ber.V2C:
@@ -185,6 +213,10 @@ class Receiver:
                 data = sock.recv(DATAGRAM_LIMIT_BYTES)
             except BlockingIOError:
                 return
+            except ConnectionRefusedError as e:
+                self._refused = True
+                self._say(e.strerror or str(e))
+                continue
             sent = self._open
             if sent is None:
                 continue
@@ -194,7 +226,7 @@ class Receiver:
                 log.debug("notify: from %s: %s", self.name, e)
                 continue
             if done:
-                self._open = None
+                self._deaf, self._open, self._said = False, None, ""
 
     def _confirms(self, data: bytes, sent: _Sent, now_s: float) -> bool:
         """Is this the answer to the inform? Malformed, Unreadable."""

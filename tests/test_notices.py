@@ -231,3 +231,94 @@ def test_version_1_has_generic_and_enterprise_traps(core: Core) -> None:
     assert ber.oid((1, 3, 6, 1, 2, 1, 33)) + b"\x40\x04\xc0\x00\x02\x01\x02\x01\x00\x02\x01\x00" in cold
     added = notices.Notice((*notices.TRAPS, 3), 7, b"").of_version_1(bytes(4), b"c")
     assert ber.oid((1, 3, 6, 1, 2, 1, 33, 2)) + b"\x40\x04\0\0\0\0\x02\x01\x06\x02\x01\x03" in added
+
+
+class Unreachable:
+    """A socket without a route, until there is one."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.down = sock, True
+
+    def send(self, data: bytes) -> int:
+        if self.down:
+            raise OSError(101, "Network is unreachable")
+        return self.sock.send(data)
+
+    def recv(self, size: int) -> bytes:
+        return self.sock.recv(size)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+@pytest.mark.parametrize("inform", [False, True])
+def test_without_a_route_nothing_is_lost_and_the_cursor_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, inform: bool
+) -> None:
+    core = Core(tmp_path, inform=inform)
+    core.turn(6)
+    before = (tmp_path / "notify.json").read_text()
+    link: Any = Unreachable(core.receiver._socket())
+    core.receiver._sock = link
+    core.happens("began", Condition.ON_BATTERY)
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn(150) == []
+    core.happens("ended", Condition.OVERLOAD)
+    assert core.turn() == [] and (tmp_path / "notify.json").read_text() == before
+    assert [r.message for r in caplog.records if "unreachable" in r.message] == [
+        f"notify: {core.receiver.name}: Network is unreachable"
+    ]
+    link.down = False
+    heard = core.turn(15)
+    assert heard == ([ON_BATTERY, ADDED, ON_BATTERY, REMOVED] if inform else [ON_BATTERY, ADDED, REMOVED])
+    assert (tmp_path / "notify.json").read_text() != before and core.receiver.dropped == 0
+    core.receiver.close()
+
+
+def test_the_five_seconds_never_turn_the_order_of_one_alarm_round(core: Core) -> None:
+    core.turn()
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn() == [ADDED]
+    core.happens("began", Condition.TEMPERATURE_BAD)
+    core.turn(2)
+    core.happens("ended", Condition.TEMPERATURE_BAD)
+    assert core.turn(15) == [ADDED, REMOVED]
+
+
+def test_the_five_seconds_never_turn_the_order_of_one_interface_round(core: Core) -> None:
+    net = Net(core.folder / "net")
+    net.set("eth1", ifindex="3", type="1", flags="0x1003", operstate="up", mtu="1500")
+    core.turn(4)
+    net.set("eth1", operstate="down")
+    assert core.turn(2) == ["1.3.6.1.6.3.1.1.5.3"]
+    net.set("eth0", operstate="down")
+    heard = core.turn(2)
+    net.set("eth0", operstate="up")
+    assert heard + core.turn(10) == ["1.3.6.1.6.3.1.1.5.3", "1.3.6.1.6.3.1.1.5.4"]
+
+
+def test_of_a_dead_receiver_of_informs_the_log_has_two_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = Core(tmp_path, inform=True)
+    core.peer.sock.close()
+    core.peer.heard = list  # type: ignore[method-assign]
+    core.turn(30)
+    core.happens("began", Condition.OVERLOAD)
+    core.turn(30)
+    said = [r.message for r in caplog.records if "notify" in r.message]
+    assert len(said) == 2 and "refused" in said[0] and "given up" in said[1]
+    core.receiver.close()
+
+
+class Slow(Receiver):
+    """A receiver that has not got all."""
+
+    busy = property(lambda self: True)  # type: ignore[assignment]
+
+
+def test_the_cursor_waits_for_the_last_receiver(core: Core) -> None:
+    core.notifier.receivers = [core.receiver, Slow(core.peer.address, ber.V2C)]
+    core.happens("began", Condition.OVERLOAD)
+    core.turn(10)
+    assert not core.receiver.busy and not (core.folder / "notify.json").exists()
