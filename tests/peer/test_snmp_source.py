@@ -166,7 +166,8 @@ def test_our_own_agent_is_read_ordered_and_its_lost_ups_is_no_status(version: st
         it.order(Command.TEST_QUICK)
         it.order(Command.BEEPER_OFF)
         assert orders == [
-            (Command.SHUTDOWN_RETURN, {"delay_s": 60.0}), (Command.TEST_QUICK, {}), (Command.BEEPER_OFF, {})
+            (Command.SHUTDOWN_RETURN, {"delay_s": 60.0, "return_delay_s": 60.0}), (Command.TEST_QUICK, {}),
+            (Command.BEEPER_OFF, {}),
         ]  # fmt: skip
         battery = three_phase(replace(ON_LINE, source=Source.BATTERY))
         stage.view = view(battery, since(Condition.ON_BATTERY), since(Condition.OVERLOAD), now_s=200.0)
