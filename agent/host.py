@@ -12,6 +12,7 @@ from . import bus, helper, process, steer
 from .config import Config
 from .model import ConfigError
 
+DONE_S = helper.ASK_S + helper.DONE_S + 5.0  # the core waits for the helper, which starts when it is asked
 MEANS = {
     "reboot": "this adapter starts again; nobody is protected for that minute",
     "power-off": "this adapter goes off and protects nobody until its power was away and is back",
@@ -26,7 +27,7 @@ def main(args: argparse.Namespace, settings: Config) -> int:
         print(f"with --yes: {MEANS[args.what]}")
         return 1
     request = {"type": "host", "do": args.what, "said": said, "origin": steer.origin()}
-    print(bus.ask(steer.socket_path(settings), request).get("said", ""))
+    print(bus.ask(steer.socket_path(settings), request, DONE_S).get("said", ""))
     if args.what == "network":
         print("if you do not reach it any more: ridethrough.toml on the boot partition, changed, is taken over again")
     return 0

@@ -400,3 +400,17 @@ def test_what_interrupts_the_protection_needs_a_yes(tmp_path: Path, capsys: pyte
         assert host.MEANS[word] in capsys.readouterr().out
         with pytest.raises(bus.BusError):  # there is no core: it was asked
             host.main(switches(word, "--yes"), Config(run_dir=str(tmp_path)))
+
+
+def test_the_helper_is_waited_for_as_long_as_it_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits: list[float] = []
+
+    def ask(_path: str, message: bus.Message, within_s: float = 5.0) -> bus.Message:
+        waits.append(within_s)
+        return {"said": "the time zone is set"}
+
+    monkeypatch.setattr(host.bus, "ask", ask)
+    assert host.main(switches("time", "--timezone", "Europe/Berlin"), Config(run_dir=str(tmp_path))) == 0
+    assert waits[0] > helper.ASK_S + helper.DONE_S and "time zone" in capsys.readouterr().out
