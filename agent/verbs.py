@@ -76,9 +76,15 @@ def main(args: argparse.Namespace) -> int:
         return 0
 
 
+def _snmp_labels(settings: Config) -> set[str]:
+    """The secrets that the SNMP face asks for."""
+    snmp = settings.snmp
+    return {c.label for c in snmp.communities} | {r.label for r in snmp.receivers if r.label} if snmp else set()
+
+
 def _check(path: Path) -> int:
     settings, problems = load(path)
-    labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
+    labels = _snmp_labels(settings)
     for problem in problems:
         print(f"{path}: {problem.text}")
     asked = _core_labels(settings)
@@ -281,9 +287,10 @@ def _secret(args: argparse.Namespace, settings: Config) -> int:
     else:
         path = core if args.label in _core_labels(settings) else faces
         secrets = {**vault.read(path), args.label: _given_secret(args.label)}
-        labels = {c.label for c in settings.snmp.communities} if settings.snmp else set()
+        labels = _snmp_labels(settings)
         if path == faces and args.label not in labels:
-            print(f"note: the configuration has no [[snmp.community]], server or [ups] {args.label}", file=sys.stderr)
+            asks = "[[snmp.community]], [[snmp.receiver]], server or [ups]"
+            print(f"note: the configuration has no {asks} {args.label}", file=sys.stderr)
     try:
         vault.write(path, secrets)
     except OSError as e:

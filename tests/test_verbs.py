@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import verbs
+from agent import config, verbs
 from agent.config import Config, Server
 from agent.model import Forecast, ServerView, StageView, View
 from agent.process import load
@@ -165,3 +165,12 @@ def test_a_file_with_another_mistake_is_disarmed_and_so_is_the_last_good_one(tmp
 def test_the_password_of_a_nut_server_is_a_secret_of_the_core() -> None:
     settings = Config(driver="nut", ups={"secret": "upsd"}, servers=(Server(name="a", address="192.0.2.9"),))
     assert verbs._core_labels(settings) == {"upsd"}
+
+
+def test_the_label_of_a_receiver_of_traps_is_a_secret_of_the_face() -> None:
+    public = config.Community(label="public", sources=("127.0.0.0/8",))
+    told = config.TrapReceiver(name="nms", address="127.0.0.1", label="traps")
+    by_user = config.TrapReceiver(name="nms 3", address="127.0.0.1", version="3", user="ops")
+    snmp = config.Snmp(communities=(public,), receivers=(told, by_user))
+    assert verbs._snmp_labels(Config(snmp=snmp)) == {"public", "traps"}
+    assert verbs._snmp_labels(Config()) == set()
