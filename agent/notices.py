@@ -79,19 +79,6 @@ def bound(name: Oid, value: bytes) -> bytes:
     return ber.binding(ber.oid(name), value)
 
 
-def _values(look: Look, names: Iterable[str]) -> bytes:
-    """The bindings of scalars; of one that has no value now the smallest, because all are mandatory."""
-    found = b""
-    for name in names:
-        o = _OBJECTS[name]
-        value = row(o, 0, o.read).get(look) if look.view.status is not None else None
-        if value is None:
-            empty = {ber.OBJECT_ID: ber.oid((0, 0)), ber.OCTET_STRING: ber.tlv(ber.OCTET_STRING, b"")}
-            value = empty.get(o.tag, ber.integer(max(0, o.low), o.tag))
-        found += bound((*o.oid, 0), value)
-    return found
-
-
 class Watch:
     """Turns events into notices. It remembers which alarms it has told of as begun, and their rows: `open`, which
     with `cursor` (the last event seen) is all that must outlive a restart."""
@@ -101,6 +88,7 @@ class Watch:
         self.open: dict[int, int] = dict(open_ or {})  # alarm's number -> upsAlarmId
         self._battery_s: float | None = None  # when "on battery" was told last
         self._links: dict[int, int] = {}  # ifIndex -> ifOperStatus
+        self._last: dict[str, bytes] = {}  # scalar that goes with a notice -> its last known value
 
     def events(self, events: Iterable[Event], look: Look, last_id: int) -> list[Notice]:
         """What these events mean. `last_id`: the greatest upsAlarmId given so far, for alarms that are over."""
@@ -128,7 +116,7 @@ class Watch:
     def _began(self, number: int, look: Look) -> list[Notice]:
         if number == ALARM_NUMBER[Condition.ON_BATTERY]:
             self._battery_s = look.now_s
-            return [_on_battery(look)]
+            return [self._on_battery(look)]
         return [] if number in _NOT_ADDED else [_alarm(ALARM_ADDED, self.open[number], number, look)]
 
     def _ended(self, number: int, row_id: int, look: Look) -> list[Notice]:
@@ -136,7 +124,7 @@ class Watch:
             self._battery_s = None
         found = [] if number in _NOT_REMOVED else [_alarm(ALARM_REMOVED, row_id, number, look)]
         if number == ALARM_NUMBER[Condition.TEST_RUNNING]:
-            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, _values(look, _OF_TEST), _about(number)))
+            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, self._values(look, _OF_TEST), _about(number)))
         return found
 
     def core(self, look: Look, last_id: int) -> list[Notice]:
@@ -144,20 +132,44 @@ class Watch:
         number = ALARM_NUMBER[Condition.COMM_LOST]
         gone = any(a.condition is Condition.NO_CORE for a in look.view.conditions)
         lost = gone or any(a.condition is Condition.COMM_LOST for a in look.view.conditions)
-        if gone and number not in self.open:
+        began = gone and number not in self.open
+        if not began and (lost or number not in self.open):
+            return []
+        private = upsman.trap(Condition.COMM_LOST, began) if look.upsman else None
+        found = [Notice(private, look.ticks, b"", _about(number))] if private is not None else []
+        if began:
             self.open[number] = self._row(number, look, last_id)
-            return self._began(number, look)
-        if not lost and number in self.open:
-            return self._ended(number, self.open.pop(number), look)
-        return []
+            return found + self._began(number, look)
+        return found + self._ended(number, self.open.pop(number), look)
+
+    def _on_battery(self, look: Look) -> Notice:
+        about = _about(ALARM_NUMBER[Condition.ON_BATTERY])
+        return Notice((*TRAPS, ON_BATTERY), look.ticks, self._values(look, _OF_ON_BATTERY), about)
+
+    def _values(self, look: Look, names: Iterable[str]) -> bytes:
+        """The bindings of scalars. All are mandatory: of one without a value the last known, else the smallest."""
+        found = b""
+        for name in names:
+            o = _OBJECTS[name]
+            value = row(o, 0, o.read).get(look) if look.view.status is not None else None
+            if value is not None:
+                self._last[name] = value
+            else:
+                empty = {ber.OBJECT_ID: ber.oid((0, 0)), ber.OCTET_STRING: ber.tlv(ber.OCTET_STRING, b"")}
+                value = self._last.get(name) or empty.get(o.tag, ber.integer(max(0, o.low), o.tag))
+            found += bound((*o.oid, 0), value)
+        return found
 
     def tick(self, look: Look) -> list[Notice]:
         """What time brings: still on battery, each minute; interfaces that go up or down."""
         found = []
+        for condition, names in ((Condition.ON_BATTERY, _OF_ON_BATTERY), (Condition.TEST_RUNNING, _OF_TEST)):
+            if ALARM_NUMBER[condition] in self.open:
+                self._values(look, names)  # for a notice that comes when nobody says them any more
         told_s = self._battery_s if self._battery_s is not None else -ON_BATTERY_EVERY_S
         if ALARM_NUMBER[Condition.ON_BATTERY] in self.open and look.now_s - told_s >= ON_BATTERY_EVERY_S:
             self._battery_s = look.now_s
-            found.append(_on_battery(look))
+            found.append(self._on_battery(look))
         present = {index: columns for index, columns in look.interfaces.items() if columns}
         for index, columns in present.items():
             state = int(columns[IF_OPER_STATUS - 1])
@@ -181,11 +193,6 @@ def private_start(look: Look) -> Notice:
 def authentication_failure(look: Look) -> Notice:
     """Somebody has asked with a wrong community."""
     return Notice((*GENERIC, AUTHENTICATION_FAILURE), look.ticks, b"")
-
-
-def _on_battery(look: Look) -> Notice:
-    about = _about(ALARM_NUMBER[Condition.ON_BATTERY])
-    return Notice((*TRAPS, ON_BATTERY), look.ticks, _values(look, _OF_ON_BATTERY), about)
 
 
 def _about(number: int) -> str:

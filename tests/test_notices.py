@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from snmp_kit import ON_LINE, UPS, Net, Stage, since, view
 
-from agent import ber, notices, wire
+from agent import ber, notices, upsman, wire
 from agent.bus import BusError
+from agent.mib import NOTHING, Look
 from agent.model import Active, Condition, Event, View
 from agent.notify import Notifier
 from agent.receiver import INFORM_AGAIN_S, QUEUE_LIMIT, Receiver
@@ -164,6 +165,28 @@ def test_a_silent_core_is_a_lost_ups(core: Core) -> None:
     assert core.turn() == [ADDED] and f"{UPS}.6.3.20" in [dotted(v) for v in core.last[0][1].values() if len(v) > 8]
     core.stage.view = here
     assert core.turn() == [REMOVED]
+
+
+def test_on_battery_behind_a_silent_core_goes_with_what_was_known_last(core: Core) -> None:
+    minutes, seconds = f"{UPS}.2.3.0", f"{UPS}.2.2.0"
+    core.turn()
+    core.happens("began", Condition.ON_BATTERY)
+    core.turn()
+    known = core.last[0][1][minutes]
+    assert int.from_bytes(known, "big") > 1
+    core.stage.view = view(None, *core.stage.view.conditions, since(Condition.NO_CORE, core.stage.now_s))
+    core.silent = True
+    assert ON_BATTERY in core.turn(65)
+    told = next(values for trap, values in core.last if trap == ON_BATTERY)
+    assert told[minutes] == known and seconds in told
+
+
+def test_a_silent_core_is_told_in_the_private_tree_too() -> None:
+    watch, silent = notices.Watch(0), view(None, since(Condition.NO_CORE, 1.0))
+    shown = Look(silent, NOTHING, 5.0, 0.0, {}, upsman=True)
+    assert notices.Watch(0).core(shown._replace(upsman=False), 0)[0].trap[-1] == 3
+    assert watch.core(shown, 0)[0].trap == (*upsman.TRAPS, 1)
+    assert watch.core(shown._replace(view=view(ON_LINE)), 0)[0].trap == (*upsman.TRAPS, 4)
 
 
 def test_a_new_log_begins_with_what_holds_now(core: Core) -> None:
