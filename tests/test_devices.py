@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,11 +108,11 @@ def test_no_other_device_is_grabbed_that_has_got_the_number(machine: Machine) ->
         machine.follow(port, {port: nameless})
 
 
-def test_the_udev_rule_is_in_the_text_where_the_group_is_not_the_usual_one(
+def test_the_udev_rule_of_a_usb_adapter_is_in_the_text_where_no_group_may(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = machine.plug("ttyUSB0")
-    monkeypatch.setattr(link, "_group", lambda path: "uucp")
+    monkeypatch.setattr(link.grp, "getgrgid", lambda _: SimpleNamespace(gr_name="root"))
     monkeypatch.setattr(devices, "port", lambda path: Port(Path(path), UPS))
     text = link.remedy(port, PermissionError(13, "no"))
     assert 'SUBSYSTEM=="tty", ATTRS{idVendor}=="067b", ATTRS{idProduct}=="2303", GROUP="dialout", MODE="0660"' in text
