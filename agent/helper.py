@@ -158,10 +158,7 @@ def ask(line: str, place: str = SOCKET, within_s: float = ASK_S + DONE_S) -> str
     """The helper's answer to one line: "ok ..." or "no ...". OSError."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(within_s)
-        try:
-            sock.connect(place)
-        except OSError as e:
-            raise OSError(e.errno, f"{e.strerror} (is ridethrough-helper.socket started?)", place) from e
+        connect(sock, place)
         sock.sendall(line.encode() + b"\n")
         data = b""
         while not data.endswith(b"\n") and len(data) < ANSWER_LIMIT_BYTES:
@@ -169,6 +166,19 @@ def ask(line: str, place: str = SOCKET, within_s: float = ASK_S + DONE_S) -> str
             if not more:
                 break
             data += more
+    return answered(data)
+
+
+def connect(sock: socket.socket, place: str) -> None:
+    """To the helper. OSError says what may be wrong."""
+    try:
+        sock.connect(place)
+    except OSError as e:
+        raise OSError(e.errno, f"{e.strerror} (is ridethrough-helper.socket started?)", place) from e
+
+
+def answered(data: bytes) -> str:
+    """What the helper's octets say, fit for a log. OSError if it said nothing."""
     text = data.decode("utf-8", "replace").strip()
     if not text:
         raise OSError("the helper hung up")

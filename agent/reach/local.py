@@ -40,10 +40,7 @@ def wrong(server: Server) -> str:
 def _ask(word: str, socket_path: str) -> Generator[Wait, None, str]:
     """The helper's answer to one word. OSError, Late if there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-        try:
-            sock.connect(socket_path)
-        except OSError as e:
-            raise OSError(e.errno, f"{e.strerror} (is ridethrough-helper.socket started?)", socket_path) from e
+        helper.connect(sock, socket_path)
         sock.send(word.encode() + b"\n")  # a few bytes: they fit
         data = b""
         while not data.endswith(b"\n") and len(data) < ANSWER_LIMIT_BYTES:
@@ -52,10 +49,7 @@ def _ask(word: str, socket_path: str) -> Generator[Wait, None, str]:
             if not more:
                 break
             data += more
-    text = data.decode("utf-8", "replace").strip()
-    if not text:
-        raise OSError("the helper hung up")
-    return text if text.isprintable() else ascii(text)
+    return helper.answered(data)
 
 
 def send(job: Job, run_s: float = RUN_S, socket_path: str = helper.SOCKET) -> Steps:
