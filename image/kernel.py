@@ -39,7 +39,7 @@ SUPPLIES = (
     "clk", "dma", "firmware", "gpio", "iommu", "mailbox", "mmc", "pinctrl", "pmdomain", "regulator", "reset", "soc",
 )  # fmt: skip
 #: of a board's device tree: a card slot is not looked at before its supply is there (deferred probing)
-EXPECTED = {b"regulator-fixed": "fixed", b"brcm,bcm2712-sdhci": "sdhci-brcmstb"}
+EXPECTED = {"regulator-fixed": "fixed", "brcm,bcm2712-sdhci": "sdhci_brcmstb"}
 _ALIAS = re.compile(r"alias of:N\*T\*C([^*\s]+?)(?:C\*)? (\S+)")
 TREES = ("bcm2711-rpi-*.dtb", "bcm2712*-rpi-*.dtb", "bcm2837-rpi-3-*.dtb", "bcm2837-rpi-zero-2-w.dtb")
 #: of the Wi-Fi firmware: the chips of the boards
@@ -95,20 +95,19 @@ def supplies(aliases: str, depends: str, trees: Iterable[bytes]) -> list[str]:
     """The modules of SUPPLIES that a device in one of the device trees asks for: `aliases` is modules.alias,
     `depends` modules.dep. BuildError if a card slot would be without what it is known to need."""
     all_trees = b"\0".join(trees)
-    folders = {
-        Path(path).name.split(".")[0].replace("-", "_"): path.split("/")[2]
-        for path in (row.partition(":")[0] for row in depends.splitlines())
-        if path.startswith("kernel/drivers/")
-    }
-    found = set()
-    for compatible, module in _ALIAS.findall(aliases):
-        if folders.get(module.replace("-", "_")) in SUPPLIES and compatible.encode() + b"\0" in all_trees:
-            found.add(module.replace("-", "_"))
-    for compatible_, module in EXPECTED.items():
-        name = module.replace("-", "_")
-        if compatible_ + b"\0" in all_trees and name in folders and name not in found:
-            raise BuildError(f"the kernel's modules.alias does not lead from {compatible_.decode()} to {module}")
+    paths = [row.partition(":")[0] for row in depends.splitlines()]
+    folders = {_module(Path(p).name): p.split("/")[2] for p in paths if p.startswith("kernel/drivers/")}
+    asked = [(c, _module(name)) for c, name in _ALIAS.findall(aliases) if c.encode() + b"\0" in all_trees]
+    found = {module for _, module in asked if folders.get(module) in SUPPLIES}
+    for compatible, module in EXPECTED.items():
+        if compatible.encode() + b"\0" in all_trees and module in folders and module not in found:
+            raise BuildError(f"the kernel's modules.alias does not lead from {compatible} to {module}")
     return sorted(found)
+
+
+def _module(name: str) -> str:
+    """A module as the kernel calls it, whether a file or an alias names it."""
+    return name.split(".")[0].replace("-", "_")
 
 
 def _initrd(linux: Path, version: str, more: list[str], busybox: Path, work: Path, target: Path) -> None:
