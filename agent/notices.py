@@ -10,7 +10,7 @@ Sources: RFC 1628 (the four of a UPS, with their exceptions), RFC 3418 (coldStar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import ber, upsman, upsmib
@@ -146,26 +146,24 @@ class Watch:
         about = _about(ALARM_NUMBER[Condition.ON_BATTERY])
         return Notice((*TRAPS, ON_BATTERY), look.ticks, self._values(look, _OF_ON_BATTERY), about)
 
-    def _values(self, look: Look, names: Iterable[str]) -> bytes:
-        """The bindings of scalars. All are mandatory: of one without a value the last known, else the smallest."""
-        found = b""
-        for name in names:
+    def _learn(self, look: Look, names: Sequence[str]) -> None:
+        """Remember the scalars that have a value now."""
+        for name in names if look.view.status is not None else ():
             o = _OBJECTS[name]
-            value = row(o, 0, o.read).get(look) if look.view.status is not None else None
-            if value is not None:
+            if (value := row(o, 0, o.read).get(look)) is not None:
                 self._last[name] = value
-            else:
-                empty = {ber.OBJECT_ID: ber.oid((0, 0)), ber.OCTET_STRING: ber.tlv(ber.OCTET_STRING, b"")}
-                value = self._last.get(name) or empty.get(o.tag, ber.integer(max(0, o.low), o.tag))
-            found += bound((*o.oid, 0), value)
-        return found
+
+    def _values(self, look: Look, names: Sequence[str]) -> bytes:
+        """The bindings of scalars. All are mandatory: of one without a value the last known, else the smallest."""
+        self._learn(look, names)
+        return b"".join(bound((*_OBJECTS[name].oid, 0), self._last.get(name) or _least(name)) for name in names)
 
     def tick(self, look: Look) -> list[Notice]:
         """What time brings: still on battery, each minute; interfaces that go up or down."""
         found = []
         for condition, names in ((Condition.ON_BATTERY, _OF_ON_BATTERY), (Condition.TEST_RUNNING, _OF_TEST)):
             if ALARM_NUMBER[condition] in self.open:
-                self._values(look, names)  # for a notice that comes when nobody says them any more
+                self._learn(look, names)  # for a notice that comes when nobody says them any more
         told_s = self._battery_s if self._battery_s is not None else -ON_BATTERY_EVERY_S
         if ALARM_NUMBER[Condition.ON_BATTERY] in self.open and look.now_s - told_s >= ON_BATTERY_EVERY_S:
             self._battery_s = look.now_s
@@ -193,6 +191,12 @@ def private_start(look: Look) -> Notice:
 def authentication_failure(look: Look) -> Notice:
     """Somebody has asked with a wrong community."""
     return Notice((*GENERIC, AUTHENTICATION_FAILURE), look.ticks, b"")
+
+
+def _least(name: str) -> bytes:
+    o = _OBJECTS[name]
+    empty = {ber.OBJECT_ID: ber.oid((0, 0)), ber.OCTET_STRING: ber.tlv(ber.OCTET_STRING, b"")}
+    return empty.get(o.tag) or ber.integer(max(0, o.low), o.tag)
 
 
 def _about(number: int) -> str:
