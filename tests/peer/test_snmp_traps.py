@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import ber, engineid, receiver, v3
+from agent import ber, engineid, notices, receiver, v3
 from agent.model import Condition
+from agent.notices import Notice
 from agent.notify import Notifier
 from tests.peer.test_snmp_agent import PATH, free_port
 from tests.peer.test_snmp_v3 import AUTHS, PRIVS, offered
@@ -30,10 +31,10 @@ WITHIN_S = 15.0
 
 
 @contextmanager
-def snmptrapd(folder: Path, conf: str) -> Iterator[tuple[int, Path]]:
-    """snmptrapd, its port, and the file in which it writes what it got."""
+def snmptrapd(folder: Path, conf: str, port: int = 0) -> Iterator[tuple[int, Path]]:
+    """snmptrapd, its port (0: a free one), and the file in which it writes what it got."""
 
-    port = free_port(socket.SOCK_DGRAM)
+    port = port or free_port(socket.SOCK_DGRAM)
     (folder / "snmptrapd.conf").write_text(conf)
     log = folder / "traps.log"
     argv = [
@@ -114,3 +115,31 @@ def test_traps_and_informs_of_version_3_arrive(tmp_path: Path, auth: str, priv: 
         )  # fmt: skip
         said = told(tmp_path, one, log, [ALARM])
     assert ".1.3.6.1.6.3.1.1.5.1" in said and ".1.3.6.1.2.1.33.2.3" in said
+
+
+def test_a_receiver_that_was_installed_anew_gets_informs_again(tmp_path: Path) -> None:
+    ours, boots = engineid.started(tmp_path / "engine")
+    row = engineid.made(ours, "sha256", SIGN, "aes128", CRYPT, informs=True)
+    ops = engineid.user("ops", "auth-priv", False, row, ours, False)
+    conf = f"createUser ops SHA-256 {SIGN} AES {CRYPT}\nauthUser log ops priv\n"
+    engine, port, one = v3.Engine(ours, boots, time.monotonic()), 0, None
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        theirs = f"80000000050{number}0{number}0{number}0{number}"
+        with snmptrapd(folder, f"exactEngineID 0x{theirs}\n{conf}", port) as (port, log):
+            if one is None:
+                one = receiver.Receiver(
+                    ("127.0.0.1", port), ber.V3, inform=True, user=ops, engine=engine,
+                    for_engine=engineid.for_engine(ops, row),
+                )  # fmt: skip
+            one.put([Notice((*notices.TRAPS, number), 0, b"")])
+            end_s = time.monotonic() + WITHIN_S
+            while one.busy:
+                one.turn(time.monotonic())
+                assert time.monotonic() < end_s, log.read_text()
+                time.sleep(0.05)
+            assert f".1.3.6.1.2.1.33.2.{number}" in log.read_text()
+            assert one._peer is not None and one._peer.engine_id.hex() == theirs
+    if one is not None:
+        one.close()
