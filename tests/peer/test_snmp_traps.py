@@ -9,12 +9,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent import ber, engineid, notices, receiver, v3
-from agent.model import Condition
+from agent.mib import Look
+from agent.model import Battery, Condition, Event
 from agent.notices import Notice
 from agent.notify import Notifier
 from tests.peer.test_snmp_agent import PATH, free_port
@@ -143,3 +145,25 @@ def test_a_receiver_that_was_installed_anew_gets_informs_again(tmp_path: Path) -
             assert one._peer is not None and one._peer.engine_id.hex() == theirs
     if one is not None:
         one.close()
+
+
+@pytest.mark.parametrize("version", ["1", "2c", "2c inform"])
+def test_a_value_that_nobody_knows_is_shown_as_none(tmp_path: Path, version: str) -> None:
+    event = Event(id=1, kind="began", name=Condition.ON_BATTERY.value)
+    unknown = replace(ON_LINE, battery=Battery())
+    told = notices.Watch(0).events([event], Look(view(unknown, on_battery_s=42.0), unknown, 100.0, 0.0, {}), 0)
+    with snmptrapd(tmp_path, "authCommunity log not-public\n") as (port, log):
+        one = receiver.Receiver(
+            ("127.0.0.1", port), ber.V1 if version == "1" else ber.V2C, community=b"not-public",
+            inform="inform" in version,
+        )  # fmt: skip
+        one.put(told)
+        end_s = time.monotonic() + WITHIN_S
+        while one.busy or "33.1.9.7.0" not in log.read_text():
+            one.turn(time.monotonic())
+            assert time.monotonic() < end_s, log.read_text()
+            time.sleep(0.05)
+        one.close()
+        said = log.read_text()
+    assert f".{UPS}.2.3.0 = {'NULL' if version == '1' else 'No Such Instance'}" in said
+    assert f".{UPS}.2.2.0 = INTEGER: 42" in said and f".{UPS}.9.7.0 = INTEGER: 3" in said
