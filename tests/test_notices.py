@@ -182,6 +182,43 @@ def test_on_battery_behind_a_silent_core_goes_with_what_was_known_last(core: Cor
     assert told[minutes] == known and seconds in told
 
 
+@pytest.mark.parametrize("condition", [Condition.COMM_LOST, Condition.OVERLOAD])
+def test_an_event_waits_for_the_view_that_knows_of_it(core: Core, condition: Condition) -> None:
+    core.turn(6)
+    for kind, told in (("began", ADDED), ("ended", REMOVED)):
+        core.happens(kind, Condition.FAN_FAILURE)
+        before = core.stage.view
+        core.happens(kind, condition)
+        newer, core.stage.view = core.stage.view, before
+        assert core.turn(12) == [told], "the log is ahead of the view"
+        core.stage.view = newer
+        assert core.turn(12) == [told]
+
+
+def test_on_battery_goes_with_the_values_of_the_view_that_knows_of_it(core: Core) -> None:
+    core.turn()
+    core.happens("began", Condition.FAN_FAILURE)
+    before = core.stage.view
+    core.happens("began", Condition.ON_BATTERY)
+    newer, core.stage.view = replace(core.stage.view, on_battery_s=7.0), before
+    assert ON_BATTERY not in core.turn(6)
+    core.stage.view = newer
+    assert core.turn() == [ON_BATTERY]
+    assert int.from_bytes(core.last[0][1][SECONDS], "big") >= 7
+
+
+def test_rows_that_the_core_has_thrown_away_hold_nothing_up(core: Core) -> None:
+    for condition in (Condition.OVERLOAD, Condition.FAN_FAILURE):
+        core.happens("began", condition)
+    core.turn(12)
+    del core.events[:2]
+    core.events.append(Event(id=9, kind="began", name=Condition.BATTERY_BAD.value))
+    core.stage.view = replace(core.stage.view, last_event_id=8)
+    assert core.turn() == [] and core.notifier._watch.cursor == 8
+    core.stage.view = replace(core.stage.view, last_event_id=9)
+    assert core.turn() == [ADDED]
+
+
 MINUTES, SECONDS, LOW_TIME, TEST_ID, RESULT = (f"{UPS}.{name}.0" for name in ("2.3", "2.2", "9.7", "7.1", "7.3"))
 UNKNOWN = replace(ON_LINE, battery=Battery(), rating=Rating())
 
