@@ -6,8 +6,9 @@ is checked whole before anything is done. It holds at most one order to the UPS:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import ber, upsmib
@@ -65,8 +66,30 @@ def _nobody(command: Command, args: Mapping[str, Any], who: str, host: str) -> N
     raise Refused("there is no core", RESOURCE_UNAVAILABLE)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What managers have set, as it is at one moment."""
+
+    texts: Mapping[str, str]
+    spin_lock: int = 1
+    test_id: Oid | None = None
+    until: tuple[str, float] | None = None  # the countdown that was ordered last: object, monotonic second
+    shown: bool = False  # the unit has said that it counts
+
+    @property
+    def returns(self) -> bool:
+        """upsAutoRestart: does the output come back with the mains?"""
+        return self.texts.get("upsAutoRestart") != "off"
+
+    def countdown_s(self, name: str, now_s: float) -> int | None:
+        """What is left of the countdown of an object; -1 if it is another's; None: none that was ordered here."""
+        if self.until is None or self.until[1] <= now_s:
+            return None
+        return int(self.until[1] - now_s) if self.until[0] == name else -1
+
+
 class Writer:
-    """Does what managers set, and remembers what they have set."""
+    """Does what managers set, and remembers what they have set. `write` is for one thread, the others for any."""
 
     def __init__(
         self,
@@ -79,38 +102,25 @@ class Writer:
     ) -> None:
         """`texts` were set before; `save` keeps them (OSError); `order(command, args, who, host)` has the UPS do it
         (Refused); `audit(what, who, host)` leaves a row of what else was set."""
-        self.texts: dict[str, str] = dict(texts or {})
-        self.spin_lock = 1
-        self.test_id: Oid | None = None
+        self.kept = Kept(dict(texts or {}))
+        self._changing = threading.Lock()
         self._save, self._order, self._audit, self._may_switch = save, order, audit, allow_shutdown
-        self._until: tuple[str, float] | None = None  # the countdown that was ordered last: object, monotonic second
-        self._shown = False  # the unit has said that it counts
-
-    @property
-    def returns(self) -> bool:
-        """upsAutoRestart: does the output come back with the mains?"""
-        return self.texts.get("upsAutoRestart") != "off"
-
-    def countdown_s(self, name: str, now_s: float) -> int | None:
-        """What is left of the countdown of an object; -1 if it is another's; None: none that was ordered here."""
-        if self._until is None or self._until[1] <= now_s:
-            return None
-        return int(self._until[1] - now_s) if self._until[0] == name else -1
 
     def counts(self, now_s: float) -> bool:
         """Whether a countdown that was ordered here goes on: then `saw` wants to know."""
-        return self._until is not None and self._until[1] > now_s
+        until = self.kept.until
+        return until is not None and until[1] > now_s
 
     def saw(self, view: View) -> None:
         """What the unit says now. One that has shown its countdown, and shows it no more, was stopped by somebody."""
         pending = _pending(view)
-        if self._shown and not pending:
-            self._until = None
-        self._shown = pending and self._until is not None
+        with self._changing:
+            until = None if self.kept.shown and not pending else self.kept.until
+            self.kept = replace(self.kept, until=until, shown=pending and until is not None)
 
     def write(self, triples: Sequence[Triple], look: Look, who: str, host: str) -> tuple[int, int]:
         """Set all or nothing; error-status and error-index."""
-        plan = _Plan(dict(self.texts), self.returns)
+        plan = _Plan(dict(self.kept.texts), self.kept.returns)
         # as if all were set at once (RFC 3416 section 4.2.5): first what the others depend on
         for index, (name, tag, body) in sorted(enumerate(triples, start=1), key=lambda one: one[1][0] not in FIRST):
             try:
@@ -136,7 +146,7 @@ class Writer:
             plan.order = (*plan.order[:2], index)
 
     def _commit(self, plan: _Plan, look: Look, who: str, host: str) -> tuple[int, int]:
-        before = self.texts
+        before = self.kept.texts
         if plan.texts != before:
             try:
                 self._save(plan.texts)
@@ -153,17 +163,20 @@ class Writer:
                 except OSError:
                     return UNDO_FAILED, 0
                 return e.error, index
-        self.texts = plan.texts
-        if plan.locked:
-            self.spin_lock = 0 if self.spin_lock >= INT_MAX else self.spin_lock + 1
-        self.test_id = plan.test_id or self.test_id
-        if plan.countdown is not None:
-            name, seconds = plan.countdown
-            self._until = None if seconds is None else (name, look.now_s + seconds)
-            self._shown = False
+        with self._changing:
+            self.kept = self._after(plan, look.now_s)
         if plan.changed:
             self._audit(" ".join(plan.changed), who, host)
         return 0, 0
+
+    def _after(self, plan: _Plan, now_s: float) -> Kept:
+        kept = replace(self.kept, texts=plan.texts, test_id=plan.test_id or self.kept.test_id)
+        if plan.locked:
+            kept = replace(kept, spin_lock=0 if kept.spin_lock >= INT_MAX else kept.spin_lock + 1)
+        if plan.countdown is not None:
+            name, seconds = plan.countdown
+            kept = replace(kept, until=None if seconds is None else (name, now_s + seconds), shown=False)
+        return kept
 
 
 # --- one object each --------------------------------------------------------------------------------------------
@@ -217,7 +230,7 @@ def _need(look: Look, command: Command) -> Command:
 
 
 def _spin_lock(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
-    if value != writer.spin_lock:
+    if value != writer.kept.spin_lock:
         raise _Wrong(INCONSISTENT_VALUE)
     plan.locked = True
 
@@ -249,7 +262,7 @@ def _pending(view: View) -> bool:
 
 def _stop(writer: Writer, name: str, look: Look, plan: _Plan) -> None:
     """-1: end the countdown of this object, or one that was ordered elsewhere, if there is one."""
-    left_s = writer.countdown_s(name, look.now_s)
+    left_s = writer.kept.countdown_s(name, look.now_s)
     if (left_s is not None and left_s >= 0) or (left_s is None and _pending(look.view)):
         plan.order, plan.countdown = (_need(look, Command.SHUTDOWN_STOP), {}, 0), (name, None)
 

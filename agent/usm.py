@@ -14,6 +14,7 @@ import secrets
 import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -213,9 +214,8 @@ class Salts:
     """Numbers for `encrypt` that come only once, from a random beginning (RFC 3826 section 3.1.2.1)."""
 
     def __init__(self) -> None:
-        self._next = secrets.randbits(64)
+        self._numbers = count(secrets.randbits(64))  # one step, whichever threads take
 
     def take(self) -> int:
-        """The next one."""
-        self._next = (self._next + 1) & 0xFFFFFFFFFFFFFFFF
-        return self._next
+        """The next one. From any thread."""
+        return next(self._numbers) & 0xFFFFFFFFFFFFFFFF

@@ -249,7 +249,7 @@ def test_who_may_only_read_sets_nothing(tmp_path: Path) -> None:
     prefix = ber.integer(ber.V2C) + ber.tlv(ber.OCTET_STRING, COMMUNITY.encode())
     body = ber.binding(ber.oid(dotted(CONTACT)), encoded("x"))
     reply = stage.ask(ber.message(prefix, ber.SET, ber.integer(5), 0, 0, body))
-    assert reply is not None and (reply.error, reply.index) == (upsset.NO_ACCESS, 1) and writer.texts == {}
+    assert reply is not None and (reply.error, reply.index) == (upsset.NO_ACCESS, 1) and writer.kept.texts == {}
 
 
 NAMES = st.sampled_from(sorted(upsset.SETTINGS)) | st.binary(max_size=20)
@@ -265,7 +265,7 @@ def test_no_value_raises_and_an_error_does_nothing(triples: list[tuple[bytes, in
         error, index = writer.write(triples, look, "who", "host")
     except ber.Malformed:
         return  # an object identifier that is none: the whole message is refused
-    assert 0 <= index <= len(triples) and (not error or (orders == [] and writer.texts == {}))
+    assert 0 <= index <= len(triples) and (not error or (orders == [] and writer.kept.texts == {}))
 
 
 def _look() -> Any:
