@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 
 from .upsset import RESOURCE_UNAVAILABLE
@@ -40,7 +41,7 @@ class Setter:
         self._clock = clock
         self._lock = threading.Lock()
         self._jobs: dict[Key, _Job] = {}  # in the order of their taking, so also of their end
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._waiting = 0
         self._stopping = False
 
@@ -54,7 +55,7 @@ class Setter:
             if job is None and self._waiting < WAITING_LIMIT:
                 job = self._jobs[key] = _Job(do, tell, now_s)
                 self._waiting += 1
-                self._queue.put(job)
+                self._queue.put(partial(self._carry_out, job))
             result = job.result if job is not None else NO_ROOM
             if job is not None and result is None:
                 job.tell = tell
@@ -68,16 +69,22 @@ class Setter:
                 return
             del self._jobs[key]
 
+    def then(self, do: Callable[[], None]) -> None:
+        """Something else that may wait for the core; the caller sees to it that it is seldom."""
+        self._queue.put(do)
+
     def run(self) -> None:
         """Carry out what is taken, until `close`."""
         while not self._stopping:
             self.turn()
 
     def turn(self) -> None:
-        """Carry out the next SET; waits for one."""
-        job = self._queue.get()
-        if job is None or self._stopping:
-            return
+        """Do what is next; waits for it."""
+        do = self._queue.get()
+        if do is not None and not self._stopping:
+            do()
+
+    def _carry_out(self, job: _Job) -> None:
         result = job.do() if self._clock() - job.asked_s <= WAIT_S else NO_ROOM
         with self._lock:
             job.result, job.done_s = result, self._clock()

@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Container, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
-from . import addresses, ber, config, enginemib, mib2, pdu, upsman, upsmib, usm, v3
+from . import addresses, ber, config, enginemib, mib2, pdu, upsman, upsmib, upsset, usm, v3
 from .gate import Gate
 from .mib import NOTHING, Look, Table, ticks
 from .model import ConfigError, View
 from .netif import Interfaces
+from .refusals import Refusals
 from .setter import Result, Setter
 from .upsset import Writer
 
@@ -97,6 +99,7 @@ class Agent:
         self._budget_bytes = REPLY_LIMIT_BYTES[socket.AF_INET]
         self._anywhere = False
         self._setter = Setter(clock)
+        self.refusals, self._refusing = Refusals(), threading.Lock()  # of SETs
         self._stopping = False
         self._logged: dict[str, int] = {}
         self._log_due_s = clock()
@@ -230,6 +233,8 @@ class Agent:
         look, table = self.seen(now_s)
         writer = f"community {community.label}" if community.writes else ""
         reply = pdu.answer(header, request, table, look, counts, self._budget_bytes, writer)
+        if request.tag == ber.SET and request.names and not writer:
+            self._refused_set(f"community {community.label}", host, request.names[0], upsset.NO_ACCESS)
         if reply is None:
             raise _RefusedError("no request")
         return self._sent(reply)
@@ -245,7 +250,10 @@ class Agent:
         def make(header: ber.Header, request: ber.Pdu, room: int, user: usm.User) -> bytes | None:
             look, table = self.seen(now_s)
             writer = f"user {user.name}" if user.writes else ""
-            return pdu.answer(header, request, table, look, self.counts, room, writer)
+            reply = pdu.answer(header, request, table, look, self.counts, room, writer)
+            if request.tag == ber.SET and request.names and not writer:
+                self._refused_set(f"user {user.name}", host, request.names[0], upsset.NO_ACCESS)
+            return reply
 
         try:
             return responder.answer(
@@ -258,7 +266,10 @@ class Agent:
         """Have it done by the setter's thread, which then answers; without a way, now and here."""
 
         def do() -> Result:
-            return self.writer.write(later.triples, self.look(self._clock()), later.who, host)
+            look = self.look(self._clock())
+            return self.writer.write(
+                later.triples, look, later.who, host, partial(self._refused_set, later.who, host)
+            )
 
         key = (later.who, host, later.pdu.request_id, later.pdu.bindings)
         if way is not None:
@@ -266,10 +277,19 @@ class Agent:
             return None
         results: list[Result] = []
         self._setter.take(key, do, results.append)
-        if not results:
+        while not results:
             self._setter.turn()
         reply = later.reply(*results[0])
         return None if reply is None else self._sent(reply)
+
+    def _refused_set(self, who: str, host: str, name: bytes, error: int) -> None:
+        """Now and then that leaves a row. From any thread."""
+        with self._refusing:
+            others = self.refusals.due(who, host, self._clock())
+        if others is not None:
+            what, why = upsset.object_name(name), upsset.ERRORS[error]
+            why += f"; {others} others had left no row" if others else ""
+            self._setter.then(lambda: self.writer.audit(what, who, host, why))
 
     def _tell(self, reply: bytes | None, way: Way) -> None:
         """Send what became of a SET."""

@@ -22,6 +22,14 @@ from .upsmib import UPS
 GEN_ERR, NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 5, 6, 7, 8, 9, 10, 11
 INCONSISTENT_VALUE, RESOURCE_UNAVAILABLE, COMMIT_FAILED, UNDO_FAILED, NOT_WRITABLE = 12, 13, 14, 15, 17
 
+#: RFC 3416 section 3
+ERRORS = {
+    GEN_ERR: "genErr", NO_ACCESS: "noAccess", WRONG_TYPE: "wrongType", WRONG_LENGTH: "wrongLength",
+    WRONG_ENCODING: "wrongEncoding", WRONG_VALUE: "wrongValue", NO_CREATION: "noCreation",
+    INCONSISTENT_VALUE: "inconsistentValue", RESOURCE_UNAVAILABLE: "resourceUnavailable",
+    COMMIT_FAILED: "commitFailed", UNDO_FAILED: "undoFailed", NOT_WRITABLE: "notWritable",
+}  # fmt: skip
+
 Triple = tuple[bytes, int, bytes]  # encoded name, tag and body of the value
 TESTS: Oid = (*UPS, 1, 7, 7)
 ABORT_TEST, GENERAL_TEST, QUICK_TEST, DEEP_TEST = 2, 3, 4, 5
@@ -59,7 +67,14 @@ class _Plan:
 
 
 Order = Callable[[Command, Mapping[str, Any], str, str], None]
-Audit = Callable[[str, str, str], None]
+Audit = Callable[[str, str, str, str], None]
+Refuse = Callable[[bytes, int], None]
+
+
+def object_name(name: bytes) -> str:
+    """What an encoded name is called: that of an object that can be set, else its arcs."""
+    setting = SETTINGS.get(name)
+    return setting.name if setting else ".".join(map(str, ber.arcs(name)))
 
 
 def _nobody(command: Command, args: Mapping[str, Any], who: str, host: str) -> None:
@@ -96,15 +111,15 @@ class Writer:
         texts: Mapping[str, str] | None = None,
         save: Callable[[Mapping[str, str]], None] = lambda texts: None,
         order: Order = _nobody,
-        audit: Audit = lambda what, who, host: None,
+        audit: Audit = lambda what, who, host, why: None,
         *,
         allow_shutdown: bool = False,
     ) -> None:
         """`texts` were set before; `save` keeps them (OSError); `order(command, args, who, host)` has the UPS do it
-        (Refused); `audit(what, who, host)` leaves a row of what else was set."""
+        (Refused); `audit(what, who, host, why)` leaves a row of what else was set, or, with a `why`, was not."""
         self.kept = Kept(dict(texts or {}))
         self._changing = threading.Lock()
-        self._save, self._order, self._audit, self._may_switch = save, order, audit, allow_shutdown
+        self.audit, self._save, self._order, self._may_switch = audit, save, order, allow_shutdown
 
     def counts(self, now_s: float) -> bool:
         """Whether a countdown that was ordered here goes on: then `saw` wants to know."""
@@ -118,16 +133,23 @@ class Writer:
             until = None if self.kept.shown and not pending else self.kept.until
             self.kept = replace(self.kept, until=until, shown=pending and until is not None)
 
-    def write(self, triples: Sequence[Triple], look: Look, who: str, host: str) -> tuple[int, int]:
-        """Set all or nothing; error-status and error-index."""
+    def write(
+        self, triples: Sequence[Triple], look: Look, who: str, host: str, refuse: Refuse = lambda name, error: None
+    ) -> tuple[int, int]:
+        """Set all or nothing; error-status and error-index. `refuse(name, error)` hears what is refused here, not
+        what the core refuses: that has its row already."""
         plan = _Plan(dict(self.kept.texts), self.kept.returns)
         # as if all were set at once (RFC 3416 section 4.2.5): first what the others depend on
         for index, (name, tag, body) in sorted(enumerate(triples, start=1), key=lambda one: one[1][0] not in FIRST):
             try:
                 self._check(name, tag, body, look, plan, index)
             except _Wrong as e:
+                refuse(name, e.args[0])
                 return e.args[0], index
-        return self._commit(plan, look, who, host)
+        error, index = self._commit(plan, look, who, host)
+        if error in (COMMIT_FAILED, UNDO_FAILED):
+            refuse(triples[max(index, 1) - 1][0], error)
+        return error, index
 
     def _check(self, name: bytes, tag: int, body: bytes, look: Look, plan: _Plan, index: int) -> None:
         setting = SETTINGS.get(name)
@@ -166,7 +188,7 @@ class Writer:
         with self._changing:
             self.kept = self._after(plan, look.now_s)
         if plan.changed:
-            self._audit(" ".join(plan.changed), who, host)
+            self.audit(" ".join(plan.changed), who, host, "")
         return 0, 0
 
     def _after(self, plan: _Plan, now_s: float) -> Kept:

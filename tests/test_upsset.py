@@ -29,7 +29,7 @@ class Desk:
 
     def __init__(self, folder: Path, *, commands: frozenset[Command] = ALL, allow_shutdown: bool = True) -> None:
         self.orders: list[tuple[Command, dict[str, Any], str, str]] = []
-        self.audits: list[tuple[str, str, str]] = []
+        self.audits: list[tuple[str, ...]] = []
         self.saved: dict[str, str] = {}
         self.refuses: Refused | None = None
         self.disk_full = False
@@ -37,8 +37,8 @@ class Desk:
         shown, net = view(ON_LINE, commands=commands), Net(folder).folder
         self.stage = Stage(shown, net, access="read-write", writer=self.writer)
 
-    def audit(self, what: str, who: str, host: str) -> None:
-        self.audits.append((what, who, host))
+    def audit(self, what: str, who: str, host: str, why: str) -> None:
+        self.audits.append((what, who, host, why))
 
     def save(self, texts: Mapping[str, str]) -> None:
         if self.disk_full:
@@ -83,7 +83,7 @@ def test_texts_are_kept_and_leave_an_audit_row(desk: Desk) -> None:
     assert desk.set((CONTACT, "ops@example.net"), (NAME, "rack 7")) == (0, 0)
     assert desk.get(CONTACT) == b"ops@example.net" and desk.get(NAME) == b"rack 7"
     assert desk.saved == {"sysContact": "ops@example.net", "upsIdentName": "rack 7"}
-    assert desk.audits == [("sysContact='ops@example.net' upsIdentName='rack 7'", "community tests", "127.0.0.1")]
+    assert desk.audits == [("sysContact='ops@example.net' upsIdentName='rack 7'", "community tests", "127.0.0.1", "")]
 
 
 def test_a_test_needs_the_spin_lock_in_the_same_request_and_moves_it(desk: Desk) -> None:
