@@ -17,7 +17,7 @@ from .mib import INT_MAX, Look
 from .mib2 import SYSTEM
 from .model import Command, Condition, View
 from .outage import RETURN_DELAY_S
-from .upsmib import UPS
+from .upsmib import ABORT_TEST, DEEP_TEST, GENERAL_TEST, QUICK_TEST, TESTS, UPS
 
 GEN_ERR, NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 5, 6, 7, 8, 9, 10, 11
 INCONSISTENT_VALUE, RESOURCE_UNAVAILABLE, COMMIT_FAILED, UNDO_FAILED, NOT_WRITABLE = 12, 13, 14, 15, 17
@@ -31,8 +31,6 @@ ERRORS = {
 }  # fmt: skip
 
 Triple = tuple[bytes, int, bytes]  # encoded name, tag and body of the value
-TESTS: Oid = (*UPS, 1, 7, 7)
-ABORT_TEST, GENERAL_TEST, QUICK_TEST, DEEP_TEST = 2, 3, 4, 5
 _TEST_COMMANDS = {
     ABORT_TEST: Command.TEST_STOP, GENERAL_TEST: Command.TEST_QUICK, QUICK_TEST: Command.TEST_QUICK,
     DEEP_TEST: Command.TEST_DEEP,
@@ -88,6 +86,7 @@ class Kept:
     texts: Mapping[str, str]
     spin_lock: int = 1
     test_id: Oid | None = None
+    test_s: float = 0.0  # monotonic second at which it was ordered
     until: tuple[str, float] | None = None  # the countdown that was ordered last: object, monotonic second
     shown: bool = False  # the unit has said that it counts
 
@@ -192,7 +191,9 @@ class Writer:
         return 0, 0
 
     def _after(self, plan: _Plan, now_s: float) -> Kept:
-        kept = replace(self.kept, texts=plan.texts, test_id=plan.test_id or self.kept.test_id)
+        kept = replace(self.kept, texts=plan.texts)
+        if plan.test_id is not None:
+            kept = replace(kept, test_id=plan.test_id, test_s=now_s)
         if plan.locked:
             kept = replace(kept, spin_lock=0 if kept.spin_lock >= INT_MAX else kept.spin_lock + 1)
         if plan.countdown is not None:
@@ -264,7 +265,9 @@ def _test(_: Writer, name: str, value: Oid, look: Look, plan: _Plan) -> None:
     running = any(active.condition is Condition.TEST_RUNNING for active in look.view.conditions)
     if not plan.locked or running != (command is Command.TEST_STOP):
         raise _Wrong(INCONSISTENT_VALUE)
-    plan.order, plan.test_id = (_need(look, command), {}, 0), value
+    plan.order = (_need(look, command), {}, 0)
+    if command is not Command.TEST_STOP:  # that is no test: the name of the one that is aborted stays
+        plan.test_id = value
 
 
 def _shutdown_type(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:

@@ -40,7 +40,7 @@ FLOORS = {
     "rules": 2, "outage": 2, "protection": 2, "afterwards": 2, "byhand": 2,
     "drill": 2, "curve": 2, "forecast": 2,
     "crowd": 2, "kept": 2, "pretend": 2, "mib": 2, "mib2": 2, "upsmib": 2, "upsman": 2, "pdu": 2, "usm": 2,
-    "v3": 2, "refusals": 2, "enginemib": 2, "upsset": 2, "webrequest": 2, "variables": 2, "byword": 2,
+    "v3": 2, "refusals": 2, "lasttest": 2, "enginemib": 2, "upsset": 2, "webrequest": 2, "variables": 2, "byword": 2,
     "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
     "hostsetup": 1, "pins": 1, "lines": 1, "upsd": 1, "modbus": 1, "modbususb": 1,
     "snmplink": 1, "snmp3link": 1, "snmpchild": 1, "ber": 1,

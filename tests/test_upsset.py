@@ -105,6 +105,23 @@ def test_a_second_test_is_refused_and_the_running_one_can_be_aborted(desk: Desk)
     assert [order[0] for order in desk.orders] == [Command.TEST_STOP]
 
 
+def test_the_test_that_began_last_has_its_name_whoever_began_it(desk: Desk) -> None:
+    general = tuple(int(arc) for arc in f"{UPS}.7.7.3".split("."))
+    assert desk.set((LOCK, 1), (TEST, general)) == (0, 0) and desk.get(TEST) == ber.oid_body(general)
+    desk.stage.now_s += 1.0
+    running = since(Condition.TEST_RUNNING, 101.0)
+    desk.stage.view = view(ON_LINE, running, commands=ALL, test_order="test-quick", test_s=100.5)
+    assert desk.get(TEST) == ber.oid_body(general), "the core's word for our own order"
+    assert desk.set((LOCK, 2), (TEST, ABORT)) == (0, 0)
+    assert desk.get(TEST) == ber.oid_body(general), "to abort is no test"
+    desk.stage.view = view(ON_LINE, commands=ALL, test_order="test-deep", test_s=160.0)
+    assert desk.get(TEST) == ber.oid_body(DEEP), "the page's"
+    desk.stage.view = view(ON_LINE, running, commands=ALL, test_s=900.0)
+    assert desk.get(TEST) == ber.oid_body(general), "the unit's own"
+    desk.stage.view = view(ON_LINE, commands=ALL, test_s=900.0)
+    assert desk.set((LOCK, 3), (TEST, QUICK)) == (0, 0)
+
+
 def test_the_output_is_switched_only_where_that_is_allowed(tmp_path: Path) -> None:
     desk = Desk(tmp_path, allow_shutdown=False)
     for name in (DOWN, START, REBOOT, RESTART):
