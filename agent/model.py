@@ -377,6 +377,8 @@ class View:
     polls: int = 0  # since this core started
     poll_errors: int = 0
     last_event_id: int = 0
+    test_order: str = ""  # what began the test that began last: a Command, or "", the UPS itself
+    test_s: float | None = None  # monotonic second of its beginning; None: none since this core started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
