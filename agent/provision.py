@@ -1,13 +1,13 @@
 """`ridethrough provision`: what the boot partition of the image says becomes this adapter's configuration. Runs as
 root at each start, before the network.
 
-    BOOT/ridethrough.toml        the whole configuration, and [system] (hostsetup.py); taken over once per content,
-                                 all of it or nothing; its secrets are removed from the file then
+    BOOT/ridethrough.toml        the whole configuration, and [system] (hostsetup.py); taken over unless its content
+                                 is that of the last time, all of it or nothing; its secrets leave the file then
     BOOT/ridethrough-report.txt  what became of it, how the page is reached, the set-up code
     BOOT/factory-reset           a file of this name: everything is forgotten first
     RUN/ridethrough-data-bad     why the data partition cannot be used (the image's `data` wrote it): said everywhere
     SYSTEM/system.json           [system] as it was taken over; applied at each start
-    SYSTEM/taken.json            which contents were taken over
+    SYSTEM/taken.json            which content was taken over last
 
 The boot partition is mounted read-only; it is made writable for these changes alone. Whatever is wrong, the host
 comes up: with what it had before, else by DHCP and without servers.
@@ -39,7 +39,7 @@ FILE, REPORT, RESET, DOING = "ridethrough.toml", "ridethrough-report.txt", "fact
 DATA_BAD, RECREATE = "ridethrough-data-bad", "recreate-data"
 #: what the image comes with
 DEFAULT = '# No ridethrough.toml was taken over yet.\n[ups]\ndriver = "auto"\n\n[web]\nlisten = "[::]:443"\n'
-TAKEN_LIMIT = 50
+TAKEN_LAST = 2  # digests of the content that was taken over last: as it came, and without its secrets
 DATA_BAD_LIMIT = 500
 ZONES = Path("/usr/share/zoneinfo")
 
@@ -134,7 +134,7 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
         mistakes.append(f"{FILE} of the boot partition: {e.strerror}; write it anew")
         return [f"{FILE}: {e.strerror}; not taken over: write it anew."]
     taken = _read_taken(places)
-    if (digest := hashlib.sha256(data).hexdigest()) in taken:
+    if (digest := hashlib.sha256(data).hexdigest()) in taken[-TAKEN_LAST:]:
         said = f"{FILE}: was taken over before; change it and it will be taken over again."
         return [said, *_scrub(places, path, data, mistakes)]
     try:
@@ -150,7 +150,7 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
             return lines
         return [f"{FILE}: nothing was taken over: it {e}."]
     cleaned = bootfile.without_secrets(data)
-    digests = [*taken, digest, hashlib.sha256(cleaned).hexdigest()][-TAKEN_LIMIT:]
+    digests = [digest, hashlib.sha256(cleaned).hexdigest()]
     try:
         _keep(places, given, json.dumps(digests).encode())
     except (OSError, ConfigError) as e:
