@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,12 +66,12 @@ class Box:
     """A host with a boot partition."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.names = root, list[str]()
+        self.root, self.names, self.started = root, list[str](), list[Sequence[str]]()
         self.boot = root / "boot"
         self.boot.mkdir()
         self.places = Places(
             boot=self.boot, system=root / "system", config=root / "etc/ridethrough.toml", run=root / "run",
-            set_hostname=self.names.append,
+            set_hostname=self.names.append, start=self.started.append,
         )  # fmt: skip
 
     def start(self, text: str | bytes | None = None) -> str:
