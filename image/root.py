@@ -58,7 +58,8 @@ ACCOUNTS = {
     "ridethrough": (811, "/var/lib/ridethrough/core"),
     "ridethrough-faces": (812, "/var/lib/ridethrough/faces"),
 }
-DIALOUT = "dialout"
+#: groups that may open what the core needs; those that Debian does not have get a number of their own
+DEVICES = {"dialout": 20, "gpio": 813}
 FSTAB = """\
 tmpfs /var tmpfs mode=0755,size=64m,nosuid,nodev 0 0
 """
@@ -87,8 +88,10 @@ def accounts(text: str, kind: str) -> str:
             }[kind]
         )
     if kind in ("group", "gshadow"):
+        names = {row.partition(":")[0] for row in rows}
+        rows += [f"{n}:x:{i}:" if kind == "group" else f"{n}:!*::" for n, i in DEVICES.items() if n not in names]
         rows = [
-            f"{row}{',' if row[-1] != ':' else ''}ridethrough" if row.startswith(f"{DIALOUT}:") else row
+            f"{row}{',' if row[-1] != ':' else ''}ridethrough" if row.partition(":")[0] in DEVICES else row
             for row in rows
         ]
     if kind == "shadow":

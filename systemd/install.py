@@ -17,6 +17,7 @@ from pathlib import Path
 import place
 
 SOURCE = Path(__file__).resolve().parent.parent
+GPIO = "gpiod>=2.1,<3"  # as in setup.cfg
 BOOTED = Path("/run/systemd/system")
 
 
@@ -128,7 +129,7 @@ def install(host: Host) -> None:
     if host.live:
         host.call("systemctl", "daemon-reload")
         host.call("udevadm", "control", "--reload", needed=False)
-        host.call("udevadm", "trigger", "--subsystem-match=hidraw", "--subsystem-match=usb", needed=False)
+        host.call("udevadm", "trigger", *(f"--subsystem-match={name}" for name in place.UDEV), needed=False)
         for unit in place.ENABLED:
             host.call("systemctl", "restart", unit)
         print(f"it runs. Now write {place.CONFIG} (`ridethrough check`), then: systemctl restart 'ridethrough-*'")
@@ -140,7 +141,10 @@ def program(host: Host) -> None:
     """The venv; an old one is replaced, because Python may have another version by now."""
     python = Path(place.PROGRAM, "bin", "python")
     host.call(sys.executable, "-m", "venv", "--clear", place.PROGRAM)
-    host.call(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", SOURCE)
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    host.call(*pip, SOURCE)
+    # only for contacts on GPIO lines; where there is no wheel of it, all else works
+    host.call(*pip, "--only-binary=:all:", GPIO, needed=False)
     host.call(python, "-I", "-m", "compileall", "-q", place.PROGRAM, needed=False)
     for name in ("README.md", "docs"):
         source, target = SOURCE / name, host.at(f"{place.PROGRAM}/{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "systemd"))
+import install as install_module  # noqa: E402
 import place  # noqa: E402 - a folder of scripts, no package
 
 SERVICES = ("ridethrough-core", "ridethrough-faces")
@@ -78,3 +80,22 @@ def test_a_service_is_always_started_again_and_watched(name: str) -> None:
 def test_the_faces_get_no_device() -> None:
     text = place.files()[f"{place.UNITS}/ridethrough-faces.service"]
     assert "PrivateDevices=yes" in text and "DeviceAllow" not in text and "dialout" not in text
+
+
+def test_gpio_lines_are_opened_by_a_group_that_the_core_is_in() -> None:
+    """Driver contact: by class, as the systems of the boards have it, never by the name of a chip."""
+    found = place.files()
+    rules = found["/etc/udev/rules.d/70-ridethrough-ups.rules"].splitlines()
+    rule = 'SUBSYSTEM=="gpio", KERNEL=="gpiochip[0-9]*", GROUP="gpio", MODE="0660"'
+    assert rules.index(rule) < rules.index('GOTO="ridethrough_end"'), "else it is never come to"
+    users = found["/etc/sysusers.d/ridethrough.conf"].splitlines()
+    assert "g gpio -" in users and "m ridethrough gpio" in users
+    for unit in ("ridethrough-core.service", "ridethrough-core@.service"):
+        text = found[f"{place.UNITS}/{unit}"]
+        assert "DeviceAllow=char-gpiochip rw\n" in text
+        assert re.search(r"^SupplementaryGroups=.*\bgpio\b", text, re.M), (
+            "by name: a user of an earlier one has it too"
+        )
+    assert "gpio" not in found[f"{place.UNITS}/ridethrough-faces.service"]
+    assert "gpio" in place.UDEV, "chips that are there before the rule"
+    assert install_module.GPIO in (ROOT / "setup.cfg").read_text()

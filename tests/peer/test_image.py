@@ -137,7 +137,9 @@ def test_the_root_has_our_files_and_nothing_of_the_builder(card: Path, tmp_path:
     assert f"CARD=/dev/disk/by-partuuid/{layout.SIGNATURE}\n" in data and "@SIGNATURE@" not in data
     assert said("unsquashfs", "-cat", squash, "etc/machine-id") == ""
     assert "ridethrough-faces:x:812:812:" in said("unsquashfs", "-cat", squash, "etc/passwd")
-    assert "dialout:x:20:ridethrough\n" in said("unsquashfs", "-cat", squash, "etc/group")
+    groups = said("unsquashfs", "-cat", squash, "etc/group")
+    assert "dialout:x:20:ridethrough\n" in groups and re.search(r"^gpio:x:\d+:ridethrough$", groups, re.M)
+    assert len(re.findall(r"^gpio:", said("unsquashfs", "-cat", squash, "etc/gshadow"), re.M)) == 1
     shadow = said("unsquashfs", "-cat", squash, "etc/shadow")
     assert "root:*:20000:" in shadow and "ridethrough:!*:20000:" in shadow, "nobody has a password"
     assert re.search(r"^-rwxr-xr-x 0/0 .*usr/lib/ridethrough/data$", rows, re.M)
