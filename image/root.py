@@ -26,6 +26,8 @@ DROPPED = re.compile(
     r"|etc/systemd/system/.*\.wants/(apt-daily.*|dpkg-db-backup.*|e2scrub.*|ssh\..*|sshd.*|wpa_supplicant.*|remote-fs.*)"
     r"|etc/systemd/system/(sshd|dbus-fi\.w1\.wpa_supplicant1)\.service"
 )
+#: (systemd 256 and later) opens sshd on a vsock and a local socket, whatever ours says
+GENERATORS = ("systemd-ssh-generator",)
 LINKS = {
     "etc/resolv.conf": "/run/systemd/resolve/stub-resolv.conf",
     "etc/localtime": "/run/localtime",
@@ -124,6 +126,8 @@ def entries(files: Mapping[str, str], folders: Sequence[tuple[str, Path]], signa
         found[name] = File(link=to)
     for unit in MASKED:
         found[f"etc/systemd/system/{unit}"] = File(link="/dev/null")
+    for name in GENERATORS:
+        found[f"etc/systemd/system-generators/{name}"] = File(link="/dev/null")
     for target, units in WANTED.items():
         for unit in units:
             template = re.sub(r"@.*\.", "@.", unit)
