@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import subprocess
@@ -24,6 +25,56 @@ def install(*words: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+DEBIAN = Path("/usr/bin/python3.11")
+
+
+@pytest.mark.parametrize(
+    ("executable", "version", "missing", "said"),
+    [
+        (DEBIAN, (3, 11), (), ""),
+        (Path("/usr/local/bin/python3.13"), (3, 13), (), ""),
+        (DEBIAN, (3, 10), (), r"is Python 3\.10, and 3\.11 or newer is needed \(Debian 12, Ubuntu 24\.04 or later\)"),
+        (DEBIAN, (3, 9), ("venv",), r"is Python 3\.9, and 3\.11 or newer"),
+        (DEBIAN, (3, 11), ("ensurepip",), r"sudo apt-get install -y python3-venv$"),
+        (Path("/usr/bin/python3.12"), (3, 12), ("ensurepip", "venv"), r"sudo apt-get install -y python3\.12-venv$"),
+        (
+            Path("/root/.pyenv/versions/3.13.0/bin/python3.13"),
+            (3, 13),
+            (),
+            r"the services may not read it.*/usr/bin/python3",
+        ),
+        (Path("/home/me/bin/python3"), (3, 11), (), "the services may not read it"),
+        (Path("/tmp/python3"), (3, 11), (), "the services may not read it"),
+    ],
+)
+def test_a_python_that_cannot_serve_is_refused_with_the_package_that_mends_it(
+    executable: Path, version: tuple[int, int], missing: tuple[str, ...], said: str
+) -> None:
+    found = install_module.unfit(executable, version, lambda name: name not in missing, DEBIAN)
+    assert re.search(said, found) and bool(said) is bool(found)
+
+
+def test_the_least_python_is_the_one_of_the_package() -> None:
+    assert install_module.least() == (3, 11)
+    assert f"python_requires = >={'.'.join(map(str, install_module.least()))}\n" in (ROOT / "setup.cfg").read_text()
+
+
+@pytest.mark.parametrize("words", [("install",), ("install", "--dry-run")])
+def test_nothing_is_changed_with_such_a_python(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(install_module.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(install_module, "unfit", lambda *_: "it is too old")
+    monkeypatch.setattr(install_module.Host, "call", lambda *_, **__: pytest.fail("it goes on"))
+    assert install_module.main(words) == 1
+    assert capsys.readouterr() == ("", "./run install: it is too old\n")
+
+
+@pytest.mark.parametrize("name", ["install.py", "place.py"])
+def test_an_old_python_can_read_the_installer_and_so_say_what_is_wrong(name: str) -> None:
+    ast.parse((ROOT / "systemd" / name).read_text(), feature_version=(3, 8))
 
 
 def files_of(root: Path) -> set[str]:
