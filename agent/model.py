@@ -47,8 +47,7 @@ class Flow(Enum):
 
 
 class Condition(Enum):
-    """A fact that is so or not so. The order is the order of events in one step. The first 24 are RFC 1628's
-    well-known alarms in their numbering (see ALARM_NUMBER); the others the agent knows by itself."""
+    """A fact that is so or not so, in the order of events in one step; the first 24 as RFC 1628 numbers them."""
 
     BATTERY_BAD = "battery-bad"
     ON_BATTERY = "on-battery"
