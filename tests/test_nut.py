@@ -180,6 +180,22 @@ def test_orders_are_tracked_once_a_connection_and_what_the_driver_did_is_the_ans
     assert link.sent.count(b"SET TRACKING ON\n") == 1
 
 
+def test_bypass_and_eco_are_offered_and_told_by_the_names_of_nut() -> None:
+    names = {
+        Command.BYPASS_ON: "bypass.start",
+        Command.BYPASS_OFF: "bypass.stop",
+        Command.ECO_ON: "experimental.ecomode.enable",
+        Command.ECO_OFF: "experimental.ecomode.disable",
+    }
+    link = unit(cmd=tuple(names.values()))
+    link.answers |= {f"INSTCMD ups {name}\n".encode(): b"OK\n" for name in names.values()}
+    it = driver(link)
+    for command, name in names.items():
+        it.order(command)
+        assert link.sent[-1] == f"INSTCMD ups {name}\n".encode()
+    assert not names.keys() & driver(unit(cmd=("load.on",))).commands
+
+
 @pytest.mark.parametrize(("answer", "said"), [(b"OK\n", 0), (b"ERR ACCESS-DENIED\n", 1)])
 def test_the_server_counts_us_if_we_want_and_a_refusal_costs_no_poll(
     answer: bytes, said: int, caplog: pytest.LogCaptureFixture

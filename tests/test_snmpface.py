@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import json
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,9 @@ import pytest
 from snmp_kit import COMMUNITY, ON_LINE, UPS, Reply, arcs, reply, request, view, whole
 from test_notices import Peer
 
-from agent import ber, config, engineid, gate, notices, pdu, refusals, snmpface, upsset, usm, v3
+from agent import ber, config, engineid, faces, gate, notices, pdu, refusals, snmpface, upsset, usm, v3, vault
 from agent.bus import BusError, Unanswered, Unreachable
-from agent.model import Command, View
+from agent.model import Command, ConfigError, View
 
 NAME, DOWN, BEEPER, TEXT = f"{UPS}.1.5.0", f"{UPS}.8.2.0", f"{UPS}.9.8.0", ber.tlv(ber.OCTET_STRING, b"mine")
 LOOPBACK = ("127.0.0.0/8",)
@@ -265,3 +267,61 @@ def test_each_start_is_on_the_disk_before_the_first_answer(tmp_path: Path) -> No
             assert it.agent.responder is not None and it.agent.responder.engine.boots == boots
             kept = json.loads(engineid.path(tmp_path / "faces" / "snmp").read_bytes())
             assert kept["boots"] == boots
+
+
+class WaitingBus(Bus):
+    """One that has news now and then."""
+
+    def wait(self, version: int, _: float) -> int:
+        time.sleep(0.01)
+        return version + 1
+
+
+def only_receivers(folder: Path, *peers: Peer) -> config.Config:
+    """Nobody may ask; the port that would be listened on is taken by the first peer."""
+    wanted = config.Snmp(listen=f"127.0.0.1:{peers[0].address[1]}", receivers=receivers(*peers))
+    return config.Config(state_dir=str(folder), snmp=wanted)
+
+
+def test_with_receivers_alone_they_are_told_and_no_port_is_opened(tmp_path: Path) -> None:
+    peer, stop = Peer(), threading.Event()
+    settings = only_receivers(tmp_path, peer)
+    assert faces._is_on(settings, faces.SNMP_FACE)
+    vault.write(faces.secrets_path(settings), SECRETS)
+    thread = faces._start_snmp(settings, WaitingBus(), stop)  # type: ignore[arg-type]
+    end_s, heard = time.monotonic() + 5.0, []
+    while not heard and time.monotonic() < end_s:
+        heard = [trap for trap, _ in peer.heard()]
+        time.sleep(0.01)
+    stop.set()
+    thread.join(2.0)
+    assert heard == [".".join(map(str, (*notices.GENERIC, notices.COLD_START)))]
+    assert thread.name == "notify" and not thread.is_alive()
+    peer.sock.close()
+
+
+def test_with_receivers_alone_that_have_no_secret_nothing_starts_and_says_why(tmp_path: Path) -> None:
+    peer = Peer()
+    with pytest.raises(ConfigError, match="receiver nms-0 .*ridethrough secret set nms"):
+        snmpface.start(only_receivers(tmp_path, peer), {}, Bus())  # type: ignore[arg-type]
+    peer.sock.close()
+
+
+def test_with_nobody_to_ask_or_tell_the_face_is_off() -> None:
+    assert not faces._is_on(config.Config(snmp=config.Snmp()), faces.SNMP_FACE)
+    assert not faces._is_on(config.Config(), faces.SNMP_FACE)
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        {"communities": (config.Community(label="reads", sources=LOOPBACK),)},
+        {"users": (config.User(name="ops", sources=LOOPBACK),)},
+    ],
+)
+def test_who_may_ask_but_has_no_secret_is_no_face_without_a_port(tmp_path: Path, who: dict[str, Any]) -> None:
+    peer = Peer()
+    settings = config.Config(state_dir=str(tmp_path), snmp=config.Snmp(receivers=receivers(peer), **who))
+    with pytest.raises(ConfigError, match="nothing listens"):
+        snmpface.start(settings, {"nms": SECRETS["nms"]}, Bus())  # type: ignore[arg-type]
+    peer.sock.close()

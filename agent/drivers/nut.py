@@ -58,6 +58,10 @@ COMMANDS: Mapping[Command, tuple[str, ...]] = {
     Command.SHUTDOWN_STOP: ("shutdown.stop",),
     Command.LOAD_OFF: ("load.off",),
     Command.LOAD_ON: ("load.on",),
+    Command.BYPASS_ON: ("bypass.start",),
+    Command.BYPASS_OFF: ("bypass.stop",),
+    Command.ECO_ON: ("experimental.ecomode.enable",),
+    Command.ECO_OFF: ("experimental.ecomode.disable",),
 }
 _OUTLET = {Command.OUTLET_ON: "on", Command.OUTLET_OFF: "off"}
 _SHUTDOWNS = (Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF)
