@@ -42,7 +42,7 @@ FLOORS = {
     "crowd": 2, "kept": 2, "pretend": 2, "mib": 2, "mib2": 2, "upsmib": 2, "upsman": 2, "pdu": 2, "usm": 2,
     "v3": 2, "refusals": 2, "lasttest": 2, "enginemib": 2, "upsset": 2, "webrequest": 2, "variables": 2, "byword": 2,
     "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
-    "hostsetup": 1, "pins": 1, "lines": 1, "upsd": 1, "modbus": 1, "modbususb": 1,
+    "routes": 1, "hostsetup": 1, "pins": 1, "lines": 1, "upsd": 1, "modbus": 1, "modbususb": 1,
     "snmplink": 1, "snmp3link": 1, "snmpchild": 1, "ber": 1,
     "snmptables": 2, "snmplook": 2, "nutlook": 2, "shut": 1,
     "devices": 1, "tape": 1, "plausible": 2, "ages": 2, "detect": 3,
