@@ -267,7 +267,7 @@ def voltronic_status(bits: str, mode: bytes, protocol: str = "01", output_v: str
         ("0000000000", b"(L", "01", "230.0", Source.MAINS),
         ("1000000000", b"(B", "01", "230.0", Source.BATTERY),
         ("1000000000", b"(L", "01", "230.0", Source.BATTERY),  # the bit is immediate, the mode may lag
-        ("0000000000", b"(B", "01", "230.0", Source.BATTERY),  # and the unit knows other reasons than the mains
+        ("0000000000", b"(B", "01", "230.0", Source.BATTERY),  # the unit asks for it once more, see below
         ("0010000000", b"(Y", "01", "230.0", Source.BYPASS),
         ("0010000000", b"(E", "01", "230.0", Source.MAINS),  # ECO is no bypass
         ("0010000000", b"(L", "00", "230.0", Source.MAINS),  # AVR that changes nothing
@@ -282,6 +282,20 @@ def test_the_mode_and_the_bits_of_voltronic_mean_together(
     bits: str, mode: bytes, protocol: str, output_v: str, source: Source
 ) -> None:
     assert voltronic_status(bits, mode, protocol, output_v).source is source
+
+
+def test_a_mode_alone_that_says_battery_must_say_it_twice() -> None:
+    unit, link = polled("voltronic")
+    speak, modes = SPEAKERS["voltronic"], [b"(B\r"]
+    link._speak = lambda it, command: modes.pop(0) if command == b"QMOD" and modes else speak(it, command)
+    assert unit.poll().source is Source.MAINS and link.sent.count(b"QMOD\r") == 3  # one in the poll before
+    modes[:] = [b"(B\r", b"(B\r"]  # and the unit knows other reasons than the mains
+    assert unit.poll().source is Source.BATTERY
+    modes[:] = [b"(B\r", b""]
+    assert unit.poll().source is Source.MAINS
+    link.unit.set("mains", "off")
+    link.sent.clear()
+    assert unit.poll().source is Source.BATTERY and link.sent.count(b"QMOD\r") == 1  # its bit says the same
 
 
 def test_each_warning_is_a_condition_and_none_takes_one_back() -> None:
@@ -518,6 +532,27 @@ def test_no_damaged_frame_of_another_shape_is_on_battery(name: str) -> None:
             battery += 1
             assert re.fullmatch(SHAPES[query.ask], frame, re.DOTALL), (name, frame)
     assert battery and refused > FRAMES / 3
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_one_damaged_answer_to_any_question_of_a_poll_on_mains_is_no_outage(speaker: str) -> None:
+    """F21, behind the status frame: each place of the poll in turn; the damaged one may be that of an outage."""
+    chance, speak, outage = random.Random(f"20261126 {speaker}"), SPEAKERS[speaker], pretend.Unit(0.0)
+    outage.set("mains", "off")
+    for query in DIALECTS[FOUND.get(speaker, speaker)].poll[1:]:
+        asked, heard = query.ask[:-1], 0
+        for _ in range(max(50, FRAMES // 200)):
+            unit, link = polled(speaker)
+            answers = [damaged(speak(chance.choice((link.unit, outage)), asked)[:-1], chance) + b"\r"]
+
+            def one_is_damaged(it: pretend.Unit, command: bytes) -> bytes:
+                return answers.pop() if answers and command == asked else speak(it, command)  # noqa: B023
+
+            link._speak = one_is_damaged
+            assert unit.poll().source is not Source.BATTERY, (query.ask, link.answers[asked])
+            heard += not answers
+        refuses = speak(outage, asked) == b"(NAK\r"  # asked once, or only of units of another protocol number
+        assert heard or refuses, query.ask
 
 
 @pytest.mark.parametrize("ask", sorted(PARSERS))

@@ -133,6 +133,11 @@ def _derive(facts: Facts) -> Facts:
     return found
 
 
+def _doubt(facts: Facts, more: Facts) -> bool:
+    """One letter has no check: an outage that the bits do not show must be said twice."""
+    return more.get("mode") == "B" and not facts.get("utility_fail")
+
+
 def _alike(input_v: float, output_v: float) -> bool:
     return 0.95 <= output_v / input_v < 1.05
 
@@ -167,6 +172,7 @@ VOLTRONIC = Dialect(
     orders.VOLTRONIC,
     "document, NUT",
     derive=_derive,
+    doubt=_doubt,
 )
 
 # --- QS ---------------------------------------------------------------------------------------------------------
