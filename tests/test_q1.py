@@ -531,7 +531,22 @@ def test_no_damaged_frame_of_another_shape_is_on_battery(name: str) -> None:
         if facts.get("utility_fail"):
             battery += 1
             assert re.fullmatch(SHAPES[query.ask], frame, re.DOTALL), (name, frame)
+            assert query.ask == b"G2\r" or any(type(value) is float for value in facts.values()), (name, frame)
     assert battery and refused > FRAMES / 3
+
+
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_a_status_frame_without_any_readable_number_is_refused(name: str) -> None:
+    query, unit = DIALECTS[name].poll[0], pretend.Unit(0.0)
+    unit.set("mains", "off")
+    frame = SPEAKERS[name](unit, query.ask[:-1])[:-1]
+    if query.ask == b"G2\r" or frame[:1] == b"#":
+        return  # flags alone; binary numbers, which always are some
+    words = frame[1:].split(b" ")
+    blank = [re.sub(rb"\d", b"-", word) if b"." in word or len(word) == 3 else word for word in words]
+    with pytest.raises(LinkError, match="no number|not minutes and seconds"):
+        query.parse(b"(" + b" ".join(blank))
+    assert query.parse(frame)["utility_fail"]
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
