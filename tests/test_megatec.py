@@ -249,12 +249,14 @@ def test_a_regulating_unit_without_input_voltage_divides_by_nothing() -> None:
 
 def test_volts_per_cell_become_volts_by_the_rating() -> None:
     driver, _ = connected({**WORKING, b"Q1": frame(battery_v="2.25")})
-    assert driver.poll().battery.voltage_v == 27.0
+    battery = driver.poll().battery
+    assert battery.voltage_v == 27.0 and battery.estimated == {"voltage_v", "charge_pct"}  # a rating may be wrong
 
 
 def test_volts_per_cell_become_volts_by_the_option_which_goes_before_the_rating() -> None:
     driver, _ = connected({b"Q1": frame(battery_v="2.25")}, battery_cells=18)
-    assert driver.poll().battery.voltage_v == 40.5
+    battery = driver.poll().battery
+    assert battery.voltage_v == 40.5 and battery.estimated == {"charge_pct"}  # the administrator has counted
     driver, _ = connected({**WORKING, b"Q1": frame(battery_v="2.25")}, battery_cells=18)
     assert driver.poll().battery.voltage_v == 40.5
 
@@ -269,7 +271,8 @@ def test_volts_per_cell_without_cells_are_unknown_and_said_once(caplog: pytest.L
 
 
 def test_a_total_voltage_is_not_multiplied() -> None:
-    assert connected({**WORKING, b"Q1": frame(battery_v="24.1")})[0].poll().battery.voltage_v == 24.1
+    battery = connected({**WORKING, b"Q1": frame(battery_v="24.1")})[0].poll().battery
+    assert battery.voltage_v == 24.1 and battery.estimated == {"charge_pct"}
 
 
 @pytest.mark.parametrize(

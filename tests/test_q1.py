@@ -362,7 +362,7 @@ def test_an_order_that_is_not_acknowledged_is_told_so() -> None:
 def test_a_masterguard_says_the_result_of_its_test_and_its_runtime() -> None:
     unit, link = polled("masterguard")
     status = unit.poll()
-    assert status.battery.runtime_s == 1200 and not status.battery.estimated
+    assert status.battery.runtime_s == 1200 and not status.battery.estimated  # it says how many cells there are
     speak = SPEAKERS["masterguard"]
     for code, result in ((b"010", TestResult.PASSED), (b"011", TestResult.FAILED), (b"001", TestResult.RUNNING)):
         link._speak = lambda it, command, code=code: speak(it, command)[:-4] + code + b"\r"
