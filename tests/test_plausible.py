@@ -87,3 +87,6 @@ def test_the_configured_runtime_is_that_of_the_load_and_marked(load: float | Non
     assert filled(silent, None, Config().full_load_minutes) == silent, "nothing is invented"
     text = "\n".join(describe(replace(on_line(), status=found)))
     assert "min (estimated)" in text, text
+    per_cell = replace(silent, battery=Battery(voltage_v=27.0, estimated=frozenset(("voltage_v",))))
+    assert "V (estimated)" in "\n".join(describe(replace(on_line(), status=per_cell)))
+    assert "(estimated)" not in "\n".join(describe(replace(on_line(), status=silent)))
