@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .ages import without_old
 from .model import Command, Driver, LinkError, OrderError, Status
 from .plausible import Oddities, believable
 from .usbport import Rescue
@@ -180,8 +181,8 @@ class Ups:
         self._deliver(Polled(status, "", 0, "up", self._driver.commands, self._driver.off_return))
 
     def _believed(self, status: Status) -> Status:
-        """The status without what cannot be; that is said, with what the driver has left out by itself."""
-        status, odd = believable(status)
+        """The status without what cannot be, or is too old; the first is said, with what the driver has left out."""
+        status, odd = believable(without_old(status))
         for is_warning, line in self._oddities.step({**getattr(self._driver, "odd", {}), **odd}, status.taken_s):
             log.log(logging.WARNING if is_warning else logging.INFO, "%s", line)
         return status
