@@ -51,6 +51,7 @@ WANTED = {
     ),
     "sysinit.target": ("systemd-timesyncd.service", "ridethrough-provision.service"),
     "local-fs.target": ("ridethrough-data.service",),
+    "timers.target": ("ridethrough-spare.timer",),
     "sys-subsystem-net-devices-wlan0.device": ("ridethrough-wifi@wlan0.service",),
 }  # fmt: skip
 #: name -> user and group id, main folder; fixed, because they own files on the data partition

@@ -66,7 +66,7 @@ def test_a_mistake_would_be_seen(units: Path, tmp_path: Path) -> None:
     "name",
     [
         "ridethrough-core", "ridethrough-faces", "ridethrough-core@", "ridethrough-faces@", "ridethrough-helper@",
-        "rccmd",
+        "ridethrough-spare", "rccmd",
     ],
 )  # fmt: skip
 def test_little_is_left_that_a_taken_over_service_could_do(units: Path, name: str) -> None:
