@@ -49,7 +49,7 @@ WANTED = {
         "systemd-networkd.service", "systemd-resolved.service", "ridethrough-ssh.service",
         "ridethrough-confirm.service",
     ),
-    "sysinit.target": ("systemd-timesyncd.service", "ridethrough-provision.service"),
+    "sysinit.target": ("systemd-timesyncd.service", "ridethrough-provision.service", "ridethrough-late.timer"),
     "local-fs.target": ("ridethrough-data.service",),
     "timers.target": ("ridethrough-spare.timer",),
     "sys-subsystem-net-devices-wlan0.device": ("ridethrough-wifi@wlan0.service",),
