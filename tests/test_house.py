@@ -23,7 +23,7 @@ AGENT = ROOT / "agent"
 FLOORS = {
     "__main__": 5, "run": 5, "core": 5, "faces": 5, "demo": 5, "verbs": 5, "steer": 5, "sayto": 5, "rehearse": 5,
     "process": 5, "invite": 5, "finding": 5, "support": 5, "backup": 5, "provision": 5, "bootfile": 5, "update": 5,
-    "seconds": 5, "trial": 5, "host": 5, "twoslots": 1, "download": 3,
+    "seconds": 5, "trial": 5, "host": 5, "spare": 5, "sealed": 1, "twoslots": 1, "download": 3,
     "bundle": 2, "redact": 2, "bootpart": 1, "certificates": 3,
     "web": 4, "httpd": 4, "httphead": 4, "httpanswer": 4, "login": 4, "passwords": 4, "tls": 4, "page": 4,
     "saying": 4, "ladder": 4, "controls": 4, "assets": 4, "words": 4, "layout": 4, "history": 4,
