@@ -16,9 +16,12 @@ from snmp_kit import view
 from test_mib import ups as mib_rows
 
 from agent import hid, hidtable, quirks, usages, wire
+from agent.config import Stage
 from agent.drivers import usbhid
 from agent.hidraw import Identity
 from agent.model import Command, Condition, Flow, LinkError, OrderError, Reply, Source, Status, TestResult
+from agent.outage import Plan, State
+from agent.protection import step
 from tests.simulators.hidunit import CASES, HidUnit, case, describe
 
 READABLE = (
@@ -585,6 +588,34 @@ def test_a_slow_unit_is_read_in_several_polls_none_of_them_long() -> None:
         assert unit.now_s - begin_s < 3.5
         unit.now_s = max(unit.now_s, begin_s + 1.0)
     assert status.inputs[0].voltage_v == 228 and status.rating.output_voltage_v == 220
+
+
+@pytest.mark.parametrize("name", ["051d-0002-back-ups-bx", "051d-0002-back-ups-cs", "0463-ffff-eaton-prot", "0764"])
+@pytest.mark.parametrize("pace_s", [0.3, 1.0, 3.0, 4.5])
+def test_an_outage_of_a_slow_unit_is_confirmed_and_nothing_it_says_is_lost(name: str, pace_s: float) -> None:
+    unit = HidUnit.of(name, pace_s=pace_s)
+    driver = connect(unit)
+    driver.poll()
+    unit.mains(False)
+    for path in ("UPS.PowerSummary.ACPresent", "UPS.PowerSummary.Discharging"):  # where APC has it as well
+        if hid.parse(unit.descriptor).find(usages.path(path), "feature") is not None:
+            unit.set(path, float(path.endswith("ing")))
+    begin_s, state, confirmed_s = unit.now_s, State(), None
+    plan = Plan(stages=(Stage(name="all", on_battery_s=3600.0),))
+    while unit.now_s < begin_s + 300:
+        poll_s = unit.now_s
+        status = driver.poll()
+        assert unit.now_s - poll_s <= 2.0 + 2 * pace_s
+        state, effects = step(state, status, unit.now_s, plan=plan, failed_polls=0, fresh_id="0" * 16)
+        if confirmed_s is None and any(one.kind == "outage-began" for one in effects):
+            confirmed_s = unit.now_s - begin_s
+        if unit.now_s > begin_s + 100:
+            assert status.battery.charge_pct is not None and status.battery.runtime_s is not None
+            assert unit.now_s - status.taken_s <= 2.0 + pace_s
+        unit.now_s += 0.5
+    assert confirmed_s is not None and confirmed_s <= 6.0 + 4 * pace_s
+    measured = [status.battery.voltage_v, *(line.load_pct for line in status.outputs)]
+    assert measured != [None] * len(measured) or pace_s > 1.0, "there is time to measure too"
 
 
 def test_the_first_poll_of_a_slow_unit_is_a_short_one() -> None:
