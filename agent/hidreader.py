@@ -1,7 +1,8 @@
 """Reads the reports of a USB power device: the vital ones at every poll, the others as time allows, each remembered.
 
-A report that the unit refuses (STALL) is not asked again. One that is lost is asked again later, and less and less
-often; only the vital ones may fail a poll. Nothing here waits: the link has its own bounds.
+A report that the unit refuses (STALL) or that is lost is asked again later, and less and less often; a place that is
+refused makes way for the next one. Only the vital ones may fail a poll. Nothing here waits: the link has its own
+bounds.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ OLD_TURN_S = 90.0  # of a slow unit: a value that is not lost but waits for its 
 SETTINGS_EVERY_S, OLD_SETTING_S = 600.0, 1800.0
 LOST_WAIT_S = 10.0  # before a lost report is asked again; doubled each time
 LOST_WAIT_LIMIT_S = 640.0
+REFUSED_WAIT_S = 1.0  # some refuse at first, when they have just come back; then ten times as long each time
+REFUSED_WAIT_LIMIT_S = 3600.0
 INPUTS_LIMIT = 64  # interrupt reports taken in one poll
 
 Key = tuple[str, int]  # (feature | input, report id)
@@ -74,7 +77,7 @@ class Reader:
         self.places = hidtable.places(self.descriptor, quirk.drop, quirk.more)
         self.numbered = self.descriptor.numbered
         self._seen: dict[Key, Reply] = {}
-        self._refused: set[Key] = set()
+        self._refused: dict[Key, tuple[float, float]] = {}  # as _lost
         self._lost: dict[Key, tuple[float, float]] = {}  # key -> (not before this second, wait next time)
         self._began_s = self._measured_s = float("-inf")
         self.said_s: dict[str, float] = {}  # variable -> when the value that `numbers` gave was said
@@ -187,8 +190,9 @@ class Reader:
         return set()
 
     def _wanted(self) -> list[Key]:
-        """What a round asks for: measured values, and fixed ones that are not known yet, or may have been set."""
-        keys: dict[Key, None] = {}
+        """What a round asks for: what was refused and may be asked again, measured values, and fixed ones that are
+        not known yet, or may have been set."""
+        keys: dict[Key, None] = {key: None for key, (at_s, _) in self._refused.items() if self._now() >= at_s}
         vital = {self._key(place) for name in hidtable.ESSENTIAL if (place := self._place(name)) is not None}
         for name in (*hidtable.MEASURED, *hidtable.FIXED):
             place = self._place(name)
@@ -214,22 +218,25 @@ class Reader:
         return True
 
     def _ask(self, key: Key) -> Reply | None:
-        """None: it is refused, now and for good. A report that has worked before is not refused but lost."""
+        """None: it is refused. A report that has worked before is not refused but lost."""
         kind, report = key
         reply = self._link.get(kind, report, self.descriptor.lengths[key])
         if reply is None:
             if key in self._seen:
                 raise LinkError(f"{kind} report {report:#04x} is refused, and was not before")
-            self._refused.add(key)
-            log.debug("usbhid: %s report %#04x is refused", kind, report)
+            wait_s = self._refused.get(key, (0.0, REFUSED_WAIT_S))[1]
+            self._refused[key] = self._now() + wait_s, min(10 * wait_s, REFUSED_WAIT_LIMIT_S)
+            log.debug("usbhid: %s report %#04x is refused, asked again in %g s", kind, report, wait_s)
             return None
         if reply.data[:1] != bytes([report if self.numbered else 0]):
             raise LinkError(f"{kind} report {report:#04x}: another came: {reply.data[:16].hex(' ')}")
         self._seen[key] = reply
+        self._refused.pop(key, None)
         return reply
 
     def _may_ask(self, key: Key) -> bool:
-        return key not in self._refused and self._now() >= self._lost.get(key, (float("-inf"), 0.0))[0]
+        never = float("-inf"), 0.0
+        return self._now() >= max(self._lost.get(key, never)[0], self._refused.get(key, never)[0])
 
     def _lose(self, key: Key, error: LinkError) -> None:
         wait_s = self._lost.get(key, (0.0, LOST_WAIT_S))[1]

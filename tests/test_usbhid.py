@@ -250,7 +250,7 @@ def test_a_unit_that_refuses_its_state_as_a_feature_tells_it_as_an_input() -> No
     del unit.reports["feature", 0x0B]
     status = polled(unit)
     assert (status.source, status.battery.flow, status.battery.low) == (Source.MAINS, Flow.CHARGING, False)
-    assert unit.sent.count(("feature", 0x0B)) == 1
+    assert unit.sent.count(("feature", 0x0B)) == 2  # once more a while later: it might have refused in a hurry
 
 
 def test_a_scale_that_nobody_wrote_down_is_picked_by_the_nominal_voltage_and_told_once(caplog: Any) -> None:
@@ -503,7 +503,50 @@ def test_an_early_cry_of_an_eaton_unit_with_a_full_battery_is_no_low_battery() -
 # --- reports that fail ---------------------------------------------------------------------------------------------
 
 
-def test_a_refused_report_is_never_asked_again_and_the_next_place_is_taken() -> None:
+@pytest.mark.parametrize("name", ["051d-0002-back-ups-cs", "0463-ffff-eaton-prot", "0764", "0d9f"])
+def test_a_unit_that_refuses_nearly_all_at_first_is_whole_soon(name: str) -> None:
+    unit = HidUnit.of(name)
+    whole = polled(HidUnit.of(name))
+    kept = unit.reports
+    driver = connect(unit)
+    place = driver._reader.places["ac"][0]
+    unit.reports = {key: data for key, data in kept.items() if place.feature and key[1] == place.feature.report}
+    assert driver.poll().battery.charge_pct is None or name == "0d9f"  # that one has all of them in one report
+    unit.reports = kept
+    for _ in range(4):
+        unit.now_s += 2.0
+        status = driver.poll()
+    assert status.battery == whole.battery and status.outputs == whole.outputs
+
+
+def test_a_mains_report_that_is_refused_once_makes_way_for_the_next_place_and_comes_back() -> None:
+    fields = [
+        ("PowerSummary.PresentStatus.ACPresent", "Feature", 1, 0, 1, 1.0),
+        ("Battery.PresentStatus.Discharging", "Feature", 2, 0, 1, 0.0),
+    ]
+    unit = made(fields)
+    driver = connect(unit)
+    kept = unit.reports.pop(("feature", 1))
+    assert driver.poll().source is Source.MAINS
+    unit.reports["feature", 1] = kept
+    unit.set("UPS.PowerSummary.PresentStatus.ACPresent", 0)
+    unit.now_s += 2.0
+    driver.poll()
+    assert driver.poll().source is Source.BATTERY
+
+
+def test_a_report_that_is_refused_for_good_is_asked_a_few_times_in_an_hour() -> None:
+    unit = made(GENERIC)
+    del unit.reports["feature", 2]
+    driver = connect(unit)
+    begin_s = unit.now_s
+    while unit.now_s < begin_s + 7200:
+        assert driver.poll().battery.charge_pct is None
+        unit.now_s += 1.0
+    assert unit.sent.count(("feature", 2)) == 6
+
+
+def test_a_refused_report_makes_way_for_the_next_place() -> None:
     unit = HidUnit.of("051d-0002-back-ups-bx")
     del unit.reports["feature", 0x0F]  # PowerSummary.RunTimeToEmpty; Battery.RunTimeToEmpty has it too
     del unit.reports["input", 0x0F]
@@ -511,7 +554,7 @@ def test_a_refused_report_is_never_asked_again_and_the_next_place_is_taken() -> 
     for _ in range(4):
         status = driver.poll()
         unit.now_s += 1.0
-    assert status.battery.runtime_s == 3320 and unit.sent.count(("feature", 0x0F)) == 1
+    assert status.battery.runtime_s == 3320 and unit.sent.count(("feature", 0x0F)) == 2
 
 
 def test_a_lost_optional_report_fails_no_poll_and_is_asked_less_and_less() -> None:
