@@ -47,8 +47,7 @@ class Flow(Enum):
 
 
 class Condition(Enum):
-    """A fact that is so or not so. The order is the order of events in one step. The first 24 are RFC 1628's
-    well-known alarms in their numbering (see ALARM_NUMBER); the others the agent knows by itself."""
+    """A fact that is so or not so, in the order of events in one step; the first 24 as RFC 1628 numbers them."""
 
     BATTERY_BAD = "battery-bad"
     ON_BATTERY = "on-battery"
@@ -381,6 +380,8 @@ class View:
     polls: int = 0  # since this core started
     poll_errors: int = 0
     last_event_id: int = 0
+    test_order: str = ""  # what began the test that began last: a Command, or "", the UPS itself
+    test_s: float | None = None  # monotonic second of its beginning; None: none since this core started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

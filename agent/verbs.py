@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> int:
         "ssh-key": _ssh_key,
         "backup": _backup,
         "update": _update,
+        "spare": _spare,
         "host": lambda args, settings: host.main(args, settings),
     }
     if args.verb == "check":
@@ -327,6 +328,12 @@ def _update(args: argparse.Namespace, settings: Config) -> int:
     from . import update
 
     return update.main(args, settings, lambda: _ask_view(settings))
+
+
+def _spare(args: argparse.Namespace, settings: Config) -> int:
+    from . import spare
+
+    return spare.main(args, settings, lambda: _ask_view(settings))
 
 
 def _password(args: argparse.Namespace, settings: Config) -> int:
