@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from snmp_kit import COMMUNITY, ON_LINE, since, view, whole
+from snmp_kit import COMMUNITY, ON_LINE, UPS, Stage, since, view, whole
 from test_notices import COLD_START, Core, Peer
+from test_upsset import Desk
 
 from agent import ber, config, notices, upsman
 from agent.model import ALARM_NUMBER, Condition, Event, Sensor, Source
@@ -49,8 +50,12 @@ def switch(core: Core) -> None:
 
 
 def values(core: Core) -> dict[str, object]:
+    return values_of(core.stage)
+
+
+def values_of(stage: Stage) -> dict[str, object]:
     names = {".".join(map(str, (*o.oid, 0))): o.name for o in upsman.OBJECTS}
-    found = core.stage.walk(ROOT)
+    found = stage.walk(ROOT)
     return {names[name]: whole(body) if tag == ber.INTEGER else body for name, (tag, body) in found.items()}
 
 
@@ -86,6 +91,35 @@ def core_status(source: Source):
     from dataclasses import replace
 
     return replace(ON_LINE, source=source, sensors=(Sensor(name="rack", temperature_c=21.5),))
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        (Source.UNKNOWN, 1), (Source.MAINS, 2), (Source.BOOST, 2), (Source.BUCK, 2), (Source.BATTERY, 3),
+        (Source.BYPASS, 4), (Source.NONE, 5),
+    ],
+)  # fmt: skip
+def test_the_output_is_on_line_on_battery_on_bypass_or_off(core: Core, source: Source, status: int) -> None:
+    core.stage.view = view(core_status(source))
+    assert values(core)["upsOutputStatus"] == status
+
+
+@pytest.mark.parametrize(
+    ("ordered", "shown", "other"),
+    [(f"{UPS}.8.2.0", "upsShutdownSecs", "upsRestoreSecs"), (f"{UPS}.8.4.0", "upsRestoreSecs", "upsShutdownSecs")],
+)
+def test_what_is_left_of_a_countdown_is_shown_as_that_of_its_object(
+    tmp_path: Path, ordered: str, shown: str, other: str
+) -> None:
+    desk = Desk(tmp_path)
+    desk.stage.agent._switches = (False, False, True)
+    assert shown not in values_of(desk.stage) and desk.set((ordered, 90)) == (0, 0)
+    desk.stage.now_s += 30.0
+    found = values_of(desk.stage)
+    assert found[shown] == 60 and other not in found
+    desk.stage.now_s += 60.0
+    assert shown not in values_of(desk.stage)
 
 
 def test_without_a_frame_only_the_name_is_there(core: Core) -> None:
