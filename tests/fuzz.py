@@ -1,7 +1,7 @@
 """Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
 
-`--frames`: instead, 100000 damaged answers to each parser of the Q1 family, to apcsmart's, and through each USB
-bridge (tests/test_q1.py, tests/test_fuzz_apcsmart.py, tests/test_bridge.py).
+`--frames`: instead, 100000 damaged answers to each parser of the Q1 family, to those of apcsmart, SHUT and Modbus,
+and through each USB bridge (FRAME_TESTS).
 
 `--snmp`: instead, 24000 damaged messages of SNMP, half of them SETs of who may write, and the crafted ones
 (tests/test_fuzz_snmp.py, tests/test_fuzz_usm.py, tests/test_fuzz_sets.py), and the other half to a real agent beside
@@ -27,7 +27,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 20_000
 FRAMES = 100_000
-FRAME_TESTS = ("tests/test_q1.py", "tests/test_fuzz_apcsmart.py", "tests/test_bridge.py")
+FRAME_TESTS = (
+    "tests/test_q1.py", "tests/test_fuzz_apcsmart.py", "tests/test_fuzz_frames.py", "tests/test_bridge.py",
+)  # fmt: skip
 BATCH = 500
 ARGV = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_machine.py"]
 
