@@ -152,21 +152,38 @@ def collect(path: Path, settings: Config, now_s: float) -> Content:
     """Everything of this adapter; `path`: its configuration, `now_s`: wall clock. ConfigError if a file cannot be
     read: a backup is whole, or there is none."""
     about = {"made": time.strftime("%Y-%m-%d %H:%M", time.localtime(now_s)), "host": socket.gethostname()}
-    files: dict[str, bytes] = {ABOUT: json.dumps({**about, "version": VERSION}).encode(), SETTINGS: _read(path)}
+    files: dict[str, bytes] = {ABOUT: json.dumps({**about, "version": VERSION}).encode()}
+    files[SETTINGS] = _read(path) if path.exists() else _nothing(settings)
     programs = set()
     for name in KEPT:
         where = Path(settings.state_dir) / name
         if where.exists():
             files[name] = _read(where)
     folder = Path(settings.commands_dir)
-    for where in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if where.is_file() and not where.is_symlink() and not commands.wrong_name(where.name):
-            files[f"{COMMANDS}/{where.name}"] = _read(where)
-            if where.stat().st_mode & 0o100:
-                programs.add(f"{COMMANDS}/{where.name}")
+    for where in _commands(folder):
+        files[f"{COMMANDS}/{where.name}"] = _read(where)
+        if where.stat().st_mode & 0o100:
+            programs.add(f"{COMMANDS}/{where.name}")
     if sum(map(len, files.values())) > TOTAL_LIMIT_BYTES // 2:
         raise ConfigError(f"{folder}: too much for a backup (8 MiB): commands belong there, not data")
     return Content(files, frozenset(programs))
+
+
+def _nothing(settings: Config) -> bytes:
+    """What stands for a configuration that is not there: where all else is."""
+    named = {key: json.dumps(getattr(settings, key)) for key in ("state_dir", "run_dir", "commands_dir")}
+    return ("[agent]\n" + "".join(f"{key} = {text}\n" for key, text in named.items())).encode()
+
+
+def _commands(folder: Path) -> list[Path]:
+    """The files in `folder` that a configuration could name."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in found if p.is_file() and not p.is_symlink() and not commands.wrong_name(p.name)]
+
+
+def gone(content: Content, settings: Config) -> list[Path]:
+    """The commands that are here and not in the backup."""
+    return [p for p in _commands(Path(settings.commands_dir)) if f"{COMMANDS}/{p.name}" not in content.files]
 
 
 def put(content: Content, path: Path, settings: Config) -> None:
@@ -179,6 +196,7 @@ def put(content: Content, path: Path, settings: Config) -> None:
     for name in sorted(n for n in ahead if n.startswith(f"{COMMANDS}/")):
         mode = 0o755 if name in content.programs else 0o644
         changes.append(vault.Change(Path(settings.commands_dir) / name.partition("/")[2], ahead[name], mode, True))
+    changes += [vault.Change(where, None) for where in gone(content, settings)]
     changes.append(vault.Change(path, ahead[SETTINGS], None, True))
     try:
         for folder in (Path(settings.commands_dir), path.parent):
@@ -224,6 +242,8 @@ def restore(args: argparse.Namespace) -> int:
     print(f"{args.file}: made {about['made']} on {about['host']} by version {about['version']}")
     print(f"  mode {settings.mode}, driver {settings.driver}, {len(settings.servers)} servers")
     print("  " + ", ".join(sorted(n for n in content.files if n not in (ABOUT, SETTINGS))))
+    if extra := gone(content, settings):
+        print(f"  commands that are not in it, and go: {', '.join(where.name for where in extra)}")
     for problem in problems:
         print(f"  mistake in its configuration: {problem.text}")
     if not args.yes:
@@ -239,10 +259,11 @@ def restore(args: argparse.Namespace) -> int:
 
 def _save_what_is(path: Path, settings: Config, phrase: str) -> str:
     """Keep what this machine was, so that a restore can be undone; what to tell people about it."""
-    if not path.exists():
-        return "There was no configuration before."
+    was = collect(path, settings, time.time())
+    if not path.exists() and was.files.keys() == {ABOUT, SETTINGS}:
+        return "There was nothing before."
     keep = Path(settings.state_dir) / time.strftime("before-restore-%Y%m%d-%H%M%S.backup")
-    _save(keep, seal(collect(path, settings, time.time()), phrase))
+    _save(keep, seal(was, phrase))
     return f"What was before is in {keep} (same pass phrase)."
 
 

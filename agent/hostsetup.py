@@ -37,7 +37,19 @@ WIFI = (
 )
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
-_SSH_KINDS = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com)")
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+#: kind of an ssh key -> bytes of each field of its data after the name of the kind (least, most), and how it begins;
+#: RFC 4253 section 6.6, RFC 5656 section 3.1, RFC 8709 section 4, PROTOCOL.u2f of OpenSSH
+_SSH_KINDS: Mapping[str, Sequence[tuple[int, int, bytes]]] = {
+    "ssh-ed25519": [(32, 32, b"")],
+    "ssh-rsa": [(1, 32, b""), (128, 2049, b"")],  # sshd takes none of less than 1024 bits
+    **{
+        f"ecdsa-sha2-nistp{bits}": [(8, 8, f"nistp{bits}".encode()), (length, length, b"\4")]
+        for bits, length in ((256, 65), (384, 97), (521, 133))
+    },
+    "sk-ssh-ed25519@openssh.com": [(32, 32, b""), (1, 256, b"")],
+}
+_CUT = "the key is cut or damaged; copy the whole line"
 SSH_KEYS_LIMIT, SSH_KEY_LIMIT, SERVERS_LIMIT = 20, 1000, 8
 CODE_MIN, CODE_MAX = 8, 64
 NO_PHRASE = "[system.wifi]: passphrase is missing (open networks are not supported)"
@@ -82,7 +94,8 @@ def wrong(values: Mapping[str, Any], zone_exists: Callable[[str], bool]) -> list
     elif problem := _wrong_gateway(values["address"], values["gateway"]):
         bad("gateway", values["gateway"] or "", problem)
     for server in values["dns"]:
-        if not _is_address(server):
+        host, scope, interface = server.partition("%")
+        if not _is_address(host) or (scope and (":" not in host or not _INTERFACE.fullmatch(interface))):
             bad("dns", server, "must be an IP address")
     for key in ("dns", "ntp"):
         if len(values[key]) > SERVERS_LIMIT:
@@ -222,6 +235,8 @@ def _is_address(text: str) -> bool:
 def _wrong_address(text: str) -> str:
     if text == "dhcp":
         return ""
+    if "%" in text:
+        return "must be an address without %"
     try:
         found = ipaddress.ip_interface(text)
     except ValueError:
@@ -242,8 +257,8 @@ def _wrong_gateway(address: str, gateway: str | None) -> str:
         return ""
     if address == "dhcp":
         return "needs a fixed address; with DHCP the router says it"
-    if not _is_address(gateway):
-        return "must be an IP address"
+    if "%" in gateway or not _is_address(gateway):
+        return "must be an IP address, without %"
     own = ipaddress.ip_interface(address)
     router = ipaddress.ip_address(gateway)
     if router.is_link_local and router.version == 6 == own.version:
@@ -255,16 +270,19 @@ def _wrong_gateway(address: str, gateway: str | None) -> str:
 
 def _wrong_ssh_key(text: str) -> str:
     """Only keys, no options: those could name a command."""
-    kind, _, rest = text.partition(" ")
-    if not _SSH_KINDS.fullmatch(kind) or not text.isprintable() or len(text) > SSH_KEY_LIMIT:
+    kind, *rest = text.split(None, 2) or [""]
+    if kind not in _SSH_KINDS or not text.isprintable() or len(text) > SSH_KEY_LIMIT:
         return 'must be the line of a public key, such as "ssh-ed25519 AAAA... you@home"'
     try:
-        data = base64.b64decode(rest.partition(" ")[0], validate=True)
+        data = base64.b64decode(rest[0] if rest else "", validate=True)
     except (binascii.Error, ValueError):
         data = b""
-    if data[4 : 4 + len(kind)] != kind.encode():
-        return "the key is cut or damaged; copy the whole line"
-    return ""
+    for least, most, begin in ((len(kind), len(kind), kind.encode()), *_SSH_KINDS[kind]):
+        length = int.from_bytes(data[:4], "big")
+        field, data = data[4 : 4 + length], data[4 + length :]
+        if len(field) != length or not least <= length <= most or not field.startswith(begin):
+            return _CUT
+    return _CUT if data else ""
 
 
 def ways_in(system: System, codes: Sequence[str]) -> list[str]:

@@ -279,10 +279,14 @@ def _permit(port: str) -> str:
     which = f'KERNEL=="{os.path.basename(os.path.realpath(port))}"'
     if usb is not None:
         which = f'ATTRS{{idVendor}}=="{usb.vendor:04x}", ATTRS{{idProduct}}=="{usb.product:04x}"'
-    rule = f'SUBSYSTEM=="tty", {which}, GROUP="dialout", MODE="0660"'
+    kind, group = "tty", "dialout"
+    make = ""
+    if os.path.basename(port).startswith("gpiochip"):
+        kind, group, make = "gpio", "gpio", "sudo groupadd -fr gpio; "
+    rule = f'SUBSYSTEM=="{kind}", {which}, GROUP="{group}", MODE="0660"'
     return (
-        f"a udev rule in /etc/udev/rules.d/60-ups.rules: {rule}; sudo udevadm control --reload; "
-        f"sudo udevadm trigger; sudo usermod -aG dialout {_user()}"
+        f"a udev rule in /etc/udev/rules.d/60-ups.rules: {rule}; {make}sudo udevadm control --reload; "
+        f"sudo udevadm trigger; sudo usermod -aG {group} {_user()}"
     )
 
 

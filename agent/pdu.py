@@ -40,6 +40,9 @@ _V1_ERRORS = {
 }  # fmt: skip
 
 
+Reply = Callable[[int, int], bytes | None]
+
+
 class _NoSuchName(Exception):
     """Version 1: the whole request fails at this binding (counted from 1)."""
 
@@ -48,8 +51,23 @@ class _TooBig(Exception):
     """The answer does not fit its budget."""
 
 
-#: sets all of (name, tag, body) or none; error-status of version 2, and error-index
-Write = Callable[[Sequence[tuple[bytes, int, bytes]], Look], tuple[int, int]]
+class Later(Exception):
+    """A SET that its sender may make: nothing is wrong with its form, and its answer has room. `pdu`, `triples` are
+    what shall be set; `reply(error, index)` makes the answer of error-status (of version 2) and error-index."""
+
+    def __init__(self, who: str, pdu: Pdu, triples: Sequence[tuple[bytes, int, bytes]], reply: Reply) -> None:
+        super().__init__()
+        self.who, self.pdu, self.triples, self.reply = who, pdu, triples, reply
+
+    def put_into(self, outer: Callable[[bytes], bytes]) -> None:
+        """The answer belongs into another message."""
+        made = self.reply
+
+        def reply(error: int, index: int) -> bytes | None:
+            inner = made(error, index)
+            return None if inner is None else outer(inner)
+
+        self.reply = reply
 
 
 def answer(
@@ -59,12 +77,12 @@ def answer(
     look: Look,
     counts: list[int],
     budget_bytes: int,
-    write: Write | None = None,
+    writer: str = "",
 ) -> bytes | None:
     """The reply to a request, at most `budget_bytes` long; None: there is none. Malformed if a name is malformed.
 
-    `counts` are the counters of the snmp group; a request that the sender may not make is counted there too. `write`
-    None: he may not write.
+    `counts` are the counters of the snmp group; a request that the sender may not make is counted there too. `writer`
+    is who may write, "": he may not. Later: that is what he wants, and it is for the caller to do.
     """
     tag, v1 = pdu.tag, header.version == V1
     if (counter := _COUNTED.get(tag)) is not None:
@@ -80,7 +98,7 @@ def answer(
         if len(pdu.names) > BINDINGS_LIMIT:
             raise _TooBig
         if handler is None:
-            return _set(header, pdu, look, counts, budget_bytes, write)
+            return _set(header, pdu, counts, budget_bytes, writer)
         # around the bindings: three heads of four octets, error-status and error-index
         room = budget_bytes - len(header.prefix) - len(pdu.request_id) - 18
         bindings = handler(pdu, table, look, v1, room)
@@ -104,29 +122,34 @@ def _reply(
     return reply
 
 
-def _set(
-    header: Header, pdu: Pdu, look: Look, counts: list[int], budget_bytes: int, write: Write | None
-) -> bytes | None:
+def _set(header: Header, pdu: Pdu, counts: list[int], budget_bytes: int, writer: str) -> bytes | None:
     """Who may not write gets noAccess at the first name (RFC 3416 4.2.5 (1)), in version 1 noSuchName."""
     for name in pdu.names:
         ber.arcs(name)
     if not pdu.names:
         return _reply(header, pdu, NO_ERROR, 0, b"", counts, budget_bytes)
-    if write is None:
+    if not writer:
         counts[mib2.IN_BAD_COMMUNITY_USES] += 1
         if header.version == V1:
             raise _NoSuchName(1)
         return _reply(header, pdu, NO_ACCESS, 1, pdu.bindings, counts, budget_bytes)
     if len(header.prefix) + len(pdu.bindings) + ROUND_BYTES > budget_bytes:
         raise _TooBig  # before anything is done that could not be answered
-    error, index = write(ber.values(pdu.bindings), look)
-    if error == NO_ERROR:
-        counts[mib2.IN_TOTAL_SET_VARS] += len(pdu.names)
-    elif header.version == V1:
-        error = _V1_ERRORS.get(error, GEN_ERR)
-    if error in _OUT_ERRORS:
-        counts[_OUT_ERRORS[error]] += 1
-    return _reply(header, pdu, error, index, pdu.bindings, counts, budget_bytes)
+    triples = ber.values(pdu.bindings)
+    for _, tag, body in triples:
+        if tag == OBJECT_ID:
+            ber.arcs(body)
+
+    def reply(error: int, index: int) -> bytes | None:
+        if error == NO_ERROR:
+            counts[mib2.IN_TOTAL_SET_VARS] += len(pdu.names)
+        elif header.version == V1:
+            error = _V1_ERRORS.get(error, GEN_ERR)
+        if error in _OUT_ERRORS:
+            counts[_OUT_ERRORS[error]] += 1
+        return _reply(header, pdu, error, index, pdu.bindings, counts, budget_bytes)
+
+    raise Later(writer, pdu, triples, reply)
 
 
 def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:

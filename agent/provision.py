@@ -1,13 +1,14 @@
 """`ridethrough provision`: what the boot partition of the image says becomes this adapter's configuration. Runs as
 root at each start, before the network.
 
-    BOOT/ridethrough.toml        the whole configuration, and [system] (hostsetup.py); taken over once per content,
-                                 all of it or nothing; its secrets are removed from the file then
+    BOOT/ridethrough.toml        the whole configuration, and [system] (hostsetup.py); taken over unless its content
+                                 is that of the last time, all of it or nothing; its secrets leave the file then
+    BOOT/ridethrough-NAME.toml   likewise for a second UPS (seconds.py)
     BOOT/ridethrough-report.txt  what became of it, how the page is reached, the set-up code
     BOOT/factory-reset           a file of this name: everything is forgotten first
     RUN/ridethrough-data-bad     why the data partition cannot be used (the image's `data` wrote it): said everywhere
     SYSTEM/system.json           [system] as it was taken over; applied at each start
-    SYSTEM/taken.json            which contents were taken over
+    SYSTEM/taken.json            which content was taken over last; taken-NAME.json of a second UPS
 
 The boot partition is mounted read-only; it is made writable for these changes alone. Whatever is wrong, the host
 comes up: with what it had before, else by DHCP and without servers.
@@ -22,13 +23,14 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import bootfile, bootpart, config, hostsetup, login, process, steer, vault, wire
+from . import bootfile, bootpart, config, hostsetup, login, process, seconds, steer, vault, wire
 from .config import Config
 from .faces import secrets_path
 from .hostsetup import System
@@ -39,14 +41,22 @@ FILE, REPORT, RESET, DOING = "ridethrough.toml", "ridethrough-report.txt", "fact
 DATA_BAD, RECREATE = "ridethrough-data-bad", "recreate-data"
 #: what the image comes with
 DEFAULT = '# No ridethrough.toml was taken over yet.\n[ups]\ndriver = "auto"\n\n[web]\nlisten = "[::]:443"\n'
-TAKEN_LIMIT = 50
+TAKEN_LAST = 2  # digests of the content that was taken over last: as it came, and without its secrets
 DATA_BAD_LIMIT = 500
 ZONES = Path("/usr/share/zoneinfo")
 
 
+def start_units(units: Sequence[str]) -> None:
+    """Have systemd start them as soon as their time has come. OSError with what it says."""
+    done = subprocess.run(["systemctl", "--no-block", "start", *units], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(5, f"cannot be started: {done.stderr.strip()}", units[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where everything is; `run` is /run but in tests."""
+    """Where everything is; `run` is /run but in tests. `file`, `taken`: of the first UPS or, with its name, of a
+    `second` one."""
 
     boot: Path
     system: Path
@@ -54,6 +64,15 @@ class Places:
     run: Path = Path("/run")
     set_hostname: Callable[[str], None] = socket.sethostname
     mount: bootpart.Mount = bootpart.remount
+    start: Callable[[Sequence[str]], None] = start_units
+    file: str = FILE
+    taken: str = "taken.json"
+    second: str = ""
+
+    def of(self, name: str) -> Places:
+        """Those of the second UPS `name`."""
+        config = self.config.with_name(f"{name}.toml")
+        return replace(self, config=config, file=seconds.file_of(name), taken=f"taken-{name}.json", second=name)
 
 
 def run(places: Places) -> list[str]:
@@ -68,6 +87,7 @@ def run(places: Places) -> list[str]:
     system = _read_system(places, [])
     said += _apply(places, system)
     said += ["", *hostsetup.ways_in(system, _code(places, said))]
+    said += _seconds(places, system, mistakes)
     _tell(places, said, mistakes)
     return said
 
@@ -84,6 +104,9 @@ def _reset(places: Places) -> list[str]:
                 os.replace(wish, doing)
             settings = _settings(places)
             state = Path(settings.state_dir)
+            for name in seconds.known(places.config):
+                places.of(name).config.unlink()
+                shutil.rmtree(state / name, ignore_errors=True)
             kept = (*state.glob("before-restore-*"), Path(settings.commands_dir), places.config)
             for entry in (state / "core", state / "faces", places.system, *kept):
                 _forget(entry)
@@ -124,39 +147,44 @@ def _forget(entry: Path) -> None:
 
 def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
     """Take the file over if it is new. The report's lines; what is wrong goes to `mistakes`, too."""
-    path = places.boot / FILE
+    path, name = places.boot / places.file, places.file
     try:
         with path.open("rb") as file:
             data = file.read(config.FILE_LIMIT_BYTES + 1)
     except FileNotFoundError:
         return _absent(places)
     except OSError as e:
-        mistakes.append(f"{FILE} of the boot partition: {e.strerror}; write it anew")
-        return [f"{FILE}: {e.strerror}; not taken over: write it anew."]
+        mistakes.append(f"{name} of the boot partition: {e.strerror}; write it anew")
+        return [f"{name}: {e.strerror}; not taken over: write it anew."]
     taken = _read_taken(places)
-    if (digest := hashlib.sha256(data).hexdigest()) in taken:
-        said = f"{FILE}: was taken over before; change it and it will be taken over again."
+    if (digest := hashlib.sha256(data).hexdigest()) in taken[-TAKEN_LAST:]:
+        said = f"{name}: was taken over before; change it and it will be taken over again."
         return [said, *_scrub(places, path, data, mistakes)]
     try:
-        given = bootfile.read(data, before, lambda name: (ZONES / name).is_file())
+        given = bootfile.read(data, before, lambda zone: (ZONES / zone).is_file())
+        if places.second:
+            _may_be_second(places, given)
     except bootfile.Wrong as e:
         if data.removeprefix(b"\xef\xbb\xbf").strip():
-            mistakes += [f"{FILE} of the boot partition: {line}" for line in e.lines]
+            mistakes += [f"{name} of the boot partition: {line}" for line in e.lines]
             had = "what it had before" if places.config.exists() else "DHCP and no servers"
-            lines = [f"{FILE}: NOT taken over, mistakes: {len(e.lines)}. The adapter runs with {had}."]
+            who = f"The UPS {places.second}" if places.second else "The adapter"
+            if places.second and not places.config.exists():
+                had = "nothing: it is not looked at"
+            lines = [f"{name}: NOT taken over, mistakes: {len(e.lines)}. {who} runs with {had}."]
             lines += [f"  {line}" for line in e.lines]
             if bootfile.without_secrets(data) != data:
                 lines.append("  (its secrets stay on this partition until it is taken over)")
             return lines
-        return [f"{FILE}: nothing was taken over: it {e}."]
+        return [f"{name}: nothing was taken over: it {e}."]
     cleaned = bootfile.without_secrets(data)
-    digests = [*taken, digest, hashlib.sha256(cleaned).hexdigest()][-TAKEN_LIMIT:]
+    digests = [digest, hashlib.sha256(cleaned).hexdigest()]
     try:
         _keep(places, given, json.dumps(digests).encode())
     except (OSError, ConfigError) as e:
-        mistakes.append(f"{FILE} of the boot partition: could not be kept: {e}")
-        return [f"{FILE}: could not be kept: {e}; it is tried again at the next start."]
-    lines = [f"{FILE}: taken over."]
+        mistakes.append(f"{name} of the boot partition: could not be kept: {e}")
+        return [f"{name}: could not be kept: {e}; it is tried again at the next start."]
+    lines = [f"{name}: taken over."]
     if given.settings is not None:
         s = given.settings
         what = f"{len(s.servers)} servers in {len(s.stages)} stages, mode {s.mode}, driver {s.driver or 'none'}"
@@ -177,7 +205,11 @@ def _absent(places: Places) -> list[str]:
 def _keep(places: Places, given: bootfile.Given, taken: bytes) -> None:
     """All of it or nothing, the configuration last. OSError, ConfigError."""
     settings = given.settings or _settings(places)
-    changes = [Change(places.system / "system.json", json.dumps(wire.to_json(given.system)).encode())]
+    changes = []
+    if places.second:
+        Path(settings.state_dir).mkdir(mode=0o755, parents=True, exist_ok=True)  # both users must get through it
+    else:
+        changes.append(Change(places.system / "system.json", json.dumps(wire.to_json(given.system)).encode()))
     asked = {s.options.get("secret") for s in settings.servers}
     for path, mine in ((steer.core_secrets(settings), True), (secrets_path(settings), False)):
         new = {k: v for k, v in given.secrets.items() if (k in asked) is mine}
@@ -189,7 +221,7 @@ def _keep(places: Places, given: bootfile.Given, taken: bytes) -> None:
         changes.append(Change(faces / "account.json", given.account or None))
         changes.append(Change(faces / "first-password", code))
         changes.append(Change(faces / "sessions.json", None))
-    changes.append(Change(places.system / "taken.json", taken))
+    changes.append(Change(places.system / places.taken, taken))
     if given.settings_text:
         places.config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         changes.append(Change(places.config, given.settings_text.encode(), 0o644, True))
@@ -206,7 +238,7 @@ def _scrub(places: Places, path: Path, data: bytes, mistakes: list[str]) -> list
             vault.write_whole(path, cleaned, None)
     except OSError as e:
         why = f"its secrets could NOT be removed from this partition ({e.strerror}): remove them yourself"
-        mistakes.append(f"{FILE} of the boot partition: {why}")
+        mistakes.append(f"{places.file} of the boot partition: {why}")
         return [f"  {why}"]
     return ["  its secrets were removed from this partition"]
 
@@ -241,6 +273,40 @@ def _apply(places: Places, system: System) -> list[str]:
     except OSError as e:
         said.append(f"host name and time zone: {e.strerror}")
     return said
+
+
+def _may_be_second(places: Places, given: bootfile.Given) -> None:
+    """bootfile.Wrong if it cannot be the second UPS that its name says."""
+    main = places.config.with_name(FILE)
+    names = [name for name in seconds.known(main) if name != places.second]
+    others = {name: found for name in names if (found := seconds.read(main, name)) is not None}
+    first = _settings(replace(places, config=main))
+    if problems := seconds.wrong(places.second, given, first, others):
+        raise bootfile.Wrong(problems)
+
+
+def _seconds(places: Places, system: System, mistakes: list[str]) -> list[str]:
+    """Take over the files of further UPSes, and start what there is. The report's lines."""
+    try:
+        offered = seconds.offered(places.boot)
+    except OSError:
+        offered = []  # said of the first one's file
+    said = []
+    for name in offered:
+        if problem := seconds.wrong_name(name):
+            said.append(f"{seconds.file_of(name)}: NOT taken over: {problem}.")
+            mistakes.append(f"{seconds.file_of(name)} of the boot partition: {problem}")
+        else:
+            said += _take(places.of(name), System(), mistakes)
+    for name in seconds.known(places.config):
+        if (settings := seconds.read(places.config, name)) is not None:
+            said += seconds.page(name, settings, system.hostname, _code(places.of(name), said))
+        try:
+            places.start(seconds.units(name))
+        except OSError as e:
+            said.append(f"UPS {name}: {e.filename}: {e.strerror}")
+            mistakes.append(said[-1])
+    return ["", *said] if said else []
 
 
 def _code(places: Places, said: list[str]) -> list[str]:
@@ -293,7 +359,7 @@ def _read_system(places: Places, said: list[str]) -> System:
 
 def _read_taken(places: Places) -> list[str]:
     try:
-        found = json.loads((places.system / "taken.json").read_bytes()[: config.FILE_LIMIT_BYTES])
+        found = json.loads((places.system / places.taken).read_bytes()[: config.FILE_LIMIT_BYTES])
     except (OSError, ValueError):
         return []
     return [row for row in found if isinstance(row, str)] if isinstance(found, list) else []

@@ -81,11 +81,13 @@ def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Wri
             log.warning("snmp: %s for %s: %s", command.value, who, e)
             raise upsset.Refused(str(e), _ERRORS.get(type(e), upsset.INCONSISTENT_VALUE)) from e
 
-    def audit(what: str, who: str, host: str) -> None:
+    def audit(what: str, who: str, host: str, why: str) -> None:
+        origin = {"user": f"snmp {who}", "address": host}
         try:
-            client.ask({"type": "audit", "what": what, "origin": {"user": f"snmp {who}", "address": host}}, AUDIT_S)
+            client.ask({"type": "audit", "what": what, "why": why, "origin": origin}, AUDIT_S)
         except bus.BusError as e:
-            log.warning("snmp: %s has set %s; the core does not keep that: %s", who, what, e)
+            done = f"was refused {what} ({why})" if why else f"has set {what}"
+            log.warning("snmp: %s %s; the core does not keep that: %s", who, done, e)
 
     return upsset.Writer(
         settexts.read(folder), lambda texts: settexts.write(folder, texts), order, audit,

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from . import ber, usm
 from .ber import COUNTER32, INTEGER, OCTET_STRING, SEQUENCE, Header, Malformed, Oid, Pdu
 from .mib import EngineFacts
+from .pdu import Later
 from .usm import AUTH, AUTH_PRIV, NO_AUTH, User
 
 MODEL = 3  # USM, in msgSecurityModel
@@ -286,7 +287,7 @@ class Responder:
         message: Message | None = None,
     ) -> bytes:  # fmt: skip
         """The reply to a datagram, which was `read_again` as `message`. `allowed`: may a user ask from where this
-        comes? `make` answers his request in so many octets. Malformed, Dropped: there is none."""
+        comes? `make` answers his request in so many octets. Malformed, Dropped: there is none; Later: not yet."""
         is_new = message is None
         message = message or read(data)
         level = message.level
@@ -355,10 +356,17 @@ class Responder:
             reply = ber.message(header.prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
         else:
             room = min(budget_bytes, message.max_size) - self._around_bytes(message, user)
-            made = make(header, pdu, room, user)
+            try:
+                made = make(header, pdu, room, user)
+            except Later as later:
+                later.put_into(lambda inner: self._sealed(message, user, inner, now_s))
+                raise
             if made is None:
                 raise Dropped("no request")
             reply = made
+        return self._sealed(message, user, reply, now_s)
+
+    def _sealed(self, message: Message, user: User, reply: bytes, now_s: float) -> bytes:
         return seal(
             message.msg_id, message.level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
             reply, self._salts,

@@ -26,6 +26,8 @@ DROPPED = re.compile(
     r"|etc/systemd/system/.*\.wants/(apt-daily.*|dpkg-db-backup.*|e2scrub.*|ssh\..*|sshd.*|wpa_supplicant.*|remote-fs.*)"
     r"|etc/systemd/system/(sshd|dbus-fi\.w1\.wpa_supplicant1)\.service"
 )
+#: (systemd 256 and later) opens sshd on a vsock and a local socket, whatever ours says
+GENERATORS = ("systemd-ssh-generator",)
 LINKS = {
     "etc/resolv.conf": "/run/systemd/resolve/stub-resolv.conf",
     "etc/localtime": "/run/localtime",
@@ -58,7 +60,8 @@ ACCOUNTS = {
     "ridethrough": (811, "/var/lib/ridethrough/core"),
     "ridethrough-faces": (812, "/var/lib/ridethrough/faces"),
 }
-DIALOUT = "dialout"
+#: groups that may open what the core needs; those that Debian does not have get a number of their own
+DEVICES = {"dialout": 20, "gpio": 813}
 FSTAB = """\
 tmpfs /var tmpfs mode=0755,size=64m,nosuid,nodev 0 0
 """
@@ -87,8 +90,10 @@ def accounts(text: str, kind: str) -> str:
             }[kind]
         )
     if kind in ("group", "gshadow"):
+        names = {row.partition(":")[0] for row in rows}
+        rows += [f"{n}:x:{i}:" if kind == "group" else f"{n}:!*::" for n, i in DEVICES.items() if n not in names]
         rows = [
-            f"{row}{',' if row[-1] != ':' else ''}ridethrough" if row.startswith(f"{DIALOUT}:") else row
+            f"{row}{',' if row[-1] != ':' else ''}ridethrough" if row.partition(":")[0] in DEVICES else row
             for row in rows
         ]
     if kind == "shadow":
@@ -121,6 +126,8 @@ def entries(files: Mapping[str, str], folders: Sequence[tuple[str, Path]], signa
         found[name] = File(link=to)
     for unit in MASKED:
         found[f"etc/systemd/system/{unit}"] = File(link="/dev/null")
+    for name in GENERATORS:
+        found[f"etc/systemd/system-generators/{name}"] = File(link="/dev/null")
     for target, units in WANTED.items():
         for unit in units:
             template = re.sub(r"@.*\.", "@.", unit)

@@ -7,16 +7,21 @@ state stay when it is removed, unless --purge. With --root everything but the pr
 from __future__ import annotations
 
 import argparse
+import configparser
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import place
 
 SOURCE = Path(__file__).resolve().parent.parent
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+HIDDEN = ("home", "root", "run", "tmp")  # from our units: ProtectHome, PrivateTmp
+GPIO = "gpiod>=2.1,<3"  # as in setup.cfg
 BOOTED = Path("/run/systemd/system")
 
 
@@ -116,6 +121,9 @@ def system_side(host: Host) -> None:
 def install(host: Host) -> None:
     """Everything, started if systemd is there. CannotInstall if not."""
     if host.root == Path("/"):
+        own = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+        if problem := unfit(own, sys.version_info[:2], importlib.util.find_spec):
+            raise CannotInstall(problem)
         program(host)
         for path, to in place.LINKS.items():
             host.link(path, to)
@@ -128,7 +136,7 @@ def install(host: Host) -> None:
     if host.live:
         host.call("systemctl", "daemon-reload")
         host.call("udevadm", "control", "--reload", needed=False)
-        host.call("udevadm", "trigger", "--subsystem-match=hidraw", "--subsystem-match=usb", needed=False)
+        host.call("udevadm", "trigger", *(f"--subsystem-match={name}" for name in place.UDEV), needed=False)
         for unit in place.ENABLED:
             host.call("systemctl", "restart", unit)
         print(f"it runs. Now write {place.CONFIG} (`ridethrough check`), then: systemctl restart 'ridethrough-*'")
@@ -136,11 +144,40 @@ def install(host: Host) -> None:
         print("systemd does not run here: it starts with the next boot")
 
 
+def least() -> tuple[int, ...]:
+    """The oldest Python that the agent runs with, as setup.cfg says it."""
+    parser = configparser.ConfigParser()
+    parser.read(SOURCE / "setup.cfg")
+    return tuple(int(part) for part in parser["options"]["python_requires"].lstrip(">=").split("."))
+
+
+def unfit(
+    executable: Path, version: tuple[int, ...], has: Callable[[str], object], system: Path = SYSTEM_PYTHON
+) -> str:
+    """What keeps this Python from being the one of the services, and the remedy; '' if nothing. `executable`: the
+    file itself, no link and no venv's; `has(NAME)`: is that module there? `system`: the distribution's own."""
+    number = ".".join(map(str, version[:2]))
+    if version < least():
+        needed = ".".join(map(str, least()))
+        return f"{executable} is Python {number}, and {needed} or newer is needed (Debian 12, Ubuntu 24.04 or later)"
+    if executable.parts[:2] in (("/", name) for name in HIDDEN):
+        return (
+            f"{executable}: the services may not read it there; have {SYSTEM_PYTHON}: sudo apt-get install -y python3"
+        )
+    if not (has("venv") and has("ensurepip")):
+        package = "python3-venv" if executable == system.resolve() else f"python{number}-venv"
+        return f"{executable} cannot make a venv; mend with: sudo apt-get install -y {package}"
+    return ""
+
+
 def program(host: Host) -> None:
     """The venv; an old one is replaced, because Python may have another version by now."""
     python = Path(place.PROGRAM, "bin", "python")
     host.call(sys.executable, "-m", "venv", "--clear", place.PROGRAM)
-    host.call(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", SOURCE)
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    host.call(*pip, SOURCE)
+    # only for contacts on GPIO lines; where there is no wheel of it, all else works
+    host.call(*pip, "--only-binary=:all:", GPIO, needed=False)
     host.call(python, "-I", "-m", "compileall", "-q", place.PROGRAM, needed=False)
     for name in ("README.md", "docs"):
         source, target = SOURCE / name, host.at(f"{place.PROGRAM}/{name}")

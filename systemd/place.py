@@ -14,6 +14,7 @@ ENABLED = {
     "ridethrough-core.service": "multi-user.target",
     "ridethrough-faces.service": "multi-user.target",
 }
+UDEV = ("hidraw", "usb", "gpio")  # what our rules are about
 USERS = ("ridethrough-faces", "ridethrough")
 STATE = ("/var/lib/ridethrough", "/run/ridethrough", "/run/ridethrough-helper.sock")
 LINKS = {f"/usr/local/bin/{name}": f"{PROGRAM}/bin/{name}" for name in ("ridethrough", "rccmd")}

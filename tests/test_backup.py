@@ -153,6 +153,57 @@ def test_what_was_there_before_is_kept_and_can_be_restored(adapter: Path, monkey
     assert not (adapter.parent / "state/core" / pins.FILE).exists()
 
 
+def test_commands_that_are_not_in_it_go_and_come_back_with_what_was_before(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the adapter is not the one of the backup: a script by a name that its configuration uses, or that
+    somebody put there since."""
+    file = make(adapter, monkeypatch)
+    folder = adapter.parent / "commands.d"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    (folder / "later").write_text("#!/bin/sh\n# put there since\n")
+    (folder / "later").chmod(0o755)
+    # what no configuration can use is nobody's business
+    (folder / "a~").write_text("x")
+    (folder / "link").symlink_to("/bin/true")
+    (folder / "sub").mkdir()
+    assert restore(adapter, file, monkeypatch, yes=False) == 1
+    assert "commands that are not in it, and go: later\n" in capsys.readouterr().out and (folder / "later").exists()
+    assert restore(adapter, file, monkeypatch) == 0
+    left = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name not in ("a~", "link")}
+    assert left == before and sorted(p.name for p in folder.iterdir()) == sorted([*before, "a~", "link", "sub"])
+    (saved,) = (adapter.parent / "state").glob("before-restore-*.backup")
+    assert restore(adapter, saved, monkeypatch) == 0
+    assert "put there since" in (folder / "later").read_text() and os.access(folder / "later", os.X_OK)
+
+
+def test_commands_without_a_configuration_are_kept_too(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = make(adapter, monkeypatch)
+    adapter.unlink()
+    later = adapter.parent / "commands.d/later"
+    later.write_text("echo later\n")
+    assert restore(adapter, file, monkeypatch) == 0 and not later.exists()
+    assert "What was before is in " in capsys.readouterr().out
+    (saved,) = (adapter.parent / "state").glob("before-restore-*.backup")
+    restore(adapter, saved, monkeypatch)
+    assert later.read_text() == "echo later\n"
+
+
+def test_a_restore_that_fails_keeps_the_commands_that_would_go(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = backup.unseal(make(adapter, monkeypatch).read_bytes(), PHRASE)
+    (adapter.parent / "commands.d/later").write_text("echo later\n")
+    (adapter.parent / "state/faces/tls.pem").unlink()
+    (adapter.parent / "state/faces/tls.pem").mkdir()
+    before = state(adapter)
+    with pytest.raises(ConfigError, match="nothing was changed"):
+        backup.put(content, adapter, process.load(adapter)[0])
+    assert state(adapter) == before
+
+
 @pytest.mark.parametrize("yes", [False, True])
 def test_nothing_is_changed_without_yes_or_while_the_core_runs(
     adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], yes: bool

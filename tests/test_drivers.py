@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def _apc() -> dict[bytes, Any]:
-    """A Smart-UPS as a script; K wants to be pressed twice, D toggles the calibration."""
+    """A Smart-UPS as a script; K, Z and Ctrl-N want to be pressed twice, D toggles the calibration."""
     state = {"K": 0, "D": 0}
 
     def pressed() -> bytes | None:
@@ -50,7 +50,7 @@ def _apc() -> dict[bytes, Any]:
         **dict.fromkeys((b"W", b"S", b"\x7f", b"-"), b"OK\r\n"),
         b"Y": b"SM\r\n",
         b"Q": lambda: b"%02X\r\n" % (0x08 | state["D"]),
-        b"K": pressed,
+        **dict.fromkeys((b"K", b"Z", b"\x0e"), pressed),
         b"D": toggled,
         b"@": None,
         b"0": lambda: None,

@@ -192,6 +192,15 @@ def test_a_forbidden_port_names_a_remedy_that_mends_it(
     assert re.search(said.format(name=port.name), text) and "-aG root" not in text
 
 
+def test_a_forbidden_gpio_chip_names_the_rule_of_its_class(tmp_path: Path) -> None:
+    chip = tmp_path / "gpiochip0"
+    chip.touch()
+    chip.chmod(0o600)
+    text = link.remedy(str(chip), PermissionError(errno.EACCES, "Permission denied"))
+    assert 'SUBSYSTEM=="gpio", KERNEL=="gpiochip0", GROUP="gpio", MODE="0660"; sudo groupadd -fr gpio; ' in text
+    assert "usermod -aG gpio " in text and "dialout" not in text and "tty" not in text
+
+
 def test_a_forbidden_port_is_one_error_that_names_it(raw: tuple[int, str]) -> None:
     _, name = raw
     os.chmod(name, 0o000)

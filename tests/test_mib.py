@@ -18,6 +18,7 @@ from agent.mib import NOTHING, Look, Table
 from agent.model import (
     VERSION,
     Battery,
+    Command,
     Condition,
     Forecast,
     Ident,
@@ -310,18 +311,38 @@ def test_load_is_clamped_to_200_percent() -> None:
     assert ups(view(loaded))["upsOutputVoltage.1"] == 0
 
 
+GENERAL = f"{UPS}.7.7.3"
+
+
 def test_a_running_test_tells_its_start_and_the_time_since() -> None:
     running = replace(ON_LINE, test=Test(result=TestResult.RUNNING, detail="ten seconds"))
     found = ups(view(running, since(Condition.TEST_RUNNING, 101.0)), now_s=104.5)
     assert (found["upsTestResultsSummary"], found["upsTestResultsDetail"]) == (5, "ten seconds")
     assert (found["upsTestStartTime"], found["upsTestElapsedTime"]) == (100, 350)
-    assert "upsTestId" not in found  # which one it is, nobody said
+    assert found["upsTestId"] == GENERAL, "which one it is, nobody said: the maker's standard test"
 
 
 def test_a_finished_test_tells_its_result_and_nothing_unknown() -> None:
     found = ups(view(replace(ON_LINE, test=Test(result=TestResult.PASSED))))
-    assert found["upsTestResultsSummary"] == 1
-    assert not {"upsTestId", "upsTestStartTime", "upsTestElapsedTime"} & found.keys()
+    assert found["upsTestResultsSummary"] == 1 and found["upsTestId"] == GENERAL
+    assert not {"upsTestStartTime", "upsTestElapsedTime"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("order", "number"),
+    [(Command.TEST_QUICK, 4), (Command.TEST_MINUTES, 4), (Command.TEST_DEEP, 5), (None, 3)],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_a_test_that_others_began_has_its_name_while_it_runs_and_afterwards(
+    order: Command | None, number: int, running: bool
+) -> None:
+    result = TestResult.RUNNING if running else TestResult.PASSED
+    shown = view(
+        replace(ON_LINE, test=Test(result=result)), *([since(Condition.TEST_RUNNING, 101.0)] if running else []),
+        test_order=order.value if order else "", test_s=101.0,
+    )  # fmt: skip
+    found = ups(shown, now_s=104.0)
+    assert found["upsTestId"] == f"{UPS}.7.7.{number}" and found["upsTestStartTime"] == 100
 
 
 def test_no_countdown_is_claimed_absent_while_one_runs() -> None:

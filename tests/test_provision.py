@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,14 @@ from agent.bootfile import Wrong
 from agent.hostsetup import System
 from agent.provision import Places
 
-KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode() + " me@home"
+
+def ssh_key(kind: str, *fields: bytes) -> str:
+    """The line of a public key: each field with its length before it (RFC 4253 section 6.6)."""
+    data = b"".join(len(f).to_bytes(4, "big") + f for f in (kind.encode(), *fields))
+    return f"{kind} {base64.b64encode(data).decode()} me@home"
+
+
+KEY = ssh_key("ssh-ed25519", bytes(32))
 SETTINGS = """
 # our adapter
 [agent]
@@ -57,12 +66,12 @@ class Box:
     """A host with a boot partition."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.names = root, list[str]()
+        self.root, self.names, self.started = root, list[str](), list[Sequence[str]]()
         self.boot = root / "boot"
         self.boot.mkdir()
         self.places = Places(
             boot=self.boot, system=root / "system", config=root / "etc/ridethrough.toml", run=root / "run",
-            set_hostname=self.names.append,
+            set_hostname=self.names.append, start=self.started.append,
         )  # fmt: skip
 
     def start(self, text: str | bytes | None = None) -> str:
@@ -138,6 +147,22 @@ def test_once_per_content(box: Box) -> None:
     assert box.names[-1] == "ups-attic" and "192.0.2.9" in box.places.config.read_text()
 
 
+def test_a_content_that_was_replaced_by_another_is_taken_over_again(box: Box) -> None:
+    """Back to the first settings with the first file: "once" is only for the content that was taken over last."""
+    first, second = S + 'hostname = "first"\n', S + 'hostname = "second"\n'
+    for text, name in ((first, "first"), (second, "second"), (first, "first"), (second, "second")):
+        assert "taken over." in box.start(text) and box.names[-1] == name
+        assert "was taken over before" in box.start() and box.names[-1] == name
+    # also as it lies there without its secrets
+    box.start(S + 'hostname = "third"\nsetup_code = "open sesame 42"\n')
+    left = box.written()
+    box.start(first)
+    assert "taken over." in box.start(left) and box.names[-1] == "third" and "open sesame" not in left
+    # what an earlier version has kept: every content there was
+    (box.root / "system/taken.json").write_text(json.dumps([hashlib.sha256(first.encode()).hexdigest(), "1", "2"]))
+    assert "taken over." in box.start(first)
+
+
 def test_a_secret_that_is_not_said_again_is_kept(box: Box) -> None:
     box.start(SETTINGS + SYSTEM)
     wifi = box.run_file("wpa_supplicant/wpa_supplicant-wlan0.conf")
@@ -175,6 +200,7 @@ def test_a_password_hash_lets_in(box: Box) -> None:
 
 
 S = "[system]\n"
+GOOD = {o.name: o.default for o in hostsetup.SYSTEM}
 BAD = {
     "a wrong key": (S + 'hostnam = "x"\n', "hostnam: unknown option"),
     "a wrong type": (S + "hostname = 7\n", "hostname = 7: must be a text"),
@@ -191,6 +217,13 @@ BAD = {
     "a time zone": (S + 'timezone = "Berlin"\n', "called like Europe/Berlin"),
     "a time zone's path": (S + 'timezone = "../../etc/passwd"\n', "no such time zone"),
     "a cut ssh key": (S + f'ssh_keys = ["{KEY[:30]}"]\n', "cut or damaged"),
+    "an ssh key without its end": (S + f'ssh_keys = ["{KEY[:-12]}"]\n', "cut or damaged"),
+    "an ssh key of another kind": (S + f"ssh_keys = [\"{KEY.replace('-ed25519', '-rsa', 1)}\"]\n", "cut or damaged"),
+    "line breaks in a name server": (S + 'dns = ["192.0.2.1", "fe80::1%a\\n[Route]"]\n', "must be an IP address"),
+    "line breaks in an address": (S + 'address = "2001:db8::7%a\\nDNS=x/64"\n', "must be one line"),
+    "a scope in an address": (S + 'address = "2001:db8::7%eth0/64"\n', "without %"),
+    "a scope in a gateway": (S + 'address = "2001:db8::7/64"\ngateway = "fe80::1%eth0"\n', "address, without %"),
+    "line breaks in a time server": (S + 'ntp = ["ntp.example\\nX=1"]\n', "[system] ntp"),
     "an ssh key with options": (S + f"ssh_keys = ['command=\"x\" {KEY}']\n", "the line of a public key"),
     "two ssh keys in one": (S + f'ssh_keys = ["{KEY}\\n{KEY}"]\n', "the line of a public key"),
     "a short set-up code": (S + 'setup_code = "1234567"\n', "setup_code: 8 to 64"),
@@ -448,6 +481,49 @@ def test_a_damaged_memory_comes_up_by_dhcp_and_says_so(box: Box) -> None:
     (box.root / "system/taken.json").write_text("{")
     assert "passphrase is missing" in box.start()  # it was removed from the partition, and its key is lost
     assert "taken over." in box.start(SETTINGS + SYSTEM)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ssh_key("ssh-rsa", b"\1\0\1", b"\0" + b"\xc5" * 256),
+        ssh_key("ecdsa-sha2-nistp256", b"nistp256", b"\4" + bytes(64)),
+        ssh_key("ecdsa-sha2-nistp521", b"nistp521", b"\4" + bytes(132)),
+        ssh_key("sk-ssh-ed25519@openssh.com", bytes(32), b"ssh:"),
+        KEY.removesuffix(" me@home"),
+        "ssh-ed25519  " + KEY.partition(" ")[2],
+    ],
+)
+def test_a_whole_ssh_key_is_taken_and_no_part_of_it(box: Box, line: str) -> None:
+    assert "taken over." in box.start(S + f'ssh_keys = ["{line}"]\n')
+    kind, data = line.split()[:2]
+    raw = base64.b64decode(data)
+    for cut in range(1, len(raw)):
+        part = f"{kind} {base64.b64encode(raw[:cut]).decode()}"
+        assert hostsetup.wrong({**GOOD, "ssh_keys": [part]}, lambda name: True), cut
+    longer = f"{kind} {base64.b64encode(raw + bytes(4)).decode()}"
+    assert hostsetup.wrong({**GOOD, "ssh_keys": [longer]}, lambda name: True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ssh_key("ssh-ed25519", bytes(31)),
+        ssh_key("ecdsa-sha2-nistp256", b"nistp384", b"\4" + bytes(64)),
+        ssh_key("ecdsa-sha2-nistp256", b"nistp256", b"\2" + bytes(64)),
+        ssh_key("ssh-rsa", b"\1\0\1", b"\x05" * 64),
+        ssh_key("ssh-rsa", b"\1\0\1"),
+        ssh_key("ssh-ed25519", bytes(32), b"more"),
+    ],
+)
+def test_a_key_whose_fields_do_not_fit_its_kind_is_refused(line: str) -> None:
+    assert "cut or damaged" in hostsetup.wrong({**GOOD, "ssh_keys": [line]}, lambda name: True)[0]
+
+
+def test_a_name_server_may_have_the_scope_of_an_interface() -> None:
+    assert hostsetup.wrong({**GOOD, "dns": ["fe80::1%eth0", "192.0.2.1", "2001:db8::1"]}, lambda name: True) == []
+    for bad in ("fe80::1%", "fe80::1%a b", "fe80::1%eth0\n", "fe80::1%x/y", "192.0.2.1%eth0"):
+        assert hostsetup.wrong({**GOOD, "dns": [bad]}, lambda name: True), bad
 
 
 def test_a_wifi_key_is_that_of_the_standard() -> None:

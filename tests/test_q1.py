@@ -155,7 +155,7 @@ def test_each_order_of_each_dialect_is_obeyed(speaker: str) -> None:
     assert link.unit.off_at_s is None
     if Command.BEEPER_OFF in unit.commands:
         unit.order(Command.BEEPER_OFF)
-        assert not link.unit.beeper and unit.poll().beeper_on is False
+        assert not link.unit.beeper and unit.poll().beeper_on is (None if speaker == "masterguard" else False)
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
@@ -305,6 +305,35 @@ def test_outlets_are_read_and_switched_where_there_are_some() -> None:
     assert Command.OUTLET_ON not in polled("mecer")[0].commands
 
 
+def test_eco_is_switched_where_the_unit_has_it_and_it_is_no_bypass() -> None:
+    unit, link = polled("voltronic")
+    unit.order(Command.ECO_ON)
+    assert link.unit.eco and unit.poll().source is Source.MAINS
+    unit.order(Command.ECO_OFF)
+    assert not link.unit.eco and [one for one in link.sent if one[:2] in (b"PE", b"PD")] == [b"PEE\r", b"PDE\r"]
+    with pytest.raises(OrderError, match="no argument"):
+        unit.order(Command.ECO_ON, number=1)
+
+
+@pytest.mark.parametrize("answer", [b"(EpashcjDbrogfl\r", b"(NAK\r", b""])
+def test_a_unit_that_does_not_tell_of_eco_is_not_told_to_use_it(answer: bytes) -> None:
+    unit, link = connected("voltronic", dialect="voltronic")
+    speak = SPEAKERS["voltronic"]
+    link._speak = lambda it, command: answer if command == b"QFLAG" else speak(it, command)
+    for _ in range(4):
+        unit.poll()
+    assert not {Command.ECO_ON, Command.ECO_OFF} & unit.commands
+    with pytest.raises(OrderError, match="cannot do eco-on"):
+        unit.order(Command.ECO_ON)
+
+
+def test_only_a_whole_answer_tells_of_eco() -> None:
+    assert voltronic.settings(b"(EpeaD") == {"eco": True} and voltronic.settings(b"(EDe") == {"eco": False}
+    for answer in (b"(E", b"(epDe", b"EpDe", b"(EpDe1", b"(EpDe ", b"(OK"):
+        with pytest.raises(LinkError):
+            voltronic.settings(answer)
+
+
 def test_an_order_that_is_not_acknowledged_is_told_so() -> None:
     unit, link = polled("mecer")
     speak = SPEAKERS["mecer"]
@@ -324,6 +353,25 @@ def test_a_masterguard_says_the_result_of_its_test_and_its_runtime() -> None:
     for code, result in ((b"010", TestResult.PASSED), (b"011", TestResult.FAILED), (b"001", TestResult.RUNNING)):
         link._speak = lambda it, command, code=code: speak(it, command)[:-4] + code + b"\r"
         assert unit.poll().test.result is result
+
+
+def test_a_masterguard_is_told_by_the_number_of_its_slave_and_put_on_bypass_and_back() -> None:
+    unit, link = connected("masterguard", dialect="masterguard")
+    assert not {Command.BEEPER_ON, Command.BEEPER_OFF} & unit.commands  # it has not said its number
+    unit.poll()
+    for command, sent in ((Command.BEEPER_OFF, b"SS---0,00\r"), (Command.BEEPER_ON, b"SS---1,00\r")):
+        unit.order(command)
+        assert sent in link.sent and link.unit.beeper is (command is Command.BEEPER_ON)
+    for command, source in ((Command.BYPASS_ON, Source.BYPASS), (Command.BYPASS_OFF, Source.MAINS)):
+        unit.order(command)
+        assert unit.poll().source is source
+    assert [one for one in link.sent if one[:1] == b"F"] == [b"FOFF\r", b"FON\r"]
+    speak = SPEAKERS["masterguard"]
+    link._speak = lambda it, command: speak(it, command).replace(b"(00 ", b"(07 ")
+    again = driver.connect({"dialect": "masterguard"}, link, lambda: link.now_s)
+    again.poll()
+    with pytest.raises(OrderError, match="refused SS---1,07"):  # by the pretend unit, which is 00
+        again.order(Command.BEEPER_ON)
 
 
 def test_without_a_rating_nothing_is_invented_and_the_option_is_enough_for_an_estimate() -> None:

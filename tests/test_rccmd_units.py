@@ -44,6 +44,10 @@ class UnitsTest(unittest.TestCase):
         places = units.Places("/usr/bin/env", str(self.folder))  # verify wants programs that are there
         files = self.written(units.systemd(places, "daemon"))
         self.assertEqual(sorted(files), ["rccmd-root.socket", "rccmd-root@.service", "rccmd.service"])
+        # beside the adapter's services on the same host it is found by their name, too
+        self.assertIn(
+            "Alias=ridethrough-rccmd.service\n", files["rccmd.service"].read_text().partition("[Install]")[2]
+        )
         done = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", *map(str, files.values())], capture_output=True, text=True
         )

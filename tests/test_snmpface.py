@@ -15,7 +15,22 @@ import pytest
 from snmp_kit import COMMUNITY, ON_LINE, UPS, Reply, arcs, reply, request, view, whole
 from test_notices import Peer
 
-from agent import ber, config, engineid, faces, gate, netif, notices, pdu, snmpface, upsset, usm, v3, vault
+from agent import (
+    ber,
+    config,
+    engineid,
+    faces,
+    gate,
+    netif,
+    notices,
+    pdu,
+    refusals,
+    snmpface,
+    upsset,
+    usm,
+    v3,
+    vault,
+)
 from agent.bus import BusError, Unanswered, Unreachable
 from agent.model import Command, ConfigError, View
 
@@ -79,6 +94,11 @@ class Box:
         data = self.agent.answer(request(ber.SET, name, value=value, community=community), host)
         return None if data is None else reply(data)
 
+    def rows(self) -> None:
+        """What is left to be done beside the answers is done."""
+        while self.agent._setter._queue.qsize():
+            self.agent._setter.turn()
+
     def set_as(self, name: str, value: bytes, who: str, with_keys_of: usm.User | None = None) -> tuple[int, int]:
         assert self.agent.responder is not None
         user, engine = with_keys_of or self.keys[who], self.agent.responder.engine
@@ -126,6 +146,48 @@ def test_what_is_set_leaves_a_row_with_who_and_from_where(tmp_path: Path) -> Non
     assert text["origin"] == {"user": "snmp user boss", "address": "127.0.0.1"}
     assert (order["type"], order["command"]) == ("command", Command.BEEPER_OFF.value)
     assert order["origin"] == {"user": "snmp community writes", "address": "127.0.0.2"}
+
+
+def test_a_set_that_is_refused_leaves_a_row_with_who_what_and_why(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        it.set(NAME, TEXT, COMMUNITY)
+        it.set_as(NAME, TEXT, "ops")
+        it.set_as(BEEPER, TEXT, "boss")
+        it.set(DOWN, ber.integer(60), SECRETS["writes"], "127.0.0.2")
+        it.set("1.3.6.1.4.1.1.1.0", TEXT, SECRETS["writes"], "127.0.0.2")
+        it.rows()
+        asked = [(one["type"], one["what"], one["why"], *one["origin"].values()) for one in it.bus.heard]
+    assert asked == [
+        ("audit", "upsIdentName", "noAccess", "snmp community reads", "127.0.0.1"),
+        ("audit", "upsIdentName", "noAccess", "snmp user ops", "127.0.0.1"),
+        ("audit", "upsConfigAudibleStatus", "wrongType", "snmp user boss", "127.0.0.1"),
+        ("audit", "upsShutdownAfterDelay", "noAccess", "snmp community writes", "127.0.0.2"),
+    ], "the last but one sender has left his row already"
+
+
+def test_what_the_core_refuses_has_its_row_there_and_no_second_one(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        it.bus.fails = BusError("this UPS is busy")
+        it.set_as(BEEPER, ber.integer(1), "boss")
+        it.bus.fails = None
+        it.rows()
+        assert it.bus.heard == []
+
+
+def test_refused_sets_flood_neither_the_log_nor_the_history(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        now_s = it.agent._started_s
+        it.agent._clock = lambda: now_s
+        for hour in range(2):
+            for n in range(3000):
+                now_s += 0.01
+                it.set(NAME, TEXT, COMMUNITY, f"127.0.1.{n % 250}")
+            it.rows()
+            assert 0 < len(it.bus.heard) <= (hour + 1) * (refusals.SENDERS_LIMIT + 1)
+            now_s += 3600.0
+        assert it.agent._setter._queue.qsize() == 0 and len(it.agent.refusals.senders) <= refusals.SENDERS_LIMIT + 1
+        later = [one["why"] for one in it.bus.heard[refusals.SENDERS_LIMIT + 1 :]]
+        assert any(why.endswith(" others had left no row") for why in later)
 
 
 @pytest.mark.parametrize(

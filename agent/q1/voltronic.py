@@ -91,6 +91,18 @@ def warnings(answer: bytes) -> Facts:
     return {name: True for place, name in _WARNINGS.items() if answer[place : place + 1] == b"1"}
 
 
+_QFLAG = re.compile(rb"\(E([a-z]*)D([a-z]*)")
+
+
+def settings(answer: bytes) -> Facts:
+    """The answer to QFLAG without its CR: letters of what is switched on (E) and off (D). Only ECO, `e`, and only if
+    this unit has it (NUT, nutdrv_qx_voltronic.c). LinkError otherwise."""
+    match = _QFLAG.fullmatch(answer)
+    if match is None:
+        raise LinkError(f"QFLAG: not an answer to it: {answer[:SHOWN_BYTES]!r}")
+    return {"eco": b"e" in match[1]} if b"e" in match[1] + match[2] else {}
+
+
 #     (L1-N L2-N L3-N L1-L2 L2-L3 L1-L3 of P03 and P10; P09 has two lines and may leave out the last three
 def _volts(name: str, fact: str, only: frozenset[str]) -> Query:
     lines = f"{fact} {fact}2 {fact}3"
@@ -149,6 +161,7 @@ VOLTRONIC = Dialect(
             Query(b"QVFW\r", QVFW.parse),
             Query(b"QID\r", QID.parse),
             Query(b"F\r", _F.parse),
+            Query(b"QFLAG\r", settings),
         ),
     ),
     orders.VOLTRONIC,

@@ -161,6 +161,7 @@ SystemCallErrorNumber=EPERM
 
 [Install]
 WantedBy=multi-user.target
+Alias=ridethrough-rccmd.service
 """,
         f"{folder}/rccmd-root.socket": f"""\
 # {MARK}

@@ -115,7 +115,10 @@ def test_the_boot_partition_names_one_slot_and_holds_both(card: Path) -> None:
         "::/README.txt",
     ):
         assert name in names
-    assert "ridethrough.slot=a " in said("mtype", "-i", at, "::/a/cmdline.txt")
+    words = said("mtype", "-i", at, "::/a/cmdline.txt")
+    assert "ridethrough.slot=a " in words
+    # the screen, the Pi 5's debug port, the serial line of the other boards
+    assert re.findall(r"console=(\w+)", words) == ["tty0", "ttyAMA10", "ttyS1"]
 
 
 def test_the_data_partition_is_sound(card: Path, tmp_path: Path) -> None:
@@ -133,11 +136,16 @@ def test_the_root_has_our_files_and_nothing_of_the_builder(card: Path, tmp_path:
     assert "ssh_host" not in rows and "dev/console" not in rows and "dpkg/status" not in rows
     assert re.search(r"etc/resolv.conf -> /run/systemd/resolve/stub-resolv.conf", rows)
     assert "etc/systemd/system/apt-daily.timer -> /dev/null" in rows
+    for unit in ("ssh.service", "ssh.socket", "sshd.socket"):
+        assert f"etc/systemd/system/{unit} -> /dev/null" in rows
+    assert "etc/systemd/system-generators/systemd-ssh-generator -> /dev/null" in rows, "no ssh but ours"
     data = said("unsquashfs", "-cat", squash, "usr/lib/ridethrough/data")
     assert f"CARD=/dev/disk/by-partuuid/{layout.SIGNATURE}\n" in data and "@SIGNATURE@" not in data
     assert said("unsquashfs", "-cat", squash, "etc/machine-id") == ""
     assert "ridethrough-faces:x:812:812:" in said("unsquashfs", "-cat", squash, "etc/passwd")
-    assert "dialout:x:20:ridethrough\n" in said("unsquashfs", "-cat", squash, "etc/group")
+    groups = said("unsquashfs", "-cat", squash, "etc/group")
+    assert "dialout:x:20:ridethrough\n" in groups and re.search(r"^gpio:x:\d+:ridethrough$", groups, re.M)
+    assert len(re.findall(r"^gpio:", said("unsquashfs", "-cat", squash, "etc/gshadow"), re.M)) == 1
     shadow = said("unsquashfs", "-cat", squash, "etc/shadow")
     assert "root:*:20000:" in shadow and "ridethrough:!*:20000:" in shadow, "nobody has a password"
     assert re.search(r"^-rwxr-xr-x 0/0 .*usr/lib/ridethrough/data$", rows, re.M)

@@ -49,6 +49,7 @@ def test_a_server_with_systemd_is_proven_and_powered_off(tmp_path: Path) -> None
             uid = server.sh("id -u rccmd")[1].strip()
             assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in shown and uid != "0"
             assert "CapBnd:\t0000000000000000\n" in shown and "NoNewPrivs:\t1\n" in shown and "Seccomp:\t2\n" in shown
+            assert server.sh("systemctl show -P Id ridethrough-rccmd.service")[1] == "rccmd.service\n"
             # root asks it for its self test, with no more rights than the listener's own
             code, said = server.sh("python3 /opt/rccmd/rccmd.pyz selftest --config /etc/rccmd/rccmd.ini")
             assert (code, said) == (0, "self test ok, exit code 0\n")

@@ -32,7 +32,9 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("units")
     texts = {path: text for path, text in place.files().items() if path.startswith(place.UNITS)}
     texts |= rccmd_units.systemd(rccmd_units.Places(python=f"{place.PROGRAM}/bin/python"), "rccmd")
-    texts |= {str(path): path.read_text() for path in IMAGE.iterdir()}
+    texts |= {str(path): path.read_text() for path in IMAGE.iterdir() if path.is_file()}
+    for more in IMAGE.glob("*.d"):
+        shutil.copytree(more, folder / more.name)
     for path, text in texts.items():
         text = re.sub(
             r"^(ExecStart|ExecStopPost)=/(opt|usr/lib/ridethrough|usr/sbin)\S*", r"\1=/bin/true", text, flags=re.M
@@ -42,7 +44,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_unit_has_a_mistake(units: Path) -> None:
-    found = sorted(units.iterdir())
+    found = sorted(path for path in units.iterdir() if path.is_file())
     names = {path.name for path in found}
     assert {
         "ridethrough-helper.socket",
@@ -60,6 +62,13 @@ def test_a_mistake_would_be_seen(units: Path, tmp_path: Path) -> None:
     bad = tmp_path / "ridethrough-core.service"
     bad.write_text((units / bad.name).read_text().replace("Restart=always", "Restart=sometimes"))
     assert "sometimes" in analyze("verify", "--man=no", bad)[1]
+
+
+def test_a_mistake_in_what_the_image_adds_to_a_unit_would_be_seen(units: Path, tmp_path: Path) -> None:
+    shutil.copytree(units, tmp_path, dirs_exist_ok=True)
+    added = tmp_path / "ridethrough-core@.service.d/data.conf"
+    added.write_text(added.read_text().replace("ridethrough/%i", "../%i"))
+    assert "data.conf" in analyze("verify", "--man=no", tmp_path / "ridethrough-core@.service")[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""More UPSes on one adapter of the image: each has a configuration of its own, and its own core and faces.
+
+    BOOT/ridethrough-NAME.toml   the configuration of the UPS NAME; taken over like ridethrough.toml (provision.py)
+    ETC/NAME.toml                as it was taken over; as long as it is there, its services are started at each start
+
+They run as ridethrough-core@NAME and ridethrough-faces@NAME, with their state in a folder of the first one's, because
+only that is on the data partition.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from . import addresses, detect, process
+from .bootfile import Given
+from .config import Config
+from .hostsetup import System
+from .model import ConfigError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+FILE = re.compile(r"ridethrough-(.+)\.toml")
+#: what lies in the first one's folders already
+TAKEN = ("core", "faces", "system", "ridethrough")
+
+
+def file_of(name: str) -> str:
+    """What its file on the boot partition is called."""
+    return f"ridethrough-{name}.toml"
+
+
+def units(name: str) -> tuple[str, ...]:
+    """Its services."""
+    return (f"ridethrough-core@{name}.service", f"ridethrough-faces@{name}.service")
+
+
+def wrong_name(name: str) -> str:
+    """What is wrong with the name of a second UPS, or ''."""
+    if NAME.fullmatch(name) and name not in TAKEN:
+        return ""
+    return f"a second UPS is called by 1 to 31 small letters, digits and dashes, and not {' or '.join(TAKEN)}"
+
+
+def offered(boot: Path) -> list[str]:
+    """The NAMEs of the files on the boot partition, right or wrong. OSError."""
+    found = (FILE.fullmatch(entry.name) for entry in boot.iterdir())
+    return sorted(match[1] for match in found if match)
+
+
+def known(config: Path) -> list[str]:
+    """The NAMEs of the configurations beside the first one's, which is `config`."""
+    if not config.parent.is_dir():
+        return []
+    return sorted(p.stem for p in config.parent.glob("*.toml") if p != config and not wrong_name(p.stem))
+
+
+def wrong(name: str, given: Given, first: Config, others: Mapping[str, Config]) -> list[str]:
+    """What keeps a file that is good in itself from being the UPS `name`, beside the first and the others."""
+    settings = given.settings
+    if settings is None:
+        return ["says nothing of a UPS: write its whole configuration into it"]
+    found = []
+    if given.system != System():
+        found.append(
+            "[system]: the host itself is set up in ridethrough.toml; here only setup_code, password_hash, secrets"
+        )
+    for key, path in folders(name, first).items():
+        if getattr(settings, key) != path:
+            found.append(f'[agent] {key}: must be "{path}" for this UPS')
+    for who, other in {"ridethrough.toml": first, **{file_of(n): c for n, c in others.items()}}.items():
+        if detect.AUTO in (settings.driver, other.driver):
+            found.append(
+                f'[ups] driver = "auto", here or in {who}: with a second UPS each must say which one is its own'
+            )
+        for key, mine, theirs in (("web", settings.web, other.web), ("snmp", settings.snmp, other.snmp)):
+            if mine and theirs and _port(mine.listen) == _port(theirs.listen):
+                found.append(f'[{key}] listen = "{mine.listen}": {who} has this port already')
+    return found
+
+
+def folders(name: str, first: Config) -> dict[str, str]:
+    """The options that say where it keeps what; as the units of the image have it."""
+    return {"state_dir": f"{first.state_dir}/{name}", "run_dir": f"{first.run_dir}-{name}"}
+
+
+def page(name: str, settings: Config, hostname: str, codes: Iterable[str]) -> list[str]:
+    """How people reach its page: lines for console and report."""
+    web = settings.web
+    if web is None or addresses.is_loopback(addresses.split_address(web.listen)[0]):
+        return [f"UPS {name}: no page in the network ([web] listen)"]
+    lines = [f"UPS {name}: https://{hostname}.local:{_port(web.listen)}/"]
+    return [*lines, *(f"Set-up code of {name}: {code} (user admin, once)" for code in codes)]
+
+
+def read(config: Path, name: str) -> Config | None:
+    """The configuration of a known one; None if it is not good."""
+    try:
+        settings, problems = process.load(config.with_name(f"{name}.toml"))
+    except ConfigError:
+        return None
+    return None if any(p.section == "agent" for p in problems) else settings
+
+
+def _port(listen: str) -> int:
+    return addresses.split_address(listen)[1]
