@@ -60,6 +60,7 @@ class Receiver:
         address: tuple[str, int],
         version: int,
         *,
+        name: str = "",
         community: bytes = b"",
         inform: bool = False,
         user: usm.User | None = None,
@@ -68,9 +69,9 @@ class Receiver:
         sent: Callable[[], None] = lambda: None,
         leaves: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`for_engine(id)`: the user with keys for the receiver's engine, which informs need; `sent` counts;
-        `leaves`: is there a carrier on the way to it?"""
-        self.name = f"{address[0]}:{address[1]}"
+        """`name`: no two receivers have the same; `for_engine(id)`: the user with keys for its engine, which informs
+        need; `sent` counts; `leaves`: is there a carrier on the way to it?"""
+        self.name = name or f"{address[0]}:{address[1]}"
         self.dropped = 0
         self._address, self._version, self._community, self._inform = address, version, community, inform
         self._user, self._engine, self._for_engine, self._count = user, engine, for_engine, sent

@@ -161,7 +161,8 @@ def _receivers(
             continue
         found.append(
             receiver.Receiver(
-                (one.address, one.port), version, community=secrets.get(one.label, "").encode(), inform=one.inform,
+                (one.address, one.port), version, name=one.name,
+                community=secrets.get(one.label, "").encode(), inform=one.inform,
                 user=user, engine=responder.engine if responder else None, for_engine=other, sent=agent.sent_notice,
                 leaves=partial(interfaces.leads_to, one.address),
             )

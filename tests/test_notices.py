@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from agent.model import Active, Battery, Condition, Event, Rating, Status, View
 from agent.notify import Notifier
 from agent.receiver import INFORM_AGAIN_S, QUEUE_LIMIT, Receiver
 
+NOWHERE = "255.255.255.255", 162  # the kernel sends nothing there from a socket like ours
 TRAP = "1.3.6.1.6.3.1.1.4.1.0"
 ON_BATTERY, TEST_COMPLETED, ADDED, REMOVED = (f"1.3.6.1.2.1.33.2.{n}" for n in range(1, 5))
 COLD_START = "1.3.6.1.6.3.1.1.5.1"
@@ -63,17 +65,22 @@ class Core:
         self.folder = folder
         self.stage = Stage(view(ON_LINE, last_event_id=0), Net(folder / "net").folder)
         self.events: list[Event] = []
-        self.silent = False
+        self.silent, self.asked = False, 0
         self.peer = Peer(confirms=more.get("inform", False))
         self.more = more
         self.start()
 
-    def start(self) -> None:
+    def start(self, *others: Receiver) -> None:
+        """The faces start, and tell these, too."""
         self.receiver = Receiver(self.peer.address, ber.V2C, community=b"public-not", **self.more)
+        self.tell(*others, self.receiver)
+
+    def tell(self, *receivers: Receiver) -> None:
         agent = self.stage.agent
-        self.notifier = Notifier(agent.look, agent.last_row, self.ask, [self.receiver], self.folder)
+        self.notifier = Notifier(agent.look, agent.last_row, self.ask, receivers, self.folder)
 
     def ask(self, query: dict[str, object], _: float) -> dict[str, object]:
+        self.asked += 1
         if self.silent:
             raise BusError("no core")
         since_id, limit = query["since"], query["limit"]
@@ -214,7 +221,7 @@ def test_rows_that_the_core_has_thrown_away_hold_nothing_up(core: Core) -> None:
     del core.events[:2]
     core.events.append(Event(id=9, kind="began", name=Condition.BATTERY_BAD.value))
     core.stage.view = replace(core.stage.view, last_event_id=8)
-    assert core.turn() == [] and core.notifier._watch.cursor == 8
+    assert core.turn() == [] and kept(core)["cursor"] == 8
     core.stage.view = replace(core.stage.view, last_event_id=9)
     assert core.turn() == [ADDED]
 
@@ -316,7 +323,7 @@ def test_a_flood_leaves_the_newest(core: Core, caplog: pytest.LogCaptureFixture)
 
 def test_a_receiver_that_cannot_be_reached_disturbs_nobody(core: Core) -> None:
     other = Receiver(("127.0.0.1", 9), ber.V2C, community=b"x")
-    core.notifier.receivers = [other, core.receiver]
+    core.start(other)
     core.turn()
     core.happens("began", Condition.OVERLOAD)
     assert core.turn() == [ADDED]
@@ -474,14 +481,75 @@ def test_of_a_dead_receiver_of_informs_the_log_has_two_lines(
     core.receiver.close()
 
 
-class Slow(Receiver):
-    """A receiver that has not got all."""
-
-    busy = property(lambda self: True)  # type: ignore[assignment]
+def nowhere() -> Receiver:
+    return Receiver(NOWHERE, ber.V2C)
 
 
-def test_the_cursor_waits_for_the_last_receiver(core: Core) -> None:
-    core.notifier.receivers = [core.receiver, Slow(core.peer.address, ber.V2C)]
+def test_who_cannot_be_reached_costs_the_others_nothing_after_a_restart(core: Core) -> None:
+    core.start(nowhere())
+    core.turn(6)
+    for _ in range(3):
+        for kind in ("began", "ended"):
+            core.happens(kind, Condition.OVERLOAD)
+            core.turn(6)
+    core.happens("began", Condition.FAN_FAILURE)
+    assert core.turn(6) == [ADDED] and core.notifier.receivers[0].busy
+    core.start(nowhere())
+    core.happens("ended", Condition.FAN_FAILURE)
+    assert core.turn(30) == [COLD_START, REMOVED]
+
+
+def test_who_could_not_be_reached_is_told_after_a_restart_what_he_missed(core: Core) -> None:
+    other = Peer()
+    way = [True]
+
+    def start() -> None:
+        core.start(Receiver(other.address, ber.V2C, leaves=lambda: way[0]))
+
+    start()
+    core.turn(6)
+    assert [trap for trap, _ in other.heard()] == [COLD_START]
+    way[0] = False
     core.happens("began", Condition.OVERLOAD)
-    core.turn(10)
-    assert not core.receiver.busy and not (core.folder / "notify.json").exists()
+    assert core.turn(6) == [ADDED]
+    start()
+    core.happens("ended", Condition.OVERLOAD)
+    assert core.turn(6) == [COLD_START, REMOVED]
+    way[0] = True
+    core.turn(12)
+    assert [trap for trap, _ in other.heard()] == [COLD_START, ADDED, REMOVED]
+    other.sock.close()
+
+
+def test_the_log_is_read_once_for_all_receivers_that_have_come_as_far(core: Core) -> None:
+    core.start(nowhere(), Receiver(("127.0.0.1", 9), ber.V2C))
+    core.turn(6)
+    asked = core.asked
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn(6) == [ADDED] and core.asked == asked + 1
+    core.silent = True
+    core.happens("ended", Condition.OVERLOAD)
+    assert core.turn() == [] and core.asked == asked + 2, "a core that says nothing is waited for once"
+
+
+def test_of_receivers_that_are_told_no_more_nothing_is_kept(core: Core) -> None:
+    core.start(Receiver(("127.0.0.1", 9), ber.V2C, name="old"))
+    core.turn(6)
+    assert sorted(kept_of_all(core)) == sorted([core.receiver.name, "old"])
+    core.start()
+    core.happens("began", Condition.OVERLOAD)
+    core.turn(6)
+    assert list(kept_of_all(core)) == [core.receiver.name]
+
+
+def kept_of_all(core: Core) -> dict[str, Any]:
+    found = json.loads((core.folder / "notify.json").read_text())["receivers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def kept(core: Core) -> dict[str, Any]:
+    """What is on the disk of the receiver."""
+    found = kept_of_all(core)[core.receiver.name]
+    assert isinstance(found, dict)
+    return found
