@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 ORDER_S = 2.0  # that a manager who sets something waits for the core; what it has not begun by then is not done
 AUDIT_S = 0.5
+BIND_AGAIN_S = 5.0  # until an address that could not be had is tried again
 VERSIONS = {"1": ber.V1, "2c": ber.V2C, "3": ber.V3}
 
 
@@ -28,35 +30,57 @@ class Face:
     agent: snmp.Agent
     notifier: notify.Notifier | None
     listens: bool = True  # else nobody may ask, and there is a notifier
+    bound: bool = True
+
+    def answer(self, stop: threading.Event, again_s: float = BIND_AGAIN_S) -> None:
+        """Until `stop` is set; an address that could not be had is tried again."""
+        bound = self.bound
+        while not bound:
+            if stop.wait(again_s):
+                return
+            bound = not _bind(self.agent)
+        self.agent.run(stop)
+
+
+def _bind(agent: snmp.Agent) -> str:
+    """Take the address. Why that cannot be, or ""."""
+    try:
+        agent.bind()
+    except ConfigError as e:
+        return str(e)
+    log.info("snmp listens on %s port %d", *agent.address)
+    return ""
 
 
 def start(settings: Config, secrets: Mapping[str, str], client: bus.Client) -> Face:
-    """Take the address, if anybody may ask, and only then count this start. ConfigError if it cannot listen, or if
-    nobody may ask and nobody can be told."""
+    """Take the address, if anybody may ask, and only then count this start. ConfigError if it cannot listen and there
+    are no receivers, or if nobody may ask and nobody can be told."""
     wanted, now_s = settings.snmp or config.Snmp(), time.monotonic()
     folder = Path(settings.state_dir) / "faces" / "snmp"
     rows = _keys(folder) if wanted.users else {}
     writer, interfaces = _writer(wanted, folder, client), netif.Interfaces()
     agent = snmp.Agent(wanted, secrets, client.view, now_s, keys=rows, writer=writer, interfaces=interfaces)
-    listens = bool(wanted.communities or wanted.users)
-    if listens:
-        agent.bind()
-        log.info("snmp listens on %s port %d", *agent.address)
+    why = _bind(agent) if wanted.communities or wanted.users else ""
+    if why and not wanted.receivers:
+        raise ConfigError(why)
+    listens = bool(agent.gate)
     responder = _responder(wanted, folder, rows, now_s) if rows else None
     agent.responder = responder
     receivers, problems = _receivers(wanted, secrets, rows, responder, agent, interfaces)
     if not listens and not receivers:
-        raise ConfigError("; ".join(problems) or "[snmp]: nobody may ask and nobody is told")
+        raise ConfigError("; ".join(filter(None, (why, *problems))) or "[snmp]: nobody may ask and nobody is told")
     for problem in problems:
         log.error("snmp: %s", problem)
+    if why:
+        log.error("snmp: %s%s", why, " (tried again)" if listens else "")
     if not receivers:
-        return Face(agent, None)
+        return Face(agent, None, listens, not why)
     notifier = notify.Notifier(agent.look, agent.last_row, client.ask, receivers, folder)
     if wanted.auth_traps:
         agent.on_refused = notifier.refused
         if responder is not None:
             responder.on_refused = notifier.refused
-    return Face(agent, notifier, listens)
+    return Face(agent, notifier, listens, not why)
 
 
 #: what a manager gets whose order did not reach the core, or of which nobody knows more (RFC 3416 section 4.2.5);
