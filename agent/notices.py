@@ -52,7 +52,7 @@ class Notice:
     trap: Oid  # snmpTrapOID: the kind, of which a receiver gets at most one in 5 s
     ticks: int  # sysUpTime
     bindings: bytes
-    about: str = ""  # the alarm or interface, of which a receiver gets all in their order
+    about: str = ""  # the alarm, interface or the like, of which a receiver gets all in their order
 
     def of_version_1(self, request_from: bytes, community: bytes) -> bytes:
         """A whole message; `request_from`: our IPv4 address, four octets."""
@@ -203,7 +203,7 @@ def private_start(look: Look) -> Notice:
 
 def authentication_failure(look: Look) -> Notice:
     """Somebody has asked with a wrong community."""
-    return Notice((*GENERIC, AUTHENTICATION_FAILURE), look.ticks, b"")
+    return Notice((*GENERIC, AUTHENTICATION_FAILURE), look.ticks, b"", "authentication")
 
 
 def _about(number: int) -> str:

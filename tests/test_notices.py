@@ -22,7 +22,7 @@ from agent.receiver import INFORM_AGAIN_S, QUEUE_LIMIT, Receiver
 NOWHERE = "255.255.255.255", 162  # the kernel sends nothing there from a socket like ours
 TRAP = "1.3.6.1.6.3.1.1.4.1.0"
 ON_BATTERY, TEST_COMPLETED, ADDED, REMOVED = (f"1.3.6.1.2.1.33.2.{n}" for n in range(1, 5))
-COLD_START = "1.3.6.1.6.3.1.1.5.1"
+COLD_START, AUTHENTICATION_FAILURE = "1.3.6.1.6.3.1.1.5.1", "1.3.6.1.6.3.1.1.5.5"
 
 
 def dotted(body: bytes) -> str:
@@ -319,6 +319,19 @@ def test_a_flood_leaves_the_newest(core: Core, caplog: pytest.LogCaptureFixture)
     core.receiver.put([notices.cold_start(look)] * (QUEUE_LIMIT + 50))
     assert core.receiver.dropped == 50 and len(core.receiver._waiting) == QUEUE_LIMIT
     assert len([r for r in caplog.records if "too many" in r.message]) == 1
+
+
+def test_who_guesses_communities_while_the_way_is_closed_pushes_no_alarm_out(tmp_path: Path) -> None:
+    way = [False]
+    core = Core(tmp_path, leaves=lambda: way[0])
+    core.happens("began", Condition.OVERLOAD)
+    for _ in range(QUEUE_LIMIT + 10):
+        core.notifier.refused()
+        core.turn()
+    assert core.receiver.dropped == 0
+    way[0] = True
+    assert core.turn(20) == [COLD_START, AUTHENTICATION_FAILURE, ADDED]
+    core.receiver.close()
 
 
 def test_a_receiver_that_cannot_be_reached_disturbs_nobody(core: Core) -> None:
