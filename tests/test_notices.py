@@ -15,13 +15,14 @@ from snmp_kit import ON_LINE, UPS, Net, Stage, since, view
 from agent import ber, notices, upsman, wire
 from agent.bus import BusError
 from agent.mib import NOTHING, Look
-from agent.model import Active, Battery, Condition, Event, Rating, Status, View
+from agent.model import ALARM_NUMBER, Active, Battery, Condition, Event, Rating, Status, View
 from agent.notify import Notifier
 from agent.receiver import INFORM_AGAIN_S, QUEUE_LIMIT, Receiver
 
 NOWHERE = "255.255.255.255", 162  # the kernel sends nothing there from a socket like ours
 TRAP = "1.3.6.1.6.3.1.1.4.1.0"
 ON_BATTERY, TEST_COMPLETED, ADDED, REMOVED = (f"1.3.6.1.2.1.33.2.{n}" for n in range(1, 5))
+LOW_BATTERY = f"{UPS}.6.3.{ALARM_NUMBER[Condition.LOW_BATTERY]}"
 COLD_START, AUTHENTICATION_FAILURE = "1.3.6.1.6.3.1.1.5.1", "1.3.6.1.6.3.1.1.5.5"
 
 
@@ -466,6 +467,42 @@ def test_the_five_seconds_never_turn_the_order_of_one_alarm_round(core: Core) ->
     core.turn(2)
     core.happens("ended", Condition.TEMPERATURE_BAD)
     assert core.turn(15) == [ADDED, REMOVED]
+
+
+@pytest.mark.parametrize("inform", [False, True])
+def test_an_alarm_that_comes_and_goes_holds_no_other_up(tmp_path: Path, inform: bool) -> None:
+    core = Core(tmp_path, inform=inform)
+    core.turn(6)
+    restless, told = (Condition.OVERLOAD, Condition.TEMPERATURE_BAD, Condition.FAN_FAILURE), []
+    for _ in range(30):
+        for kind in ("began", "ended"):
+            for condition in restless:
+                core.happens(kind, condition)
+            core.turn(2)
+            told += core.last
+    core.happens("began", Condition.LOW_BATTERY)
+    core.turn(6)
+    assert (ADDED, LOW_BATTERY) in alarms(core.last), "it is the next of its kind"
+    told += core.last
+    core.turn(800)
+    by_alarm: dict[str, list[str]] = {}
+    for kind, name in alarms(told + core.last):
+        by_alarm.setdefault(name, []).append(kind)
+    for condition in restless:
+        found = by_alarm[f"{UPS}.6.3.{ALARM_NUMBER[condition]}"]
+        assert all(a != b for a, b in zip(found, found[1:], strict=False)) and found[-1] == REMOVED, (
+            "each in its order"
+        )
+    core.receiver.close()
+
+
+def alarms(heard: list[tuple[str, dict[str, bytes]]]) -> list[tuple[str, str]]:
+    """Added or removed, and the alarm."""
+    return [
+        (trap, dotted(next(body for name, body in values.items() if name.startswith(f"{UPS}.6.2.1.2."))))
+        for trap, values in heard
+        if trap in (ADDED, REMOVED)
+    ]
 
 
 def test_the_five_seconds_never_turn_the_order_of_one_interface_round(core: Core) -> None:
