@@ -52,7 +52,7 @@ class Notice:
     trap: Oid  # snmpTrapOID: the kind, of which a receiver gets at most one in 5 s
     ticks: int  # sysUpTime
     bindings: bytes
-    about: str = ""  # the alarm, interface or the like, of which a receiver gets all in their order
+    about: str = ""  # the alarm, interface or the like: all in their order, and of the same twice running the newest
 
     def of_version_1(self, request_from: bytes, community: bytes) -> bytes:
         """A whole message; `request_from`: our IPv4 address, four octets."""
@@ -130,7 +130,7 @@ class Watch:
             self._forget(_OF_ON_BATTERY)
         found = [] if number in _NOT_REMOVED else [_alarm(ALARM_REMOVED, row_id, number, look)]
         if number == ALARM_NUMBER[Condition.TEST_RUNNING]:
-            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, self._values(look, _OF_TEST), _about(number)))
+            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, self._values(look, _OF_TEST)))
             self._forget(_OF_TEST)
         return found
 

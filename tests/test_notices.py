@@ -15,7 +15,7 @@ from snmp_kit import ON_LINE, UPS, Net, Stage, since, view
 from agent import ber, notices, upsman, wire
 from agent.bus import BusError
 from agent.mib import NOTHING, Look
-from agent.model import ALARM_NUMBER, Active, Battery, Condition, Event, Rating, Status, View
+from agent.model import ALARM_NUMBER, Active, Battery, Condition, Event, Rating, Status, TestResult, View
 from agent.notify import Notifier
 from agent.receiver import INFORM_AGAIN_S, QUEUE_LIMIT, Receiver
 
@@ -143,6 +143,24 @@ def test_the_end_of_a_test_has_a_notification_of_its_own_and_no_other(core: Core
     assert core.turn(10) == []
     core.happens("ended", Condition.TEST_RUNNING)
     assert core.turn(10) == [TEST_COMPLETED] and len(core.last[0][1]) == 7
+
+
+def test_each_test_is_told_with_its_own_result(tmp_path: Path) -> None:
+    way = [True]
+    core = Core(tmp_path, leaves=lambda: way[0])
+    core.turn(6)
+    way[0] = False
+    results = (TestResult.FAILED, TestResult.PASSED, TestResult.PASSED)
+    for result in results:
+        core.happens("began", Condition.TEST_RUNNING)
+        core.turn(2)
+        core.happens("ended", Condition.TEST_RUNNING)
+        core.stage.view = replace(core.stage.view, status=replace(ON_LINE, test=replace(ON_LINE.test, result=result)))
+        core.turn(2)
+    way[0] = True
+    assert core.turn(20) == [TEST_COMPLETED] * 3
+    assert [values[RESULT][-1] for _, values in core.last] == [3, 1, 1], "doneError, then donePass"
+    core.receiver.close()
 
 
 def test_of_one_kind_there_is_at_most_one_in_five_seconds_and_none_is_lost(core: Core) -> None:
