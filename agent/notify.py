@@ -30,6 +30,8 @@ PAGE, PAGES_LIMIT = 100, 50  # events read at once, and how many times in one tu
 ASK_S = 2.0
 LIMIT_BYTES = 64 * 1024
 
+_NUMBERS = frozenset(ALARM_NUMBER.values())
+
 Clock = Callable[[], float]
 State = dict[str, Any]  # of one receiver, as the file has it
 
@@ -164,7 +166,7 @@ class Notifier:
             return {str(name): _checked(state) for name, state in values["receivers"].items()}
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             log.error("%s: damaged (%s); notifications begin with what holds now", self._path, e)
         return {}
 
@@ -182,7 +184,8 @@ class Notifier:
 def _checked(state: Any) -> State:
     """ValueError, KeyError, TypeError, AttributeError: it is damaged."""
     cursor, rows = state["cursor"], state["open"]
-    if type(cursor) is not int or not all(type(row) is int and int(number) for number, row in rows.items()):
+    good = all(type(row) is int and 0 < row < 2**31 and int(number) in _NUMBERS for number, row in rows.items())
+    if not good or type(cursor) is not int or not 0 <= cursor < 2**63:
         raise ValueError("impossible values")
     return {"cursor": cursor, "open": rows}
 

@@ -378,6 +378,53 @@ def test_a_damaged_cursor_is_said_and_begins_with_what_holds(core: Core, caplog:
     assert "damaged" in caplog.text and core.turn(10) == [COLD_START, ADDED]
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"cursor": 0, "open": {"8": -5}},
+        {"cursor": 0, "open": {"8": 0}},
+        {"cursor": 0, "open": {"8": 2**31}},
+        {"cursor": 0, "open": {"8": True}},
+        {"cursor": 0, "open": {"999": 4}},
+        {"cursor": 0, "open": {"x": 1}},
+        {"cursor": 0, "open": []},
+        {"cursor": -1, "open": {}},
+        {"cursor": -(10**30), "open": {}},
+        {"cursor": 2**63, "open": {}},
+        {"cursor": True, "open": {}},
+        {"cursor": "1", "open": {}},
+        [],
+        None,
+    ],
+)
+def test_impossible_values_of_a_place_in_the_log_are_damage(
+    core: Core, caplog: pytest.LogCaptureFixture, state: object
+) -> None:
+    (core.folder / "notify.json").write_text(json.dumps({"receivers": {core.receiver.name: state}}))
+    core.happens("began", Condition.FAN_FAILURE)
+    core.start()
+    assert "damaged" in caplog.text and core.turn(10) == [COLD_START, ADDED]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\xff", "[]", "null", "[" * 30_000, '{"receivers": 1}', '{"cursor": 1, "open": {}}']
+)
+def test_a_damaged_file_of_places_in_the_log_is_no_crash(
+    core: Core, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    (core.folder / "notify.json").write_text(text, "latin-1")
+    core.start()
+    assert "damaged" in caplog.text and core.turn(10) == [COLD_START]
+    assert kept(core) == {"cursor": 0, "open": {}}
+
+
+def test_the_greatest_possible_values_are_none(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    state = {"cursor": 2**63 - 1, "open": {"8": 2**31 - 1}}
+    (core.folder / "notify.json").write_text(json.dumps({"receivers": {core.receiver.name: state}}))
+    core.start()
+    assert not caplog.records and core.turn(10) == [COLD_START, REMOVED]
+
+
 def test_version_1_has_generic_and_enterprise_traps(core: Core) -> None:
     look = core.stage.agent.look(core.stage.now_s)
     cold = notices.cold_start(look).of_version_1(bytes((192, 0, 2, 1)), b"c")

@@ -405,3 +405,31 @@ def test_a_port_that_is_taken_keeps_nobody_from_being_told_and_is_tried_again(
         "stop it or take another port (tried again)",
         f"snmp listens on {where.replace(':', ' port ')}",
     ]
+
+
+@pytest.mark.parametrize("name", ["engine.json", "users.json", "texts.json", "notify.json"])
+def test_a_file_that_is_nested_without_an_end_is_damage_and_no_crash(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    peer, folder = Peer(), tmp_path / "faces" / "snmp"
+    engineid.write_keys(folder, {"ops": engineid.made(engineid.engine_id(folder), "sha256", SIGN)})
+    vault.write_private(folder / name, b"[" * 30_000)
+    who = {
+        "communities": (config.Community(label="reads", sources=LOOPBACK),),
+        "users": (config.User(name="ops", sources=LOOPBACK),),
+        "receivers": receivers(peer),
+    }
+    settings = config.Config(state_dir=str(tmp_path), snmp=config.Snmp(listen="127.0.0.1:0", **who))
+    face = snmpface.start(settings, SECRETS, Bus())  # type: ignore[arg-type]
+    assert f"{name}: damaged" in caplog.text and told(face)
+    assert [trap for trap, _ in peer.heard()] == [COLD_START]
+    assert face.agent.answer(request(ber.GET, NAME), "127.0.0.1") is not None
+    for sock in (face.agent._sock, peer.sock):
+        assert sock is not None
+        sock.close()
+
+
+def test_secrets_that_are_nested_without_an_end_are_damage_and_no_crash(tmp_path: Path) -> None:
+    vault.write_private(tmp_path / "secrets.json", b"[" * 30_000)
+    with pytest.raises(ConfigError, match="damaged"):
+        vault.read(tmp_path / "secrets.json")
