@@ -90,6 +90,7 @@ class Watch:
 
     def __init__(self, cursor: int | None = None, open_: Mapping[int, int] | None = None) -> None:
         self.cursor = cursor
+        self.level = False  # is `open` sure to be what the core has?
         self.open: dict[int, int] = dict(open_ or {})  # alarm's number -> upsAlarmId
         self._battery_s: float | None = None  # when "on battery" was told last
         self._links: dict[int, int] = {}  # ifIndex -> ifOperStatus

@@ -128,10 +128,14 @@ class Notifier:
             if page is None:
                 break
             events = [event for event in page if event.id <= view.last_event_id]
+            whole = bool(events) and events[0].id == watch.cursor + 1
+            watch.level = watch.level and whole  # or rows are gone, and nobody knows what they were
             if not events:
-                watch.cursor = view.last_event_id  # those rows are gone
+                watch.cursor = view.last_event_id
                 break
             found += watch.events(events, look, self._last_row())
+        if not watch.level and watch.cursor >= view.last_event_id:
+            found += self._begin(watch, look)
         return found
 
     def _page(self, since: int) -> list[Event] | None:
@@ -145,7 +149,8 @@ class Notifier:
             return None
 
     def _begin(self, watch: Watch, look: Look) -> list[Notice]:
-        """At the first start, and when the core has begun a new log: from what holds now."""
+        """From what holds now: at each start, as the log may be another than the one that was read, and when rows of
+        it are gone. What has been told of already is not told again."""
         view = look.view
         holds = {ALARM_NUMBER[a.condition]: a.condition for a in view.conditions if a.condition in ALARM_NUMBER}
         events = [
@@ -154,7 +159,7 @@ class Notifier:
             if number in watch.open and number not in holds
         ]
         events += [Event(id=0, kind="began", name=condition.value) for condition in holds.values()]
-        watch.cursor = view.last_event_id
+        watch.cursor, watch.level = view.last_event_id, True
         return watch.events(events, look, self._last_row())
 
     # -- what outlives a restart

@@ -245,6 +245,41 @@ def test_rows_that_the_core_has_thrown_away_hold_nothing_up(core: Core) -> None:
     assert core.turn() == [ADDED]
 
 
+def test_rows_that_the_core_has_thrown_away_leave_no_alarm_that_is_over(core: Core) -> None:
+    core.happens("began", Condition.OVERLOAD)
+    core.turn(6)
+    core.stage.view = view(ON_LINE, since(Condition.FAN_FAILURE, core.stage.now_s), last_event_id=9)
+    assert sorted(core.turn(6)) == [ADDED, REMOVED]
+    core.events = [Event(id=40, kind="began", name=Condition.BATTERY_BAD.value)]
+    core.stage.view = view(ON_LINE, since(Condition.BATTERY_BAD, core.stage.now_s), last_event_id=40)
+    assert sorted(core.turn(6)) == [ADDED, REMOVED], "some of the rows before"
+
+
+def test_a_new_log_that_has_outgrown_the_place_in_the_old_one_is_found_at_the_start(core: Core) -> None:
+    core.happens("began", Condition.OVERLOAD)
+    core.happens("began", Condition.ON_BATTERY)
+    core.turn(12)
+    core.events = []
+    core.stage.view = view(ON_LINE, last_event_id=0)
+    for condition in (Condition.FAN_FAILURE, Condition.BATTERY_BAD, Condition.LOW_BATTERY):
+        core.happens("began", condition)
+    core.start()
+    heard = core.turn(30)
+    assert (heard.count(ADDED), heard.count(REMOVED)) == (3, 2)
+    core.start()
+    assert core.turn(30) == [COLD_START]
+
+
+def test_what_the_log_has_told_of_is_not_found_again_at_the_start(core: Core) -> None:
+    core.turn(6)
+    core.start()
+    core.silent = True
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn(6) == [COLD_START], "what is in the log is told by it"
+    core.silent = False
+    assert core.turn(12) == [ADDED]
+
+
 MINUTES, SECONDS, LOW_TIME, TEST_ID, RESULT = (f"{UPS}.{name}.0" for name in ("2.3", "2.2", "9.7", "7.1", "7.3"))
 UNKNOWN = replace(ON_LINE, battery=Battery(), rating=Rating())
 
