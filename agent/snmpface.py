@@ -57,16 +57,16 @@ def start(settings: Config, secrets: Mapping[str, str], client: bus.Client) -> F
     are no receivers, or if nobody may ask and nobody can be told."""
     wanted, now_s = settings.snmp or config.Snmp(), time.monotonic()
     folder = Path(settings.state_dir) / "faces" / "snmp"
-    rows = _keys(folder) if wanted.users else {}
+    rows, off = _keys(wanted, folder)
     writer, interfaces = _writer(wanted, folder, client), netif.Interfaces()
     agent = snmp.Agent(wanted, secrets, client.view, now_s, keys=rows, writer=writer, interfaces=interfaces)
     why = _bind(agent) if wanted.communities or wanted.users else ""
     if why and not wanted.receivers:
         raise ConfigError(why)
     listens = bool(agent.gate)
-    responder = _responder(wanted, folder, rows, now_s) if rows else None
+    responder = _responder(wanted, folder, rows, off, now_s)
     agent.responder = responder
-    receivers, problems = _receivers(wanted, secrets, rows, responder, agent, interfaces)
+    receivers, problems = _receivers(wanted, secrets, rows, off, responder, agent, interfaces)
     if not listens and not receivers:
         raise ConfigError("; ".join(filter(None, (why, *problems))) or "[snmp]: nobody may ask and nobody is told")
     for problem in problems:
@@ -122,26 +122,39 @@ def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Wri
 # --- version 3: what cannot be had is said, and the rest works ---------------------------------------------------
 
 
-def _keys(folder: Path) -> dict[str, dict[str, Any]]:
+def _keys(wanted: config.Snmp, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The keys of those who have some, and why the others are off, both by user."""
     try:
-        return engineid.keys(folder)
+        rows = engineid.keys(folder) if wanted.users else {}
     except ConfigError as e:
         log.error("snmp: version 3 is off: %s", e)
-        return {}
+        return {}, {user.name: f"version 3 is off: {e}" for user in wanted.users}
+    names = [user.name for user in wanted.users]
+    off = {
+        name: f"user {name} has no keys yet; give him some with: ridethrough snmp-user {name}"
+        for name in names
+        if name not in rows
+    }
+    for why in off.values():
+        log.warning("snmp: %s", why)
+    return {name: row for name, row in rows.items() if name in names}, off
 
 
 def _responder(
-    wanted: config.Snmp, folder: Path, rows: Mapping[str, Mapping[str, Any]], now_s: float
+    wanted: config.Snmp, folder: Path, rows: Mapping[str, Mapping[str, Any]], off: dict[str, str], now_s: float
 ) -> v3.Responder | None:
+    """Who answers those who have keys; why somebody is off goes into `off`."""
+    if not rows:
+        return None
     try:
         found, boots = engineid.started(folder)
     except ConfigError as e:
         log.error("snmp: version 3 is off: %s", e)
+        off.update((name, f"version 3 is off: {e}") for name in rows)
         return None
     users = {}
     for user in wanted.users:
         if user.name not in rows:
-            log.warning("snmp: user %s has no keys yet: ridethrough snmp-user %s", user.name, user.name)
             continue
         try:
             users[user.name] = engineid.user(
@@ -149,6 +162,7 @@ def _responder(
             )
         except ConfigError as e:
             log.error("snmp: %s", e)
+            off[user.name] = str(e)
     return v3.Responder(v3.Engine(found, boots, now_s), users) if users else None
 
 
@@ -159,6 +173,7 @@ def _receivers(
     wanted: config.Snmp,
     secrets: Mapping[str, str],
     rows: Mapping[str, Mapping[str, Any]],
+    off: Mapping[str, str],
     responder: v3.Responder | None,
     agent: snmp.Agent,
     interfaces: netif.Interfaces,
@@ -172,9 +187,7 @@ def _receivers(
             if version != ber.V3 and not secrets.get(one.label):
                 raise ConfigError(f"has no secret; give it one with: ridethrough secret set {one.label}")
             if version == ber.V3 and (user is None or responder is None):
-                raise ConfigError(
-                    f"user {one.user} has no keys; give him some with: ridethrough snmp-user {one.user}"
-                )
+                raise ConfigError(off.get(one.user, f"there is no user {one.user}"))
             other = (
                 engineid.for_engine(user, rows[user.name])
                 if one.inform and user is not None and version == ber.V3

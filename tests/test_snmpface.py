@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -433,3 +434,40 @@ def test_secrets_that_are_nested_without_an_end_are_damage_and_no_crash(tmp_path
     vault.write_private(tmp_path / "secrets.json", b"[" * 30_000)
     with pytest.raises(ConfigError, match="damaged"):
         vault.read(tmp_path / "secrets.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("engine.json", "version 3 is off: .*engine.json: damaged"),
+        ("users.json", "version 3 is off: .*users.json: damaged"),
+        ("", "user ops has no keys yet; give him some with: ridethrough snmp-user ops$"),
+        ("weak", "user ops: md5 and des are off"),
+    ],
+)
+def test_why_a_receiver_of_version_3_is_off_is_said_with_the_remedy_that_helps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, said: str
+) -> None:
+    peer, folder = Peer(), tmp_path / "faces" / "snmp"
+    if name:
+        way = "md5" if name == "weak" else "sha256"
+        engineid.write_keys(folder, {"ops": engineid.made(engineid.engine_id(folder), way, SIGN)})
+    if name.endswith(".json"):
+        vault.write_private(folder / name, b"{")
+    by_user = config.TrapReceiver(name="n", address="127.0.0.1", port=peer.address[1], version="3", user="ops")
+    settings = config.Config(
+        state_dir=str(tmp_path),
+        snmp=config.Snmp(
+            listen="127.0.0.1:0",
+            users=(config.User(name="ops", level="auth", sources=LOOPBACK),),
+            receivers=(by_user, *receivers(peer)),
+        ),
+    )
+    face = snmpface.start(settings, SECRETS, Bus())  # type: ignore[arg-type]
+    (line,) = [r.message for r in caplog.records if "receiver n " in r.message]
+    assert re.match(f"snmp: receiver n is off: {said}", line)
+    assert told(face) and len(peer.heard()) == 1
+    assert name or not engineid.path(folder).exists(), "without keys no start is counted"
+    for sock in (face.agent._sock, peer.sock):
+        if sock is not None:
+            sock.close()
