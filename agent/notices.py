@@ -30,6 +30,7 @@ SYS_UP_TIME: Oid = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 TRAP_OID: Oid = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
 IF_TABLE: Oid = (*INTERFACES, 2, 1)
 IF_ADMIN_STATUS, IF_OPER_STATUS = 7, 8
+IF_UP, IF_NOT_PRESENT = 1, 6
 
 _NUMBERS = {condition.value: number for condition, number in ALARM_NUMBER.items()}
 #: RFC 1628: "on battery" has a notification of its own, and so has the end of a test
@@ -93,7 +94,7 @@ class Watch:
         self.level = False  # is `open` sure to be what the core has?
         self.open: dict[int, int] = dict(open_ or {})  # alarm's number -> upsAlarmId
         self._battery_s: float | None = None  # when "on battery" was told last
-        self._links: dict[int, int] = {}  # ifIndex -> ifOperStatus
+        self._links: dict[int, tuple[int, int]] | None = None  # ifIndex -> ifAdminStatus, ifOperStatus
         self._last: dict[str, bytes] = {}  # scalar that goes with a notice -> its last known value
 
     def events(self, events: Iterable[Event], look: Look, last_id: int) -> list[Notice]:
@@ -182,13 +183,24 @@ class Watch:
         if ALARM_NUMBER[Condition.ON_BATTERY] in self.open and look.now_s - told_s >= ON_BATTERY_EVERY_S:
             self._battery_s = look.now_s
             found.append(self._on_battery(look))
-        present = {index: columns for index, columns in look.interfaces.items() if columns}
-        for index, columns in present.items():
-            state = int(columns[IF_OPER_STATUS - 1])
-            before = self._links.get(index)
-            if before is not None and (before == 1) != (state == 1):
-                found.append(_link(index, int(columns[IF_ADMIN_STATUS - 1]), state, look))
-        self._links = {index: int(columns[IF_OPER_STATUS - 1]) for index, columns in present.items()}
+        return found + self._changed_links(look)
+
+    def _changed_links(self, look: Look) -> list[Notice]:
+        """Of interfaces that have gone up or down; one that vanishes is "not present", and was so before it came."""
+        now = {
+            index: (int(columns[IF_ADMIN_STATUS - 1]), int(columns[IF_OPER_STATUS - 1]))
+            for index, columns in look.interfaces.items()
+            if columns
+        }
+        before, self._links = self._links, now
+        if before is None:
+            return []
+        found = []
+        for index in sorted(now | before):
+            admin, was = before.get(index, (0, IF_NOT_PRESENT))
+            admin, state = now.get(index, (admin, IF_NOT_PRESENT))
+            if (was == IF_UP) != (state == IF_UP):
+                found.append(_link(index, admin, state, look))
         return found
 
 
@@ -221,4 +233,4 @@ def _alarm(kind: int, row_id: int, number: int, look: Look) -> Notice:
 def _link(index: int, admin: int, state: int, look: Look) -> Notice:
     values = ((1, index), (IF_ADMIN_STATUS, admin), (IF_OPER_STATUS, state))
     bindings = b"".join(bound((*IF_TABLE, column, index), ber.integer(value, INTEGER)) for column, value in values)
-    return Notice((*GENERIC, LINK_UP if state == 1 else LINK_DOWN), look.ticks, bindings, f"interface {index}")
+    return Notice((*GENERIC, LINK_UP if state == IF_UP else LINK_DOWN), look.ticks, bindings, f"interface {index}")

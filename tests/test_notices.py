@@ -23,6 +23,8 @@ NOWHERE = "255.255.255.255", 162  # the kernel sends nothing there from a socket
 TRAP = "1.3.6.1.6.3.1.1.4.1.0"
 ON_BATTERY, TEST_COMPLETED, ADDED, REMOVED = (f"1.3.6.1.2.1.33.2.{n}" for n in range(1, 5))
 LOW_BATTERY = f"{UPS}.6.3.{ALARM_NUMBER[Condition.LOW_BATTERY]}"
+LINK_DOWN, LINK_UP = (f"1.3.6.1.6.3.1.1.5.{n}" for n in (3, 4))
+INTERFACES = "1.3.6.1.2.1.2"
 COLD_START, AUTHENTICATION_FAILURE = "1.3.6.1.6.3.1.1.5.1", "1.3.6.1.6.3.1.1.5.5"
 
 
@@ -404,6 +406,30 @@ def test_an_interface_that_goes_down_and_up_is_told(core: Core) -> None:
     assert core.turn(4) == ["1.3.6.1.6.3.1.1.5.3"]
     net.set("eth0", operstate="up")
     assert core.turn(8) == ["1.3.6.1.6.3.1.1.5.4"]
+
+
+def test_an_interface_that_vanishes_and_comes_back_is_told(core: Core) -> None:
+    net = Net(core.folder / "net")
+    core.turn(4)
+    (core.folder / "net" / "eth0").rename(core.folder / "away")
+    assert core.turn(4) == [LINK_DOWN]
+    columns = f"{INTERFACES}.2.1"
+    told = core.last[0][1]
+    assert (told[f"{columns}.1.2"], told[f"{columns}.7.2"], told[f"{columns}.8.2"]) == (b"\2", b"\1", b"\6")
+    assert core.turn(10) == []
+    (core.folder / "away").rename(core.folder / "net" / "eth0")
+    net.set("eth0", ifindex="7")
+    assert core.turn(4) == [LINK_UP] and core.last[0][1][f"{columns}.1.7"] == b"\7"
+
+
+def test_an_interface_that_is_down_in_another_way_is_not_told_again(core: Core) -> None:
+    net = Net(core.folder / "net")
+    core.turn(4)
+    net.set("eth0", operstate="down")
+    assert core.turn(10) == [LINK_DOWN]
+    for state in ("lowerlayerdown", "dormant", "down"):
+        net.set("eth0", operstate=state)
+        assert core.turn(10) == []
 
 
 def test_a_damaged_cursor_is_said_and_begins_with_what_holds(core: Core, caplog: pytest.LogCaptureFixture) -> None:
