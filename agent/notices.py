@@ -128,7 +128,6 @@ class Watch:
 
     def _ended(self, number: int, row_id: int, look: Look) -> list[Notice]:
         if number == ALARM_NUMBER[Condition.ON_BATTERY]:
-            self._battery_s = None
             self._forget(_OF_ON_BATTERY)
         found = [] if number in _NOT_REMOVED else [_alarm(ALARM_REMOVED, row_id, number, look)]
         if number == ALARM_NUMBER[Condition.TEST_RUNNING]:

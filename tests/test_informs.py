@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from test_notices import dotted
@@ -161,8 +162,38 @@ def test_a_forger_takes_none_of_the_four_tries(station: Station) -> None:
     station.turn()
     station.forged, station.deaf = [SECOND], True
     station.tell(2)
-    station.turn(INFORM_TRIES * INFORM_AGAIN_S)
-    assert station.asked == [FIRST, SECOND] * INFORM_TRIES
+    station.turn(3 * INFORM_TRIES * INFORM_AGAIN_S)
+    assert station.asked == [FIRST, SECOND] * INFORM_TRIES and not station.receiver.busy
+
+
+@pytest.mark.parametrize("level", [usm.AUTH, usm.AUTH_PRIV])
+@pytest.mark.parametrize("key", [bytes(32), b"", None], ids=["another key", "no key", "cut"])
+def test_a_confirmation_that_is_not_signed_with_the_key_is_none(
+    station: Station, level: int, key: bytes | None
+) -> None:
+    station.tell(1)
+    station.turn()
+    station.deaf = True
+    station.tell(2)
+    station.receiver.turn(station.now_s)
+    data, peer = station.sock.recvfrom(4096)
+    msg_id, theirs = v3.read(data).msg_id, engineid.for_engine(OPS, ROW)(FIRST)
+    prefix = ber.tlv(ber.OCTET_STRING, FIRST) + ber.tlv(ber.OCTET_STRING, b"")
+    scoped = ber.message(prefix, ber.RESPONSE, ber.integer(msg_id), 0, 0, b"")
+
+    def confirmation(user: usm.User) -> bytes:
+        return v3.seal(msg_id, level, FIRST, 1, 0, user, b"ops", scoped, usm.Salts())
+
+    forged = confirmation(theirs if key is None else replace(theirs, auth_key=key))
+    if key is None:
+        at = v3.read(forged).signature_at
+        forged = forged[:at] + bytes(24) + forged[at + 24 :]
+    station.sock.sendto(forged, peer)
+    station.receiver.turn(station.now_s)
+    assert station.receiver.busy
+    station.sock.sendto(confirmation(theirs), peer)
+    station.receiver.turn(station.now_s)
+    assert not station.receiver.busy
 
 
 def test_of_new_engines_only_one_a_minute_is_tried(station: Station) -> None:

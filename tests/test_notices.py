@@ -23,6 +23,7 @@ NOWHERE = "255.255.255.255", 162  # the kernel sends nothing there from a socket
 TRAP = "1.3.6.1.6.3.1.1.4.1.0"
 ON_BATTERY, TEST_COMPLETED, ADDED, REMOVED = (f"1.3.6.1.2.1.33.2.{n}" for n in range(1, 5))
 LOW_BATTERY = f"{UPS}.6.3.{ALARM_NUMBER[Condition.LOW_BATTERY]}"
+RESTLESS = Condition.OVERLOAD, Condition.TEMPERATURE_BAD, Condition.FAN_FAILURE
 LINK_DOWN, LINK_UP = (f"1.3.6.1.6.3.1.1.5.{n}" for n in (3, 4))
 INTERFACES = "1.3.6.1.2.1.2"
 COLD_START, AUTHENTICATION_FAILURE = "1.3.6.1.6.3.1.1.5.1", "1.3.6.1.6.3.1.1.5.5"
@@ -185,6 +186,19 @@ def test_what_happens_while_the_faces_are_away_is_told_after_their_start(core: C
     assert sorted(core.turn(30)) == sorted([COLD_START, REMOVED, ADDED, REMOVED])
     core.start()
     assert core.turn(30) == [COLD_START]
+
+
+def test_alarms_that_were_over_before_they_were_read_have_rows_of_their_own() -> None:
+    watch, shown = notices.Watch(0), look(ON_LINE)
+    began = [Event(id=n, kind="began", name=c.value) for n, c in enumerate(RESTLESS, start=1)]
+    ended = [replace(one, id=one.id + 10, kind="ended") for one in began]
+    rows = [
+        ber.whole(body)
+        for notice in watch.events(began + ended, shown, 7)
+        for name, _, body in ber.values(notice.bindings)
+        if dotted(name).startswith(f"{UPS}.6.2.1.1.")
+    ]
+    assert rows == [8, 9, 10] * 2
 
 
 def test_a_silent_core_is_a_lost_ups(core: Core) -> None:
@@ -361,6 +375,24 @@ def test_an_inform_is_repeated_until_it_is_confirmed(tmp_path: Path) -> None:
     assert not core.receiver.busy
 
 
+def test_a_confirmation_of_another_inform_is_none(tmp_path: Path) -> None:
+    core = Core(tmp_path, inform=True)
+    core.peer.confirms = False
+    core.notifier.turn(core.stage.now_s)
+    data, sender = core.peer.sock.recvfrom(4096)
+    header = ber.read_header(data)
+    pdu = ber.read_pdu(data, header.pdu_at)
+    right = ber.number(pdu.request_id, 0, len(pdu.request_id))[0]
+    for tag, request_id, settles in (
+        (ber.RESPONSE, right ^ 1, False), (ber.INFORM, right, False), (ber.RESPONSE, right, True),
+    ):  # fmt: skip
+        said = ber.message(header.prefix, tag, ber.integer(request_id), 0, 0, b"")
+        core.peer.sock.sendto(said, sender)
+        core.notifier.turn(core.stage.now_s)
+        assert core.receiver.busy != settles
+    core.receiver.close()
+
+
 def test_who_never_confirms_is_given_up_and_the_next_is_tried(tmp_path: Path) -> None:
     core = Core(tmp_path, inform=True)
     core.peer.confirms = False
@@ -371,9 +403,10 @@ def test_who_never_confirms_is_given_up_and_the_next_is_tried(tmp_path: Path) ->
 
 
 def test_a_flood_leaves_the_newest(core: Core, caplog: pytest.LogCaptureFixture) -> None:
-    look = core.stage.agent.look(core.stage.now_s)
-    core.receiver.put([notices.cold_start(look)] * (QUEUE_LIMIT + 50))
-    assert core.receiver.dropped == 50 and len(core.receiver._waiting) == QUEUE_LIMIT
+    core.receiver.put(notices.Notice((*notices.TRAPS, n), 0, b"") for n in range(QUEUE_LIMIT + 50))
+    core.receiver.turn(core.stage.now_s)
+    heard = [int(trap.rpartition(".")[2]) for trap, _ in core.peer.heard()]
+    assert core.receiver.dropped == 50 and heard == list(range(50, QUEUE_LIMIT + 50))
     assert len([r for r in caplog.records if "too many" in r.message]) == 1
 
 
@@ -599,10 +632,10 @@ def test_the_five_seconds_never_turn_the_order_of_one_alarm_round(core: Core) ->
 def test_an_alarm_that_comes_and_goes_holds_no_other_up(tmp_path: Path, inform: bool) -> None:
     core = Core(tmp_path, inform=inform)
     core.turn(6)
-    restless, told = (Condition.OVERLOAD, Condition.TEMPERATURE_BAD, Condition.FAN_FAILURE), []
+    told: list[tuple[str, dict[str, bytes]]] = []
     for _ in range(30):
         for kind in ("began", "ended"):
-            for condition in restless:
+            for condition in RESTLESS:
                 core.happens(kind, condition)
             core.turn(2)
             told += core.last
@@ -614,7 +647,7 @@ def test_an_alarm_that_comes_and_goes_holds_no_other_up(tmp_path: Path, inform: 
     by_alarm: dict[str, list[str]] = {}
     for kind, name in alarms(told + core.last):
         by_alarm.setdefault(name, []).append(kind)
-    for condition in restless:
+    for condition in RESTLESS:
         found = by_alarm[f"{UPS}.6.3.{ALARM_NUMBER[condition]}"]
         assert all(a != b for a, b in zip(found, found[1:], strict=False)) and found[-1] == REMOVED, (
             "each in its order"
