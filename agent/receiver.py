@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -101,15 +101,16 @@ class Receiver:
             self._sock = None
 
     def put(self, notices: Iterable[Notice]) -> None:
-        """Let these be sent. A repetition takes the place of what still waits; of too many the oldest are dropped,
-        and counted."""
+        """Let these be sent. A repetition takes the place of what still waits; of too many the oldest are dropped and
+        counted, of the alarm of which most wait."""
         for notice in notices:
             same = max((i for i, n in enumerate(self._waiting) if n.about == notice.about), default=None)
             if same is not None and notice.about and self._waiting[same].trap == notice.trap:
                 self._waiting[same] = notice
                 continue
             if len(self._waiting) >= QUEUE_LIMIT:
-                self._waiting.popleft()
+                [(most, _)] = Counter(n.about for n in self._waiting).most_common(1)
+                self._waiting.remove(next(n for n in self._waiting if n.about == most))
                 self.dropped += 1
                 if not self._spilt:
                     log.warning("notify: %s gets too many, the oldest are dropped: %d", self.name, self.dropped)

@@ -410,6 +410,22 @@ def test_a_flood_leaves_the_newest(core: Core, caplog: pytest.LogCaptureFixture)
     assert len([r for r in caplog.records if "too many" in r.message]) == 1
 
 
+def test_an_alarm_that_comes_and_goes_while_the_way_is_closed_pushes_no_other_out(tmp_path: Path) -> None:
+    way = [False]
+    core = Core(tmp_path, leaves=lambda: way[0])
+    core.happens("began", Condition.LOW_BATTERY)
+    core.turn()
+    for _ in range(QUEUE_LIMIT):
+        for kind in ("began", "ended"):
+            core.happens(kind, Condition.OVERLOAD)
+            core.turn()
+    assert core.receiver.dropped > QUEUE_LIMIT - 10
+    way[0] = True
+    assert set(core.turn(6)) == {COLD_START, ADDED, REMOVED}
+    assert (ADDED, LOW_BATTERY) in alarms(core.last)
+    core.receiver.close()
+
+
 def test_who_guesses_communities_while_the_way_is_closed_pushes_no_alarm_out(tmp_path: Path) -> None:
     way = [False]
     core = Core(tmp_path, leaves=lambda: way[0])
