@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .model import Status
+from .model import Source, Status
 
-#: A dead mains reads 2 or 3 V on real units, so nothing is too low for a line; a dead line has 0 Hz.
+#: A dead mains reads 2 or 3 V on real units, so nothing is too low for a line but LIVE_V; a dead line has 0 Hz.
 VOLTS, HERTZ, LOAD_PCT, CHARGE_PCT = (0.0, 500.0), (40.0, 70.0), (0.0, 250.0), (0.0, 100.0)
+#: of an input that feeds the load, if none of its lines has more. An output may have none with any source: not every
+#: UPS says that it has switched it off
+LIVE_V = (5.0, 500.0)
 BATTERY_V, CELSIUS, RATED_V = (8.0, 500.0), (-40.0, 120.0), (5.0, 500.0)
 
 _LINE: Mapping[str, tuple[float, float]] = {
@@ -39,8 +42,14 @@ SAID_EVERY_S = 3600.0  # of a value that comes and goes: one line, with how ofte
 def believable(status: Status) -> tuple[Status, dict[str, float]]:
     """The status with None for every number that cannot be, and those numbers by name (`input 1 voltage_v`)."""
     odd: dict[str, float] = {}
+    fed = status.source in (Source.MAINS, Source.BOOST, Source.BUCK)
+    live = any(row.voltage_v is not None and row.voltage_v >= LIVE_V[0] for row in status.inputs)
+    line = {"inputs": {**_LINE, "voltage_v": LIVE_V} if fed and not live else _LINE}
     inputs, outputs, bypass = (
-        tuple(_cut(row, _LINE, f"{side} {n}", odd) for n, row in enumerate(getattr(status, side), start=1))
+        tuple(
+            _cut(row, line.get(side, _LINE), f"{side} {n}", odd)
+            for n, row in enumerate(getattr(status, side), start=1)
+        )
         for side in ("inputs", "outputs", "bypass")
     )
     battery = _cut(status.battery, _BATTERY, "battery", odd)

@@ -63,12 +63,15 @@ class Receiver:
         engine: v3.Engine | None = None,
         for_engine: Callable[[bytes], usm.User] | None = None,
         sent: Callable[[], None] = lambda: None,
+        leaves: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`for_engine(id)`: the user with keys for the receiver's engine, which informs need; `sent` counts."""
+        """`for_engine(id)`: the user with keys for the receiver's engine, which informs need; `sent` counts;
+        `leaves`: is there a carrier on the way to it?"""
         self.name = f"{address[0]}:{address[1]}"
         self.dropped = 0
         self._address, self._version, self._community, self._inform = address, version, community, inform
         self._user, self._engine, self._for_engine, self._count = user, engine, for_engine, sent
+        self._leaves = leaves
         self._waiting: deque[Notice] = deque()
         self._last_s: dict[ber.Oid, float] = {}  # by kind
         self._open: _Sent | None = None
@@ -112,6 +115,9 @@ class Receiver:
         try:
             sock = self._socket()
             self._hear(sock, now_s)
+            if self.busy and not self._leaves():  # it would be lost without a word
+                self._say("no carrier")
+                return
             if self._open is not None:
                 self._repeat(sock, now_s)
             while self._open is None and (notice := self._next(now_s)) is not None:
@@ -125,8 +131,9 @@ class Receiver:
                     self._waiting.remove(notice)  # not before it is sent
                     self._last_s[notice.trap] = now_s
             self._spilt = self._spilt and bool(self._waiting)
-        except OSError as e:  # no route: the next turn tries again
+        except OSError as e:  # no route, or the address that we had is gone: the next turn tries again
             self._say(e.strerror or str(e))
+            self.close()
 
     def _say(self, what: str) -> None:
         if self._said != what:

@@ -48,6 +48,23 @@ def test_what_cannot_be_is_unknown_and_the_rest_stays(part: str, name: str, valu
     ]
 
 
+@pytest.mark.parametrize("source", Source)
+@pytest.mark.parametrize(("volts", "dead"), [(0.0, True), (2.9, True), (4.9, True), (5.0, False), (230.0, False)])
+def test_an_input_without_a_voltage_feeds_no_load_but_is_true_of_a_dead_mains(
+    volts: float, dead: bool, source: Source
+) -> None:
+    on_mains = source in (Source.MAINS, Source.BOOST, Source.BUCK)
+    look = replace(
+        GOOD, source=source, inputs=(Line(voltage_v=volts, frequency_hz=0.0),), outputs=(Line(voltage_v=0.0),)
+    )
+    status, odd = believable(look)
+    assert status.inputs[0].voltage_v == (None if dead and on_mains else volts)
+    assert list(odd) == (["inputs 1 voltage_v"] if dead and on_mains else [])
+    assert status.outputs == look.outputs, "an output that is off has none, and not every UPS says that it is off"
+    three = replace(look, inputs=(*look.inputs, Line(voltage_v=230.0), Line(voltage_v=0.0)))
+    assert believable(three) == (three, {}), "a phase may be dead"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -111,3 +128,6 @@ def test_the_configured_runtime_is_that_of_the_load_and_marked(load: float | Non
     assert filled(silent, None, Config().full_load_minutes) == silent, "nothing is invented"
     text = "\n".join(describe(replace(on_line(), status=found)))
     assert "min (estimated)" in text, text
+    per_cell = replace(silent, battery=Battery(voltage_v=27.0, estimated=frozenset(("voltage_v",))))
+    assert "V (estimated)" in "\n".join(describe(replace(on_line(), status=per_cell)))
+    assert "(estimated)" not in "\n".join(describe(replace(on_line(), status=silent)))

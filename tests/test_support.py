@@ -179,6 +179,7 @@ def test_what_is_planted_at_every_option_and_in_comments_is_nowhere_in_the_bundl
             "events": [{"text": f"no answer of {text}", "data": {"detail": text, text: 1}} for text in values],
             "log": [f"warning: {text!r} and {json.dumps(text)}" for text in values],
             "cut": [f"cut: {text[:150]}..." for text in values],
+            "parts": [f"it said {core}" for core in planted.all if any(core in text for text in values)],
             "frames": [{"asked": repr(text.encode()), "said": text.encode().hex(" ")} for text in values],
         }
         texts = bundle_of(path, tmp_path / f"{driver}.tar.gz", said, monkeypatch)
@@ -255,6 +256,7 @@ def test_our_own_words_stay() -> None:
         "status code 500", "/dev/serial/by-id/usb-Prolific_Technology-if00-port0", "the secret is set",
     ):  # fmt: skip
         assert it.text(text) == text
+    assert it.text("begun: s3cretlyLong-and-l; and on") == "begun: ***; and on"
     assert it.text("ended with s3cretly") == "ended with ***"  # cut where the text was cut
     assert it.text("s3cretlyLong-and-...") == "***..."
     assert it.text("czNjcmV0bHlMb25nLWFuZC1sb25nZXI=") == "***="

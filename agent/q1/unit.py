@@ -75,6 +75,8 @@ class Unit:
         for query in dialect.poll[1:]:
             if self._is_due(query):
                 more = self._ask_again(query, deadline_s) or {}
+                if dialect.doubt(facts, more) and self._ask_again(query, deadline_s) != more:
+                    more = {}
                 facts = facts | more if query.only else more | facts
         was_asking = bool(self._asking)
         for query in dialect.once:
