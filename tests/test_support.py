@@ -150,7 +150,7 @@ class Planted:
 
 def planted_configuration(planted: Planted, kind: int, driver: str) -> str:
     """Every section, every way, and [ups] of this driver ("": planted as well)."""
-    text = f"# {planted.text()}\ntop_{planted.text()} = {json.dumps(planted.text())}\n"
+    text = f'# {planted.text()}\n"top {planted.text()}" = {json.dumps(planted.text())}\n'
     for name, options in (("agent", config.AGENT), ("web", config.WEB), ("snmp", config.SNMP)):
         text += f"[{name}]\n" + planted.table(options, kind)
     for name, options in support.SNMP_TABLES.items():
