@@ -202,6 +202,19 @@ def leaves(value: object) -> Iterable[str]:
         yield value
 
 
+def test_what_the_core_quotes_of_the_configuration_that_is_in_force_is_taken_out(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was changed, or broken, and the core goes on with the last good one."""
+    vault.write_private(tmp_path / "core" / "last-good.toml", place.read_bytes())
+    said = {"servers": [{"name": "nas-in-the-cellar", "detail": SECRETS["bearer"], "url": SECRETS["query"]}]}
+    for broken in (f'[agent]\nstate_dir = "{tmp_path}"\n', f'[agent]\nstate_dir = "{tmp_path}"\nx = "\n'):
+        place.write_text(broken)
+        texts = bundle_of(place, tmp_path / f"{len(broken)}.tgz", said, monkeypatch)
+        for name in ("bearer", "query"):
+            assert SECRETS[name] not in texts["status.json"], name
+
+
 def test_of_a_file_that_is_no_toml_nothing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ridethrough.toml"
     for text in (
