@@ -156,12 +156,15 @@ def _key(phrase: str, salt: bytes) -> bytes:
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 
-def collect(path: Path, settings: Config, now_s: float, more: Sequence[str] = ()) -> Content:
-    """Everything of this adapter; `path`: its configuration, `now_s`: wall clock, `more`: names besides KEPT.
-    ConfigError if a file cannot be read: a backup is whole, or there is none."""
+def collect(
+    path: Path, settings: Config, now_s: float, more: Sequence[str] = (), *, without: bytes | None = None
+) -> Content:
+    """Everything of this adapter; `path`: its configuration, `now_s`: wall clock, `more`: names besides KEPT,
+    `without`: what stands for a configuration that is not there. ConfigError if a file cannot be read: a backup is
+    whole, or there is none."""
     about = {"made": time.strftime("%Y-%m-%d %H:%M", time.localtime(now_s)), "host": socket.gethostname()}
     files: dict[str, bytes] = {ABOUT: json.dumps({**about, "version": VERSION}).encode()}
-    files[SETTINGS] = _read(path) if path.exists() else _nothing(settings)
+    files[SETTINGS] = _read(path) if without is None or path.exists() else without
     programs = set()
     for name in (*KEPT, *more):
         if (data := _kept(Path(settings.state_dir), name)) is not None:
@@ -296,7 +299,7 @@ def restore(args: argparse.Namespace) -> int:
 
 def _save_what_is(path: Path, settings: Config, phrase: str) -> str:
     """Keep what this machine was, so that a restore can be undone; what to tell people about it."""
-    was = collect(path, settings, time.time())
+    was = collect(path, settings, time.time(), without=_nothing(settings))
     if not path.exists() and was.files.keys() == {ABOUT, SETTINGS}:
         return "There was nothing before."
     keep = Path(settings.state_dir) / time.strftime("before-restore-%Y%m%d-%H%M%S.backup")

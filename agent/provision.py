@@ -25,7 +25,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -48,13 +47,6 @@ DATA_BAD_LIMIT = 500
 ZONES = Path("/usr/share/zoneinfo")
 
 
-def start_units(units: Sequence[str]) -> None:
-    """Have systemd start them as soon as their time has come. OSError with what it says."""
-    done = subprocess.run(["systemctl", "--no-block", "start", *units], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(5, f"cannot be started: {done.stderr.strip()}", units[0])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Places:
     """Where everything is; `run` is /run but in tests. `file`, `taken`: of the first UPS or, with its name, of a
@@ -67,7 +59,7 @@ class Places:
     area: sealed.Area | None = None  # the spare place
     set_hostname: Callable[[str], None] = socket.sethostname
     mount: bootpart.Mount = bootpart.remount
-    start: Callable[[Sequence[str]], None] = start_units
+    start: Callable[[Sequence[str]], None] = seconds.start_units
     file: str = FILE
     taken: str = "taken.json"
     second: str = ""

@@ -191,6 +191,13 @@ def test_commands_without_a_configuration_are_kept_too(
     assert later.read_text() == "echo later\n"
 
 
+def test_a_backup_of_an_adapter_without_configuration_is_none(adapter: Path) -> None:
+    settings = process.load(adapter)[0]
+    adapter.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        backup.collect(adapter, settings, 0.0)
+
+
 def test_a_restore_that_fails_keeps_the_commands_that_would_go(
     adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
