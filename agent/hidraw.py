@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -321,6 +322,8 @@ class HidrawLink:
         from . import usbport  # only here: it stands on this module
 
         return usbport.string(self.identity.place, index) if self.identity.place else None
+
+    rest = staticmethod(time.sleep)
 
     def close(self) -> None:
         """Give the device back."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -136,6 +137,8 @@ class HidUsbLink:
         except (ValueError, self._error) as e:
             log.debug("usb: string %d: %s", index, e)
             return None
+
+    rest = staticmethod(time.sleep)
 
     def close(self) -> None:
         """End the thread, and give the interface back to the kernel."""

@@ -15,6 +15,7 @@ import functools
 import logging
 import operator
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -183,6 +184,8 @@ class ShutLink:
         """As hidreader.HidLink."""
         setup = (*GET_DESCRIPTOR, STRING << 8 | index, ENGLISH, STRING_LIMIT_BYTES)
         return _text(self._all(lambda until_s: self._control(*setup, until_s)))
+
+    rest = staticmethod(time.sleep)
 
     def close(self) -> None:
         """Give the line back."""

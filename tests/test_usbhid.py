@@ -749,6 +749,84 @@ def test_a_shutdown_timer_is_looked_at_three_times_and_the_word_is_true(late: in
     assert unit.sent[-min(late + 1, usbhid.LOOKS) :] == [("feature", 3)] * min(late + 1, usbhid.LOOKS)
 
 
+TIMERS = [  # both in one report, with a neighbour
+    *GENERIC[:5],
+    ("PowerSummary.DelayBeforeShutdown", "Feature", 3, 0, 16, -1.0),
+    ("PowerSummary.DelayBeforeStartup", "Feature", 3, 16, 16, -1.0),
+    ("PowerSummary.AudibleAlarmControl", "Feature", 3, 32, 8, 2.0),
+]
+
+
+def slow_to_show(shown_after_s: float) -> tuple[HidUnit, usbhid.UsbHid]:
+    """A unit that takes what is written to report 3, and shows it a while later."""
+    unit = made(TIMERS)
+    get, put, wrote_s = unit.get, unit.put, []
+    old = unit.reports["feature", 3]
+
+    def late_get(kind: str, report: int, length: int) -> Any:
+        reply = get(kind, report, length)
+        if (kind, report) == ("feature", 3) and wrote_s and unit.now_s < wrote_s[0] + shown_after_s:
+            return Reply(old, unit.now_s)
+        return reply
+
+    def late_put(data: bytes) -> bool:
+        wrote_s.append(unit.now_s)
+        return put(data)
+
+    unit.get, unit.put = late_get, late_put  # type: ignore[method-assign]
+    return unit, connect(unit)
+
+
+@pytest.mark.parametrize("shown_after_s", [0.0, 0.05, 0.9])
+def test_two_timers_in_one_report_are_written_together_and_may_be_shown_later(shown_after_s: float) -> None:
+    unit, driver = slow_to_show(shown_after_s)
+    assert driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=30) == ""
+    assert written(unit) == [b"\x03\x3c\x00\x1e\x00\x02"]
+
+
+def test_a_beeper_that_shows_its_new_state_later_was_switched() -> None:
+    unit, driver = slow_to_show(0.3)
+    driver.order(Command.BEEPER_OFF)
+    assert written(unit) == [b"\x03\xff\xff\xff\xff\x01"]
+
+
+@pytest.mark.parametrize("said", [b"", b"\x05\x14\0\0\0\0", b"\x03\xff\xff"])
+def test_nothing_is_written_on_the_ground_of_another_report_or_a_part_of_it(said: bytes) -> None:
+    unit = made(TIMERS)
+    driver = connect(unit)
+    unit.reports["feature", 3] = said
+    with pytest.raises(OrderError if said[:1] == b"\x03" else LinkError, match="would be lost|another came"):
+        driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=30)
+    assert written(unit) == []
+
+
+def test_another_report_is_no_proof_that_an_order_was_taken() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    get = unit.get
+
+    def strange(kind: str, report: int, length: int) -> Any:
+        reply = get(kind, report, length)
+        return Reply(b"\x02\x1e\x00", unit.now_s) if written(unit)[1:] and reply is not None else reply
+
+    unit.get = strange  # type: ignore[method-assign]
+    with pytest.raises(LinkError, match="another came"):
+        driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=60)
+
+
+def test_a_report_that_cannot_be_read_is_written_only_if_nothing_else_is_in_it() -> None:
+    for timers, ok in ((TIMERS, False), ([*GENERIC[:5], GENERIC[5]], True)):
+        unit = made(timers)
+        unit.get = lambda kind, report, length: None  # type: ignore[method-assign]
+        driver = connect(unit)
+        if ok:
+            assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60) == "the UPS shows no countdown"
+        else:
+            with pytest.raises(OrderError, match="others in it would be lost"):
+                driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+        assert written(unit) == [b"\x03\x3c\x00"] * ok
+
+
 def test_a_timer_that_does_not_run_after_it_was_written_is_an_order_refused() -> None:
     unit = HidUnit.of("0463-ffff-eaton-prot")
     unit.deaf = True
