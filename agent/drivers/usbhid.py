@@ -125,12 +125,13 @@ class UsbHid:
     # -- reading
 
     def _believed(self, said: Mapping[str, float]) -> dict[str, float]:
-        """The numbers with credible scales; those without one left out."""
-        mains_v = said.get("rated.input_voltage") or said.get("rated.output_voltage")
-        numbers = {}
-        for name, value in said.items():
-            nominal = said.get("rated.battery_voltage") if name == "battery.voltage" else mains_v
-            believed = self._scales.believe(name, value, nominal)
+        """The numbers with credible scales; those without one left out. The ratings first, because the others are
+        measured by them."""
+        numbers: dict[str, float] = {}
+        for name in sorted(said, key=lambda name: not name.startswith("rated.")):
+            rated = "rated.battery_voltage" if name == "battery.voltage" else "rated.input_voltage"
+            nominal = numbers.get(rated) or (None if "battery" in rated else numbers.get("rated.output_voltage"))
+            believed = self._scales.believe(name, said[name], nominal, self._reader.said_s[name])
             if believed is not None:
                 numbers[name] = believed
         return numbers
