@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .hidraw import Identity, text
+from .hidraw import DESCRIPTOR_LIMIT_BYTES, Identity, text
 from .model import LinkError
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,17 @@ def identity(device: Any, sys: Path = SYS) -> Identity:
     else:
         maker, name, serial = (_text(device, file) for file in ("manufacturer", "product", "serial_number"))
     return Identity(vendor, product, maker, name, serial, place)
+
+
+def known_descriptor(place: str, interface: int, sys: Path = SYS) -> bytes:
+    """The report descriptor of an interface as the kernel's HID driver has read it; b"": it has not."""
+    try:
+        for path in sys.glob(f"{place}:*.{interface}/*/report_descriptor"):
+            with path.open("rb") as file:
+                return file.read(DESCRIPTOR_LIMIT_BYTES)
+    except OSError as e:
+        log.debug("usb: %s, interface %d: %s", place, interface, e)  # it was unplugged at this moment
+    return b""
 
 
 def _text(device: Any, name: str) -> str:
