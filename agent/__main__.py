@@ -134,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--country", metavar="XX", help="network: of the Wi-Fi")
     own.add_argument("--timezone", metavar="ZONE", help="time: such as Europe/Berlin")
     own.add_argument("--ntp", action="append", metavar="HOST", help="time: a time server, once for each")
+    verb("spare", "on the image: keep the settings once more, outside the data partition (as root; a timer runs it)")
     first = verb("provision", "take over what the image's boot partition says, and apply it to this host (as root)")
     first.add_argument("--boot", type=Path, default=Path("/boot/firmware"), metavar="DIR", help="the boot partition")
     first.add_argument(

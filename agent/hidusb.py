@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,10 +36,11 @@ def open(  # noqa: A001 (hidusb.open reads well)
     now: Callable[[], float],
     finder: Finder | None = None,
     util: Any = None,
+    meant: hidraw.Meant = hidraw.nobody,
     sys: Path = SYS,
 ) -> HidUsbLink:
-    """The device that `section` (hidraw.OPTIONS) describes. LinkError with the remedy. `finder` and `util` stand in
-    for usb.core.find and usb.util."""
+    """The device that `section` (hidraw.OPTIONS) describes; `meant` as of hidraw.choose. LinkError with the remedy.
+    `finder` and `util` stand in for usb.core.find and usb.util."""
     import usb.core  # only here: nobody else needs its memory
     import usb.util
 
@@ -52,7 +52,7 @@ def open(  # noqa: A001 (hidusb.open reads well)
                 found.append((Found(hidraw.DEV, who), device, numbers))
     except usb.core.USBError as e:
         raise LinkError(f"the USB devices cannot be listed: {e}") from e
-    chosen = hidraw.choose([one for one, _, _ in found], section)
+    chosen = hidraw.choose([one for one, _, _ in found], section, meant=meant)
     device, numbers = next((device, numbers) for one, device, numbers in found if one is chosen)
     error = None
     for number in numbers:
@@ -161,7 +161,7 @@ class HidUsbLink:
             log.debug("usb: string %d: %s", index, e)
             return None
 
-    rest = staticmethod(time.sleep)
+    rest = staticmethod(hidraw.pause)
 
     def close(self) -> None:
         """End the thread, and give the interface back to the kernel."""

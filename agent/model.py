@@ -135,7 +135,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Battery:
-    """The battery. `estimated` names the fields (charge_pct, runtime_s) that we guess, not the unit."""
+    """The battery. `estimated`: the fields (charge_pct, runtime_s, voltage_v) that we guess, not the unit."""
 
     charge_pct: float | None = None
     runtime_s: float | None = None

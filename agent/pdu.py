@@ -205,29 +205,34 @@ def _getbulk(pdu: Pdu, table: Table, look: Look, _v1: bool, room: int) -> list[b
             continue
         times = min(wanted, REPETITIONS_LIMIT, max(0, room) // (len(names) * LEAST_BINDING_BYTES) + 1)
         columns = [_column(table, look, name, times) for name in names]
-        longest = max(len(rows) for rows, _ in columns)
-        for number in range(min(times, longest + 1)):  # once behind the last row, so that the manager sees the end
-            for rows, end in columns:
-                binding = rows[number] if number < len(rows) else end
-                room -= len(binding)
-                if room < 0:
-                    return bindings
-                bindings.append(binding)
+        if len(columns) == 1:  # as in a walk
+            found, end = columns[0]
+            found = [*found, end] if end else found
+        else:
+            count = min(
+                times, max(len(rows) for rows, _ in columns) + 1
+            )  # once behind the last: a manager sees the end
+            found = [rows[n] if n < len(rows) else end for n in range(count) for rows, end in columns]
+        for binding in found:
+            room -= len(binding)
+            if room < 0:
+                return bindings
+            bindings.append(binding)
     return bindings
 
 
 def _column(table: Table, look: Look, name: bytes, times: int) -> tuple[list[bytes], bytes]:
-    """The bindings of at most so many rows behind a name, and what stands behind the last of them."""
+    """The bindings of at most so many rows behind a name; and, if there are fewer, what stands behind the last."""
     rows: list[bytes] = []
-    reached = ber.tlv(OBJECT_ID, name)
-    for at in range(table.after(name), len(table)):
-        binding = table.binding(at, look)
+    kept, names, reached = look.kept, table.names, b""
+    for at in range(table.after(name), len(names)):
+        binding = kept.get(names[at]) or table.binding(at, look)  # the first is the short way of nearly all
         if binding is not None:
-            reached = table.names[at]
+            reached = names[at]
             rows.append(binding)
             if len(rows) == times:
-                break
-    return rows, ber.binding(reached, END_OF_MIB_VIEW)
+                return rows, b""
+    return rows, ber.binding(reached or ber.tlv(OBJECT_ID, name), END_OF_MIB_VIEW)
 
 
 _HANDLERS: dict[int, Callable[[Pdu, Table, Look, bool, int], list[bytes]]] = {

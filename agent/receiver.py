@@ -24,7 +24,10 @@ CANDIDATE_EVERY_S = 60.0  # how often an engine may be tried that only an unsign
 DATAGRAM_LIMIT_BYTES = 2048
 ANY_V4 = bytes(4)
 ENGINE_ID_BYTES = range(5, 33)  # RFC 3411 section 5
-_UNKNOWN_ENGINE = ber.oid_body((*v3.REPORTS["usmStatsUnknownEngineIDs"], 0))
+#: what a receiver says to a message for another engine; the second if it is a manager, too (RFC 3414 section 3.2, 3a)
+_OTHER_ENGINE = [
+    (ber.oid_body((*v3.REPORTS[name], 0)),) for name in ("usmStatsUnknownEngineIDs", "usmStatsUnknownUserNames")
+]
 _OTHER_TIME = ber.oid_body((*v3.REPORTS["usmStatsNotInTimeWindows"], 0))
 
 
@@ -63,12 +66,15 @@ class Receiver:
         engine: v3.Engine | None = None,
         for_engine: Callable[[bytes], usm.User] | None = None,
         sent: Callable[[], None] = lambda: None,
+        leaves: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`for_engine(id)`: the user with keys for the receiver's engine, which informs need; `sent` counts."""
+        """`for_engine(id)`: the user with keys for the receiver's engine, which informs need; `sent` counts;
+        `leaves`: is there a carrier on the way to it?"""
         self.name = f"{address[0]}:{address[1]}"
         self.dropped = 0
         self._address, self._version, self._community, self._inform = address, version, community, inform
         self._user, self._engine, self._for_engine, self._count = user, engine, for_engine, sent
+        self._leaves = leaves
         self._waiting: deque[Notice] = deque()
         self._last_s: dict[ber.Oid, float] = {}  # by kind
         self._open: _Sent | None = None
@@ -112,6 +118,9 @@ class Receiver:
         try:
             sock = self._socket()
             self._hear(sock, now_s)
+            if self.busy and not self._leaves():  # it would be lost without a word
+                self._say("no carrier")
+                return
             if self._open is not None:
                 self._repeat(sock, now_s)
             while self._open is None and (notice := self._next(now_s)) is not None:
@@ -125,8 +134,9 @@ class Receiver:
                     self._waiting.remove(notice)  # not before it is sent
                     self._last_s[notice.trap] = now_s
             self._spilt = self._spilt and bool(self._waiting)
-        except OSError as e:  # no route: the next turn tries again
+        except OSError as e:  # no route, or the address that we had is gone: the next turn tries again
             self._say(e.strerror or str(e))
+            self.close()
 
     def _say(self, what: str) -> None:
         if self._said != what:
@@ -280,7 +290,7 @@ class Receiver:
         """An unsigned report says that another engine is there: that may be so, or be forged. It is told once after
         each try of ours; the peer stays the peer until the other has confirmed something."""
         engine_id, pdu = message.engine_id, v3.read_scoped(message.scoped)[3]
-        if pdu.tag != ber.REPORT or pdu.names != (_UNKNOWN_ENGINE,) or sent.asked_other:
+        if pdu.tag != ber.REPORT or pdu.names not in _OTHER_ENGINE or sent.asked_other:
             return
         known = {self._engine.id if self._engine else b"", self._peer.engine_id if self._peer else b""}
         if len(engine_id) not in ENGINE_ID_BYTES or engine_id in known:

@@ -28,7 +28,7 @@ from .upsset import Writer
 
 log = logging.getLogger(__name__)
 
-REQUEST_LIMIT_BYTES = 1472  # what fits an Ethernet frame; nobody asks for so much at once that it needs fragments
+REQUEST_LIMIT_BYTES = v3.SIZE_LIMIT  # of all versions
 REPLY_LIMIT_BYTES = {socket.AF_INET: 1472, socket.AF_INET6: 1452}  # an unfragmented reply
 RECEIVE_BUFFER_BYTES = 256 * 1024
 INTERFACES_FOR_S = 2.0  # how long the numbers of /sys are good

@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import ber, bus, config, engineid, notify, receiver, settexts, snmp, upsset, v3
+from . import ber, bus, config, engineid, netif, notify, receiver, settexts, snmp, upsset, v3
 from .config import Config
 from .model import Command, ConfigError
 
@@ -35,15 +36,15 @@ def start(settings: Config, secrets: Mapping[str, str], client: bus.Client) -> F
     wanted, now_s = settings.snmp or config.Snmp(), time.monotonic()
     folder = Path(settings.state_dir) / "faces" / "snmp"
     rows = _keys(folder) if wanted.users else {}
-    writer = _writer(wanted, folder, client)
-    agent = snmp.Agent(wanted, secrets, client.view, now_s, keys=rows, writer=writer)
+    writer, interfaces = _writer(wanted, folder, client), netif.Interfaces()
+    agent = snmp.Agent(wanted, secrets, client.view, now_s, keys=rows, writer=writer, interfaces=interfaces)
     listens = bool(wanted.communities or wanted.users)
     if listens:
         agent.bind()
         log.info("snmp listens on %s port %d", *agent.address)
     responder = _responder(wanted, folder, rows, now_s) if rows else None
     agent.responder = responder
-    receivers, problems = _receivers(wanted, secrets, rows, responder, agent)
+    receivers, problems = _receivers(wanted, secrets, rows, responder, agent, interfaces)
     if not listens and not receivers:
         raise ConfigError("; ".join(problems) or "[snmp]: nobody may ask and nobody is told")
     for problem in problems:
@@ -136,6 +137,7 @@ def _receivers(
     rows: Mapping[str, Mapping[str, Any]],
     responder: v3.Responder | None,
     agent: snmp.Agent,
+    interfaces: netif.Interfaces,
 ) -> tuple[list[receiver.Receiver], list[str]]:
     """Who is told, and why somebody is not."""
     found, problems = [], []
@@ -161,6 +163,7 @@ def _receivers(
             receiver.Receiver(
                 (one.address, one.port), version, community=secrets.get(one.label, "").encode(), inform=one.inform,
                 user=user, engine=responder.engine if responder else None, for_engine=other, sent=agent.sent_notice,
+                leaves=partial(interfaces.leads_to, one.address),
             )
         )  # fmt: skip
     return found, problems

@@ -289,6 +289,11 @@ ALARM_COLUMNS = (
 )
 # fmt: on
 
+#: what changes by itself, or when a manager sets something; all others are the view's word alone
+_MOVING = frozenset((
+    "upsIdentName", "upsIdentAttachedDevices", "upsSecondsOnBattery", "upsTestId", "upsTestSpinLock",
+    "upsTestElapsedTime", "upsShutdownAfterDelay", "upsStartupAfterDelay", "upsRebootWithDuration", "upsAutoRestart",
+))  # fmt: skip
 _LINE_TABLES: tuple[tuple[tuple[Object, ...], Lines], ...] = (
     (INPUT_COLUMNS, attrgetter("status.inputs")),
     (OUTPUT_COLUMNS, attrgetter("status.outputs")),
@@ -319,9 +324,9 @@ def shape(look: Look) -> tuple[object, ...]:
 
 def rows(look: Look) -> list[Row]:
     """All rows of the UPS-MIB that may have a value as long as `shape` is the same."""
-    found = [row(o, 0, o.read) for o in ALWAYS]
+    found = [row(o, 0, o.read, steady=o.name not in _MOVING) for o in ALWAYS]
     if look.view.status is not None:
-        found += [row(o, 0, o.read) for o in MEASURED]
+        found += [row(o, 0, o.read, steady=o.name not in _MOVING) for o in MEASURED]
         for columns, lines in _LINE_TABLES:
             numbers = range(1, len(lines(look)[:LINES_LIMIT]) + 1)
             found += [row(o, n, _of_line(o, lines, n - 1), steady=True) for o in columns for n in numbers]

@@ -30,7 +30,8 @@ REPORTABLE = 4  # in msgFlags
 TIME_WINDOW_S = 150
 BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far answers nobody; of its time, too
 FORMS_LIMIT, MANAGERS_LIMIT = 128, 4  # lengths of which forms are kept, and forms of each
-SIZE_LEAST, SIZE_LIMIT = 484, 65507  # msgMaxSize
+SIZE_LEAST = 484  # msgMaxSize (RFC 3412)
+SIZE_LIMIT = 1472  # ours: what fits an Ethernet frame; nobody asks for so much at once that it needs fragments
 AUTHORIZATION_ERROR = 16
 
 USM_STATS: Oid = (1, 3, 6, 1, 6, 3, 15, 1, 1)

@@ -12,7 +12,7 @@ from test_library_defects import scoped, secured_agent
 from test_snmpface import NAME, TEXT, box
 
 from agent import ber, engineid, snmp, usm, v3
-from tests.snmp_kit import dotted
+from tests.snmp_kit import arcs, dotted
 
 #: RFC 3412, RFC 3413, RFC 3414
 COUNTERS = {
@@ -77,6 +77,36 @@ def test_each_reason_is_counted_under_its_own_name_and_the_report_names_it(tmp_p
         ((body, tag, value),) = ber.values(v3.read_scoped(inside)[3].bindings)
         assert (dotted(body), tag, int.from_bytes(value, "big")) == (COUNTERS[name], ber.COUNTER32, count)
     assert counters(agent) == {**dict.fromkeys(COUNTERS, 0), name: 3}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        secured.sent(level=usm.NO_AUTH, engine=b"", boots=0, time_s=0, name=b""),
+        secured.sent(boots=6),
+        secured.sent(scoped=scoped(ber.GET, COUNTERS["snmpInvalidMsgs"])),
+    ],
+    ids=["discovery", "signed report", "response"],
+)
+def test_every_message_says_how_long_an_answer_may_be_that_we_read(tmp_path: Path, data: bytes) -> None:
+    answer = secured_agent(tmp_path).answer(data, "127.0.0.1")
+    assert answer is not None and v3.read(answer).max_size == 1472
+
+
+def test_the_longest_message_that_is_said_to_be_read_is_read_and_none_that_is_longer(tmp_path: Path) -> None:
+    agent, oid = secured_agent(tmp_path), ber.oid(arcs("1.3.6.1.6.3.10.2.1.4.0"))  # snmpEngineMaxMessageSize
+    limit = -1
+    for padding in range(1200, 1500):  # octets of a value that a GET does not look at
+        prefix = ber.tlv(ber.OCTET_STRING, secured.ENGINE_ID) + ber.tlv(ber.OCTET_STRING, b"")
+        value = ber.tlv(ber.OCTET_STRING, bytes(padding))
+        data = secured.sent(scoped=ber.message(prefix, ber.GET, ber.integer(7), 0, 0, ber.binding(oid, value)))
+        answer = agent.answer(data, "127.0.0.1")
+        assert (answer is not None) == (len(data) <= 1472), len(data)
+        if answer is not None:
+            ((_, _, said),) = ber.values(v3.read_scoped(v3.opened(answer, v3.read(answer), secured.OPS))[3].bindings)
+            limit = int.from_bytes(said, "big")
+            assert v3.read(answer).max_size == limit
+    assert limit == 1472
 
 
 def test_the_start_is_synced_to_the_disk_with_its_folder_before_the_first_message(

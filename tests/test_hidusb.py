@@ -118,7 +118,7 @@ KEYBOARD = bytes.fromhex("05010906a101c0")
 
 
 def opened(device: Device, *others: Device, sys: Path = usbdevice.SYS, **section: str) -> hidusb.HidUsbLink:
-    return hidusb.open(section, time.monotonic, lambda: [device, *others], SimpleNamespace(**util(device)), sys)
+    return hidusb.open(section, time.monotonic, lambda: [device, *others], SimpleNamespace(**util(device)), sys=sys)
 
 
 def know(sys: Path, place: str, interface: int, descriptor: bytes) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snmp_kit import ON_LINE, UPS, dotted, since, three_phase, view, whole
 
-from agent import ber, mib2, upsmib
+from agent import ber, mib2, upsmib, upsset
 from agent.mib import NOTHING, Look, Table
 from agent.model import (
     VERSION,
@@ -485,3 +485,37 @@ def test_the_snmp_group_has_its_30_objects_and_no_traps_enabled() -> None:
 
 def test_not_a_number_does_not_stop_the_agent() -> None:
     assert "upsBatteryVoltage" not in ups(view(replace(ON_LINE, battery=Battery(voltage_v=math.nan))))
+
+
+#: what changes by itself, or when a manager sets something, while the view stays the same
+MOVING = {
+    "upsIdentName", "upsIdentAttachedDevices", "upsSecondsOnBattery", "upsTestId", "upsTestSpinLock",
+    "upsTestElapsedTime", "upsShutdownAfterDelay", "upsStartupAfterDelay",
+    "upsRebootWithDuration", "upsAutoRestart",
+}  # fmt: skip
+
+
+def test_whatever_the_view_alone_says_is_kept_as_long_as_it_is_the_newest_and_nothing_else() -> None:
+    names = {o.oid: o.name for o in upsmib.OBJECTS}
+    running = replace(three_phase(), test=Test(result=TestResult.RUNNING), source=Source.BATTERY)
+    shown = view(
+        running,
+        since(Condition.ON_BATTERY),
+        since(Condition.TEST_RUNNING),
+        since(Condition.SHUTDOWN_PENDING),
+        on_battery_s=5.0,
+        test_s=90.0,
+    )
+    kept = upsset.Kept({}, 1)
+    first = look(shown)._replace(written=kept)
+    texts = {"upsIdentName": "x", "upsIdentAttachedDevices": "y", "upsAutoRestart": "off"}
+    quick = ber.arcs(ber.oid_body((*upsmib.TESTS, 4)))
+    moved = first._replace(
+        now_s=first.now_s + 70.0, host="other", counts=[9] * 33, auth_traps=True, lenient=True,
+        written=upsset.Kept(texts, 7, quick, 99.0, ("upsShutdownAfterDelay", first.now_s + 300.0)),
+    )  # fmt: skip
+    rows = upsmib.rows(first)
+    steady = {names[r.oid[:-1]] for r in rows if r.steady}
+    assert {names[r.oid[:-1]] for r in rows} - steady == MOVING
+    changed = {names[r.oid[:-1]] for r in rows if r.get(first) != r.get(moved)}
+    assert changed == MOVING, "or this list says nothing"

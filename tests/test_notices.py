@@ -373,7 +373,7 @@ def test_without_a_route_nothing_is_lost_and_the_cursor_stays(
     core.turn(6)
     before = (tmp_path / "notify.json").read_text()
     link: Any = Unreachable(core.receiver._socket())
-    core.receiver._sock = link
+    core.receiver._sock, core.receiver._socket = None, lambda: link  # type: ignore[method-assign]
     core.happens("began", Condition.ON_BATTERY)
     core.happens("began", Condition.OVERLOAD)
     assert core.turn(150) == []
@@ -386,6 +386,55 @@ def test_without_a_route_nothing_is_lost_and_the_cursor_stays(
     heard = core.turn(15)
     assert heard == ([ON_BATTERY, ADDED, ON_BATTERY, REMOVED] if inform else [ON_BATTERY, ADDED, REMOVED])
     assert (tmp_path / "notify.json").read_text() != before and core.receiver.dropped == 0
+    core.receiver.close()
+
+
+@pytest.mark.parametrize("inform", [False, True])
+def test_without_a_carrier_nothing_is_sent_and_nothing_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, inform: bool
+) -> None:
+    carrier = [True]
+    core = Core(tmp_path, inform=inform, leaves=lambda: carrier[0])
+    core.turn(6)
+    before = (tmp_path / "notify.json").read_text()
+    carrier[0] = False
+    core.happens("began", Condition.ON_BATTERY)
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn(150) == [] and (tmp_path / "notify.json").read_text() == before
+    assert [r.message for r in caplog.records if "carrier" in r.message] == [
+        f"notify: {core.receiver.name}: no carrier"
+    ]
+    carrier[0] = True
+    assert core.turn(5) == [ON_BATTERY, ADDED] and (tmp_path / "notify.json").read_text() != before
+    core.receiver.close()
+
+
+def test_an_inform_that_waits_for_a_carrier_keeps_its_tries(tmp_path: Path) -> None:
+    carrier = [True]
+    core = Core(tmp_path, inform=True, leaves=lambda: carrier[0])
+    core.peer.confirms = False
+    assert core.turn() == [COLD_START]
+    carrier[0] = False
+    assert core.turn(100) == []
+    carrier[0] = core.peer.confirms = True
+    assert core.turn(2) == [COLD_START] and not core.receiver.busy
+    core.receiver.close()
+
+
+def test_of_what_waits_for_a_carrier_the_oldest_give_way(tmp_path: Path) -> None:
+    core = Core(tmp_path, leaves=lambda: False)
+    core.receiver.put([notices.cold_start(core.stage.agent.look(core.stage.now_s))] * (QUEUE_LIMIT + 50))
+    core.turn(3)
+    assert core.receiver.dropped == 51 and len(core.receiver._waiting) == QUEUE_LIMIT
+    core.receiver.close()
+
+
+def test_a_socket_that_cannot_send_is_opened_anew(core: Core) -> None:
+    core.turn(6)
+    link: Any = Unreachable(core.receiver._socket())  # its own address has gone from this machine
+    core.receiver._sock = link
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn() == [] and core.turn() == [ADDED]
     core.receiver.close()
 
 

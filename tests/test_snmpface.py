@@ -15,7 +15,7 @@ import pytest
 from snmp_kit import COMMUNITY, ON_LINE, UPS, Reply, arcs, reply, request, view, whole
 from test_notices import Peer
 
-from agent import ber, config, engineid, faces, gate, notices, pdu, refusals, snmpface, upsset, usm, v3, vault
+from agent import ber, config, engineid, faces, gate, netif, notices, pdu, refusals, snmpface, upsset, usm, v3, vault
 from agent.bus import BusError, Unanswered, Unreachable
 from agent.model import Command, ConfigError, View
 
@@ -259,6 +259,25 @@ def test_several_receivers_get_the_same(tmp_path: Path) -> None:
         assert [[trap for trap, _ in peer.heard()] for peer in peers] == [[cold]] * 3
     for peer in peers:
         peer.sock.close()
+
+
+def test_each_receiver_is_told_only_while_the_way_to_it_has_a_carrier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer, asked = Peer(), []
+
+    def leads_to(_: netif.Interfaces, host: str) -> bool:
+        asked.append(host)
+        return len(asked) > 1
+
+    monkeypatch.setattr(netif.Interfaces, "leads_to", leads_to)
+    with box(tmp_path, receivers=receivers(peer)) as it:
+        assert it.face.notifier is not None
+        it.face.notifier.turn(it.agent._started_s + 1.0)
+        assert peer.heard() == [] and asked == ["127.0.0.1"]
+        it.face.notifier.turn(it.agent._started_s + 2.0)
+        assert len(peer.heard()) == 1
+    peer.sock.close()
 
 
 def test_each_start_is_on_the_disk_before_the_first_answer(tmp_path: Path) -> None:

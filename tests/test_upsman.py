@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,19 @@ def test_the_mib_has_35_objects_and_29_notifications() -> None:
     assert len(names) == 35 and len(upsman.NOTIFICATIONS) == len(set(upsman.NOTIFICATIONS)) == 29
     assert upsman.NOTIFICATIONS[16] == "upsmanTrapFatalFault"
     assert upsman.NOTIFICATIONS[28] == "upsmanTrapTempmanSensorFailure4"
-    assert set(upsman.EVENTS.values()) | {"upsmanStarted"} == set(upsman.NOTIFICATIONS[:17])
+
+
+def test_each_notification_is_sent_by_an_event_or_listed_as_not_and_so_in_the_documentation() -> None:
+    sent = {name: f"`{c.value}` {'begins' if began else 'ends'}" for (c, began), name in upsman.EVENTS.items()}
+    assert len(sent) == len(upsman.EVENTS)
+    sent["upsmanStarted"] = "the faces start"
+    assert sorted((*sent, *upsman.UNSENT)) == sorted(upsman.NOTIFICATIONS)
+    assert len(upsman.UNSENT) == 12 and all("Tempman" in name for name in upsman.UNSENT)
+    text = (Path(__file__).resolve().parent.parent / "docs" / "snmp.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (\w+) \| (.+) \|$", text, re.MULTILINE)
+    assert [(int(number), name) for number, name, _ in rows] == list(enumerate(upsman.NOTIFICATIONS, start=1))
+    for _, name, when in rows:
+        assert when == sent[name] if name in sent else when.startswith("not sent: "), (name, when)
 
 
 @pytest.fixture

@@ -164,6 +164,7 @@ Q3 = form(
     "- input_v fault_v output_v load_pct frequency_hz battery_v +temperature_c @runtime_s charge_pct"
     " utility_fail|battery_low|regulating|failed|line_interactive|testing|shutdown_active|."
     " .|failed_parallel|.|battery_bad|no_battery|test_4|test_2|test_1",
+    is_status=True,
 )
 _TESTS = {2: TestResult.PASSED, 3: TestResult.FAILED, 4: TestResult.ABORTED, 5: TestResult.ABORTED}
 _WH = re.compile(

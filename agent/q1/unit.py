@@ -54,7 +54,7 @@ class Unit:
         self._told: set[str] = set()  # facts that it ever told
         self._test = Test()
         self._stop_ordered = False
-        self._odd: frozenset[str] = frozenset()  # facts that were not plausible in the last poll
+        self.odd: Facts = {}  # facts that were not plausible in the last poll: `ups.py` says so
         if dialect is not None:
             self._speak(dialect)
 
@@ -75,6 +75,8 @@ class Unit:
         for query in dialect.poll[1:]:
             if self._is_due(query):
                 more = self._ask_again(query, deadline_s) or {}
+                if dialect.doubt(facts, more) and self._ask_again(query, deadline_s) != more:
+                    more = {}
                 facts = facts | more if query.only else more | facts
         was_asking = bool(self._asking)
         for query in dialect.once:
@@ -86,7 +88,7 @@ class Unit:
         one_cell = meaning.per_cell(facts)
         facts = dialect.derive(meaning.with_battery({**self._known, **facts}, self._cells))
         self._test = self._test_after(facts)
-        facts = self._plausible(facts)
+        facts, self.odd = meaning.plausible(facts)
         if one_cell and facts["battery_v"] is None and was_asking and not self._asking:
             log.info("%s: volts per cell and no rating; set battery_cells to know the battery voltage", dialect.name)
         status = meaning.look(facts, test=self._test, taken_s=taken_s)
@@ -178,16 +180,6 @@ class Unit:
                 return None
             log.info("gave up asking %s: %s", _name(query), e)
         del self._asking[query.ask]
-        return facts
-
-    def _plausible(self, facts: Facts) -> Facts:
-        """The facts without what cannot be; said when it begins, and when it ends."""
-        facts, odd = meaning.plausible(facts)
-        for name in sorted(odd.keys() - self._odd):
-            log.warning("the UPS says %s = %s, which cannot be; taken as unknown", name, odd[name])
-        for name in sorted(self._odd - odd.keys()):
-            log.info("the UPS says a plausible %s again", name)
-        self._odd = frozenset(odd)
         return facts
 
     def _test_after(self, facts: Facts) -> Test:

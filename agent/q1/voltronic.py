@@ -43,6 +43,7 @@ QGS = form(
     b"(",
     "input_v frequency_hz output_v output_hz output_a load_pct - - battery_v - +temperature_c"
     " .|.|utility_fail|battery_low|regulating|failed|.|testing|shutdown_active|!beeper_on|.|.",
+    is_status=True,
 )
 #     (MM.M NN PP QQQ RRR      battery V, in series, in parallel, charge %, minutes
 QBV = form("QBV", b"(", "battery_v - - charge_pct runtime_s*60")
@@ -133,6 +134,11 @@ def _derive(facts: Facts) -> Facts:
     return found
 
 
+def _doubt(facts: Facts, more: Facts) -> bool:
+    """One letter has no check: an outage that the bits do not show must be said twice."""
+    return more.get("mode") == "B" and not facts.get("utility_fail")
+
+
 def _alike(input_v: float, output_v: float) -> bool:
     return 0.95 <= output_v / input_v < 1.05
 
@@ -167,12 +173,19 @@ VOLTRONIC = Dialect(
     orders.VOLTRONIC,
     "document, NUT",
     derive=_derive,
+    doubt=_doubt,
 )
 
 # --- QS ---------------------------------------------------------------------------------------------------------
 
 #     as Q1, but the frequency is that of the output
-QS = form("QS", b"(", f"input_v fault_v output_v load_pct output_hz battery_v +temperature_c {FLAGS}", nul_is_0=True)
+QS = form(
+    "QS",
+    b"(",
+    f"input_v fault_v output_v load_pct output_hz battery_v +temperature_c {FLAGS}",
+    nul_is_0=True,
+    is_status=True,
+)
 VOLTRONIC_QS = Dialect(
     "voltronic-qs", (Query(b"QS\r", QS.parse),), (Query(b"F\r", F.parse),), orders.QS, "capture, NUT"
 )
