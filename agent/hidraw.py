@@ -233,7 +233,9 @@ def open(  # noqa: A001 (hidraw.open reads well)
     try:
         fd = calls.open(found.node)
     except OSError as e:
-        raise LinkError(_remedy(found, e)) from e
+        from .usbdevice import remedy  # only here: it stands on this module
+
+        raise LinkError(remedy(found.identity, e, found.node)) from e
     try:
         return HidrawLink(calls, fd, found, now)
     except (OSError, LinkError) as e:
@@ -382,17 +384,3 @@ def items(descriptor: bytes) -> Iterator[tuple[int, int]]:
             place += 1 + size
         else:
             place += 3 + (descriptor[place + 1] if place + 1 < len(descriptor) else 0)
-
-
-def _remedy(found: Found, error: OSError) -> str:
-    """Why the device cannot be opened, and what to do about it."""
-    if error.errno in (errno.EACCES, errno.EPERM):
-        who = found.identity
-        return (
-            f"may not open {found.node}; mend with a udev rule: "
-            f'SUBSYSTEM=="hidraw", ATTRS{{idVendor}}=="{who.vendor:04x}", ATTRS{{idProduct}}=="{who.product:04x}", '
-            f'GROUP="dialout", MODE="0660" (docs/drivers.md)'
-        )
-    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return f"{found.node} is gone; plug the UPS in again"
-    return f"{found.node}: {error.strerror}"

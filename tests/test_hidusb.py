@@ -262,7 +262,7 @@ def test_a_kernel_driver_that_was_not_there_is_not_put_there(device: Device) -> 
 
 def test_a_unit_without_a_descriptor_is_given_back_at_once(device: Device) -> None:
     device.unit.gone = True
-    with pytest.raises(LinkError, match="No such device"):
+    with pytest.raises(LinkError, match="is gone; plug the UPS in again"):
         opened(device)
     assert device.kernel_driver and "release_interface" in device.log
 
