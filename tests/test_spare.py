@@ -253,6 +253,18 @@ def test_what_is_in_it_is_all_of_a_backup_and_what_was_taken_over(adapter: Adapt
     assert json.loads(found.files["system/system.json"])["wifi"]["psk"]
 
 
+def test_a_record_of_a_newer_version_serves_the_one_that_came_back(adapter: Adapter) -> None:
+    adapter.tick()
+    found = backup.unpack(sealed.read(adapter.area) or b"", spare.MORE)
+    newer = backup.pack(replace(found, files={**found.files, "core/of-tomorrow": b"x", "../etc/passwd": b"x"}))
+    with pytest.raises(ConfigError, match="does not belong there"):
+        backup.unpack(newer)  # of a backup nobody knows where it was
+    sealed.write(adapter.area, newer)
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert len(adapter.settings().servers) == 2 and not (adapter.state / "core/of-tomorrow").exists()
+
+
 def test_a_host_that_is_not_the_image_has_no_spare_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealed, "find", lambda: None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
