@@ -110,7 +110,7 @@ CARDS = (
     Card(
         "APC Modbus",
         "Smart-UPS SMT, SMX, SRT and others with Modbus switched on: RTU over serial, or TCP",
-        '`driver = "apcmodbus"` with `port` or `host`; never looked for',
+        '`driver = "apcmodbus"` with `port`, or `host` (`ridethrough detect --host`)',
         "untested",
         "document; pymodbus as a pretend unit is read and ordered, over both wires",
         frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *SWITCHES)),
