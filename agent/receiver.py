@@ -24,7 +24,10 @@ CANDIDATE_EVERY_S = 60.0  # how often an engine may be tried that only an unsign
 DATAGRAM_LIMIT_BYTES = 2048
 ANY_V4 = bytes(4)
 ENGINE_ID_BYTES = range(5, 33)  # RFC 3411 section 5
-_UNKNOWN_ENGINE = ber.oid_body((*v3.REPORTS["usmStatsUnknownEngineIDs"], 0))
+#: what a receiver says to a message for another engine; the second if it is a manager, too (RFC 3414 section 3.2, 3a)
+_OTHER_ENGINE = [
+    (ber.oid_body((*v3.REPORTS[name], 0)),) for name in ("usmStatsUnknownEngineIDs", "usmStatsUnknownUserNames")
+]
 _OTHER_TIME = ber.oid_body((*v3.REPORTS["usmStatsNotInTimeWindows"], 0))
 
 
@@ -287,7 +290,7 @@ class Receiver:
         """An unsigned report says that another engine is there: that may be so, or be forged. It is told once after
         each try of ours; the peer stays the peer until the other has confirmed something."""
         engine_id, pdu = message.engine_id, v3.read_scoped(message.scoped)[3]
-        if pdu.tag != ber.REPORT or pdu.names != (_UNKNOWN_ENGINE,) or sent.asked_other:
+        if pdu.tag != ber.REPORT or pdu.names not in _OTHER_ENGINE or sent.asked_other:
             return
         known = {self._engine.id if self._engine else b"", self._peer.engine_id if self._peer else b""}
         if len(engine_id) not in ENGINE_ID_BYTES or engine_id in known:

@@ -21,8 +21,15 @@ OURS = bytes.fromhex("8000000005aaaaaaaaaaaaaaaaaaaaaaaa")
 FIRST, SECOND, THIRD = (bytes.fromhex("8000000005") + bytes((n,)) * 8 for n in (1, 2, 3))
 ROW = engineid.made(OURS, "sha256", SIGN, "aes128", CRYPT, informs=True)
 OPS = engineid.user("ops", "auth-priv", False, ROW, OURS, False)
-UNKNOWN_ENGINE = ber.binding(ber.oid((*v3.REPORTS["usmStatsUnknownEngineIDs"], 0)), ber.integer(1, ber.COUNTER32))
 TRAP = ber.oid_body(notices.TRAP_OID)
+
+
+def counted(name: str) -> bytes:
+    """What a report holds."""
+    return ber.binding(ber.oid((*v3.REPORTS[name], 0)), ber.integer(1, ber.COUNTER32))
+
+
+UNKNOWN_ENGINE = counted("usmStatsUnknownEngineIDs")
 
 
 def report(message: v3.Message, engine: bytes, bindings: bytes = UNKNOWN_ENGINE, tag: int = ber.REPORT) -> bytes:
@@ -176,6 +183,21 @@ def test_a_forger_at_the_first_meeting_is_not_believed_for_long(station: Station
     assert station.turn() == ["2"] and station.asked == [FIRST]
 
 
+def test_a_receiver_that_is_a_manager_too_says_that_it_does_not_know_the_user_of_another_engine(
+    station: Station,
+) -> None:
+    station.tell(1)
+    station.turn()
+    station.install(SECOND)
+    station.deaf = True
+    station.tell(2)
+    station.receiver.turn(station.now_s)
+    data, peer = station.sock.recvfrom(4096)
+    station.sock.sendto(report(v3.read(data), SECOND, counted("usmStatsUnknownUserNames")), peer)
+    station.deaf = False
+    assert station.turn() == ["2"] and station.asked == [SECOND]
+
+
 @pytest.mark.parametrize(
     ("engine", "bindings", "tag"),
     [
@@ -185,7 +207,9 @@ def test_a_forger_at_the_first_meeting_is_not_believed_for_long(station: Station
         (b"", UNKNOWN_ENGINE, ber.REPORT),
         (SECOND, UNKNOWN_ENGINE, ber.RESPONSE),
         (SECOND, b"", ber.REPORT),
-        (SECOND, ber.binding(ber.oid((*v3.REPORTS["usmStatsUnknownUserNames"], 0)), ber.integer(1)), ber.REPORT),
+        (SECOND, counted("usmStatsWrongDigests"), ber.REPORT),
+        (SECOND, counted("usmStatsUnknownEngineIDs") * 2, ber.REPORT),
+        (FIRST, counted("usmStatsUnknownUserNames"), ber.REPORT),
     ],
 )
 @pytest.mark.parametrize("known", [False, True])
@@ -202,7 +226,7 @@ def test_what_names_no_new_engine_rightly_is_not_tried(
     data, peer = station.sock.recvfrom(4096)
     station.sock.sendto(report(v3.read(data), engine, bindings, tag), peer)
     station.turn(2.0)
-    assert station.asked == []
+    assert station.asked == ([FIRST] if engine == FIRST and not known else [])
 
 
 def test_a_report_to_another_message_is_not_believed(station: Station) -> None:
@@ -257,7 +281,7 @@ def test_another_time_that_is_not_signed_is_not_believed(station: Station) -> No
     station.tell(2)
     station.receiver.turn(station.now_s)
     data, peer = station.sock.recvfrom(4096)
-    late = ber.binding(ber.oid((*v3.REPORTS["usmStatsNotInTimeWindows"], 0)), ber.integer(1, ber.COUNTER32))
+    late = counted("usmStatsNotInTimeWindows")
     station.sock.sendto(report(v3.read(data), FIRST, late), peer)
     assert station.turn(2.0) == [] and station.asked == []
     station.deaf = False
@@ -273,7 +297,7 @@ def test_a_signed_report_of_another_kind_waits_for_the_next_try(station: Station
     data, peer = station.sock.recvfrom(4096)
     theirs, salts = engineid.for_engine(OPS, ROW)(FIRST), usm.Salts()
     prefix = ber.tlv(ber.OCTET_STRING, FIRST) + ber.tlv(ber.OCTET_STRING, b"")
-    bindings = ber.binding(ber.oid((*v3.REPORTS["snmpUnknownContexts"], 0)), ber.integer(1, ber.COUNTER32))
+    bindings = counted("snmpUnknownContexts")
     scoped = ber.message(prefix, ber.REPORT, ber.integer(0), 0, 0, bindings)
     said = v3.seal(v3.read(data).msg_id, usm.AUTH_PRIV, FIRST, 1, 0, theirs, b"ops", scoped, salts)
     station.sock.sendto(said, peer)
