@@ -187,6 +187,16 @@ def test_three_phases_give_three_lines() -> None:
     assert len(status.bypass) == 3
 
 
+@pytest.mark.parametrize(("own", "loads"), [({}, [40.0, 40.0, 40.0]), ({1: 10, 2: 70, 3: 38}, [10.0, 70.0, 38.0])])
+def test_the_load_of_a_unit_with_three_phases_is_told(own: dict[int, int], loads: list[float]) -> None:
+    more = [(f"PowerConverter.Output.Phase.[{n}].Voltage", "Feature", 10, 16 * n - 16, 16, 230.0) for n in (1, 2, 3)]
+    more += [
+        (f"PowerConverter.Output.Phase.[{n}].PercentLoad", "Feature", 11, 8 * n - 8, 8, x) for n, x in own.items()
+    ]
+    status = polled(made([*GENERIC, *more, ("PowerSummary.PercentLoad", "Feature", 12, 0, 8, 40.0)]))
+    assert [line.load_pct for line in status.outputs] == loads
+
+
 def test_a_unit_of_no_known_maker_works_without_a_row() -> None:
     unit = made(GENERIC)
     status = polled(unit)
