@@ -157,6 +157,7 @@ def _flags(numbers: Numbers, source: Source, low: bool | None, test: TestResult 
         Condition.BATTERY_DEPLETED: _so(numbers, "depleted"),
         Condition.OVERLOAD: _so(numbers, "overload"),
         Condition.TEMPERATURE_BAD: _so(numbers, "hot"),
+        # a unit that answers is not silent, whatever it has lost: see docs/drivers.md
         Condition.GENERAL_FAULT: _so(numbers, "failure") or _so(numbers, "communication"),
         Condition.CHARGER_FAILED: _so(numbers, "charger_failure"),
         Condition.FUSE_FAILURE: _so(numbers, "fuse"),

@@ -205,6 +205,16 @@ def test_a_unit_of_no_known_maker_works_without_a_row() -> None:
     assert connect(unit).commands == {Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_STOP}
 
 
+@pytest.mark.parametrize("mains", [1.0, 0.0])
+def test_a_unit_that_says_it_has_lost_its_communication_is_faulty_and_believed(mains: float) -> None:
+    bits = [
+        ("PowerSummary.PresentStatus.ACPresent", "Feature", 1, 0, 1, mains),
+        ("PowerSummary.PresentStatus.CommunicationLost", "Feature", 1, 1, 1, 1.0),
+    ]
+    status = polled(made(bits))
+    assert status.source is (Source.MAINS if mains else Source.BATTERY) and status.flags == {Condition.GENERAL_FAULT}
+
+
 def test_a_unit_that_never_says_whether_the_mains_is_there_is_refused() -> None:
     unit = made([GENERIC[4]])
     assert usbhid.probe(unit) == 0.0
