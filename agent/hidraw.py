@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import select
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -183,8 +183,9 @@ REFUSED = 'one that lsusb shows may need usb_access = "libusb"'
 
 
 def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED, meant: Meant = nobody) -> Found:
-    """The one that `section` means (see WHICH); `meant` is told its socket. LinkError if it is none, or more than
-    one, with the remedy, of which `hint` is the end."""
+    """The one that `section` means (see WHICH); `meant` is told its socket. A unit whose serial number the kernel
+    could not read, as happens when it comes back in an outage, is taken if nothing else could be meant. LinkError if
+    it is none, or more than one, with the remedy, of which `hint` is the end."""
     wanted: dict[str, Callable[[Identity], str]] = {
         "usb_vendor": lambda who: f"{who.vendor:04x}",
         "usb_product": lambda who: f"{who.product:04x}",
@@ -194,7 +195,14 @@ def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED, 
     given = {name: str(section[name]).strip() for name in wanted if section.get(name)}
     hex_names = ("usb_vendor", "usb_product")
     asked = {n: text.lower().removeprefix("0x").zfill(4) if n in hex_names else text for n, text in given.items()}
-    fits = [one for one in found if all(wanted[name](one.identity) == text for name, text in asked.items())]
+
+    def fitting(names: Iterable[str]) -> list[Found]:
+        return [one for one in found if all(wanted[name](one.identity) == asked[name] for name in names)]
+
+    fits, alike = fitting(asked), fitting(asked.keys() - {"usb_serial"})
+    if not fits and len(alike) == 1 and not alike[0].identity.serial:
+        log.warning("%s says no serial number; it is taken for %s", _shown(alike[0].identity), asked["usb_serial"])
+        fits = alike
     if len(fits) == 1:
         meant(fits[0].identity.place)
         return fits[0]

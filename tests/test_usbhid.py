@@ -187,12 +187,32 @@ def test_three_phases_give_three_lines() -> None:
     assert len(status.bypass) == 3
 
 
+@pytest.mark.parametrize(("own", "loads"), [({}, [40.0, 40.0, 40.0]), ({1: 10, 2: 70, 3: 38}, [10.0, 70.0, 38.0])])
+def test_the_load_of_a_unit_with_three_phases_is_told(own: dict[int, int], loads: list[float]) -> None:
+    more = [(f"PowerConverter.Output.Phase.[{n}].Voltage", "Feature", 10, 16 * n - 16, 16, 230.0) for n in (1, 2, 3)]
+    more += [
+        (f"PowerConverter.Output.Phase.[{n}].PercentLoad", "Feature", 11, 8 * n - 8, 8, x) for n, x in own.items()
+    ]
+    status = polled(made([*GENERIC, *more, ("PowerSummary.PercentLoad", "Feature", 12, 0, 8, 40.0)]))
+    assert [line.load_pct for line in status.outputs] == loads
+
+
 def test_a_unit_of_no_known_maker_works_without_a_row() -> None:
     unit = made(GENERIC)
     status = polled(unit)
     assert quirks.row(unit.identity.vendor, 1, "Box 9") is quirks.GENERIC
     assert (status.source, status.battery.charge_pct, status.ident.model) == (Source.MAINS, 80.0, "Box 9")
     assert connect(unit).commands == {Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_STOP}
+
+
+@pytest.mark.parametrize("mains", [1.0, 0.0])
+def test_a_unit_that_says_it_has_lost_its_communication_is_faulty_and_believed(mains: float) -> None:
+    bits = [
+        ("PowerSummary.PresentStatus.ACPresent", "Feature", 1, 0, 1, mains),
+        ("PowerSummary.PresentStatus.CommunicationLost", "Feature", 1, 1, 1, 1.0),
+    ]
+    status = polled(made(bits))
+    assert status.source is (Source.MAINS if mains else Source.BATTERY) and status.flags == {Condition.GENERAL_FAULT}
 
 
 def test_a_unit_that_never_says_whether_the_mains_is_there_is_refused() -> None:
