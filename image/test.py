@@ -187,7 +187,7 @@ def spare_has(card: Path, text: str) -> bool:
     """Do the spare settings on the card hold it as a setting of SNMP? OSError."""
     area = sealed.on(card)
     data = sealed.read(area) if area else None
-    return data is not None and text in backup.unpack(data, spare.MORE).files[TEXTS].decode()
+    return data is not None and text in backup.unpack(data, spare.MORE).files.get(TEXTS, b"").decode()
 
 
 def hung(image: Path, slot: Path, folder: Path) -> None:
