@@ -83,8 +83,16 @@ def parser() -> argparse.ArgumentParser:
     secret.add_argument("label", nargs="?", help="the secret's label in the configuration")
     user = verb("snmp-user", "give a user of SNMP version 3 his keys, from pass phrases on standard input")
     user.add_argument("name", nargs="?", metavar="NAME", help="of the [[snmp.user]]; without it all are listed")
-    user.add_argument("--auth", default="sha256", metavar="WAY", help="how he signs: sha256, sha384, sha512, sha1 ..")
-    user.add_argument("--priv", default="aes128", metavar="WAY", help="how he encrypts: aes128, aes256 or none")
+    weak = "is weak, and off without allow_weak = true in [snmp]"
+    user.add_argument(
+        "--auth", default="sha256", metavar="WAY",
+        help=f"how he signs: sha256 (default), sha384, sha512, sha224, sha1; md5 {weak}",
+    )  # fmt: skip
+    user.add_argument(
+        "--priv", default="aes128", metavar="WAY",
+        help="how he encrypts: aes128 (default), none; aes256 is an extension that is in no standard: not every "
+        f"manager has it; des {weak}",
+    )  # fmt: skip
     user.add_argument("--informs", action="store_true", help="keep them in a form that serves informs to others, too")
     user.add_argument("--remove", action="store_true", help="take his keys away")
     password = verb("password", "access to the web page")
@@ -126,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--country", metavar="XX", help="network: of the Wi-Fi")
     own.add_argument("--timezone", metavar="ZONE", help="time: such as Europe/Berlin")
     own.add_argument("--ntp", action="append", metavar="HOST", help="time: a time server, once for each")
+    verb("spare", "on the image: keep the settings once more, outside the data partition (as root; a timer runs it)")
     first = verb("provision", "take over what the image's boot partition says, and apply it to this host (as root)")
     first.add_argument("--boot", type=Path, default=Path("/boot/firmware"), metavar="DIR", help="the boot partition")
     first.add_argument(

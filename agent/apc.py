@@ -28,6 +28,19 @@ from .model import (
     TestResult,
 )
 
+#: what a command needs the unit to know
+NEEDS: Mapping[Command, frozenset[bytes]] = {
+    Command.TEST_QUICK: frozenset((b"W",)),
+    Command.TEST_DEEP: frozenset((b"D",)),
+    Command.TEST_STOP: frozenset((b"D",)),
+    Command.BEEPER_ON: frozenset((b"k", b"-")),
+    Command.BEEPER_OFF: frozenset((b"k", b"-")),
+    Command.SHUTDOWN_RETURN: frozenset((b"S",)),
+    Command.SHUTDOWN_STAY_OFF: frozenset((b"K",)),
+    Command.SHUTDOWN_STOP: frozenset(),  # units obey DEL without listing it
+    Command.LOAD_OFF: frozenset((b"Z", b"\x0e")),  # what could not be switched on again is not switched off
+    Command.LOAD_ON: frozenset((b"\x0e",)),
+}
 #: the status cards; what each unit can do of these commands it says itself
 CARDS = (
     Card(
@@ -36,14 +49,11 @@ CARDS = (
         "a smart cable (940-0024C, 940-1524C, 940-0095B)",
         "complete",
         "real, NUT",
-        frozenset(Command(word) for word in (
-            "test-quick", "test-deep", "test-stop", "beeper-on", "beeper-off",
-            "shutdown-return", "shutdown-stay-off", "shutdown-stop",
-        )),
-        "off after its grace time, up to 600 s",
+        frozenset(NEEDS),
+        "off after its grace time, up to 600 s; load off and on at once",
     ),
     Card("Serial port with smart signalling", "Symmetra (three phases), SPM", "", "untested", "none"),
-)  # fmt: skip
+)
 
 ALERTS = b"!$%+?=*#&|"  # mains failed, back; battery low, ok; abnormal, ok; off now; replace; sensor; EEPROM changed
 CAPABILITIES_LIMIT = 64

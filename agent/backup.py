@@ -13,17 +13,19 @@ In the tar: `about.json`, `ridethrough.toml`, `commands.d/NAME`, `core/NAME`, `f
 from __future__ import annotations
 
 import argparse
+import errno
 import gzip
 import io
 import json
 import os
 import secrets
 import socket
+import stat
 import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,15 +80,9 @@ def seal(content: Content, phrase: str) -> bytes:
     """The backup as one encrypted file."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
-        for name, data in sorted(content.files.items()):
-            row = tarfile.TarInfo(name)
-            row.size, row.mode = len(data), 0o755 if name in content.programs else 0o600
-            tar.addfile(row, io.BytesIO(data))
     salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
     head = MAGIC + json.dumps({**SCRYPT, "salt": salt.hex(), "nonce": nonce.hex()}).encode() + b"\n"
-    return head + AESGCM(_key(phrase, salt)).encrypt(nonce, gzip.compress(made.getvalue(), mtime=0), head)
+    return head + AESGCM(_key(phrase, salt)).encrypt(nonce, pack(content), head)
 
 
 def unseal(data: bytes, phrase: str) -> Content:
@@ -109,10 +105,22 @@ def unseal(data: bytes, phrase: str) -> Content:
         packed = AESGCM(_key(phrase, salt)).decrypt(nonce, data[begin:], data[:begin])
     except InvalidTag:
         raise ConfigError("another pass phrase, or the file was damaged or cut: nothing was read") from None
-    return _unpack(packed)
+    return unpack(packed)
 
 
-def _unpack(packed: bytes) -> Content:
+def pack(content: Content) -> bytes:
+    """The tar.gz of a backup; the same content gives the same bytes."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, data in sorted(content.files.items()):
+            row = tarfile.TarInfo(name)
+            row.size, row.mode = len(data), 0o755 if name in content.programs else 0o600
+            tar.addfile(row, io.BytesIO(data))
+    return gzip.compress(made.getvalue(), mtime=0)
+
+
+def unpack(packed: bytes, more: Sequence[str] = ()) -> Content:
+    """What `pack` was given; `more`: names that may be in it besides KEPT. ConfigError."""
     unpacker = zlib.decompressobj(wbits=31)
     try:
         plain = unpacker.decompress(packed, TOTAL_LIMIT_BYTES)
@@ -121,7 +129,7 @@ def _unpack(packed: bytes) -> Content:
         with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
             files, programs = {}, set()
             for row in tar:
-                if not row.isreg() or not _ours(row.name) or row.name in files:
+                if not row.isreg() or not (_ours(row.name) or row.name in more) or row.name in files:
                     raise ValueError(f"{row.name[:80]!r} does not belong there")
                 stream = tar.extractfile(row)
                 files[row.name] = stream.read() if stream else b""
@@ -148,17 +156,19 @@ def _key(phrase: str, salt: bytes) -> bytes:
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 
-def collect(path: Path, settings: Config, now_s: float, *, without: bytes | None = None) -> Content:
-    """Everything of this adapter; `path`: its configuration, `now_s`: wall clock; `without`: what stands for a
-    configuration that is not there. ConfigError if a file cannot be read: a backup is whole, or there is none."""
+def collect(
+    path: Path, settings: Config, now_s: float, more: Sequence[str] = (), *, without: bytes | None = None
+) -> Content:
+    """Everything of this adapter; `path`: its configuration, `now_s`: wall clock, `more`: names besides KEPT,
+    `without`: what stands for a configuration that is not there. ConfigError if a file cannot be read: a backup is
+    whole, or there is none."""
     about = {"made": time.strftime("%Y-%m-%d %H:%M", time.localtime(now_s)), "host": socket.gethostname()}
     files: dict[str, bytes] = {ABOUT: json.dumps({**about, "version": VERSION}).encode()}
     files[SETTINGS] = _read(path) if without is None or path.exists() else without
     programs = set()
-    for name in KEPT:
-        where = Path(settings.state_dir) / name
-        if where.exists():
-            files[name] = _read(where)
+    for name in (*KEPT, *more):
+        if (data := _kept(Path(settings.state_dir), name)) is not None:
+            files[name] = data
     folder = Path(settings.commands_dir)
     for where in _commands(folder):
         files[f"{COMMANDS}/{where.name}"] = _read(where)
@@ -186,13 +196,13 @@ def gone(content: Content, settings: Config) -> list[Path]:
     return [p for p in _commands(Path(settings.commands_dir)) if f"{COMMANDS}/{p.name}" not in content.files]
 
 
-def put(content: Content, path: Path, settings: Config) -> None:
-    """Make this machine that adapter, wholly or not at all; the configuration comes last. ConfigError names the file
-    that could not be written."""
+def put(content: Content, path: Path, settings: Config, more: Sequence[str] = ()) -> None:
+    """Make this machine that adapter, wholly or not at all; the configuration comes last; `more`: names besides
+    KEPT. ConfigError names the file that could not be written."""
     state, ahead = Path(settings.state_dir), dict(content.files)
     if "faces/snmp/engine.json" in ahead:
         ahead["faces/snmp/engine.json"] = engineid.ahead(ahead["faces/snmp/engine.json"], BOOTS_AHEAD)
-    changes = [vault.Change(state / name, ahead.get(name)) for name in (*KEPT, *DROPPED)]
+    changes = [vault.Change(state / name, ahead.get(name)) for name in (*KEPT, *more, *DROPPED)]
     for name in sorted(n for n in ahead if n.startswith(f"{COMMANDS}/")):
         mode = 0o755 if name in content.programs else 0o644
         changes.append(vault.Change(Path(settings.commands_dir) / name.partition("/")[2], ahead[name], mode, True))
@@ -206,12 +216,42 @@ def put(content: Content, path: Path, settings: Config) -> None:
         raise ConfigError(f"{e.filename or state}: {e.strerror}; nothing was changed") from e
 
 
+def _kept(state: Path, name: str) -> bytes | None:
+    """A file beneath the state folder; None if it is not there. Links are not followed: root reads here what core and
+    faces have put there, and either gets his own folder back. ConfigError."""
+    folder, *rest = name.split("/")
+    opened = []
+    try:
+        opened.append(os.open(state / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        for part in rest[:-1]:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            opened.append(os.open(part, flags, dir_fd=opened[-1]))
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(rest[-1], flags, dir_fd=opened[-1]), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{state / name}: no plain file")
+            data = file.read(FILE_LIMIT_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        link = e.errno == errno.ELOOP
+        raise ConfigError(f"{state / name}: {'a link: put the file itself there' if link else e.strerror}") from e
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return _whole(state / name, data, FILE_LIMIT_BYTES)
+
+
 def _read(path: Path, limit_bytes: int = FILE_LIMIT_BYTES) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(limit_bytes + 1)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
+    return _whole(path, data, limit_bytes)
+
+
+def _whole(path: Path, data: bytes, limit_bytes: int) -> bytes:
     if len(data) > limit_bytes:
         raise ConfigError(f"{path}: larger than {limit_bytes // 2**20} MiB")
     return data

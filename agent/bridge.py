@@ -43,10 +43,14 @@ OPTIONS: tuple[Option, ...] = (
 
 
 def open(  # noqa: A001 (bridge.open reads well)
-    section: Mapping[str, Any], now: Callable[[], float], finder: Finder | None = None, util: Any = None
+    section: Mapping[str, Any],
+    now: Callable[[], float],
+    finder: Finder | None = None,
+    util: Any = None,
+    meant: hidraw.Meant = hidraw.nobody,
 ) -> PacketLink | StringLink:
-    """The device that `section` (see OPTIONS) describes. LinkError with the remedy. `finder` and `util` stand in for
-    those of pyusb."""
+    """The device that `section` (see OPTIONS) describes; `meant` as of hidraw.choose. LinkError with the remedy.
+    `finder` and `util` stand in for those of pyusb."""
     import usb.core  # only here: nobody else needs its memory
     import usb.util
 
@@ -58,7 +62,9 @@ def open(  # noqa: A001 (bridge.open reads well)
                 who = identity(device)
                 if it := row(who, named):
                     fits.append((Found(hidraw.DEV, who), device, it))
-        chosen = hidraw.choose([found for found, *_ in fits], section, "a UPS on a serial line needs [ups] port")
+        chosen = hidraw.choose(
+            [found for found, *_ in fits], section, "a UPS on a serial line needs [ups] port", meant
+        )
     except usb.core.USBError as e:
         raise LinkError(f"USB devices cannot be listed: {e}") from e
     device, it = next((device, it) for found, device, it in fits if found is chosen)

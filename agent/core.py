@@ -50,6 +50,7 @@ from .slots import Keeper
 from .store import Store
 from .tape import Tape
 from .ups import Polled, Ups
+from .usbport import Rescue
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ class Core:
         self._tape = Tape(time.monotonic)
         self._auto = Auto(self._folder, self._config.ups, open_link, time.monotonic)
         pauses_s = back_off_s(self._config.driver, self._config.ups)
-        self._ups = Ups(self._open, self._take, self._config.poll_s, pauses_s)
+        self._rescue = Rescue(time.monotonic)
+        self._ups = Ups(self._open, self._take, self._config.poll_s, pauses_s, self._rescue)
         self._server: busserver.Server | None = None
         self._engine = Engine(
             boot=boot_id(),
@@ -335,7 +337,7 @@ class Core:
 
     def _open(self) -> Driver:
         """Connect to the UPS. LinkError if that is not possible now."""
-        return connect(self._config, self._auto, self._tape, time.monotonic, self._secrets)
+        return connect(self._config, self._auto, self._tape, time.monotonic, self._secrets, self._rescue.meant)
 
     def _take(self, polled: Polled) -> None:
         self._inbox.put(polled)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,15 @@ class Around:
     usb: Callable[[], list[Identity]] = devices.usb_devices
     ports: Callable[[], list[Port]] = devices.ports
 
+    def wanted_ports(self, only: str = "") -> list[Port]:
+        """The serial ports, or the one behind the path `only`: a node, a link of udev's or of one's own making. A
+        path behind which there is none of them is a port by that name."""
+        found = self.ports()
+        if not only:
+            return found
+        node = os.path.realpath(only)
+        return [one for one in found if only == one.lasting or node == str(one.node)] or [Port(Path(only))]
+
 
 class Asking:
     """A link that lets only `queries` through, and keeps what was said. `heard`: at least a byte came."""
@@ -143,9 +153,7 @@ class Look:
         power_devices = self._around.power_devices()
         yield from self._usb(power_devices)
         yield from self._bridges({one.identity.place for one in power_devices})
-        ports = [p for p in self._around.ports() if self._only in ("", p.lasting, str(p.node))]
-        if self._only and not ports:
-            ports = [Port(Path(self._only))]
+        ports = self._around.wanted_ports(self._only)
         sure = not self._only and self.report().found is not None
         for port in ports:
             if sure:
@@ -350,7 +358,9 @@ class Auto:
             log.info("%s is remembered, but %s is there: the UPS is detected again", found.who, there)
             return None
         port = found.section.get("port", "") if found is not None else ""
-        if port and (not self._serial_ok or self._only not in ("", port)):
+        if port and not self._serial_ok:
+            return None
+        if port and self._only and os.path.realpath(self._only) != os.path.realpath(port):
             return None
         return found
 

@@ -20,6 +20,7 @@ from .config import Config, Server
 from .curve import Curve, Learner
 from .errands import Orders, Report, Said
 from .guard import Guard, Keeps, Ordered
+from .lasttest import LastTest
 from .model import Active, Command, Condition, Event, OrderError, Status, View
 from .outage import Phase
 from .store import Memory, Samples, measurements
@@ -135,7 +136,7 @@ class Engine:
         self._active = {a.condition: a if same else replace(a, since_s=now_s) for a in memory.settled}
         self._counters = {"power-failures": 0, "seconds-on-battery": 0, **(memory.counters or {})}
         self._battery_counted_s = now_s
-        self._last_id = memory.last_event_id
+        self._last_id, self._last_test = memory.last_event_id, LastTest()
         self._status: Status | None = None
         self._polled = Polled(None, "", 0, "starting", frozenset())
         self._polls = self._poll_errors = 0
@@ -162,6 +163,7 @@ class Engine:
         events += [self._note(notice.name, "", notice.data, now_s) for notice in notices]
         self._learn(look, now_s)
         self._settle(look, now_s, events)
+        self._last_test.hear(events, now_s)
         self._watch_clock(now_s, events)
         self._record(events, now_s)
         if look is not None:
@@ -366,6 +368,7 @@ class Engine:
                 polls=self._polls,
                 poll_errors=self._poll_errors,
                 last_event_id=self._last_id,
+                last_test=self._last_test,
             )
         )
 

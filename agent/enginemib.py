@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 from .ber import COUNTER32, INTEGER, OCTET_STRING, Oid
 from .mib import INT_MAX, UINT_MAX, Look, Object, Row, Value, row
-from .v3 import REPORTS, SIZE_LEAST
+from .v3 import REPORTS, SIZE_LEAST, SIZE_LIMIT
 
 ENGINE: Oid = (1, 3, 6, 1, 6, 3, 10, 2, 1)
-MAX_MESSAGE_BYTES = 1472  # what one datagram may have that we answer
 
 
 def _count(name: str) -> Callable[[Look], Value]:
@@ -30,7 +29,7 @@ OBJECTS = (
     Object((*ENGINE, 3), "snmpEngineTime", INTEGER, 0, INT_MAX, _time_s),
     Object(
         (*ENGINE, 4), "snmpEngineMaxMessageSize", INTEGER, SIZE_LEAST, INT_MAX,
-        lambda look: look.engine and MAX_MESSAGE_BYTES,
+        lambda look: look.engine and SIZE_LIMIT,
     ),
     *(Object(oid, name, COUNTER32, 0, UINT_MAX, _count(name)) for name, oid in REPORTS.items()),
 )  # fmt: skip

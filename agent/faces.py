@@ -88,16 +88,21 @@ def main(path: Path) -> int:
 def _is_on(settings: Config, name: str) -> bool:
     if name == WEB_FACE:
         return settings.web is not None
-    return settings.snmp is not None and bool(settings.snmp.communities or settings.snmp.users)
+    snmp = settings.snmp
+    return snmp is not None and bool(snmp.communities or snmp.users or snmp.receivers)
 
 
 def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
-    """The SNMP agent in its thread, and what tells its receivers in another. ConfigError if it cannot listen."""
+    """The SNMP agent in its thread, and what tells its receivers in another; the latter alone, if nobody may ask.
+    ConfigError if it cannot listen, or has nobody to tell."""
     face = snmpface.start(settings, vault.read(secrets_path(settings)), client)
+    threads = []
     if face.notifier is not None:
         told = face.notifier
-        _started(lambda: told.run(client, stop, time.monotonic), "notify")
-    return _started(lambda: face.agent.run(stop), SNMP_FACE)
+        threads.append(_started(lambda: told.run(client, stop, time.monotonic), "notify"))
+    if face.listens:
+        threads.append(_started(lambda: face.agent.run(stop), SNMP_FACE))
+    return threads[-1]
 
 
 def _start_web(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:

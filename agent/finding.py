@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
     if args.forget:
         return forget(args.config)
     around = detect.Around()
-    ports = [port for port in around.ports() if args.port in ("", port.lasting, str(port.node))]
+    ports = around.wanted_ports(args.port)
     serial_ok = args.serial_ok
     if ports and not serial_ok and not args.json and sys.stdin.isatty():
         listed = "\n".join(f"  {port.name}" for port in ports)

@@ -171,28 +171,19 @@ def text(path: Path) -> str:
         return ""
 
 
-_chosen = ""  # see place_chosen; there is one UPS in a process
+Meant = Callable[[str], None]  # is told the USB socket of the device that is opened next
 
 
-def place_chosen() -> str:
-    """The USB socket of the device that the last opening of a link meant; "": none, or it was not there."""
-    return _chosen
-
-
-def choose_none() -> None:
-    """What is opened next is no USB device, or not the UPS yet."""
-    global _chosen
-    _chosen = ""
+def nobody(place: str) -> None:
+    """Nobody wants to know the socket."""
 
 
 REFUSED = 'one that lsusb shows may need usb_access = "libusb"'
 
 
-def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED) -> Found:
-    """The one that `section` means (see WHICH). LinkError if it is none, or more than one, with the remedy, of which
-    `hint` is the end."""
-    global _chosen
-    choose_none()
+def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED, meant: Meant = nobody) -> Found:
+    """The one that `section` means (see WHICH); `meant` is told its socket. LinkError if it is none, or more than
+    one, with the remedy, of which `hint` is the end."""
     wanted: dict[str, Callable[[Identity], str]] = {
         "usb_vendor": lambda who: f"{who.vendor:04x}",
         "usb_product": lambda who: f"{who.product:04x}",
@@ -204,7 +195,7 @@ def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED) 
     asked = {n: text.lower().removeprefix("0x").zfill(4) if n in hex_names else text for n, text in given.items()}
     fits = [one for one in found if all(wanted[name](one.identity) == text for name, text in asked.items())]
     if len(fits) == 1:
-        _chosen = fits[0].identity.place
+        meant(fits[0].identity.place)
         return fits[0]
     there = "; ".join(_shown(one.identity) for one in found[:8]) or "none"
     if not fits:
@@ -228,13 +219,15 @@ def open(  # noqa: A001 (hidraw.open reads well)
     sys: Path = SYS,
     dev: Path = DEV,
     kernel: Kernel | None = None,
+    meant: Meant = nobody,
 ) -> HidrawLink | HidUsbLink:
-    """The device that `section` describes; `now` is CLOCK_MONOTONIC in seconds. LinkError with the remedy."""
+    """The device that `section` describes; `now` is CLOCK_MONOTONIC in seconds, `meant` as of `choose`. LinkError
+    with the remedy."""
     if section.get("usb_access") == "libusb":
         from . import hidusb  # only here: it brings a library
 
-        return hidusb.open(section, now)
-    found = choose(find(sys, dev), section)
+        return hidusb.open(section, now, meant=meant)
+    found = choose(find(sys, dev), section, meant=meant)
     calls = kernel if kernel is not None else Linux()
     try:
         fd = calls.open(found.node)

@@ -1,7 +1,8 @@
 """Reads the reports of a USB power device: the vital ones at every poll, the others as time allows, each remembered.
 
-A report that the unit refuses (STALL) is not asked again. One that is lost is asked again later, and less and less
-often; only the vital ones may fail a poll. Nothing here waits: the link has its own bounds.
+A report that the unit refuses (STALL) or that is lost is asked again later, and less and less often; a place that is
+refused makes way for the next one. Only the vital ones may fail a poll. Nothing here waits: the link has its own
+bounds.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from .quirks import Quirk
 
 log = logging.getLogger(__name__)
 
-BUDGET_S = 1.0  # for reports that are not vital, in one poll
+POLL_S = 1.5  # for all that comes after the report that tells of the mains, in one poll
+BUDGET_S = 1.0  # of it, for reports that are not vital
 FIRST_BUDGET_S = 0.3  # in the first: a unit that comes back in an outage shall not be waited for
 MEASURE_EVERY_S = 2.0  # gentle: some firmware freezes or drops off when it is asked all the time
-OLD_S = 10.0  # a measured value that could not be read again for so long is no value any more
+OLD_S = 10.0  # a lost measured value that could not be read again for so long is no value any more
 OLD_VITAL_S = 3.0
+OLD_TURN_S = 90.0  # of a slow unit: a value that is not lost but waits for its turn
 SETTINGS_EVERY_S, OLD_SETTING_S = 600.0, 1800.0
 LOST_WAIT_S = 10.0  # before a lost report is asked again; doubled each time
 LOST_WAIT_LIMIT_S = 640.0
+REFUSED_WAIT_S = 1.0  # some refuse at first, when they have just come back; then ten times as long each time
+REFUSED_WAIT_LIMIT_S = 3600.0
 INPUTS_LIMIT = 64  # interrupt reports taken in one poll
 
 Key = tuple[str, int]  # (feature | input, report id)
@@ -72,28 +77,39 @@ class Reader:
         self.places = hidtable.places(self.descriptor, quirk.drop, quirk.more)
         self.numbered = self.descriptor.numbered
         self._seen: dict[Key, Reply] = {}
-        self._refused: set[Key] = set()
+        self._refused: dict[Key, tuple[float, float]] = {}  # as _lost
         self._lost: dict[Key, tuple[float, float]] = {}  # key -> (not before this second, wait next time)
         self._began_s = self._measured_s = float("-inf")
         self.said_s: dict[str, float] = {}  # variable -> when the value that `numbers` gave was said
         self._queue: list[Key] = []  # of a round of measuring that is not through
         self._put_off = False  # measuring, for the news of the last poll
+        self._until_s = 0.0  # this poll may ask for more
+        self._turn: list[Key] = []  # vital reports for which the last poll had no time
+        self._starved = False  # the last poll had no time to measure
 
     def read(self) -> float:
         """One poll: take the interrupt reports, ask the vital reports, then others within their time. The second at
         which the report that tells of the mains was complete. LinkError if there is none.
 
-        News of the mains does not wait for what is measured: that comes at the next poll, at the latest."""
+        News of the mains does not wait for what is measured: that comes at the next poll, at the latest. Nor does it
+        wait for a slow unit: what does not fit into POLL_S has its turn at a later poll."""
         before = self._mains()
         self._began_s = self._now()
-        vital = self._ask_vital(self._take_inputs())
+        fresh = self._take_inputs()
+        taken_s, asked = self._ask_mains(fresh)
+        self._until_s = self._now() + POLL_S
+        if not self._starved:
+            self._ask_vital(fresh, asked)
+        self._starved = False
         news = self._mains() != before and self._measured_s > float("-inf")
         self._put_off = news and not self._put_off
         if not self._put_off and (self._now() - self._measured_s >= MEASURE_EVERY_S or self._queue):
+            self._starved = not self._turn and self._now() >= self._until_s
             fresh = self._measure()
             if fresh:
-                vital = self._ask_vital(fresh)
-        return vital
+                taken_s, asked = self._ask_mains(fresh)
+                self._ask_vital(fresh, asked)
+        return taken_s
 
     def numbers(self) -> dict[str, float]:
         """Variable -> its newest value, as the unit says it, in SI units. Ages count from the last `read`."""
@@ -126,34 +142,34 @@ class Reader:
                 fresh.add(reply.data[0])
         return fresh
 
-    def _ask_vital(self, fresh: set[int]) -> float:
-        """Ask what is vital; the mains first, so that the rest can be lost. An interrupt report that has just come in
-        is as good as asking, and newer."""
-        taken_s = None
+    def _ask_mains(self, fresh: set[int]) -> tuple[float, set[Key]]:
+        """Ask what tells of the mains; the second at which it was complete, and what was asked. An interrupt report
+        that has just come in is as good as asking, and newer."""
         asked: set[Key] = set()
         while True:  # until the place that tells of the mains has answered: a refusal makes way for the next place
             place = self._place("ac") or self._place("discharging")
             if place is None:
                 raise LinkError("none of its reports says whether the mains is there")
             if place.input is not None and place.input.report in fresh:
-                taken_s = self._seen["input", place.input.report].received_s
-                break
+                return self._seen["input", place.input.report].received_s, asked
             key = self._key(place)
             asked.add(key)
             reply = self._ask(key)
             if reply is not None:
-                taken_s = reply.received_s
-                break
+                return reply.received_s, asked
+
+    def _ask_vital(self, fresh: set[int], asked: set[Key]) -> None:
+        """Ask what else is vital, as long as there is time; what has not had its turn goes first at the next poll."""
+        keys: dict[Key, None] = {}
         for name in hidtable.ESSENTIAL:
             place = self._place(name)
-            if place is None or (place.input is not None and place.input.report in fresh):
-                continue
-            key = self._key(place)
-            if key not in asked and self._may_ask(key):
-                asked.add(key)
-                if not self._try(key):
-                    break
-        return taken_s
+            if place is not None and not (place.input is not None and place.input.report in fresh):
+                keys[self._key(place)] = None
+        self._turn = [key for key in self._turn or keys if key in keys and key not in asked]
+        while self._turn and self._now() < self._until_s:
+            key = self._turn.pop(0)
+            if self._may_ask(key) and not self._try(key):
+                break
 
     def _measure(self) -> set[int]:
         """A round through the other reports; what does not fit into the time goes on at the next poll. It ends when
@@ -163,7 +179,8 @@ class Reader:
         if not self._queue:
             self._queue = self._wanted()
             self._measured_s = begin_s
-        while self._queue and self._now() - begin_s < budget_s:
+        until_s = min(begin_s + budget_s, self._until_s)
+        while self._queue and self._now() < until_s:
             key = self._queue.pop(0)
             if self._may_ask(key) and not self._try(key):
                 break
@@ -173,8 +190,9 @@ class Reader:
         return set()
 
     def _wanted(self) -> list[Key]:
-        """What a round asks for: measured values, and fixed ones that are not known yet, or may have been set."""
-        keys: dict[Key, None] = {}
+        """What a round asks for: what was refused and may be asked again, measured values, and fixed ones that are
+        not known yet, or may have been set."""
+        keys: dict[Key, None] = {key: None for key, (at_s, _) in self._refused.items() if self._now() >= at_s}
         vital = {self._key(place) for name in hidtable.ESSENTIAL if (place := self._place(name)) is not None}
         for name in (*hidtable.MEASURED, *hidtable.FIXED):
             place = self._place(name)
@@ -200,22 +218,25 @@ class Reader:
         return True
 
     def _ask(self, key: Key) -> Reply | None:
-        """None: it is refused, now and for good. A report that has worked before is not refused but lost."""
+        """None: it is refused. A report that has worked before is not refused but lost."""
         kind, report = key
         reply = self._link.get(kind, report, self.descriptor.lengths[key])
         if reply is None:
             if key in self._seen:
                 raise LinkError(f"{kind} report {report:#04x} is refused, and was not before")
-            self._refused.add(key)
-            log.debug("usbhid: %s report %#04x is refused", kind, report)
+            wait_s = self._refused.get(key, (0.0, REFUSED_WAIT_S))[1]
+            self._refused[key] = self._now() + wait_s, min(10 * wait_s, REFUSED_WAIT_LIMIT_S)
+            log.debug("usbhid: %s report %#04x is refused, asked again in %g s", kind, report, wait_s)
             return None
         if reply.data[:1] != bytes([report if self.numbered else 0]):
             raise LinkError(f"{kind} report {report:#04x}: another came: {reply.data[:16].hex(' ')}")
         self._seen[key] = reply
+        self._refused.pop(key, None)
         return reply
 
     def _may_ask(self, key: Key) -> bool:
-        return key not in self._refused and self._now() >= self._lost.get(key, (float("-inf"), 0.0))[0]
+        never = float("-inf"), 0.0
+        return self._now() >= max(self._lost.get(key, never)[0], self._refused.get(key, never)[0])
 
     def _lose(self, key: Key, error: LinkError) -> None:
         wait_s = self._lost.get(key, (0.0, LOST_WAIT_S))[1]
@@ -249,7 +270,10 @@ class Reader:
         if not seen:
             return None
         newest = max(seen, key=lambda one: one[0])
-        old_s = OLD_VITAL_S if name in hidtable.ESSENTIAL else OLD_S
+        if self._key(place) not in self._lost:
+            old_s = OLD_TURN_S
+        else:
+            old_s = OLD_VITAL_S if name in hidtable.ESSENTIAL else OLD_S
         if name in hidtable.FIXED:
             old_s = OLD_SETTING_S if name in hidtable.SETTINGS else float("inf")
         return newest if self._began_s - newest[0] <= old_s else None

@@ -29,17 +29,21 @@ KINDS = {"input": 1, "feature": 3}
 
 
 def open(  # noqa: A001 (hidusb.open reads well)
-    section: Mapping[str, Any], now: Callable[[], float], finder: Finder | None = None, util: Any = None
+    section: Mapping[str, Any],
+    now: Callable[[], float],
+    finder: Finder | None = None,
+    util: Any = None,
+    meant: hidraw.Meant = hidraw.nobody,
 ) -> HidUsbLink:
-    """The device that `section` (hidraw.OPTIONS) describes. LinkError with the remedy. `finder` and `util` stand in
-    for usb.core.find and usb.util."""
+    """The device that `section` (hidraw.OPTIONS) describes; `meant` as of hidraw.choose. LinkError with the remedy.
+    `finder` and `util` stand in for usb.core.find and usb.util."""
     import usb.core  # only here: nobody else needs its memory
     import usb.util
 
     try:
         devices = (finder or find_all)()
         found = [(Found(hidraw.DEV, identity(device)), device) for device in devices if _hid_interfaces(device)]
-        chosen = hidraw.choose([one for one, _ in found], section)
+        chosen = hidraw.choose([one for one, _ in found], section, meant=meant)
         device = next(device for one, device in found if one is chosen)
         for number in _hid_interfaces(device):
             link = HidUsbLink(device, number, chosen.identity, now, util or usb.util)

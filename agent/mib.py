@@ -49,6 +49,8 @@ class Written(Protocol):
     @property
     def test_id(self) -> Oid | None: ...  # of the test that was started last
     @property
+    def test_s(self) -> float: ...  # monotonic second of that
+    @property
     def returns(self) -> bool: ...  # upsAutoRestart
 
     def countdown_s(self, name: str, now_s: float) -> int | None:

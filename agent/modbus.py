@@ -18,7 +18,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import hidraw, link
 from .model import LinkError, Option, Reply
@@ -63,9 +63,11 @@ class Refused(LinkError):
     """The unit answered with an exception: it is there, and does not do this."""
 
 
-def open(section: Mapping[str, Any], now: Callable[[], float]) -> RtuLink | TcpLink | TunnelLink:  # noqa: A001
-    """The serial line, the connection, or without either the USB device that `section` describes. LinkError if it
-    cannot be had, with the remedy."""
+def open(  # noqa: A001
+    section: Mapping[str, Any], now: Callable[[], float], *, meant: hidraw.Meant = hidraw.nobody
+) -> RtuLink | TcpLink | TunnelLink:
+    """The serial line, the connection, or without either the USB device that `section` describes, whose socket
+    `meant` is told. LinkError if it cannot be had, with the remedy."""
     port, host, unit = str(section.get("port") or ""), str(section.get("host") or ""), int(section.get("unit", 1))
     ways = {"port": port, "host": host, **{o.name: section.get(o.name) for o in hidraw.WHICH}}
     given = [name for name, value in ways.items() if value]
@@ -74,7 +76,7 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> RtuLink | TcpL
     if not port and not host:
         from . import modbususb  # only here: it stands on this module
 
-        return modbususb.open(section, now, unit)
+        return modbususb.open(section, now, unit, meant)
     if port:
         return RtuLink(link.open({"baud": 9600, **section}, now), unit)
     tcp_port = int(section.get("tcp_port", 502))
@@ -167,50 +169,69 @@ def _check(answer: bytes, function: int) -> None:
 # --- the links
 
 
-class RtuLink:
-    """A serial line. After silence or nonsense it is dead: RTU numbers no request, so what comes late would be taken
-    for the next answer. A refusal is an answer."""
+class Below(Protocol):
+    """What carries the frames."""
 
-    wake_fd: int | None = None
+    def close(self) -> None: ...
 
-    def __init__(self, line: link.SerialLink, unit: int) -> None:
-        self._line, self._unit, self._dead = line, unit, ""
+
+class ModbusLink:
+    """What all three share. After silence or nonsense the link is dead: what comes late would be taken for the next
+    answer (RTU and USB number no request). A refusal is an answer."""
+
+    wake_fd: int | None = None  # what else it says is no reason to ask
+    pdu_limit_bytes = PDU_LIMIT_BYTES  # of a request
+
+    def __init__(self, below: Below, unit: int) -> None:
+        self._below, self._unit, self._dead = below, unit, ""
 
     def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 1.0) -> Reply:
-        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing."""
+        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing.
+        LinkError also for a request that is too long; that one harms nothing."""
         if self._dead:
             raise LinkError(self._dead)
+        if len(command) > self.pdu_limit_bytes:
+            raise LinkError(f"a request of {len(command)} bytes does not fit: {command[:16]!r}")
         try:
-            reply = self._line.ask_whole(rtu(self._unit, command), rtu_size, within_s=within_s)
-            self._line.rest(AFTER_WRITE_S if command[0] == WRITE else PAUSE_S)
-            return Reply(from_rtu(self._unit, reply.data), reply.received_s)
+            return self._exchange(command, within_s)
         except LinkError as e:
             self._dead = str(e)
             raise
+
+    def _exchange(self, command: bytes, within_s: float) -> Reply:
+        raise NotImplementedError
 
     def send(self, command: bytes) -> None:
         """Every request to one unit has an answer, and one that nobody awaits would be taken for the next."""
         raise LinkError("Modbus: every request has an answer")
 
     def close(self) -> None:
-        """Give the line back."""
-        self._line.close()
+        """Give back what carries the frames."""
+        self._below.close()
 
 
-class TcpLink:
-    """A connection. After silence or nonsense it is dead: what comes later would be taken for another answer."""
+class RtuLink(ModbusLink):
+    """A serial line."""
 
-    wake_fd: int | None = None
+    def __init__(self, line: link.SerialLink, unit: int) -> None:
+        super().__init__(line, unit)
+        self._line = line
+
+    def _exchange(self, command: bytes, within_s: float) -> Reply:
+        reply = self._line.ask_whole(rtu(self._unit, command), rtu_size, within_s=within_s)
+        self._line.rest(AFTER_WRITE_S if command[0] == WRITE else PAUSE_S)
+        return Reply(from_rtu(self._unit, reply.data), reply.received_s)
+
+
+class TcpLink(ModbusLink):
+    """A connection."""
 
     def __init__(self, sock: socket.socket, now: Callable[[], float], unit: int, name: str) -> None:
-        self._sock, self._now, self._unit, self._name = sock, now, unit, name
-        self._id, self._dead = 0, ""
-        self._ready_s = now()
+        super().__init__(sock, unit)
+        self._sock, self._now, self._name = sock, now, name
+        self._id, self._ready_s = 0, now()
 
-    def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 1.0) -> Reply:
-        """Send a PDU and return that of the answer; its length is in it, so `end` and `limit_bytes` say nothing."""
-        if self._dead:
-            raise LinkError(self._dead)
+    def _exchange(self, command: bytes, within_s: float) -> Reply:
         try:
             self._rest()
             deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
@@ -226,18 +247,9 @@ class TcpLink:
             return reply
         except OSError as e:
             word = "no answer in time" if isinstance(e, TimeoutError) else e.strerror or str(e)
-            self._dead = f"{self._name}: {word}"
+            raise LinkError(f"{self._name}: {word}") from e
         except LinkError as e:
-            self._dead = f"{self._name}: {e}"
-        raise LinkError(self._dead)
-
-    def send(self, command: bytes) -> None:
-        """As for the serial line."""
-        raise LinkError("Modbus: every request has an answer")
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._sock.close()
+            raise LinkError(f"{self._name}: {e}") from e
 
     def _rest(self) -> None:
         """The pause after a write. LinkError: it says something unasked, or hangs up."""

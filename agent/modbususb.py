@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from . import hidraw
-from .modbus import AFTER_WRITE_S, PAUSE_S, READ, REFUSED, WRITE
+from .modbus import AFTER_WRITE_S, PAUSE_S, READ, REFUSED, WRITE, ModbusLink
 from .model import LinkError, Reply
 
 TO_UNIT, FROM_UNIT = 0xFF8600FC, 0xFF8600FD
@@ -41,9 +41,12 @@ class Hid(Protocol):
     def close(self) -> None: ...
 
 
-def open(section: Mapping[str, Any], now: Callable[[], float], unit: int) -> TunnelLink:  # noqa: A001
-    """The device that `section` describes. LinkError if it cannot be had, or carries no Modbus."""
-    device = cast(hidraw.HidrawLink, hidraw.open({**section, "usb_access": "hidraw"}, now))
+def open(  # noqa: A001
+    section: Mapping[str, Any], now: Callable[[], float], unit: int, meant: hidraw.Meant = hidraw.nobody
+) -> TunnelLink:
+    """The device that `section` describes; `meant` as of hidraw.choose. LinkError if it cannot be had, or carries no
+    Modbus."""
+    device = cast(hidraw.HidrawLink, hidraw.open({**section, "usb_access": "hidraw"}, now, meant=meant))
     try:
         return TunnelLink(device, now, unit)
     except LinkError:
@@ -71,39 +74,20 @@ def reports(descriptor: bytes) -> tuple[int, int]:
     return there, back
 
 
-class TunnelLink:
-    """An open device. After silence or nonsense it is dead: what comes later would be taken for another answer."""
+class TunnelLink(ModbusLink):
+    """An open device."""
 
-    wake_fd: int | None = None  # its other reports are no reason to ask
     registers_limit = REGISTERS_LIMIT
+    pdu_limit_bytes = FRAME_BYTES - 1
 
     def __init__(self, device: Hid, now: Callable[[], float], unit: int) -> None:
-        self._device, self._now, self._unit = device, now, unit
+        super().__init__(device, unit)
+        self._device, self._now = device, now
         self._to, self._from = reports(device.descriptor)
-        self._dead, self._ready_s = "", now()
+        self._ready_s = now()
 
-    def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 1.0) -> Reply:
-        """As modbus.RtuLink. LinkError also for a request that does not fit into one report."""
-        if self._dead:
-            raise LinkError(self._dead)
+    def _exchange(self, command: bytes, within_s: float) -> Reply:
         frame = bytes((self._unit,)) + command
-        if len(frame) > FRAME_BYTES:
-            raise LinkError(f"a request of {len(frame)} bytes does not fit: {command[:16]!r}")
-        try:
-            return self._exchange(frame, within_s)
-        except LinkError as e:
-            self._dead = str(e)
-            raise
-
-    def send(self, command: bytes) -> None:
-        """As for the serial line."""
-        raise LinkError("Modbus: every request has an answer")
-
-    def close(self) -> None:
-        """Give the device back."""
-        self._device.close()
-
-    def _exchange(self, frame: bytes, within_s: float) -> Reply:
         if self._answer(self._ready_s) is not None:
             raise LinkError("it said something unasked")
         deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)

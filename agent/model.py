@@ -47,8 +47,7 @@ class Flow(Enum):
 
 
 class Condition(Enum):
-    """A fact that is so or not so. The order is the order of events in one step. The first 24 are RFC 1628's
-    well-known alarms in their numbering (see ALARM_NUMBER); the others the agent knows by itself."""
+    """A fact that is so or not so, in the order of events in one step; the first 24 as RFC 1628 numbers them."""
 
     BATTERY_BAD = "battery-bad"
     ON_BATTERY = "on-battery"
@@ -102,6 +101,10 @@ class Command(Enum):
     LOAD_ON = "load-on"
     OUTLET_ON = "outlet-on"  # number: int
     OUTLET_OFF = "outlet-off"  # number: int
+    BYPASS_ON = "bypass-on"  # NUT: bypass.start
+    BYPASS_OFF = "bypass-off"
+    ECO_ON = "eco-on"  # high efficiency: the bypass feeds the load while the mains is good (NUT: ecomode)
+    ECO_OFF = "eco-off"
     SIMULATE = "simulate"  # driver simulator alone; mains: "on" | "off"
 
 
@@ -132,7 +135,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Battery:
-    """The battery. `estimated` names the fields (charge_pct, runtime_s) that we guess, not the unit."""
+    """The battery. `estimated`: the fields (charge_pct, runtime_s, voltage_v) that we guess, not the unit."""
 
     charge_pct: float | None = None
     runtime_s: float | None = None
@@ -377,18 +380,17 @@ class View:
     polls: int = 0  # since this core started
     poll_errors: int = 0
     last_event_id: int = 0
+    test_order: str = ""  # what began the test that began last: a Command, or "", the UPS itself
+    test_s: float | None = None  # monotonic second of its beginning; None: none since this core started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A condition began or ended, or a note: a row of the event log and the bus message `event`.
-
-    kind: began | ended | note.  name: the condition, or the note (started, config-changed, told, command, ...).
-    """
+    """A condition began or ended, or a note: a row of the event log and the bus message `event`."""
 
     id: int  # row number; 0 while no row could be written
-    kind: str
-    name: str
+    kind: str  # began | ended | note
+    name: str  # the condition, or the note (started, config-changed, told, command, ...)
     text: str = ""
     boot: str = ""
     mono_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Reads the network interfaces of this machine out of /sys/class/net, for SNMP's ifTable.
+"""Reads the network interfaces of this machine out of /sys/class/net, for SNMP's ifTable and its notifications.
 
 Source: RFC 2863 (the columns), https://www.kernel.org/doc/Documentation/ABI/testing/sysfs-class-net (the files).
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+
+from . import routes
 
 INTERFACES_LIMIT = 64
 
@@ -64,6 +66,16 @@ class Interfaces:
             self._listed, self._names = names, {index: name for index, name in found.items() if index > 0}
             self._states = {index: state for index, state in list(self._states.items()) if index in self._names}
         return Found(self._names, lambda name, index: self._columns(name, index, uptime_ticks))
+
+    def leads_to(self, host: str) -> bool:
+        """Would a datagram to this address leave? Without a carrier the kernel throws it away and says nothing. What
+        cannot be found out counts as yes: where there is no route, the sending says so."""
+        try:
+            index = routes.interface(host)
+            name = next(n for n in os.listdir(self._folder) if self._number(n, "ifindex") == index)
+        except (OSError, StopIteration):
+            return True
+        return _STATES.get(self._text(name, "operstate"), 4) in (1, 4) and self._text(name, "carrier") != "0"
 
     def _text(self, name: str, file: str) -> str:
         try:

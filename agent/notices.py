@@ -41,6 +41,7 @@ _OF_TEST = (
     "upsTestId", "upsTestSpinLock", "upsTestResultsSummary", "upsTestResultsDetail", "upsTestStartTime",
     "upsTestElapsedTime",
 )  # fmt: skip
+_UNKNOWN = ber.NO_SUCH_INSTANCE  # what a GET says of it in versions 2c and 3
 _OBJECTS: Mapping[str, Object] = {o.name: o for o in upsmib.MEASURED}
 
 
@@ -56,6 +57,10 @@ class Notice:
     def of_version_1(self, request_from: bytes, community: bytes) -> bytes:
         """A whole message; `request_from`: our IPv4 address, four octets."""
         generic, specific, enterprise = ENTERPRISE_SPECIFIC, self.trap[-1], self.trap[:-1]
+        bindings = b"".join(  # it has no word for "noSuchInstance"
+            ber.binding(ber.tlv(ber.OBJECT_ID, name), ber.tlv(ber.NULL if tag == _UNKNOWN[0] else tag, body))
+            for name, tag, body in ber.values(self.bindings)
+        )
         if enterprise[-1] == 0:  # RFC 3584 section 3.2, (3)
             enterprise = enterprise[:-1]
         if enterprise == GENERIC:
@@ -63,7 +68,7 @@ class Notice:
         pdu = ber.tlv(
             ber.TRAP_V1,
             ber.oid(enterprise) + ber.tlv(IP_ADDRESS, request_from) + ber.integer(generic) + ber.integer(specific)
-            + ber.integer(self.ticks, TIMETICKS) + ber.tlv(SEQUENCE, self.bindings),
+            + ber.integer(self.ticks, TIMETICKS) + ber.tlv(SEQUENCE, bindings),
         )  # fmt: skip
         return ber.tlv(SEQUENCE, ber.integer(ber.V1) + ber.tlv(ber.OCTET_STRING, community) + pdu)
 
@@ -122,9 +127,11 @@ class Watch:
     def _ended(self, number: int, row_id: int, look: Look) -> list[Notice]:
         if number == ALARM_NUMBER[Condition.ON_BATTERY]:
             self._battery_s = None
+            self._forget(_OF_ON_BATTERY)
         found = [] if number in _NOT_REMOVED else [_alarm(ALARM_REMOVED, row_id, number, look)]
         if number == ALARM_NUMBER[Condition.TEST_RUNNING]:
             found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, self._values(look, _OF_TEST), _about(number)))
+            self._forget(_OF_TEST)
         return found
 
     def core(self, look: Look, last_id: int) -> list[Notice]:
@@ -154,9 +161,15 @@ class Watch:
                 self._last[name] = value
 
     def _values(self, look: Look, names: Sequence[str]) -> bytes:
-        """The bindings of scalars. All are mandatory: of one without a value the last known, else the smallest."""
+        """The bindings of scalars. All must be there, in their order (RFC 2578 section 8.1): of one without a value
+        what was known last of this outage or test, else what a GET says."""
         self._learn(look, names)
-        return b"".join(bound((*_OBJECTS[name].oid, 0), self._last.get(name) or _least(name)) for name in names)
+        return b"".join(bound((*_OBJECTS[name].oid, 0), self._last.get(name, _UNKNOWN)) for name in names)
+
+    def _forget(self, names: Sequence[str]) -> None:
+        """What was so in this outage or test is nothing for the next."""
+        for name in names:
+            self._last.pop(name, None)
 
     def tick(self, look: Look) -> list[Notice]:
         """What time brings: still on battery, each minute; interfaces that go up or down."""
@@ -191,12 +204,6 @@ def private_start(look: Look) -> Notice:
 def authentication_failure(look: Look) -> Notice:
     """Somebody has asked with a wrong community."""
     return Notice((*GENERIC, AUTHENTICATION_FAILURE), look.ticks, b"")
-
-
-def _least(name: str) -> bytes:
-    o = _OBJECTS[name]
-    empty = {ber.OBJECT_ID: ber.oid((0, 0)), ber.OCTET_STRING: ber.tlv(ber.OCTET_STRING, b"")}
-    return empty.get(o.tag) or ber.integer(max(0, o.low), o.tag)
 
 
 def _about(number: int) -> str:

@@ -85,7 +85,8 @@ class Notifier:
             self._keep()
 
     def _news(self, look: Look) -> list[Notice]:
-        """What the events after the cursor mean."""
+        """What the events after the cursor mean, as far as the view has come: what goes with them is taken from it. A
+        later event is read again with its own view, which is at most a moment behind it."""
         view = look.view
         if any(a.condition is Condition.NO_CORE for a in view.conditions):
             return []
@@ -104,6 +105,7 @@ class Notifier:
             except (BusError, ValueError) as e:
                 log.debug("notify: %s", e)
                 break
+            events = [event for event in events if event.id <= view.last_event_id]
             if not events:
                 self._watch.cursor = view.last_event_id  # those rows are gone
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from .model import (
     Battery,
@@ -22,16 +23,17 @@ from .model import (
 )
 
 OUTLETS = range(1, 65)
-_NUMBER = re.compile(r"-?[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,9}(?:\.[0-9]{0,9})?")
 
-#: token of ups.status -> what it says of the source; OFF, OB and BYPASS go before what else is there
+#: token of ups.status -> what it says of the source; the first counts. OFF is the last: there are units that say it
+#: for ever while they feed their load (NUT's device library: MGE Pulsar M 3000, Eaton 5SC 750, APC ES 700)
 SOURCES: Mapping[str, Source] = {
-    "OFF": Source.NONE,
     "OB": Source.BATTERY,
     "BYPASS": Source.BYPASS,
     "BOOST": Source.BOOST,
     "TRIM": Source.BUCK,
     "OL": Source.MAINS,
+    "OFF": Source.NONE,
 }
 FLAGS: Mapping[str, Condition] = {
     "LB": Condition.LOW_BATTERY,
@@ -51,6 +53,7 @@ RESULTS: tuple[tuple[str, TestResult], ...] = (
     ("warning", TestResult.WARNING),
     ("abort", TestResult.ABORTED),
     ("error", TestResult.FAILED),
+    ("not ok", TestResult.FAILED),
     ("fail", TestResult.FAILED),
     ("no test", TestResult.NONE),
     ("pass", TestResult.PASSED),
@@ -74,7 +77,7 @@ def look(variables: Mapping[str, str], taken_s: float) -> Status:
         outputs=_lines(v, ("output",), load=True),
         bypass=_lines(v, ("input.bypass", "output.bypass")),
         battery=Battery(
-            charge_pct=number(v, "battery.charge", 0, 100),
+            charge_pct=_at_most(number(v, "battery.charge", 0, 110), 100.0),
             runtime_s=number(v, "battery.runtime", 0),
             voltage_v=number(v, "battery.voltage", 0, 2000),
             current_a=number(v, "battery.current"),
@@ -110,7 +113,9 @@ def _source(tokens: frozenset[str]) -> Source:
 
 
 def _lines(v: Mapping[str, str], places: tuple[str, ...], *, load: bool = False) -> tuple[Line, ...]:
-    """One or three lines of the first place that NUT tells of; `load`: with what `ups.` says of the whole."""
+    """One or three lines of the first place that NUT tells of; `load`: with what `ups.` says of the whole. A load of
+    the whole is said of each line that has none of its own."""
+    total = number(v, "ups.load", 0, 1000) if load else None
     for place in places:
         hertz = number(v, f"{place}.frequency", 0, 500)
         three = tuple(
@@ -125,13 +130,13 @@ def _lines(v: Mapping[str, str], places: tuple[str, ...], *, load: bool = False)
             for n in (1, 2, 3)
         )
         if any(line != Line(frequency_hz=hertz) for line in three):
-            return three
+            return tuple(replace(line, load_pct=total) if line.load_pct is None else line for line in three)
         one = Line(
             voltage_v=number(v, f"{place}.voltage", 0, 2000),
             frequency_hz=hertz,
             current_a=number(v, f"{place}.current"),
             power_w=number(v, f"{place}.realpower", also="ups.realpower" if load else ""),
-            load_pct=number(v, "ups.load", 0, 1000) if load else None,
+            load_pct=total,
             apparent_va=number(v, f"{place}.power", also="ups.power" if load else ""),
             fault_voltage_v=number(v, f"{place}.voltage.fault", 0, 2000),
         )
@@ -177,6 +182,10 @@ def number(v: Mapping[str, str], name: str, low: float = -1e9, high: float = 1e9
     text = v.get(name, v.get(also, ""))
     value = float(text) if _NUMBER.fullmatch(text) else None
     return value if value is not None and low <= value <= high else None
+
+
+def _at_most(value: float | None, limit: float) -> float | None:
+    return None if value is None else min(value, limit)
 
 
 def _switch(text: str | None, on: str, *off: str) -> bool | None:

@@ -180,13 +180,22 @@ def _values(view: View, words: Words) -> dict[str, Html]:
         "f-ups": html("{v}", v=_volts(output_v, words)),
         "f-load": html("{v}", v=words.quantity(load_pct, "%")),
         "f-load2": html("{v}", v=words.quantity(power_w, "W") if power_w is not None else ""),
-        "f-battery": html("{v}", v=words.quantity(charge_pct, "%")),
-        "f-battery2": html("{v}", v=words.quantity(battery_v, "V", 1) if battery_v is not None else ""),
+        "f-battery": html("{m}{v}", m=_about("charge_pct", guessed), v=words.quantity(charge_pct, "%")),
+        "f-battery2": html(
+            "{m}{v}",
+            m=_about("voltage_v", guessed),
+            v=words.quantity(battery_v, "V", 1) if battery_v is not None else "",
+        ),
         "t-charge": _tile(words.number(charge_pct), "%", charge_pct, "charge_pct" in guessed, None, words),
         "t-runtime": _tile(*_split(words.duration(runtime_s)), None, "runtime_s" in guessed, None, words),
         "t-load": _tile(all_loads, "%", load_pct, False, load_s, words),
         "t-input": _tile(input_v, "V", None, False, input_s, words),
     }  # fmt: skip
+
+
+def _about(name: str, guessed: frozenset[str]) -> str:
+    """What stands before an estimate where there is no room for the word."""
+    return "\N{ALMOST EQUAL TO}\N{NARROW NO-BREAK SPACE}" if name in guessed else ""
 
 
 def _each(values: Sequence[float], words: Words) -> str:

@@ -40,6 +40,9 @@ _V1_ERRORS = {
 }  # fmt: skip
 
 
+Reply = Callable[[int, int], bytes | None]
+
+
 class _NoSuchName(Exception):
     """Version 1: the whole request fails at this binding (counted from 1)."""
 
@@ -48,8 +51,23 @@ class _TooBig(Exception):
     """The answer does not fit its budget."""
 
 
-#: sets all of (name, tag, body) or none; error-status of version 2, and error-index
-Write = Callable[[Sequence[tuple[bytes, int, bytes]], Look], tuple[int, int]]
+class Later(Exception):
+    """A SET that its sender may make: nothing is wrong with its form, and its answer has room. `pdu`, `triples` are
+    what shall be set; `reply(error, index)` makes the answer of error-status (of version 2) and error-index."""
+
+    def __init__(self, who: str, pdu: Pdu, triples: Sequence[tuple[bytes, int, bytes]], reply: Reply) -> None:
+        super().__init__()
+        self.who, self.pdu, self.triples, self.reply = who, pdu, triples, reply
+
+    def put_into(self, outer: Callable[[bytes], bytes]) -> None:
+        """The answer belongs into another message."""
+        made = self.reply
+
+        def reply(error: int, index: int) -> bytes | None:
+            inner = made(error, index)
+            return None if inner is None else outer(inner)
+
+        self.reply = reply
 
 
 def answer(
@@ -59,12 +77,12 @@ def answer(
     look: Look,
     counts: list[int],
     budget_bytes: int,
-    write: Write | None = None,
+    writer: str = "",
 ) -> bytes | None:
     """The reply to a request, at most `budget_bytes` long; None: there is none. Malformed if a name is malformed.
 
-    `counts` are the counters of the snmp group; a request that the sender may not make is counted there too. `write`
-    None: he may not write.
+    `counts` are the counters of the snmp group; a request that the sender may not make is counted there too. `writer`
+    is who may write, "": he may not. Later: that is what he wants, and it is for the caller to do.
     """
     tag, v1 = pdu.tag, header.version == V1
     if (counter := _COUNTED.get(tag)) is not None:
@@ -80,7 +98,7 @@ def answer(
         if len(pdu.names) > BINDINGS_LIMIT:
             raise _TooBig
         if handler is None:
-            return _set(header, pdu, look, counts, budget_bytes, write)
+            return _set(header, pdu, counts, budget_bytes, writer)
         # around the bindings: three heads of four octets, error-status and error-index
         room = budget_bytes - len(header.prefix) - len(pdu.request_id) - 18
         bindings = handler(pdu, table, look, v1, room)
@@ -104,29 +122,34 @@ def _reply(
     return reply
 
 
-def _set(
-    header: Header, pdu: Pdu, look: Look, counts: list[int], budget_bytes: int, write: Write | None
-) -> bytes | None:
+def _set(header: Header, pdu: Pdu, counts: list[int], budget_bytes: int, writer: str) -> bytes | None:
     """Who may not write gets noAccess at the first name (RFC 3416 4.2.5 (1)), in version 1 noSuchName."""
     for name in pdu.names:
         ber.arcs(name)
     if not pdu.names:
         return _reply(header, pdu, NO_ERROR, 0, b"", counts, budget_bytes)
-    if write is None:
+    if not writer:
         counts[mib2.IN_BAD_COMMUNITY_USES] += 1
         if header.version == V1:
             raise _NoSuchName(1)
         return _reply(header, pdu, NO_ACCESS, 1, pdu.bindings, counts, budget_bytes)
     if len(header.prefix) + len(pdu.bindings) + ROUND_BYTES > budget_bytes:
         raise _TooBig  # before anything is done that could not be answered
-    error, index = write(ber.values(pdu.bindings), look)
-    if error == NO_ERROR:
-        counts[mib2.IN_TOTAL_SET_VARS] += len(pdu.names)
-    elif header.version == V1:
-        error = _V1_ERRORS.get(error, GEN_ERR)
-    if error in _OUT_ERRORS:
-        counts[_OUT_ERRORS[error]] += 1
-    return _reply(header, pdu, error, index, pdu.bindings, counts, budget_bytes)
+    triples = ber.values(pdu.bindings)
+    for _, tag, body in triples:
+        if tag == OBJECT_ID:
+            ber.arcs(body)
+
+    def reply(error: int, index: int) -> bytes | None:
+        if error == NO_ERROR:
+            counts[mib2.IN_TOTAL_SET_VARS] += len(pdu.names)
+        elif header.version == V1:
+            error = _V1_ERRORS.get(error, GEN_ERR)
+        if error in _OUT_ERRORS:
+            counts[_OUT_ERRORS[error]] += 1
+        return _reply(header, pdu, error, index, pdu.bindings, counts, budget_bytes)
+
+    raise Later(writer, pdu, triples, reply)
 
 
 def _get(pdu: Pdu, table: Table, look: Look, v1: bool, room: int) -> list[bytes]:
@@ -182,29 +205,34 @@ def _getbulk(pdu: Pdu, table: Table, look: Look, _v1: bool, room: int) -> list[b
             continue
         times = min(wanted, REPETITIONS_LIMIT, max(0, room) // (len(names) * LEAST_BINDING_BYTES) + 1)
         columns = [_column(table, look, name, times) for name in names]
-        longest = max(len(rows) for rows, _ in columns)
-        for number in range(min(times, longest + 1)):  # once behind the last row, so that the manager sees the end
-            for rows, end in columns:
-                binding = rows[number] if number < len(rows) else end
-                room -= len(binding)
-                if room < 0:
-                    return bindings
-                bindings.append(binding)
+        if len(columns) == 1:  # as in a walk
+            found, end = columns[0]
+            found = [*found, end] if end else found
+        else:
+            count = min(
+                times, max(len(rows) for rows, _ in columns) + 1
+            )  # once behind the last: a manager sees the end
+            found = [rows[n] if n < len(rows) else end for n in range(count) for rows, end in columns]
+        for binding in found:
+            room -= len(binding)
+            if room < 0:
+                return bindings
+            bindings.append(binding)
     return bindings
 
 
 def _column(table: Table, look: Look, name: bytes, times: int) -> tuple[list[bytes], bytes]:
-    """The bindings of at most so many rows behind a name, and what stands behind the last of them."""
+    """The bindings of at most so many rows behind a name; and, if there are fewer, what stands behind the last."""
     rows: list[bytes] = []
-    reached = ber.tlv(OBJECT_ID, name)
-    for at in range(table.after(name), len(table)):
-        binding = table.binding(at, look)
+    kept, names, reached = look.kept, table.names, b""
+    for at in range(table.after(name), len(names)):
+        binding = kept.get(names[at]) or table.binding(at, look)  # the first is the short way of nearly all
         if binding is not None:
-            reached = table.names[at]
+            reached = names[at]
             rows.append(binding)
             if len(rows) == times:
-                break
-    return rows, ber.binding(reached, END_OF_MIB_VIEW)
+                return rows, b""
+    return rows, ber.binding(reached or ber.tlv(OBJECT_ID, name), END_OF_MIB_VIEW)
 
 
 _HANDLERS: dict[int, Callable[[Pdu, Table, Look, bool, int], list[bytes]]] = {

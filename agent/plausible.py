@@ -1,15 +1,19 @@
-"""What no UPS can have is unknown: the limits of measurements, and a Status without what is outside them. Pure."""
+"""What no UPS can have is unknown: the limits of measurements, a Status without what is outside, and what the log
+says of it. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .model import Status
+from .model import Source, Status
 
-#: A dead mains reads 2 or 3 V on real units, so nothing is too low for a line; a dead line has 0 Hz.
+#: A dead mains reads 2 or 3 V on real units, so nothing is too low for a line but LIVE_V; a dead line has 0 Hz.
 VOLTS, HERTZ, LOAD_PCT, CHARGE_PCT = (0.0, 500.0), (40.0, 70.0), (0.0, 250.0), (0.0, 100.0)
+#: of an input that feeds the load, if none of its lines has more. An output may have none with any source: not every
+#: UPS says that it has switched it off
+LIVE_V = (5.0, 500.0)
 BATTERY_V, CELSIUS, RATED_V = (8.0, 500.0), (-40.0, 120.0), (5.0, 500.0)
 
 _LINE: Mapping[str, tuple[float, float]] = {
@@ -32,12 +36,20 @@ _RATING: Mapping[str, tuple[float, float]] = {
 }
 _MAY_BE_ZERO = frozenset(("frequency_hz",))
 
+SAID_EVERY_S = 3600.0  # of a value that comes and goes: one line, with how often
+
 
 def believable(status: Status) -> tuple[Status, dict[str, float]]:
     """The status with None for every number that cannot be, and those numbers by name (`input 1 voltage_v`)."""
     odd: dict[str, float] = {}
+    fed = status.source in (Source.MAINS, Source.BOOST, Source.BUCK)
+    live = any(row.voltage_v is not None and row.voltage_v >= LIVE_V[0] for row in status.inputs)
+    line = {"inputs": {**_LINE, "voltage_v": LIVE_V} if fed and not live else _LINE}
     inputs, outputs, bypass = (
-        tuple(_cut(row, _LINE, f"{side} {n}", odd) for n, row in enumerate(getattr(status, side), start=1))
+        tuple(
+            _cut(row, line.get(side, _LINE), f"{side} {n}", odd)
+            for n, row in enumerate(getattr(status, side), start=1)
+        )
         for side in ("inputs", "outputs", "bypass")
     )
     battery = _cut(status.battery, _BATTERY, "battery", odd)
@@ -65,3 +77,46 @@ def _cut(part: Any, limits: Mapping[str, tuple[float, float]], where: str, odd: 
 
 def _inside(value: float, limits: tuple[float, float]) -> bool:
     return limits[0] <= value <= limits[1]  # NaN is not
+
+
+@dataclass(slots=True)
+class _Known:
+    said_s: float  # the last line
+    value: float
+    told: bool = True  # that it is so now; then its end is told as well
+    more: int = 0  # times that it began without a line
+
+
+class Oddities:
+    """What is said of values that cannot be: their beginning and end at once, of one that flaps a line an hour."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        self._before: frozenset[str] = frozenset()
+
+    def step(self, odd: Mapping[str, float], now_s: float) -> list[tuple[bool, str]]:
+        """The lines for a frame in which these values, by name, were taken as unknown; True: it is a warning."""
+        lines = []
+        for name in sorted(odd.keys() - self._before):
+            known = self._known.get(name)
+            if known is None:
+                self._known[name] = _Known(now_s, odd[name])
+                lines.append((True, f"the UPS says {name} = {odd[name]:g}, which cannot be; taken as unknown"))
+            else:
+                known.more, known.value = known.more + 1, odd[name]
+        for name in sorted(self._before - odd.keys()):
+            if self._known[name].told:
+                lines.append((False, f"the UPS says a plausible {name} again"))
+                self._known[name].told = False
+        self._before = frozenset(odd)
+        for name, known in sorted(self._known.items()):
+            if now_s - known.said_s < SAID_EVERY_S:
+                continue
+            if known.more:
+                times, minutes = known.more, round((now_s - known.said_s) / 60)
+                text = f"the UPS said {name} = {known.value:g}, which cannot be, {times} more times in {minutes} min"
+                lines.append((True, text))
+                known.said_s, known.more = now_s, 0
+            elif name not in odd:
+                del self._known[name]
+        return lines

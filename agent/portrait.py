@@ -9,6 +9,7 @@ from .afterwards import line_s
 from .config import Config, Stage
 from .curve import Curve
 from .forecast import Expectation, countdown, expect
+from .lasttest import LastTest
 from .model import VERSION, Active, Condition, ServerView, StageView, Status, View
 from .outage import Phase, Plan, Seen, State, down_s
 from .ups import Polled
@@ -38,6 +39,7 @@ class Facts:
     polls: int
     poll_errors: int
     last_event_id: int
+    last_test: LastTest
 
 
 def view(facts: Facts) -> View:
@@ -82,6 +84,8 @@ def view(facts: Facts) -> View:
         polls=facts.polls,
         poll_errors=facts.poll_errors,
         last_event_id=facts.last_event_id,
+        test_order=facts.last_test.order,
+        test_s=facts.last_test.began_s,
     )
 
 

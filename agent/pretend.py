@@ -42,7 +42,7 @@ class Unit:
         self.fault_v = NOMINAL_V  # of the mains when the unit went to battery last
         self.charge_pct = 100.0
         self.temperature_c = 25.0
-        self.force_low = self.fault = self.bypass = False
+        self.force_low = self.fault = self.bypass = self.eco = False
         self.beeper = True
         self.outlets = [True, True]
         self.output_on = True

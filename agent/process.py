@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 LINKS: Mapping[str, ModuleType] = {
     "serial": link, "lines": lines, "usb": hidraw, "bridge": bridge, "upsd": upsd, "snmp": snmplink, "modbus": modbus,
 }  # fmt: skip
+USB_KINDS = ("usb", "bridge", "modbus")  # of which the device may be a USB device
 UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
 AUTO_BACK_OFF_S = (0.5,)  # each opening looks at one thing more
@@ -96,9 +97,13 @@ def back_off_s(driver: str, section: Mapping[str, Any]) -> tuple[float, ...]:
     return getattr(LINKS.get(kind), "BACK_OFF_S", ())
 
 
-def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
-    """The link that a driver wants, None if it wants none. LinkError if it cannot be had."""
-    hidraw.choose_none()
+def open_link(
+    kind: str, section: Mapping[str, Any], now: Callable[[], float], meant: hidraw.Meant = hidraw.nobody
+) -> Any:
+    """The link that a driver wants, None if it wants none; `meant` is told the socket of a USB device before it is
+    opened. LinkError if it cannot be had."""
+    if kind in USB_KINDS:
+        return LINKS[kind].open(section, now, meant=meant)
     return LINKS[kind].open(section, now) if kind in LINKS else None
 
 
@@ -108,22 +113,20 @@ def connect(
     tape: Tape,
     now: Callable[[], float],
     secrets: Callable[[], Mapping[str, str]],
+    meant: hidraw.Meant = hidraw.nobody,
 ) -> Driver:
-    """Open the configured UPS, or the one that `auto` has detected; `secrets` by label. LinkError if that is not
-    possible now."""
+    """Open the configured UPS, or the one that `auto` has detected; `secrets` by label, `meant` as of `open_link` (of
+    what a search looks at it is told nothing). LinkError if that is not possible now."""
     if not settings.driver:
         raise LinkError("no driver is configured")
     name, section = settings.driver, settings.ups
     if name == detect.AUTO:
-        try:
-            found = auto.choose()
-        finally:
-            hidraw.choose_none()  # nobody's port is reset because a search found nothing there
+        found = auto.choose()
         name, section = found.driver, typed(found)
     module: ModuleType = drivers.load(name)
     names = {o.name for o in module.OPTIONS}
     kind, label = link_kind(module, section), section.get("secret")
-    opened = open_link(kind, {**section, "password": secrets().get(label) if label else None}, now)
+    opened = open_link(kind, {**section, "password": secrets().get(label) if label else None}, now, meant)
     taped = Taped(opened, tape) if opened is not None and kind != "lines" else opened
     try:
         driver: Driver = module.connect({k: v for k, v in section.items() if k in names}, taped, now)

@@ -7,6 +7,8 @@ root at each start, before the network.
     BOOT/ridethrough-report.txt  what became of it, how the page is reached, the set-up code
     BOOT/factory-reset           a file of this name: everything is forgotten first
     RUN/ridethrough-data-bad     why the data partition cannot be used (the image's `data` wrote it): said everywhere
+    the spare place              the settings once more, outside that partition (spare.py): brought back by a start
+                                 that finds no configuration, before anything else is read
     SYSTEM/system.json           [system] as it was taken over; applied at each start
     SYSTEM/taken.json            which content was taken over last; taken-NAME.json of a second UPS
 
@@ -23,14 +25,13 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import bootfile, bootpart, config, hostsetup, login, process, seconds, steer, vault, wire
+from . import bootfile, bootpart, config, hostsetup, login, process, sealed, seconds, spare, steer, vault, wire
 from .config import Config
 from .faces import secrets_path
 from .hostsetup import System
@@ -46,13 +47,6 @@ DATA_BAD_LIMIT = 500
 ZONES = Path("/usr/share/zoneinfo")
 
 
-def start_units(units: Sequence[str]) -> None:
-    """Have systemd start them as soon as their time has come. OSError with what it says."""
-    done = subprocess.run(["systemctl", "--no-block", "start", *units], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(5, f"cannot be started: {done.stderr.strip()}", units[0])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Places:
     """Where everything is; `run` is /run but in tests. `file`, `taken`: of the first UPS or, with its name, of a
@@ -62,9 +56,10 @@ class Places:
     system: Path
     config: Path
     run: Path = Path("/run")
+    area: sealed.Area | None = None  # the spare place
     set_hostname: Callable[[str], None] = socket.sethostname
     mount: bootpart.Mount = bootpart.remount
-    start: Callable[[Sequence[str]], None] = start_units
+    start: Callable[[Sequence[str]], None] = seconds.start_units
     file: str = FILE
     taken: str = "taken.json"
     second: str = ""
@@ -77,10 +72,11 @@ class Places:
 
 def run(places: Places) -> list[str]:
     """All of it; the lines of the report. Never raises for what people or disks did: it is said in the lines."""
-    said = _reset(places)
+    said, mistakes = _reset(places), list[str]()
+    made = _bring_back(places, said, mistakes)
     with contextlib.suppress(OSError):  # said when something is to be kept there
         vault.make_folder(places.system)  # so that the helper may write into it
-    mistakes = _without_data(places)
+    mistakes += _without_data(places, made)
     said += mistakes
     before = _read_system(places, said)
     said += _take(places, before, mistakes)
@@ -102,6 +98,8 @@ def _reset(places: Places) -> list[str]:
         with bootpart.writable(places.boot, places.mount):
             if os.path.exists(wish):
                 os.replace(wish, doing)
+            if places.area is not None:  # first: what is left of it would come back
+                sealed.erase(places.area)
             settings = _settings(places)
             state = Path(settings.state_dir)
             for name in seconds.known(places.config):
@@ -115,21 +113,43 @@ def _reset(places: Places) -> list[str]:
         return [
             f"factory-reset: {e.strerror} ({e.filename}): not everything is forgotten; tried again at the next start"
         ]
+    if os.path.exists(places.run / DATA_BAD):
+        return [f"factory-reset: everything was forgotten but what the data partition holds: {RECREATE} empties it."]
     return ["factory-reset: everything was forgotten."]
 
 
-def _without_data(places: Places) -> list[str]:
-    """What to say when memory has taken the place of the data partition."""
+def _bring_back(places: Places, said: list[str], mistakes: list[str]) -> str:
+    """The spare settings, if there is no configuration (nor a reset under way); when they were kept, else ""."""
+    if places.area is None or places.config.exists() or os.path.exists(places.boot / DOING):
+        return ""
+    try:
+        made = spare.restore(places.area, places.config)
+    except (OSError, ConfigError) as e:
+        mistakes.append(f"The spare settings could not be brought back: {e}")
+        (places.run / spare.UNREAD).touch()
+        return ""
+    if made:
+        said.append(f"The settings that were kept on {made} were brought back.")
+    return made
+
+
+def _without_data(places: Places, made: str) -> list[str]:
+    """What to say when memory has taken the place of the data partition; `made`: the date of the spare settings."""
     try:
         why = " ".join((places.run / DATA_BAD).read_text(errors="replace")[:DATA_BAD_LIMIT].split())
     except FileNotFoundError:
         return []
     except OSError as e:
         why = str(e)
+    if made:
+        what = f"the settings that were kept on {made}; those it goes on to keep, the history it forgets"
+    else:
+        rest = "those it keeps, the history it forgets" if places.area else "all else it forgets with the next start"
+        what = f"what {FILE} says; {rest}"
+    new = "A new one with these settings" if made else "A new, empty one"
     return [
-        f"The data partition cannot be used ({why}). The adapter protects with what {FILE} says, and forgets all "
-        f"else with the next start. A new, empty one: put a file called {RECREATE} onto the "
-        "boot partition and start it again."
+        f"The data partition cannot be used ({why}). The adapter protects with {what}. {new}: put a file called "
+        f"{RECREATE} onto the boot partition and start it again."
     ]
 
 
@@ -368,6 +388,11 @@ def _read_taken(places: Places) -> list[str]:
 def main(args: argparse.Namespace) -> int:
     """`ridethrough provision`; 0 even where the file is wrong: the host must come up."""
     os.umask(0o022)
-    for line in run(Places(boot=args.boot, system=args.system, config=args.config)):
+    area = None
+    try:
+        area = sealed.find()
+    except OSError as e:
+        print(f"spare place: {e}", file=sys.stderr)
+    for line in run(Places(boot=args.boot, system=args.system, config=args.config, area=area)):
         print(line, file=sys.stderr)
     return 0

@@ -9,6 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import ber, usm, v3
 from .ber import OCTET_STRING, Malformed
@@ -19,8 +20,24 @@ log = logging.getLogger(__name__)
 QUEUE_LIMIT = 256  # notices that wait for one receiver
 SAME_KIND_S = 5.0  # RFC 1628: at most one of a kind
 INFORM_AGAIN_S, INFORM_TRIES = 5.0, 4
+CANDIDATE_EVERY_S = 60.0  # how often an engine may be tried that only an unsigned report speaks of
 DATAGRAM_LIMIT_BYTES = 2048
 ANY_V4 = bytes(4)
+ENGINE_ID_BYTES = range(5, 33)  # RFC 3411 section 5
+#: what a receiver says to a message for another engine; the second if it is a manager, too (RFC 3414 section 3.2, 3a)
+_OTHER_ENGINE = [
+    (ber.oid_body((*v3.REPORTS[name], 0)),) for name in ("usmStatsUnknownEngineIDs", "usmStatsUnknownUserNames")
+]
+_OTHER_TIME = ber.oid_body((*v3.REPORTS["usmStatsNotInTimeWindows"], 0))
+
+
+class _Peer(NamedTuple):
+    """The engine of a receiver of version 3."""
+
+    engine_id: bytes
+    boots: int
+    zero_s: float  # the second of our time at which its own began
+    user: usm.User  # with keys for it
 
 
 @dataclass
@@ -31,6 +48,8 @@ class _Sent:
     request_id: int
     tries: int
     next_s: float
+    to: _Peer | None = None  # the candidate to which it goes next, in place of the peer
+    asked_other: bool = False  # has it gone to a candidate since the last try?
 
 
 class Receiver:
@@ -47,16 +66,21 @@ class Receiver:
         engine: v3.Engine | None = None,
         for_engine: Callable[[bytes], usm.User] | None = None,
         sent: Callable[[], None] = lambda: None,
+        leaves: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`for_engine(id)`: the user with keys for the receiver's engine, which informs need; `sent` counts."""
+        """`for_engine(id)`: the user with keys for the receiver's engine, which informs need; `sent` counts;
+        `leaves`: is there a carrier on the way to it?"""
         self.name = f"{address[0]}:{address[1]}"
         self.dropped = 0
         self._address, self._version, self._community, self._inform = address, version, community, inform
         self._user, self._engine, self._for_engine, self._count = user, engine, for_engine, sent
+        self._leaves = leaves
         self._waiting: deque[Notice] = deque()
         self._last_s: dict[ber.Oid, float] = {}  # by kind
         self._open: _Sent | None = None
-        self._peer: tuple[bytes, int, float, usm.User] | None = None  # engineID, boots, its zero in our time, user
+        self._peer: _Peer | None = None  # has confirmed something, signed
+        self._candidate: _Peer | None = None  # an unsigned report names it
+        self._candidate_s = -CANDIDATE_EVERY_S  # when one was taken beside a peer
         self._salts = usm.Salts()
         self._sock: socket.socket | None = None
         self._said = ""
@@ -94,6 +118,9 @@ class Receiver:
         try:
             sock = self._socket()
             self._hear(sock, now_s)
+            if self.busy and not self._leaves():  # it would be lost without a word
+                self._say("no carrier")
+                return
             if self._open is not None:
                 self._repeat(sock, now_s)
             while self._open is None and (notice := self._next(now_s)) is not None:
@@ -107,8 +134,9 @@ class Receiver:
                     self._waiting.remove(notice)  # not before it is sent
                     self._last_s[notice.trap] = now_s
             self._spilt = self._spilt and bool(self._waiting)
-        except OSError as e:  # no route: the next turn tries again
+        except OSError as e:  # no route, or the address that we had is gone: the next turn tries again
             self._say(e.strerror or str(e))
+            self.close()
 
     def _say(self, what: str) -> None:
         if self._said != what:
@@ -191,21 +219,21 @@ class Receiver:
                 log.warning("notify: %s does not confirm: given up after %d tries", self.name, sent.tries)
             self._deaf, self._open = True, None
             return
-        self._send(sock, self._inform_of(sent, now_s))  # what has not left is no try
+        to = sent.to or self._peer
+        self._send(sock, self._inform_of(sent, to, now_s))  # what has not left is no try
         sent.tries, sent.next_s = sent.tries + 1, now_s + INFORM_AGAIN_S
+        sent.to, sent.asked_other = None, sent.to is not None
 
-    def _inform_of(self, sent: _Sent, now_s: float) -> bytes:
+    def _inform_of(self, sent: _Sent, to: _Peer | None, now_s: float) -> bytes:
         if self._version == ber.V2C:
             return sent.notice.of_version_2(self._prefix(), sent.request_id, inform=True)
-        if self._peer is None:  # who is it? (RFC 3414 section 4)
+        if to is None:  # who is it? (RFC 3414 section 4)
             empty = ber.message(_context(b""), ber.GET, ber.integer(sent.request_id), 0, 0, b"")
             return v3.seal(sent.request_id, v3.REPORTABLE, b"", 0, 0, None, b"", empty, self._salts)
-        engine, boots, zero_s, user = self._peer
-        scoped = sent.notice.of_version_2(_context(engine), sent.request_id, inform=True)
-        return v3.seal(
-            sent.request_id, user.level | v3.REPORTABLE, engine, boots, int(now_s - zero_s), user, user.name.encode(),
-            scoped, self._salts,
-        )  # fmt: skip
+        scoped = sent.notice.of_version_2(_context(to.engine_id), sent.request_id, inform=True)
+        name, time_s = to.user.name.encode(), int(now_s - to.zero_s)
+        flags = to.user.level | v3.REPORTABLE
+        return v3.seal(sent.request_id, flags, to.engine_id, to.boots, time_s, to.user, name, scoped, self._salts)
 
     def _hear(self, sock: socket.socket, now_s: float) -> None:
         for _ in range(QUEUE_LIMIT):
@@ -237,20 +265,44 @@ class Receiver:
         message = v3.read(data)
         if message.msg_id != sent.request_id or self._for_engine is None:
             return False
-        if self._peer is None or message.engine_id != self._peer[0]:
-            if self._peer is None and message.level == usm.NO_AUTH and message.engine_id:
-                self._meet(message, self._for_engine(message.engine_id), now_s, sent)
+        if message.level == usm.NO_AUTH:
+            self._suspect(message, self._for_engine, sent, now_s)
             return False
-        user = self._peer[3]
-        scoped = v3.opened(data, message, user)
-        pdu = v3.read_scoped(scoped)[3]
-        if pdu.tag == ber.REPORT and message.level:  # signed: our idea of its time was wrong
-            self._meet(message, user, now_s, sent)
-        return pdu.tag == ber.RESPONSE and pdu.request_id == ber.integer(sent.request_id)
+        peer = next((p for p in (self._peer, self._candidate) if p and p.engine_id == message.engine_id), None)
+        if peer is None:
+            return False
+        pdu = v3.read_scoped(v3.opened(data, message, peer.user))[3]
+        if pdu.tag == ber.REPORT and pdu.names == (_OTHER_TIME,):
+            timed = peer._replace(boots=message.boots, zero_s=now_s - message.time_s)
+            if peer is self._peer:
+                self._peer = timed
+            else:
+                self._candidate = sent.to = timed
+            sent.next_s = now_s  # at once
+        if pdu.tag != ber.RESPONSE or pdu.request_id != ber.integer(sent.request_id):
+            return False
+        self._peer, self._candidate = peer, None
+        return True
 
-    def _meet(self, message: v3.Message, user: usm.User, now_s: float, sent: _Sent) -> None:
-        self._peer = message.engine_id, message.boots, now_s - message.time_s, user
-        sent.next_s = now_s  # at once
+    def _suspect(
+        self, message: v3.Message, for_engine: Callable[[bytes], usm.User], sent: _Sent, now_s: float
+    ) -> None:
+        """An unsigned report says that another engine is there: that may be so, or be forged. It is told once after
+        each try of ours; the peer stays the peer until the other has confirmed something."""
+        engine_id, pdu = message.engine_id, v3.read_scoped(message.scoped)[3]
+        if pdu.tag != ber.REPORT or pdu.names not in _OTHER_ENGINE or sent.asked_other:
+            return
+        known = {self._engine.id if self._engine else b"", self._peer.engine_id if self._peer else b""}
+        if len(engine_id) not in ENGINE_ID_BYTES or engine_id in known:
+            return
+        if self._candidate is None or self._candidate.engine_id != engine_id:
+            if self._peer is not None:
+                if now_s - self._candidate_s < CANDIDATE_EVERY_S:
+                    return
+                self._candidate_s = now_s
+            self._candidate = _Peer(engine_id, message.boots, now_s - message.time_s, for_engine(engine_id))
+        sent.to, sent.asked_other = self._candidate, True
+        sent.tries, sent.next_s = sent.tries - 1, now_s  # at once, and none of its tries
 
 
 def _context(engine: bytes) -> bytes:

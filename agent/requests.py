@@ -56,8 +56,11 @@ class Requests:
         if kind == "protect":
             return self._protect(message, peer)
         if kind == "audit":
-            data = {"command": "set", "args": _plain(message.get("what", ""), 200), "outcome": "done"}
-            self._put(Note("command", "", {**data, **_origin(message, peer)}))
+            why = _plain(message.get("why", ""), 200)
+            data = {"command": "set", "args": _plain(message.get("what", ""), 200)}
+            self._put(
+                Note("command", why, {**data, "outcome": "refused" if why else "done", **_origin(message, peer)})
+            )
             return {}
         if kind == "say":
             return self._say(message, peer)

@@ -10,7 +10,8 @@ only that is on the data partition.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from . import addresses, detect, process
@@ -33,6 +34,13 @@ def file_of(name: str) -> str:
 def units(name: str) -> tuple[str, ...]:
     """Its services."""
     return (f"ridethrough-core@{name}.service", f"ridethrough-faces@{name}.service")
+
+
+def start_units(units: Sequence[str]) -> None:
+    """Have systemd start them as soon as their time has come. OSError with what it says."""
+    done = subprocess.run(["systemctl", "--no-block", "start", *units], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(5, f"cannot be started: {done.stderr.strip()}", units[0])
 
 
 def wrong_name(name: str) -> str:

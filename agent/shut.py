@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import operator
 import struct
 from collections import deque
@@ -125,8 +126,10 @@ class ShutLink:
         self._length: int | None = None
         self._device: bytes | None = None  # its device descriptor (USB 2.0, 9.6.1)
         self._names: dict[str, str] = {}
+        self._sizes: dict[int, int] = {}  # report -> bytes of its last answer
         self.descriptor = b""
         self.identity = Identity(0, 0)
+        self.until_s = math.inf  # whatever is asked ends by then: a poll is many questions, and a bad line costs each
 
     @property
     def wake_fd(self) -> int | None:
@@ -164,6 +167,11 @@ class ShutLink:
         """As hidreader.HidLink."""
         value = KINDS[kind] << 8 | report
         data = self._all(lambda until_s: self._control(*GET_REPORT, value, 0, length, until_s))
+        before, self._sizes[value] = self._sizes.get(value, length), len(data)
+        # one byte is all that guards a frame: of what is shorter than described the damage is the likelier reason,
+        # unless it comes like that again
+        if 0 < len(data) < length and len(data) != before:
+            raise LinkError(f"{kind} report {report:#04x}: {len(data)} bytes, not {length}: {data.hex(' ')}")
         return Reply(data, self._now()) if data else None
 
     def put(self, data: bytes) -> bool:
@@ -225,7 +233,9 @@ class ShutLink:
 
     def _all(self, do: Callable[[float], bytes | bool | None]) -> bytes:
         """A transfer that must end now. LinkError; after it the unit must be synced anew."""
-        deadline_s = self._now() + WITHIN_S
+        deadline_s = min(self._now() + WITHIN_S, self.until_s)
+        if deadline_s <= self._now():
+            raise LinkError("no time left to ask")
         try:
             self._sync(deadline_s)
             done = do(deadline_s)

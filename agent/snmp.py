@@ -1,7 +1,8 @@
 """Answers SNMP managers (versions 1, 2c and 3) with what the UPS says: the socket, and the way of a datagram.
 
-One thread, one UDP socket. A datagram is looked at in this order, and dropped without a word at the first that fails:
-size, source network, rate, form of the header, version, community, form of the request.
+One UDP socket, and one thread that answers; what managers set is done in another (`setter`). A datagram is looked at
+in this order, and dropped without a word at the first that fails: size, source network, rate, form of the header,
+version, community, form of the request.
 """
 
 from __future__ import annotations
@@ -11,27 +12,33 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
+from contextlib import closing
+from functools import partial
+from typing import Any
 
 from . import addresses, ber, config, enginemib, mib2, pdu, upsman, upsmib, upsset, usm, v3
 from .gate import Gate
 from .mib import NOTHING, Look, Table, ticks
 from .model import ConfigError, View
 from .netif import Interfaces
+from .refusals import Refusals
+from .setter import Result, Setter
 from .upsset import Writer
 
 log = logging.getLogger(__name__)
 
-REQUEST_LIMIT_BYTES = 1472  # what fits an Ethernet frame; nobody asks for so much at once that it needs fragments
+REQUEST_LIMIT_BYTES = v3.SIZE_LIMIT  # of all versions
 REPLY_LIMIT_BYTES = {socket.AF_INET: 1472, socket.AF_INET6: 1452}  # an unfragmented reply
 RECEIVE_BUFFER_BYTES = 256 * 1024
 INTERFACES_FOR_S = 2.0  # how long the numbers of /sys are good
 REFUSALS_LOGGED_EVERY_S = 60.0
-SAME_SET_S, WRITERS_LIMIT = 10.0, 64  # so long a SET is remembered, of so many who write
 WAKE_US = 250_000  # how soon `run` sees that it shall stop
 IP_PKTINFO = 8  # Linux, ip(7); not in Python's socket module
 
 Clock = Callable[[], float]
+#: the sender, and what goes along so that he is answered from the address that he asked
+Way = tuple[Any, list[tuple[int, int, bytes]]]
 
 
 def _wake_now_and_then(sock: socket.socket) -> None:
@@ -91,7 +98,8 @@ class Agent:
         self._sock: socket.socket | None = None
         self._budget_bytes = REPLY_LIMIT_BYTES[socket.AF_INET]
         self._anywhere = False
-        self._sets: dict[tuple[str, str], tuple[tuple[bytes, bytes] | None, float, tuple[int, int]]] = {}
+        self._setter = Setter(clock)
+        self.refusals, self._refusing = Refusals(), threading.Lock()  # of SETs
         self._stopping = False
         self._logged: dict[str, int] = {}
         self._log_due_s = clock()
@@ -146,7 +154,8 @@ class Agent:
         if sock is None:
             return
         serve = self._serve_anywhere if self._anywhere else self._serve
-        with sock:
+        threading.Thread(target=self._setter.run, name="snmp-set", daemon=True).start()
+        with sock, closing(self._setter):
             while not self._stopping and not stop.is_set():
                 try:
                     serve(sock)
@@ -162,32 +171,34 @@ class Agent:
 
     def _serve(self, sock: socket.socket) -> None:
         data, sender = sock.recvfrom(REQUEST_LIMIT_BYTES + 1)
-        reply = self.answer(data, sender[0])
+        reply = self.answer(data, sender[0], (sender, []))
         if reply is not None:
             sock.sendto(reply, socket.MSG_DONTWAIT, sender)
 
     def _serve_anywhere(self, sock: socket.socket) -> None:
         """On 0.0.0.0 and [::]: reply from the address that was asked; managers ignore other ones."""
         data, extras, _, sender = sock.recvmsg(REQUEST_LIMIT_BYTES + 1, 256)
-        reply = self.answer(data, sender[0])
-        if reply is None:
-            return
         back = []
         for level, kind, value in extras:
             if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
                 back.append((level, kind, struct.pack("@i4s4s", 0, value[4:8], bytes(4))))
             elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
                 back.append((level, kind, value))
-        sock.sendmsg([reply], back, socket.MSG_DONTWAIT, sender)
+        reply = self.answer(data, sender[0], (sender, back))
+        if reply is not None:
+            sock.sendmsg([reply], back, socket.MSG_DONTWAIT, sender)
 
     # the answer
 
-    def answer(self, data: bytes, host: str) -> bytes | None:
-        """The reply to a datagram from an address; None: there is none. Never raises for anything in `data`."""
+    def answer(self, data: bytes, host: str, way: Way | None = None) -> bytes | None:
+        """The reply to a datagram from an address; None: there is none, or it is sent the `way` back when what it
+        sets is set. Without a way that is waited for. Never raises for anything in `data`."""
         now_s = self._clock()
         self.counts[mib2.IN_PKTS] += 1
         try:
             return self._answer(data, host, now_s)
+        except pdu.Later as later:
+            return self._set(later, host, way)
         except ber.Malformed as e:
             self.counts[mib2.IN_PARSE_ERRORS] += 1
             log.debug("snmp: from %s: %s", host, e)
@@ -220,8 +231,10 @@ class Agent:
             request = ber.read_pdu(data, header.pdu_at)
             self._questions.keep(data, header.pdu_at, header, request)
         look, table = self.seen(now_s)
-        write = self._writing(f"community {community.label}", host, request) if community.writes else None
-        reply = pdu.answer(header, request, table, look, counts, self._budget_bytes, write)
+        writer = f"community {community.label}" if community.writes else ""
+        reply = pdu.answer(header, request, table, look, counts, self._budget_bytes, writer)
+        if request.tag == ber.SET and request.names and not writer:
+            self._refused_set(f"community {community.label}", host, request.names[0], upsset.NO_ACCESS)
         if reply is None:
             raise _RefusedError("no request")
         return self._sent(reply)
@@ -236,8 +249,11 @@ class Agent:
     ) -> bytes:
         def make(header: ber.Header, request: ber.Pdu, room: int, user: usm.User) -> bytes | None:
             look, table = self.seen(now_s)
-            write = self._writing(f"user {user.name}", host, request) if user.writes else None
-            return pdu.answer(header, request, table, look, self.counts, room, write)
+            writer = f"user {user.name}" if user.writes else ""
+            reply = pdu.answer(header, request, table, look, self.counts, room, writer)
+            if request.tag == ber.SET and request.names and not writer:
+                self._refused_set(f"user {user.name}", host, request.names[0], upsset.NO_ACCESS)
+            return reply
 
         try:
             return responder.answer(
@@ -246,20 +262,47 @@ class Agent:
         except v3.Dropped as e:
             raise _RefusedError(e.args[0]) from None
 
-    def _writing(self, who: str, host: str, request: ber.Pdu) -> pdu.Write:
-        """A manager who heard nothing asks again under the same number: that is no second order."""
+    def _set(self, later: pdu.Later, host: str, way: Way | None) -> bytes | None:
+        """Have it done by the setter's thread, which then answers; without a way, now and here."""
 
-        def write(pairs: Sequence[upsset.Triple], look: Look) -> tuple[int, int]:
-            asked, now_s = (request.request_id, request.bindings), self._clock()
-            before, at_s, result = self._sets.get((who, host), (None, 0.0, (0, 0)))
-            if before != asked or now_s - at_s > SAME_SET_S:
-                result = self.writer.write(pairs, look, who, host)
-                if len(self._sets) >= WRITERS_LIMIT:
-                    self._sets.clear()
-                self._sets[who, host] = asked, self._clock(), result
-            return result
+        def do() -> Result:
+            look = self.look(self._clock())
+            return self.writer.write(
+                later.triples, look, later.who, host, partial(self._refused_set, later.who, host)
+            )
 
-        return write
+        key = (later.who, host, later.pdu.request_id, later.pdu.bindings)
+        if way is not None:
+            self._setter.take(key, do, lambda result: self._tell(later.reply(*result), way))
+            return None
+        results: list[Result] = []
+        self._setter.take(key, do, results.append)
+        while not results:
+            self._setter.turn()
+        reply = later.reply(*results[0])
+        return None if reply is None else self._sent(reply)
+
+    def _refused_set(self, who: str, host: str, name: bytes, error: int) -> None:
+        """Now and then that leaves a row. From any thread."""
+        with self._refusing:
+            others = self.refusals.due(who, host, self._clock())
+        if others is not None:
+            what, why = upsset.object_name(name), upsset.ERRORS[error]
+            why += f"; {others} others had left no row" if others else ""
+            self._setter.then(lambda: self.writer.audit(what, who, host, why))
+
+    def _tell(self, reply: bytes | None, way: Way) -> None:
+        """Send what became of a SET."""
+        sock, (sender, back) = self._sock, way
+        if reply is None or sock is None:
+            return
+        try:
+            if back:
+                sock.sendmsg([self._sent(reply)], back, socket.MSG_DONTWAIT, sender)
+            else:
+                sock.sendto(self._sent(reply), socket.MSG_DONTWAIT, sender)
+        except OSError as e:
+            log.warning("snmp: %s does not hear what became of a SET: %s", sender[0], e.strerror or e)
 
     def sent_notice(self) -> None:
         """A notification has left: counted in the snmp group."""
@@ -291,7 +334,7 @@ class Agent:
             news = True
         look = Look(
             view, view.status or NOTHING, now_s, self._started_s, self._kept, self._host, self._alarms.rows,
-            self._ports, self.counts, self.responder.facts if self.responder else None, self.writer,
+            self._ports, self.counts, self.responder.facts if self.responder else None, self.writer.kept,
             *self._switches,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:

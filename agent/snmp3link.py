@@ -196,7 +196,7 @@ class Snmp3Link:
                 for name, value in said["bindings"]
             )
             data = ber.integer(int(said["error"])) + ber.integer(int(said["index"])) + ber.tlv(ber.SEQUENCE, found)
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as e:
             raise LinkError(f"{self._name}: the program for version 3 said {str(said)[:64]}") from e
         return Reply(data, self._now())
 

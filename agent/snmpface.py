@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import ber, bus, config, engineid, notify, receiver, settexts, snmp, upsset, v3
+from . import ber, bus, config, engineid, netif, notify, receiver, settexts, snmp, upsset, v3
 from .config import Config
 from .model import Command, ConfigError
 
@@ -26,20 +27,28 @@ class Face:
 
     agent: snmp.Agent
     notifier: notify.Notifier | None
+    listens: bool = True  # else nobody may ask, and there is a notifier
 
 
 def start(settings: Config, secrets: Mapping[str, str], client: bus.Client) -> Face:
-    """Take the address, and only then count this start. ConfigError if it cannot listen."""
+    """Take the address, if anybody may ask, and only then count this start. ConfigError if it cannot listen, or if
+    nobody may ask and nobody can be told."""
     wanted, now_s = settings.snmp or config.Snmp(), time.monotonic()
     folder = Path(settings.state_dir) / "faces" / "snmp"
     rows = _keys(folder) if wanted.users else {}
-    writer = _writer(wanted, folder, client)
-    agent = snmp.Agent(wanted, secrets, client.view, now_s, keys=rows, writer=writer)
-    agent.bind()
-    log.info("snmp listens on %s port %d", *agent.address)
+    writer, interfaces = _writer(wanted, folder, client), netif.Interfaces()
+    agent = snmp.Agent(wanted, secrets, client.view, now_s, keys=rows, writer=writer, interfaces=interfaces)
+    listens = bool(wanted.communities or wanted.users)
+    if listens:
+        agent.bind()
+        log.info("snmp listens on %s port %d", *agent.address)
     responder = _responder(wanted, folder, rows, now_s) if rows else None
     agent.responder = responder
-    receivers = _receivers(wanted, secrets, rows, responder, agent)
+    receivers, problems = _receivers(wanted, secrets, rows, responder, agent, interfaces)
+    if not listens and not receivers:
+        raise ConfigError("; ".join(problems) or "[snmp]: nobody may ask and nobody is told")
+    for problem in problems:
+        log.error("snmp: %s", problem)
     if not receivers:
         return Face(agent, None)
     notifier = notify.Notifier(agent.look, agent.last_row, client.ask, receivers, folder)
@@ -47,7 +56,7 @@ def start(settings: Config, secrets: Mapping[str, str], client: bus.Client) -> F
         agent.on_refused = notifier.refused
         if responder is not None:
             responder.on_refused = notifier.refused
-    return Face(agent, notifier)
+    return Face(agent, notifier, listens)
 
 
 #: what a manager gets whose order did not reach the core, or of which nobody knows more (RFC 3416 section 4.2.5);
@@ -72,11 +81,13 @@ def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Wri
             log.warning("snmp: %s for %s: %s", command.value, who, e)
             raise upsset.Refused(str(e), _ERRORS.get(type(e), upsset.INCONSISTENT_VALUE)) from e
 
-    def audit(what: str, who: str, host: str) -> None:
+    def audit(what: str, who: str, host: str, why: str) -> None:
+        origin = {"user": f"snmp {who}", "address": host}
         try:
-            client.ask({"type": "audit", "what": what, "origin": {"user": f"snmp {who}", "address": host}}, AUDIT_S)
+            client.ask({"type": "audit", "what": what, "why": why, "origin": origin}, AUDIT_S)
         except bus.BusError as e:
-            log.warning("snmp: %s has set %s; the core does not keep that: %s", who, what, e)
+            done = f"was refused {what} ({why})" if why else f"has set {what}"
+            log.warning("snmp: %s %s; the core does not keep that: %s", who, done, e)
 
     return upsset.Writer(
         settexts.read(folder), lambda texts: settexts.write(folder, texts), order, audit,
@@ -126,8 +137,10 @@ def _receivers(
     rows: Mapping[str, Mapping[str, Any]],
     responder: v3.Responder | None,
     agent: snmp.Agent,
-) -> list[receiver.Receiver]:
-    found = []
+    interfaces: netif.Interfaces,
+) -> tuple[list[receiver.Receiver], list[str]]:
+    """Who is told, and why somebody is not."""
+    found, problems = [], []
     for one in wanted.receivers:
         version = VERSIONS[one.version]
         user = responder.user(one.user) if responder else None
@@ -144,12 +157,13 @@ def _receivers(
                 else None
             )
         except ConfigError as e:
-            log.error("snmp: receiver %s is off: %s", one.name, e)
+            problems.append(f"receiver {one.name} is off: {e}")
             continue
         found.append(
             receiver.Receiver(
                 (one.address, one.port), version, community=secrets.get(one.label, "").encode(), inform=one.inform,
                 user=user, engine=responder.engine if responder else None, for_engine=other, sent=agent.sent_notice,
+                leaves=partial(interfaces.leads_to, one.address),
             )
         )  # fmt: skip
-    return found
+    return found, problems

@@ -23,9 +23,8 @@ from .model import Link, LinkError, Option, Reply
 log = logging.getLogger(__name__)
 
 DATAGRAM_LIMIT_BYTES = 1472  # one Ethernet frame: nothing is ever in fragments
-AGAIN_S = 0.6  # without an answer a question is sent again
+AGAIN_S = 0.6  # without an answer a question is sent again; later, if the last answer took longer than half of it
 WITHIN_LIMIT_S = 5.0  # no request may take longer, whatever the caller says
-STRANGERS_LIMIT = 64  # datagrams that are no answer to this request, of one request
 VERSIONS = {"1": ber.V1, "2c": ber.V2C}  # the third has a link of its own
 
 OPTIONS: tuple[Option, ...] = (
@@ -76,6 +75,7 @@ class SnmpLink:
 
     def __init__(self, sock: socket.socket, now: Callable[[], float], prefix: bytes, name: str) -> None:
         self._sock, self._now, self._prefix, self._name = sock, now, prefix, name
+        self._again_s = AGAIN_S
         self._id = int.from_bytes(os.urandom(4), "big") >> 2  # `secrets` would bring hashlib into the core
 
     def ask(self, command: bytes, *, end: bytes = b"", limit_bytes: int = 0, within_s: float = 3.0) -> Reply:
@@ -93,13 +93,17 @@ class SnmpLink:
         return Reply(data, self._now())
 
     def _exchange(self, asked: bytes, within_s: float, *, again: bool) -> bytes:
-        end_s = self._now() + within_s
+        """What comes from others ends nothing but the time. An agent that answers one question after the other, and
+        takes its time, would never be through with our repetitions: it sets their pace."""
+        began_s = self._now()
+        end_s = began_s + within_s
         self._sock.send(asked)
-        strangers, waiting_s = 0, AGAIN_S
+        waiting_s = self._again_s
         again_s = self._now() + waiting_s
         while True:
             now_s = self._now()
             if now_s >= end_s:
+                self._again_s = min(2 * self._again_s, WITHIN_LIMIT_S)
                 raise TimeoutError
             if again and now_s >= again_s:
                 self._sock.send(asked)
@@ -112,10 +116,8 @@ class SnmpLink:
                 continue
             found = self._mine(data)
             if found is not None:
+                self._again_s = min(max(AGAIN_S, 2 * (self._now() - began_s)), WITHIN_LIMIT_S)
                 return found
-            strangers += 1
-            if strangers > STRANGERS_LIMIT:
-                raise LinkError(f"{self._name}: only answers to something else")
 
     def _mine(self, data: bytes) -> bytes | None:
         """What the driver gets of this datagram; None if it is no answer to the last request."""

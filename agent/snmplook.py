@@ -64,7 +64,7 @@ def look(table: Table, known: Mapping[str, float | str], alarms: frozenset[Condi
         raise LinkError("the agent does not say where the power comes from")
     flags = alarms | {condition for place, value, condition in table.flags if known.get(place) == value}
     state = _code(known, "battery.state")
-    low = Condition.LOW_BATTERY in alarms or state in (3, 4)
+    low = Condition.LOW_BATTERY in alarms or state in table.low
     says_low = low or state == 2 or table.low_alarm
     result = table.tests.get(_code(known, "test.result") or 0)
     if result is TestResult.RUNNING:

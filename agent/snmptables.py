@@ -55,6 +55,7 @@ class Table(NamedTuple):
     maker: str | None = None  # where the agent has no object for it
     lost: int = -1  # of place `comm`: the agent has lost its UPS
     low_alarm: bool = False  # low battery is an alarm and nothing else
+    low: tuple[int, ...] = (3,)  # of place `battery.state`: low
 
 
 def rows(root: str, text: str) -> tuple[Row, ...]:
@@ -154,6 +155,7 @@ RFC1628 = Table(
         5: TestResult.RUNNING, 6: TestResult.NONE,
     },
     flags=(("battery.state", 4, C.BATTERY_DEPLETED),),
+    low=(3, 4),
 )  # fmt: skip
 
 POWERNET = Table(
@@ -218,7 +220,8 @@ POWERNET = Table(
     sources={
         2: Source.MAINS, 3: Source.BATTERY, 4: Source.BOOST, 5: Source.NONE, 6: Source.BYPASS, 7: Source.NONE,
         9: Source.BYPASS, 10: Source.BYPASS, 11: Source.NONE, 12: Source.BUCK, 13: Source.MAINS, 14: Source.MAINS,
-        15: Source.BATTERY, 16: Source.BYPASS, 17: Source.BYPASS,
+        15: Source.BATTERY, 16: Source.BYPASS, 17: Source.BYPASS, 18: Source.MAINS, 19: Source.MAINS,
+        20: Source.MAINS, 21: Source.MAINS, 22: Source.MAINS, 24: Source.MAINS, 25: Source.MAINS, 28: Source.MAINS,
     },
     orders=_orders(
         APC,
@@ -236,6 +239,10 @@ POWERNET = Table(
         ("battery.replace", 2, C.BATTERY_BAD),
         ("test.calibration", 3, C.TEST_RUNNING),
         ("source", 15, C.TEST_RUNNING),
+        ("source", 24, C.TEST_RUNNING),
+        ("source", 28, C.TEST_RUNNING),
+        ("battery.state", 4, C.BATTERY_BAD),
+        ("battery.state", 5, C.BATTERY_BAD),
         ("source", 10, C.GENERAL_FAULT),
         ("source", 7, C.OUTPUT_OFF),
         ("source", 11, C.AWAITING_POWER),
@@ -301,7 +308,7 @@ EATON = Table(
     ),
     sources={
         2: Source.NONE, 3: Source.MAINS, 4: Source.BYPASS, 5: Source.BATTERY, 6: Source.BOOST, 7: Source.BUCK,
-        8: Source.MAINS, 9: Source.MAINS, 10: Source.MAINS,
+        8: Source.MAINS, 9: Source.MAINS, 10: Source.MAINS, 11: Source.BYPASS, 12: Source.MAINS,
     },
     orders=_orders(
         XUPS,
@@ -353,7 +360,17 @@ CYBERPOWER = Table(
         control.on 6.2.6.0
         """,
     ),
-    sources={2: Source.MAINS, 3: Source.BATTERY, 4: Source.BOOST, 5: Source.NONE, 6: Source.NONE},
+    sources={
+        2: Source.MAINS,
+        3: Source.BATTERY,
+        4: Source.BOOST,
+        5: Source.NONE,
+        6: Source.NONE,
+        8: Source.MAINS,
+        9: Source.BYPASS,
+        10: Source.BUCK,
+        11: Source.MAINS,
+    },
     orders=_orders(
         CPS,
         {
@@ -364,7 +381,11 @@ CYBERPOWER = Table(
     ),
     alarms=(_RFC_TABLE,),
     tests={},
-    flags=(("battery.replace", 2, C.BATTERY_BAD), ("test.calibration", 3, C.TEST_RUNNING)),
+    flags=(
+        ("battery.replace", 2, C.BATTERY_BAD),
+        ("test.calibration", 3, C.TEST_RUNNING),
+        ("source", 11, C.OVERLOAD),
+    ),
     maker="CyberPower",
 )
 

@@ -20,6 +20,9 @@ def main(args: argparse.Namespace, settings: Config) -> int:
         for name in sorted(wanted | set(rows)):
             row = rows.get(name)
             ways = f"{row['auth']} {row.get('priv', 'not encrypted')}" if row else "no keys yet"
+            weak = settings.snmp is not None and settings.snmp.allow_weak
+            remarks = usm.remarks(str(row["auth"]), str(row.get("priv", "")), weak) if row else []
+            ways = "; ".join((ways, *remarks))
             print(f"{name}: {ways}{'' if name in wanted else ' (no [[snmp.user]] of the configuration)'}")
         if not wanted and not rows:
             print("no users yet")
@@ -38,6 +41,8 @@ def main(args: argparse.Namespace, settings: Config) -> int:
         rows[args.name] = engineid.made(
             engineid.engine_id(folder), args.auth, auth_phrase, priv, priv_phrase, informs=args.informs
         )
+        for remark in usm.remarks(args.auth, priv):
+            print(f"note: {remark}", file=sys.stderr)
         if args.name not in wanted:
             print(f"note: the configuration has no [[snmp.user]] {args.name}", file=sys.stderr)
     try:

@@ -1,8 +1,9 @@
 """`ridethrough support`: one archive for whoever shall help. No secret is in it.
 
 In it: version, configuration, status, the last events, the last raw frames of the UPS's link, what is plugged in, and
-what detection would make of it (nothing is asked for that). Secrets do not stand in the configuration; what looks
-like one is taken out all the same, and every secret that this machine knows is taken out of every file.
+what detection would make of it (nothing is asked for that). Of the configuration only what is known to be harmless
+stands in it (see redact.py), and what was left out is taken out of every other file, with every secret that this
+machine knows and whatever looks like one.
 """
 
 from __future__ import annotations
@@ -12,38 +13,26 @@ import io
 import json
 import os
 import platform
-import re
 import tarfile
 import time
-from collections.abc import Callable, Iterable
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from . import bus, detect, devices, hidraw, steer, vault, wire
+from . import bus, config, detect, devices, drivers, hidraw, model, reach, steer, vault, wire
 from .config import Config
 from .faces import secrets_path
-from .model import VERSION, ConfigError
-from .process import load, open_link
+from .model import VERSION, ConfigError, Option
+from .process import load, open_link, ups_options
+from .redact import Redactor
 
 EVENTS = 500
-HIDDEN = "***"
-SHORT = 4  # a secret of fewer characters is taken out only where it stands alone
-CONFIG_LIMIT_BYTES, MEMORY_LIMIT_BYTES = 256 * 1024, 64 * 1024
-
-_WORDS = (
-    r"secret|password|passwd|pass_?phrase|passphrase|pass|token|communit(?:y|ies)|credential|bearer|psk|auth|priv"
-)
-_NAMED = re.compile(
-    rf"""(?imx) ^ (?P<name> [^\n#=]* (?: {_WORDS} | (?<![a-z]) (?:key|keys|code|codes|pin|pins) (?![a-z]) )
-    [^\n=]* = [ \t]*) (?P<value> \[[^\]]* \] | \"\"\" (?s:.*?) \"\"\" | \'\'\' (?s:.*?) \'\'\' | [^\n]+)"""
-)
-_IN_LINE = re.compile(
-    rf"(?i)(?P<name>[\"']?[\w.-]*(?:{_WORDS}|key|code)[\w.-]*[\"']?\s*[:=]\s*)(?P<value>\"[^\"\n]*\"|'[^'\n]*')"
-)
-_USER_IN_URL = re.compile(r"(?i)(?P<name>[a-z][a-z0-9+.-]*://)(?P<value>[^/\s\"'@]+)(?P<after>@)")
-_QUERY_IN_URL = re.compile(r"(?i)(?P<name>[a-z][a-z0-9+.-]*://[^\s\"'?#]+\?)(?P<value>[^\s\"']+)")
-_HEADER = re.compile(r"(?i)(?P<name>authorization\W{1,4}(?:basic|bearer)\s+)(?P<value>[^\s\"']+)")
-_QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'")
+MEMORY_LIMIT_BYTES = 64 * 1024
+SECTIONS = {"agent": config.AGENT, "web": config.WEB, "snmp": config.SNMP, "stage": config.STAGE}
+SNMP_TABLES = {"community": config.COMMUNITY, "user": config.USER, "receiver": config.RECEIVER}
 
 
 def main(args: argparse.Namespace) -> int:
@@ -62,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
             info.size, info.mtime, info.mode = len(data), int(time.time()), 0o600
             archive.addfile(info, io.BytesIO(data))
     print(f"{name}: {', '.join(files)}")
-    print("secrets were taken out; names and addresses of your servers are in it: look before you hand it on")
+    print("texts of your own were taken out of it, IP addresses are in it: look before you hand it on")
     return 0
 
 
@@ -78,19 +67,17 @@ def collect(path: Path, settings: Config, problems: list[str]) -> dict[str, str]
         "power devices": [[str(one.node), one.identity._asdict()] for one in hidraw.find()],
         "serial ports": [[str(one.node), one.name, one.usb and one.usb._asdict()] for one in devices.ports()],
     }
-    hidden: set[str] = set()
-    files = {
+    redactor = Redactor(known_secrets(settings), house_words())
+    written = configuration(path, redactor)  # first: the others may quote it
+    asked = {what: _asked(settings, {"type": "query", "what": what}) for what in ("status", "frames")}
+    asked["events"] = _asked(settings, {"type": "query", "what": "events", "limit": EVENTS})
+    documents = {**asked, "detection": found, "devices": json.loads(json.dumps(plugged))}
+    return {
         "version.txt": f"ridethrough {VERSION}\npython {platform.python_version()}\n{platform.platform()}\n",
-        "ridethrough.toml": configuration(path, hidden),
-        "problems.txt": redacted("\n".join(problems) + "\n", hidden),
-        "status.json": _asked(settings, {"type": "query", "what": "status"}),
-        "events.json": _asked(settings, {"type": "query", "what": "events", "limit": EVENTS}),
-        "frames.json": _asked(settings, {"type": "query", "what": "frames"}),
-        "detection.json": json.dumps(found, indent=1),
-        "devices.json": json.dumps(plugged, indent=1),
+        "ridethrough.toml": written,
+        "problems.txt": "".join(f"{redactor.text(problem)}\n" for problem in problems),
+        **{f"{name}.json": json.dumps(redactor.value(it), indent=1) + "\n" for name, it in documents.items()},
     }
-    secrets = sorted(known_secrets(settings) | (hidden - {""}), key=lambda value: (-len(value), value))
-    return {name: without(text, secrets) for name, text in files.items()}
 
 
 def _unopened() -> detect.Around:
@@ -99,33 +86,74 @@ def _unopened() -> detect.Around:
     return detect.Around(usb=list)
 
 
-def configuration(path: Path, hidden: set[str]) -> str:
-    """The configuration as it is written, what looks like a secret taken out; see `redacted`."""
+def configuration(path: Path, redactor: Redactor) -> str:
+    """The configuration, written anew with what is known to be harmless; one line if it cannot be read."""
+    import tomlkit
+
     try:
         with path.open("rb") as file:
-            return redacted(file.read(CONFIG_LIMIT_BYTES).decode("utf-8", "replace"), hidden)
+            raw = tomllib.loads(file.read(config.FILE_LIMIT_BYTES).decode())
     except OSError as e:
-        return f"{path}: {e.strerror}\n"
+        return f"# it cannot be read: {e.strerror}\n"
+    except (ValueError, RecursionError):
+        return "# not TOML: nothing of it is shown; see problems.txt\n"
+    return "# without comments, and without what might be a secret\n\n" + tomlkit.dumps(_shown(raw, redactor))
 
 
-def redacted(text: str, hidden: set[str]) -> str:
-    """Text of a configuration without the values of options named like a secret, and without what URLs carry. What
-    was taken out is added to `hidden`: an error text, or an event, may quote it.
+def _shown(raw: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """The sections of the file as `Redactor.table` leaves them, each by its own options."""
+    shown: dict[str, Any] = {}
+    for name, it in raw.items():
+        if name in SECTIONS:
+            shown[name] = _tables(it, SECTIONS[name], redactor)
+            if name == "snmp" and isinstance(it, dict):
+                shown[name] |= {k: _tables(it[k], SNMP_TABLES[k], redactor) for k in SNMP_TABLES if k in it}
+        elif name == "ups":
+            shown[name] = redactor.table(it, _of_ups(it))
+        elif name == "server":
+            shown[name] = [redactor.table(row, _of_server(row)) for row in (it if isinstance(it, list) else [it])]
+        else:
+            shown |= redactor.unknown({name: it})
+    return shown
 
-    The label of a secret is no secret, but goes as well where its option is named so.
-    """
 
-    def hide(match: re.Match[str]) -> str:
-        groups = match.groupdict()
-        value = groups["value"]
-        hidden.update(line.strip() for pair in _QUOTED.findall(value) for line in "".join(pair).splitlines())
-        hidden.add(value.strip(" \t\"'"))
-        quote = '"' if groups.get("name", "").rstrip().endswith(("=", ":")) else ""
-        return f"{groups.get('name') or ''}{quote}{HIDDEN}{quote}{groups.get('after') or ''}"
+def _tables(it: Any, options: Sequence[Option], redactor: Redactor) -> Any:
+    """One table, or a list of them."""
+    return [redactor.table(row, options) for row in it] if isinstance(it, list) else redactor.table(it, options)
 
-    for pattern in (_NAMED, _IN_LINE, _USER_IN_URL, _HEADER, _QUERY_IN_URL):
-        text = pattern.sub(hide, text)
-    return text
+
+def _of_ups(row: Any) -> Sequence[Option]:
+    """The options of [ups] with its driver; those common to all if there is no such driver."""
+    name = row.get("driver") if isinstance(row, dict) else None
+    try:
+        return (*_choosing(config.UPS, "driver", drivers.available()), *ups_options(str(name)))
+    except ConfigError:
+        return config.UPS
+
+
+def _of_server(row: Any) -> Sequence[Option]:
+    """The same of a [[server]] and its way."""
+    name = row.get("how", "rccmd") if isinstance(row, dict) else None
+    try:
+        return (*_choosing(config.SERVER, "how", reach.available()), *reach.load(str(name)).OPTIONS)
+    except ConfigError:
+        return config.SERVER
+
+
+def _choosing(options: Sequence[Option], name: str, choices: Sequence[str]) -> list[Option]:
+    """The options, one of them with the words that it offers."""
+    return [replace(one, choices=(*choices, detect.AUTO)) if one.name == name else one for one in options]
+
+
+def house_words() -> frozenset[str]:
+    """The words of the house, which name nobody: of the model, the bus and the configuration."""
+    enums = [it for it in vars(model).values() if isinstance(it, type) and issubclass(it, Enum)]
+    options = [one for rows in (*SECTIONS.values(), *SNMP_TABLES.values(), config.UPS, config.SERVER) for one in rows]
+    options += [one for name in drivers.available() for one in ups_options(name)]
+    options += [one for name in reach.available() for one in reach.load(name).OPTIONS]
+    words = {value.value for enum in enums for value in enum}
+    words |= {word for one in options for word in (one.name, *one.choices)}
+    return frozenset((*words, *SECTIONS, *drivers.available(), *reach.available(), "began", "ended", "note"))
 
 
 def known_secrets(settings: Config) -> set[str]:
@@ -136,8 +164,12 @@ def known_secrets(settings: Config) -> set[str]:
             values |= set(vault.read(path).values())
         except ConfigError:
             continue  # damaged, or not ours to read: then we cannot have copied from it either
-    for path in (Path(settings.state_dir) / "faces").glob("**/*.json"):
-        values |= set(_strings(path))
+    for folder in ("faces", "system"):
+        try:
+            for path in (Path(settings.state_dir) / folder).glob("**/*.json"):
+                values |= set(_strings(path))
+        except OSError:
+            continue  # a folder that cannot be, or not ours to look into
     return values - {""}
 
 
@@ -162,25 +194,9 @@ def _leaves(value: Any) -> Iterable[str]:
             yield from _leaves(one)
 
 
-def without(text: str, secrets: Iterable[str]) -> str:
-    """The text without these values, as they are and as JSON and our error texts write them."""
-    for secret in secrets:
-        for form in {
-            secret,
-            repr(secret)[1:-1],
-            json.dumps(secret)[1:-1],
-            json.dumps(secret, ensure_ascii=False)[1:-1],
-        }:
-            if len(form) >= SHORT:
-                text = text.replace(form, HIDDEN)
-            else:
-                text = re.sub(rf"(?<![\w.]){re.escape(form)}(?![\w.])", lambda _: HIDDEN, text)
-    return text
-
-
-def _asked(settings: Config, question: dict[str, Any], ask: Callable[..., Any] = bus.ask) -> str:
-    """What the core answers, as JSON; a line that says why not if it does not."""
+def _asked(settings: Config, question: dict[str, Any], ask: Callable[..., Any] = bus.ask) -> Any:
+    """What the core answers; a line that says why not if it does not."""
     try:
-        return json.dumps(ask(steer.socket_path(settings), question), indent=1)
+        return ask(steer.socket_path(settings), question)
     except bus.BusError as e:
-        return f"no answer from the core: {e}\n"
+        return f"no answer from the core: {e}"

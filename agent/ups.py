@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .ages import without_old
 from .model import Command, Driver, LinkError, OrderError, Status
-from .plausible import believable
+from .plausible import Oddities, believable
 from .usbport import Rescue
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Ups:
         self._open_at_s = 0.0
         self._hurry_s = 0.0
         self._polled_s = 0.0
-        self._odd: frozenset[str] = frozenset()  # what was not believed in the last frame
+        self._oddities = Oddities()
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
         self._lock = threading.Lock()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -180,13 +181,10 @@ class Ups:
         self._deliver(Polled(status, "", 0, "up", self._driver.commands, self._driver.off_return))
 
     def _believed(self, status: Status) -> Status:
-        """The status without what cannot be; said when it begins, and when it ends."""
-        status, odd = believable(status)
-        for name in sorted(odd.keys() - self._odd):
-            log.warning("the UPS says %s = %g, which cannot be; taken as unknown", name, odd[name])
-        for name in sorted(self._odd - odd.keys()):
-            log.info("the UPS says a plausible %s again", name)
-        self._odd = frozenset(odd)
+        """The status without what cannot be, or is too old; the first is said, with what the driver has left out."""
+        status, odd = believable(without_old(status))
+        for is_warning, line in self._oddities.step({**getattr(self._driver, "odd", {}), **odd}, status.taken_s):
+            log.log(logging.WARNING if is_warning else logging.INFO, "%s", line)
         return status
 
     def _failed(self, why: str) -> None:

@@ -140,15 +140,17 @@ OBJECTS = (
     *(_object(8, n + 5, f"upsAlarmTempmanSensorStatus{n + 1}", _sensor_status(n)) for n in range(SENSORS)),
 )  # fmt: skip
 
-#: all notifications of the MIB, by their last arc; which of them are sent is said below
+#: of a sensor: what would have to be known for its notifications is not, so they are never sent
+_OF_SENSORS = ("upsmanTrapTempmanTempHigh", "upsmanTrapTempmanTempLow", "upsmanTrapTempmanSensorFailure")
+UNSENT = tuple(f"{name}{n}" for name in _OF_SENSORS for n in range(1, SENSORS + 1))
+#: all notifications of the MIB, by their last arc
 NOTIFICATIONS = (
     "communicationLost", "upsOverload", "upsTurnedOff", "communicationEstablished", "powerRestored", "upsOnBattery",
     "testStarted", "testCompleted", "upsBatteryLow", "upsShutdownImminent", "upsmanStarted", "upsmanTrapInputBad",
     "upsmanTrapOutputOverloadRemoved", "upsmanTrapBatteryBad", "upsmanTrapTempBad", "upsmanTrapTempBadRemoved",
-    "upsmanTrapFatalFault",
-    *(f"upsmanTrapTempman{what}{n}" for what in ("TempHigh", "TempLow", "SensorFailure") for n in range(1, 5)),
+    "upsmanTrapFatalFault", *UNSENT,
 )  # fmt: skip
-#: (condition, does it begin?) -> notification. Temperature limits are not kept here, so no sensor has one of its own.
+#: (condition, does it begin?) -> notification
 EVENTS: Mapping[tuple[Condition, bool], str] = {
     (Condition.COMM_LOST, True): "communicationLost",
     (Condition.COMM_LOST, False): "communicationEstablished",

@@ -12,11 +12,17 @@ from operator import attrgetter
 
 from .ber import COUNTER32, GAUGE32, INTEGER, OBJECT_ID, OCTET_STRING, TIMETICKS, Oid
 from .mib import INT_MAX, INT_MIN, UINT_MAX, Alarm, Look, Object, Row, Value, constant, row, text, ticks
-from .model import ALARM_NUMBER, VERSION, Active, Condition, Line, Source, Test, TestResult
+from .model import ALARM_NUMBER, VERSION, Active, Command, Condition, Line, Source, Test, TestResult
 
 UPS: Oid = (1, 3, 6, 1, 2, 1, 33)
 WELL_KNOWN_ALARMS: Oid = (*UPS, 1, 6, 3)
-NO_TESTS_INITIATED: Oid = (*UPS, 1, 7, 7, 1)
+TESTS: Oid = (*UPS, 1, 7, 7)
+NO_TESTS_INITIATED: Oid = (*TESTS, 1)
+ABORT_TEST, GENERAL_TEST, QUICK_TEST, DEEP_TEST = 2, 3, 4, 5
+_TEST_NUMBERS = {
+    Command.TEST_QUICK.value: QUICK_TEST, Command.TEST_MINUTES.value: QUICK_TEST, Command.TEST_DEEP.value: DEEP_TEST,
+}  # fmt: skip
+ORDER_WITHIN_S = 5.0  # that the core has an order after the manager gave it
 
 Lines = Callable[[Look], Sequence[Line]]
 
@@ -124,17 +130,24 @@ def _test(look: Look) -> Test:
 
 
 def _test_id(look: Look) -> Oid | None:
-    """Of a test that was started here; else only that there has been none is known."""
-    if look.written and look.written.test_id:
-        return look.written.test_id
-    return NO_TESTS_INITIATED if _test(look).result is TestResult.NONE else None
+    """RFC 1628: the name of the running test, or of the last. What the UPS began itself, or nobody remembers, is the
+    maker's standard test."""
+    kept, began_s = look.written, look.view.test_s
+    if kept is not None and kept.test_id and (began_s is None or began_s <= kept.test_s + ORDER_WITHIN_S):
+        return kept.test_id
+    if began_s is not None:
+        return (*TESTS, _TEST_NUMBERS.get(look.view.test_order, GENERAL_TEST))
+    none = _test(look).result is TestResult.NONE and not _holds(look, Condition.TEST_RUNNING)
+    return NO_TESTS_INITIATED if none else (*TESTS, GENERAL_TEST)
 
 
 def _test_start(look: Look) -> int | None:
-    if _test(look).result is TestResult.NONE:
-        return 0
-    running = _holds(look, Condition.TEST_RUNNING)
-    return ticks(min(running.since_s, look.now_s), look.started_s) if running else None
+    running, began_s = _holds(look, Condition.TEST_RUNNING), look.view.test_s
+    if running:
+        return ticks(min(running.since_s, look.now_s), look.started_s)
+    if began_s is not None:
+        return ticks(began_s, look.started_s)
+    return 0 if _test(look).result is TestResult.NONE else None
 
 
 def _test_elapsed_s(look: Look) -> float | None:
@@ -276,6 +289,11 @@ ALARM_COLUMNS = (
 )
 # fmt: on
 
+#: what changes by itself, or when a manager sets something; all others are the view's word alone
+_MOVING = frozenset((
+    "upsIdentName", "upsIdentAttachedDevices", "upsSecondsOnBattery", "upsTestId", "upsTestSpinLock",
+    "upsTestElapsedTime", "upsShutdownAfterDelay", "upsStartupAfterDelay", "upsRebootWithDuration", "upsAutoRestart",
+))  # fmt: skip
 _LINE_TABLES: tuple[tuple[tuple[Object, ...], Lines], ...] = (
     (INPUT_COLUMNS, attrgetter("status.inputs")),
     (OUTPUT_COLUMNS, attrgetter("status.outputs")),
@@ -306,9 +324,9 @@ def shape(look: Look) -> tuple[object, ...]:
 
 def rows(look: Look) -> list[Row]:
     """All rows of the UPS-MIB that may have a value as long as `shape` is the same."""
-    found = [row(o, 0, o.read) for o in ALWAYS]
+    found = [row(o, 0, o.read, steady=o.name not in _MOVING) for o in ALWAYS]
     if look.view.status is not None:
-        found += [row(o, 0, o.read) for o in MEASURED]
+        found += [row(o, 0, o.read, steady=o.name not in _MOVING) for o in MEASURED]
         for columns, lines in _LINE_TABLES:
             numbers = range(1, len(lines(look)[:LINES_LIMIT]) + 1)
             found += [row(o, n, _of_line(o, lines, n - 1), steady=True) for o in columns for n in numbers]

@@ -6,8 +6,9 @@ is checked whole before anything is done. It holds at most one order to the UPS:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import ber, upsmib
@@ -16,14 +17,20 @@ from .mib import INT_MAX, Look
 from .mib2 import SYSTEM
 from .model import Command, Condition, View
 from .outage import RETURN_DELAY_S
-from .upsmib import UPS
+from .upsmib import ABORT_TEST, DEEP_TEST, GENERAL_TEST, QUICK_TEST, TESTS, UPS
 
 GEN_ERR, NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 5, 6, 7, 8, 9, 10, 11
 INCONSISTENT_VALUE, RESOURCE_UNAVAILABLE, COMMIT_FAILED, UNDO_FAILED, NOT_WRITABLE = 12, 13, 14, 15, 17
 
+#: RFC 3416 section 3
+ERRORS = {
+    GEN_ERR: "genErr", NO_ACCESS: "noAccess", WRONG_TYPE: "wrongType", WRONG_LENGTH: "wrongLength",
+    WRONG_ENCODING: "wrongEncoding", WRONG_VALUE: "wrongValue", NO_CREATION: "noCreation",
+    INCONSISTENT_VALUE: "inconsistentValue", RESOURCE_UNAVAILABLE: "resourceUnavailable",
+    COMMIT_FAILED: "commitFailed", UNDO_FAILED: "undoFailed", NOT_WRITABLE: "notWritable",
+}  # fmt: skip
+
 Triple = tuple[bytes, int, bytes]  # encoded name, tag and body of the value
-TESTS: Oid = (*UPS, 1, 7, 7)
-ABORT_TEST, GENERAL_TEST, QUICK_TEST, DEEP_TEST = 2, 3, 4, 5
 _TEST_COMMANDS = {
     ABORT_TEST: Command.TEST_STOP, GENERAL_TEST: Command.TEST_QUICK, QUICK_TEST: Command.TEST_QUICK,
     DEEP_TEST: Command.TEST_DEEP,
@@ -58,33 +65,30 @@ class _Plan:
 
 
 Order = Callable[[Command, Mapping[str, Any], str, str], None]
-Audit = Callable[[str, str, str], None]
+Audit = Callable[[str, str, str, str], None]
+Refuse = Callable[[bytes, int], None]
+
+
+def object_name(name: bytes) -> str:
+    """What an encoded name is called: that of an object that can be set, else its arcs."""
+    setting = SETTINGS.get(name)
+    return setting.name if setting else ".".join(map(str, ber.arcs(name)))
 
 
 def _nobody(command: Command, args: Mapping[str, Any], who: str, host: str) -> None:
     raise Refused("there is no core", RESOURCE_UNAVAILABLE)
 
 
-class Writer:
-    """Does what managers set, and remembers what they have set."""
+@dataclass(frozen=True)
+class Kept:
+    """What managers have set, as it is at one moment."""
 
-    def __init__(
-        self,
-        texts: Mapping[str, str] | None = None,
-        save: Callable[[Mapping[str, str]], None] = lambda texts: None,
-        order: Order = _nobody,
-        audit: Audit = lambda what, who, host: None,
-        *,
-        allow_shutdown: bool = False,
-    ) -> None:
-        """`texts` were set before; `save` keeps them (OSError); `order(command, args, who, host)` has the UPS do it
-        (Refused); `audit(what, who, host)` leaves a row of what else was set."""
-        self.texts: dict[str, str] = dict(texts or {})
-        self.spin_lock = 1
-        self.test_id: Oid | None = None
-        self._save, self._order, self._audit, self._may_switch = save, order, audit, allow_shutdown
-        self._until: tuple[str, float] | None = None  # the countdown that was ordered last: object, monotonic second
-        self._shown = False  # the unit has said that it counts
+    texts: Mapping[str, str]
+    spin_lock: int = 1
+    test_id: Oid | None = None
+    test_s: float = 0.0  # monotonic second at which it was ordered
+    until: tuple[str, float] | None = None  # the countdown that was ordered last: object, monotonic second
+    shown: bool = False  # the unit has said that it counts
 
     @property
     def returns(self) -> bool:
@@ -93,31 +97,58 @@ class Writer:
 
     def countdown_s(self, name: str, now_s: float) -> int | None:
         """What is left of the countdown of an object; -1 if it is another's; None: none that was ordered here."""
-        if self._until is None or self._until[1] <= now_s:
+        if self.until is None or self.until[1] <= now_s:
             return None
-        return int(self._until[1] - now_s) if self._until[0] == name else -1
+        return int(self.until[1] - now_s) if self.until[0] == name else -1
+
+
+class Writer:
+    """Does what managers set, and remembers what they have set. `write` is for one thread, the others for any."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, str] | None = None,
+        save: Callable[[Mapping[str, str]], None] = lambda texts: None,
+        order: Order = _nobody,
+        audit: Audit = lambda what, who, host, why: None,
+        *,
+        allow_shutdown: bool = False,
+    ) -> None:
+        """`texts` were set before; `save` keeps them (OSError); `order(command, args, who, host)` has the UPS do it
+        (Refused); `audit(what, who, host, why)` leaves a row of what else was set, or, with a `why`, was not."""
+        self.kept = Kept(dict(texts or {}))
+        self._changing = threading.Lock()
+        self.audit, self._save, self._order, self._may_switch = audit, save, order, allow_shutdown
 
     def counts(self, now_s: float) -> bool:
         """Whether a countdown that was ordered here goes on: then `saw` wants to know."""
-        return self._until is not None and self._until[1] > now_s
+        until = self.kept.until
+        return until is not None and until[1] > now_s
 
     def saw(self, view: View) -> None:
         """What the unit says now. One that has shown its countdown, and shows it no more, was stopped by somebody."""
         pending = _pending(view)
-        if self._shown and not pending:
-            self._until = None
-        self._shown = pending and self._until is not None
+        with self._changing:
+            until = None if self.kept.shown and not pending else self.kept.until
+            self.kept = replace(self.kept, until=until, shown=pending and until is not None)
 
-    def write(self, triples: Sequence[Triple], look: Look, who: str, host: str) -> tuple[int, int]:
-        """Set all or nothing; error-status and error-index."""
-        plan = _Plan(dict(self.texts), self.returns)
+    def write(
+        self, triples: Sequence[Triple], look: Look, who: str, host: str, refuse: Refuse = lambda name, error: None
+    ) -> tuple[int, int]:
+        """Set all or nothing; error-status and error-index. `refuse(name, error)` hears what is refused here, not
+        what the core refuses: that has its row already."""
+        plan = _Plan(dict(self.kept.texts), self.kept.returns)
         # as if all were set at once (RFC 3416 section 4.2.5): first what the others depend on
         for index, (name, tag, body) in sorted(enumerate(triples, start=1), key=lambda one: one[1][0] not in FIRST):
             try:
                 self._check(name, tag, body, look, plan, index)
             except _Wrong as e:
+                refuse(name, e.args[0])
                 return e.args[0], index
-        return self._commit(plan, look, who, host)
+        error, index = self._commit(plan, look, who, host)
+        if error in (COMMIT_FAILED, UNDO_FAILED):
+            refuse(triples[max(index, 1) - 1][0], error)
+        return error, index
 
     def _check(self, name: bytes, tag: int, body: bytes, look: Look, plan: _Plan, index: int) -> None:
         setting = SETTINGS.get(name)
@@ -136,7 +167,7 @@ class Writer:
             plan.order = (*plan.order[:2], index)
 
     def _commit(self, plan: _Plan, look: Look, who: str, host: str) -> tuple[int, int]:
-        before = self.texts
+        before = self.kept.texts
         if plan.texts != before:
             try:
                 self._save(plan.texts)
@@ -153,17 +184,22 @@ class Writer:
                 except OSError:
                     return UNDO_FAILED, 0
                 return e.error, index
-        self.texts = plan.texts
+        with self._changing:
+            self.kept = self._after(plan, look.now_s)
+        if plan.changed:
+            self.audit(" ".join(plan.changed), who, host, "")
+        return 0, 0
+
+    def _after(self, plan: _Plan, now_s: float) -> Kept:
+        kept = replace(self.kept, texts=plan.texts)
+        if plan.test_id is not None:
+            kept = replace(kept, test_id=plan.test_id, test_s=now_s)
         if plan.locked:
-            self.spin_lock = 0 if self.spin_lock >= INT_MAX else self.spin_lock + 1
-        self.test_id = plan.test_id or self.test_id
+            kept = replace(kept, spin_lock=0 if kept.spin_lock >= INT_MAX else kept.spin_lock + 1)
         if plan.countdown is not None:
             name, seconds = plan.countdown
-            self._until = None if seconds is None else (name, look.now_s + seconds)
-            self._shown = False
-        if plan.changed:
-            self._audit(" ".join(plan.changed), who, host)
-        return 0, 0
+            kept = replace(kept, until=None if seconds is None else (name, now_s + seconds), shown=False)
+        return kept
 
 
 # --- one object each --------------------------------------------------------------------------------------------
@@ -217,7 +253,7 @@ def _need(look: Look, command: Command) -> Command:
 
 
 def _spin_lock(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
-    if value != writer.spin_lock:
+    if value != writer.kept.spin_lock:
         raise _Wrong(INCONSISTENT_VALUE)
     plan.locked = True
 
@@ -229,7 +265,9 @@ def _test(_: Writer, name: str, value: Oid, look: Look, plan: _Plan) -> None:
     running = any(active.condition is Condition.TEST_RUNNING for active in look.view.conditions)
     if not plan.locked or running != (command is Command.TEST_STOP):
         raise _Wrong(INCONSISTENT_VALUE)
-    plan.order, plan.test_id = (_need(look, command), {}, 0), value
+    plan.order = (_need(look, command), {}, 0)
+    if command is not Command.TEST_STOP:  # that is no test: the name of the one that is aborted stays
+        plan.test_id = value
 
 
 def _shutdown_type(_: Writer, name: str, value: int, look: Look, plan: _Plan) -> None:
@@ -249,7 +287,7 @@ def _pending(view: View) -> bool:
 
 def _stop(writer: Writer, name: str, look: Look, plan: _Plan) -> None:
     """-1: end the countdown of this object, or one that was ordered elsewhere, if there is one."""
-    left_s = writer.countdown_s(name, look.now_s)
+    left_s = writer.kept.countdown_s(name, look.now_s)
     if (left_s is not None and left_s >= 0) or (left_s is None and _pending(look.view)):
         plan.order, plan.countdown = (_need(look, Command.SHUTDOWN_STOP), {}, 0), (name, None)
 

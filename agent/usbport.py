@@ -16,7 +16,6 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 
-from . import hidraw
 from .hidraw import Identity, text
 from .model import LinkError
 from .usbdevice import SYS, remedy
@@ -89,9 +88,9 @@ class Rescue:
         sys: Path = SYS,
         dev: Path = DEV,
         reset: Callable[[Path], None] = reset,
-        place: Callable[[], str] = hidraw.place_chosen,
     ) -> None:
-        self._now, self._sys, self._dev, self._reset, self._place = now, sys, dev, reset, place
+        self._now, self._sys, self._dev, self._reset = now, sys, dev, reset
+        self._place = ""  # see `meant`
         self._device: tuple[str, str] | None = None  # socket and number; another number: it was plugged in again
         self.strikes = 0  # connections to this device in a row that were given up without a frame
         self._reset_s: float | None = None  # when its port was reset last
@@ -108,9 +107,14 @@ class Rescue:
             self._reset_s, self._wait_s = None, AGAIN_S
 
     def before_open(self) -> None:
-        """LinkError while the port is being reset."""
+        """The next opening means no USB device before `meant` says so. LinkError while the port is being reset."""
         if self._thread is not None and self._thread.is_alive():
             raise LinkError("the kernel is still resetting the USB port of the UPS")
+        self._place = ""
+
+    def meant(self, place: str) -> None:
+        """The UPS is the device in this socket; it is being opened."""
+        self._place = place
 
     def failed(self) -> str:
         """A connection was given up, or could not be made. Takes at most RESET_WITHIN_S. What to add to the error: ""
@@ -134,9 +138,8 @@ class Rescue:
 
     def _there(self) -> tuple[str, str] | None:
         """The device that was opened last, None if it is gone."""
-        place = self._place()
-        number = text(self._sys / place / "devnum") if place else ""
-        return (place, number) if number else None
+        number = text(self._sys / self._place / "devnum") if self._place else ""
+        return (self._place, number) if number else None
 
     def _begin(self, device: tuple[str, str]) -> None:
         """Reset the port in a thread of its own, because nothing can interrupt the kernel at it."""

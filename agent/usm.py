@@ -14,6 +14,7 @@ import secrets
 import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -37,10 +38,11 @@ class Auth(NamedTuple):
 
 
 class Priv(NamedTuple):
-    """A way to encrypt, and how long its key is (DES: key and pre-IV)."""
+    """A way to encrypt, and how long its key is (DES: key and pre-IV). `standard`: some RFC has it."""
 
     key_bytes: int
     weak: bool = False
+    standard: bool = True
 
 
 AUTHS = {
@@ -51,8 +53,18 @@ AUTHS = {
     "sha1": Auth("sha1", 12),
     "md5": Auth("md5", 12, weak=True),
 }
-PRIVS = {"aes128": Priv(16), "aes256": Priv(32), "des": Priv(16, weak=True)}
+PRIVS = {"aes128": Priv(16), "aes256": Priv(32, standard=False), "des": Priv(16, weak=True)}
 LEVELS = {"auth-priv": AUTH_PRIV, "auth": AUTH}
+
+
+def remarks(auth: str, priv: str, allowed: bool = False) -> list[str]:
+    """What a person must know of these ways; `allowed`: the weak ones are switched on. "" is no way."""
+    off = "" if allowed else ", and off without allow_weak = true in [snmp]"
+    weak = [way for way, how in ((auth, AUTHS.get(auth)), (priv, PRIVS.get(priv))) if how is not None and how.weak]
+    found = [f"{way} is weak{off}" for way in weak]
+    if priv in PRIVS and not PRIVS[priv].standard:
+        found.append(f"{priv} is an extension that is in no standard: not every manager has it")
+    return found
 
 
 class Unreadable(Exception):
@@ -213,9 +225,8 @@ class Salts:
     """Numbers for `encrypt` that come only once, from a random beginning (RFC 3826 section 3.1.2.1)."""
 
     def __init__(self) -> None:
-        self._next = secrets.randbits(64)
+        self._numbers = count(secrets.randbits(64))  # one step, whichever threads take
 
     def take(self) -> int:
-        """The next one."""
-        self._next = (self._next + 1) & 0xFFFFFFFFFFFFFFFF
-        return self._next
+        """The next one. From any thread."""
+        return next(self._numbers) & 0xFFFFFFFFFFFFFFFF

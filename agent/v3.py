@@ -22,6 +22,7 @@ from typing import NamedTuple
 from . import ber, usm
 from .ber import COUNTER32, INTEGER, OCTET_STRING, SEQUENCE, Header, Malformed, Oid, Pdu
 from .mib import EngineFacts
+from .pdu import Later
 from .usm import AUTH, AUTH_PRIV, NO_AUTH, User
 
 MODEL = 3  # USM, in msgSecurityModel
@@ -29,7 +30,8 @@ REPORTABLE = 4  # in msgFlags
 TIME_WINDOW_S = 150
 BOOTS_LIMIT = 2**31 - 1  # RFC 3414 section 2.2.2: an engine that came so far answers nobody; of its time, too
 FORMS_LIMIT, MANAGERS_LIMIT = 128, 4  # lengths of which forms are kept, and forms of each
-SIZE_LEAST, SIZE_LIMIT = 484, 65507  # msgMaxSize
+SIZE_LEAST = 484  # msgMaxSize (RFC 3412)
+SIZE_LIMIT = 1472  # ours: what fits an Ethernet frame; nobody asks for so much at once that it needs fragments
 AUTHORIZATION_ERROR = 16
 
 USM_STATS: Oid = (1, 3, 6, 1, 6, 3, 15, 1, 1)
@@ -285,7 +287,7 @@ class Responder:
         message: Message | None = None,
     ) -> bytes:  # fmt: skip
         """The reply to a datagram, which was `read_again` as `message`. `allowed`: may a user ask from where this
-        comes? `make` answers his request in so many octets. Malformed, Dropped: there is none."""
+        comes? `make` answers his request in so many octets. Malformed, Dropped: there is none; Later: not yet."""
         is_new = message is None
         message = message or read(data)
         level = message.level
@@ -354,10 +356,17 @@ class Responder:
             reply = ber.message(header.prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
         else:
             room = min(budget_bytes, message.max_size) - self._around_bytes(message, user)
-            made = make(header, pdu, room, user)
+            try:
+                made = make(header, pdu, room, user)
+            except Later as later:
+                later.put_into(lambda inner: self._sealed(message, user, inner, now_s))
+                raise
             if made is None:
                 raise Dropped("no request")
             reply = made
+        return self._sealed(message, user, reply, now_s)
+
+    def _sealed(self, message: Message, user: User, reply: bytes, now_s: float) -> bytes:
         return seal(
             message.msg_id, message.level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
             reply, self._salts,

@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> int:
         "ssh-key": _ssh_key,
         "backup": _backup,
         "update": _update,
+        "spare": _spare,
         "host": lambda args, settings: host.main(args, settings),
     }
     if args.verb == "check":
@@ -157,12 +158,12 @@ def describe(view: View) -> list[str]:
                 lines.append(f"  {label} {number}: " + "  ".join(p for p in parts if p))
         battery = status.battery
         parts = [
-            _number(battery.charge_pct, "%" + (" (estimated)" if "charge_pct" in battery.estimated else "")),
-            _number(
-                None if battery.runtime_s is None else battery.runtime_s / 60,
-                "min" + (" (estimated)" if "runtime_s" in battery.estimated else ""),
-            ),
-            _number(battery.voltage_v, "V"),
+            _number(value, unit + (" (estimated)" if name in battery.estimated else ""))
+            for name, value, unit in (
+                ("charge_pct", battery.charge_pct, "%"),
+                ("runtime_s", None if battery.runtime_s is None else battery.runtime_s / 60, "min"),
+                ("voltage_v", battery.voltage_v, "V"),
+            )
         ]
         lines.append("  battery: " + "  ".join(p for p in parts if p))
         if status.older:
@@ -327,6 +328,12 @@ def _update(args: argparse.Namespace, settings: Config) -> int:
     from . import update
 
     return update.main(args, settings, lambda: _ask_view(settings))
+
+
+def _spare(args: argparse.Namespace, settings: Config) -> int:
+    from . import spare
+
+    return spare.main(args, settings, lambda: _ask_view(settings))
 
 
 def _password(args: argparse.Namespace, settings: Config) -> int:

@@ -5,7 +5,9 @@ MBR, disk signature SIGNATURE            (the boot ROM of the older boards knows
           device trees, cmdline.txt), and ridethrough.toml for the first start
 2  A      root, squashfs, never written
 3  B      the same for the next version
-4  data   ext4, grown to the card's end at the first start; the only one that is written
+-  spare  8 MiB that belong to no partition: two sealed records of the settings (agent/sealed.py), for starts
+          without a good data partition; zeros on a new card
+4  data   ext4, grown to the card's end at the first start; the only one that is written all the time
 """
 
 from __future__ import annotations
@@ -36,7 +38,20 @@ class Sizes:
     start: int = 4
     boot: int = 256
     root: int = 320
+    spare: int = 8
     data: int = 64
+
+    def parts(self) -> list[tuple[int, int]]:
+        """(start, size) of partitions 1 to 4."""
+        root_a = self.start + self.boot
+        data = root_a + 2 * self.root + self.spare
+        return [
+            (self.start, self.boot), (root_a, self.root), (root_a + self.root, self.root), (data, self.data),
+        ]  # fmt: skip
+
+
+#: the driver of ttyAMA tries only the first console of its name: another ttyAMA beside this one would be silent
+SERIAL = "console=ttyAMA10,115200 console=ttyS1,115200"
 
 
 def cmdline(slot: str) -> str:
@@ -44,8 +59,7 @@ def cmdline(slot: str) -> str:
     line of the others. What a board does not have is left out; each that is there gets a login with the set-up
     code above it (systemd-getty-generator, /run/issue.d). /dev/console is the last one, where it is not there the
     screen."""
-    serial = "console=ttyAMA10,115200 console=ttyS1,115200"
-    return f"console=tty0 {serial} ridethrough.slot={slot} ro quiet panic=10 systemd.show_status=auto\n"
+    return f"console=tty0 {SERIAL} ridethrough.slot={slot} ro quiet panic=10 systemd.show_status=auto\n"
 
 
 CONFIG = """\
@@ -94,28 +108,24 @@ def table(sizes: Sizes) -> bytes:
 
     An entry of 16 bytes: flag, CHS of the start (unused), type, CHS of the end (unused), first sector, sectors.
     """
-    entries, at = b"", sizes.start
-    for kind, size in ((FAT32_LBA, sizes.boot), (LINUX, sizes.root), (LINUX, sizes.root), (LINUX, sizes.data)):
+    entries = b""
+    for kind, (at, size) in zip((FAT32_LBA, LINUX, LINUX, LINUX), sizes.parts(), strict=True):
         flag = 0x80 if kind == FAT32_LBA else 0
         entries += struct.pack("<B3sB3sII", flag, b"\xfe\xff\xff", kind, b"\xfe\xff\xff", at * 2048, size * 2048)
-        at += size
     return bytes(440) + bytes.fromhex(SIGNATURE)[::-1] + b"\0\0" + entries + b"\x55\xaa"
 
 
 def assemble(target: Path, sizes: Sizes, parts: Mapping[int, Path]) -> None:
     """The whole card, sparse; `parts`: number of the partition -> its content. BuildError if one is too large."""
-    starts = [sizes.start, sizes.start + sizes.boot]
-    starts += [starts[1] + sizes.root, starts[1] + 2 * sizes.root]
-    room = [sizes.boot, sizes.root, sizes.root, sizes.data]
     with target.open("wb") as card:
-        card.truncate((starts[3] + sizes.data) * MIB)
+        card.truncate(sum(sizes.parts()[3]) * MIB)
         card.write(table(sizes))
         for number, path in sorted(parts.items()):
-            length = path.stat().st_size
-            if length > room[number - 1] * MIB:
-                raise BuildError(f"{path.name}: {length / MIB:.1f} MiB do not fit into {room[number - 1]} MiB")
+            length, (start, room) = path.stat().st_size, sizes.parts()[number - 1]
+            if length > room * MIB:
+                raise BuildError(f"{path.name}: {length / MIB:.1f} MiB do not fit into {room} MiB")
             with path.open("rb") as file:
-                at = starts[number - 1] * MIB
+                at = start * MIB
                 while piece := file.read(MIB):
                     if piece.count(0) != len(piece):  # holes stay holes
                         card.seek(at)

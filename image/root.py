@@ -51,8 +51,9 @@ WANTED = {
         "systemd-networkd.service", "systemd-resolved.service", "ridethrough-ssh.service",
         "ridethrough-confirm.service",
     ),
-    "sysinit.target": ("systemd-timesyncd.service", "ridethrough-provision.service"),
+    "sysinit.target": ("systemd-timesyncd.service", "ridethrough-provision.service", "ridethrough-late.timer"),
     "local-fs.target": ("ridethrough-data.service",),
+    "timers.target": ("ridethrough-spare.timer",),
     "sys-subsystem-net-devices-wlan0.device": ("ridethrough-wifi@wlan0.service",),
 }  # fmt: skip
 #: name -> user and group id, main folder; fixed, because they own files on the data partition

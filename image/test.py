@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from agent import provision
+from agent import backup, provision, sealed, spare
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.usbredir import UsbRedir
 
@@ -36,10 +36,12 @@ from .machine import (
     put,
 )
 from .machine import settings as machine_settings
+from .powercut import CONTACT
 from .step import BuildError, run
 
 ROOT = Path(__file__).parent.parent
 HID = "0463-ffff-eaton-9px-2200grt-l"  # the unit whose bytes are on the USB line
+TEXTS, SET_THERE = "faces/snmp/texts.json", "set on the adapter"
 OUTPUT_SOURCE = "1.3.6.1.2.1.33.1.4.1.0"  # upsOutputSource of RFC 1628: 3 normal, 5 battery
 
 
@@ -137,18 +139,27 @@ def grown(card: Path) -> None:
 
 
 def without_data(image: Path, slot: Path, folder: Path) -> None:
-    """A data partition full of rubbish: it protects all the same, says so, and makes a new one when asked to."""
+    """A data partition full of rubbish after days of work: what was set on the adapter and every secret are still
+    there, it protects, says what is wrong, and makes a new one when asked to, with the same settings."""
     server, ups = Listener(folder), SerialUps()
     try:
         with one_at_a_time() as start:
             card = prepare(image, folder, machine_settings(server.port))
-            sizes = layout.Sizes()
+            machine = start(str(card), slot, folder / "console.log", ups)
+            machine.until("the UPS is read", lambda: machine.source() == "mains", START_S)
+            machine.snmp_set(CONTACT, SET_THERE)
+            machine.until("what was set is in the spare place of the card", lambda: spare_has(card, SET_THERE), 900)
+            machine.kill()
+            if any(secret in on_card(card, "ridethrough.toml") for secret in (CODE, WRITER)):
+                raise Failed("the secrets are still on the boot partition: this shows nothing")
+            start_mib, size_mib = layout.Sizes().parts()[3]
             with card.open("r+b") as file:
-                file.seek((sizes.start + sizes.boot + 2 * sizes.root) * layout.MIB)
-                file.write(random.Random(1).randbytes(sizes.data * layout.MIB))
+                file.seek(start_mib * layout.MIB)
+                file.write(random.Random(1).randbytes(size_mib * layout.MIB))
             machine = start(str(card), slot, folder / "console.log", ups)
             machine.until("without a data partition the UPS is read", lambda: machine.source() == "mains", START_S)
             machine.until("the page says how to get a new one", lambda: provision.RECREATE in errors(machine), 60)
+            machine.until("a secret and what was set are there", lambda: machine.snmp_get(CONTACT) == SET_THERE, 60)
             ups.mains = False
             machine.until("and the server's own command runs (rccmd listen)", server.heard, 180)
             ups.mains = True
@@ -159,6 +170,7 @@ def without_data(image: Path, slot: Path, folder: Path) -> None:
             run(["mcopy", "-o", "-i", fat(card), folder / provision.RECREATE, f"::/{provision.RECREATE}"])
             machine = start(str(card), slot, folder / "console.log", ups)
             machine.until("with a new data partition the UPS is read", lambda: machine.source() == "mains", START_S)
+            machine.until("with the old settings", lambda: machine.snmp_get(CONTACT) == SET_THERE, 60)
             if said := errors(machine):
                 raise Failed(f"with a new data partition it still says: {said}")
             machine.kill()
@@ -167,6 +179,13 @@ def without_data(image: Path, slot: Path, folder: Path) -> None:
             grown(card)
     finally:
         server.close()
+
+
+def spare_has(card: Path, text: str) -> bool:
+    """Do the spare settings on the card hold it as a setting of SNMP? OSError."""
+    area = sealed.on(card)
+    data = sealed.read(area) if area else None
+    return data is not None and text in backup.unpack(data, spare.MORE).files[TEXTS].decode()
 
 
 def pi3(image: Path, slot: Path, folder: Path) -> None:

@@ -1,10 +1,11 @@
 """Many random lives of protection: `python -m tests.fuzz [RUNS] [--seed N]`, in as many processes as there are cores.
 
-`--frames`: instead, 100000 damaged answers to each parser of the Q1 family, to apcsmart's, and through each USB
-bridge (tests/test_q1.py, tests/test_fuzz_apcsmart.py, tests/test_bridge.py).
+`--frames`: instead, 100000 damaged answers to each parser of the Q1 family, to those of apcsmart, SHUT and Modbus,
+and through each USB bridge (FRAME_TESTS).
 
-`--snmp`: instead, 12000 damaged messages of SNMP, a third of them versions 1 and 2c, and the crafted ones
-(tests/test_fuzz_snmp.py, tests/test_fuzz_usm.py), and the same to a real agent beside net-snmp's (bench/damaged.py).
+`--snmp`: instead, 24000 damaged messages of SNMP, half of them SETs of who may write, and the crafted ones
+(tests/test_fuzz_snmp.py, tests/test_fuzz_usm.py, tests/test_fuzz_sets.py), and the other half to a real agent beside
+net-snmp's (bench/damaged.py).
 
 `--hid`: instead, 30000 hostile report descriptors of USB units, half of them damaged real ones, each driven as a unit
 (tests/test_fuzz_hid.py).
@@ -26,7 +27,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 20_000
 FRAMES = 100_000
-FRAME_TESTS = ("tests/test_q1.py", "tests/test_fuzz_apcsmart.py", "tests/test_bridge.py")
+FRAME_TESTS = (
+    "tests/test_q1.py", "tests/test_fuzz_apcsmart.py", "tests/test_fuzz_frames.py", "tests/test_bridge.py",
+)  # fmt: skip
 BATCH = 500
 ARGV = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_machine.py"]
 
@@ -49,7 +52,7 @@ def main(options: list[str]) -> int:
             check=False,
         ).returncode
     if "--snmp" in options:
-        files = ["tests/test_fuzz_snmp.py", "tests/test_fuzz_usm.py"]
+        files = ["tests/test_fuzz_snmp.py", "tests/test_fuzz_usm.py", "tests/test_fuzz_sets.py"]
         env = {**os.environ, "RIDETHROUGH_FUZZ_SNMP": "4000"}
         done = subprocess.run([*ARGV[:-1], "--durations=5", *files], cwd=ROOT, env=env, check=False).returncode
         beside = subprocess.run([sys.executable, "-m", "bench", "damaged"], cwd=ROOT, check=False).returncode

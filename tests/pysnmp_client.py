@@ -29,6 +29,9 @@ def _stand_in() -> None:
 
 _stand_in()
 
+from pysnmp.carrier.asyncio.dgram import udp  # noqa: E402
+from pysnmp.entity import config as entity  # noqa: E402
+from pysnmp.entity.rfc3413.ntfrcv import NotificationReceiver  # noqa: E402
 from pysnmp.hlapi.asyncio import (  # noqa: E402
     CommunityData,
     ContextData,
@@ -125,3 +128,40 @@ class Manager:
             answered = [binding for row in answered for binding in row]
         text = error.prettyPrint() if error else ""
         return text, int(index), [(str(n), type(v).__name__, v.prettyPrint()) for n, v in answered]
+
+
+class Listener:
+    """Takes notifications on a port (0: a free one); confirms informs. `got`: the bindings of each, without value."""
+
+    def __init__(self, community: str, port: int = 0, engine_id: bytes = b"") -> None:
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        self._engine = SnmpEngine(*((OctetString(engine_id),) if engine_id else ()))
+        way = udp.UdpTransport(loop=self._loop).openServerMode(("127.0.0.1", port))
+        entity.addTransport(self._engine, udp.domainName, way)
+        entity.addV1System(self._engine, "tests", community)
+        self.got: list[list[tuple[str, str]]] = []
+        NotificationReceiver(
+            self._engine, lambda *said: self.got.append([(str(n), type(v).__name__) for n, v in said[4]])
+        )
+        while way.transport is None:
+            self.listen()
+        self.port = int(way.transport.get_extra_info("sockname")[1])
+
+    def with_user(self, name: str, sign: str, crypt: str, of_engine: bytes) -> Listener:
+        """Knows a user, sha256 and aes128: for informs, and for the traps of this engine."""
+        for more in ({}, {"securityEngineId": OctetString(of_engine)}):
+            entity.addV3User(self._engine, name, AUTHS["sha256"], sign, PRIVS["aes128"], crypt, **more)
+        return self
+
+    def listen(self, for_s: float = 0.05) -> None:
+        self._loop.run_until_complete(asyncio.sleep(for_s))
+
+    def close(self) -> None:
+        self._engine.transportDispatcher.closeDispatcher()
+        self.listen()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self.listen(0.0)
+        self._loop.close()
+        asyncio.set_event_loop(None)

@@ -7,17 +7,20 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
+from snmp_kit import ON_LINE, view
 from test_apcmodbus import connected as modbus
 from test_apcsmart import polled as apc
+from test_mib import ups
 from test_q1 import polled as q1
 from test_usbhid import connect as hid_driver
 from test_usbhid import made
 
 from agent import apc as apc_codec
 from agent import hidlook, hidreader, hidtable, page, quirks, wire
-from agent.ages import NOTED_S, older
+from agent.ages import MEASURED_LIMIT_S, NOTED_S, older
 from agent.drivers import apcmodbus, apcsmart
-from agent.model import Condition, Ident, Reply, Status
+from agent.model import Condition, Driver, Ident, Reply, Status
+from agent.ups import Ups
 from agent.verbs import describe
 from agent.words import load
 from tests.fakecore import on_line
@@ -26,6 +29,31 @@ from tests.fakecore import on_line
 def test_only_what_is_noticeably_older_than_its_frame_is_named_and_of_several_the_oldest_counts() -> None:
     said = [("a", 100.0), ("b", 95.1), ("c", 95.0), ("rating", 80.0), ("rating", 70.04), ("rating", 90.0)]
     assert older(said, 100.0) == {"c": NOTED_S, "rating": 30.0}
+
+
+@pytest.mark.parametrize("age_s, there", [(MEASURED_LIMIT_S, True), (MEASURED_LIMIT_S + 0.1, False)])
+def test_managers_are_told_no_measurement_that_is_too_old_and_what_is_set_stays(age_s: float, there: bool) -> None:
+    """SNMP has no word for an age: what it is told is fresh."""
+    places = [
+        "inputs[0].voltage_v", "outputs[0].load_pct", "outputs[7].load_pct", "bypass[0].voltage_v",
+        "battery.charge_pct", "battery.temperature_c", "battery.runtime_s", "temperature_c", "rating", "ident",
+        "beeper_on", "test", "flags", "outlets",
+    ]  # fmt: skip
+    battery = replace(ON_LINE.battery, estimated=frozenset({"charge_pct", "runtime_s"}))
+    status = replace(ON_LINE, battery=battery, beeper_on=True, temperature_c=30.0, older=dict.fromkeys(places, age_s))
+
+    def nobody() -> Driver:
+        raise AssertionError
+
+    status = Ups(nobody, lambda polled: None, 1.0)._believed(status)
+    told = ups(view(status))
+    for name in ("upsInputVoltage.1", "upsOutputPercentLoad.1", "upsBypassVoltage.1", "upsEstimatedChargeRemaining",
+                 "upsBatteryTemperature", "upsEstimatedMinutesRemaining"):  # fmt: skip
+        assert (name in told) is there, name
+    for name in ("upsConfigInputVoltage", "upsIdentModel", "upsConfigAudibleStatus", "upsOutputSource",
+                 "upsInputFrequency.1", "upsBatteryVoltage"):  # fmt: skip
+        assert name in told, name
+    assert not status.battery.estimated or there
 
 
 # --- APC smart ----------------------------------------------------------------------------------------------------

@@ -179,6 +179,30 @@ def test_a_block_that_the_unit_refuses_costs_no_poll() -> None:
     assert driver.poll().ident.model is None
 
 
+def test_a_unit_that_refuses_its_measurements_is_read_for_its_status() -> None:
+    driver, line = connected()
+    for n in range(128, 172):
+        del line.unit.there[n]
+    for mains, source in ((True, Source.MAINS), (False, Source.BATTERY)):
+        line.unit.mains(mains)
+        status = driver.poll()
+        assert status.source is source
+        assert status.battery.charge_pct is status.battery.runtime_s is status.outputs[0].load_pct is None
+    assert sum(request == modbus.read_request(*apcmodbus.DYNAMIC) for request in line.sent) == 1
+
+
+def test_either_test_is_aborted_though_the_other_is_refused() -> None:
+    for refused in (1541, 1542):
+        driver, line = connected()
+        del line.unit.there[refused]
+        driver.order(Command.TEST_STOP)
+        assert [start for start, _ in line.unit.written] == [1541 + 1542 - refused]
+    driver, line = connected()
+    del line.unit.there[1541], line.unit.there[1542]
+    with pytest.raises(OrderError, match="test-stop"):
+        driver.order(Command.TEST_STOP)
+
+
 def test_on_line_and_on_battery_together_is_unknown_and_neither_is_no_status() -> None:
     driver, line = connected()
     line.unit.put(0, 0, 0b110)

@@ -318,6 +318,33 @@ def test_stay_off_presses_k_twice_with_the_gap_that_it_wants_and_the_unit_obeys(
     assert line.unit.off_at_s is None
 
 
+def test_load_off_and_on_are_pressed_twice_with_the_gap_that_they_want_and_the_unit_obeys() -> None:
+    driver, line = polled()
+    for command, key, source in ((Command.LOAD_OFF, b"Z", Source.NONE), (Command.LOAD_ON, b"\x0e", Source.MAINS)):
+        began_s = line.now_s
+        driver.order(command)
+        first_s, second_s = order_times(line, key)
+        assert 1.5 < second_s - first_s < 2.0 and line.now_s - began_s <= 10.0
+        assert line.unit.output_on is (command is Command.LOAD_ON)
+        assert driver.poll().source is source
+
+
+def test_a_refused_load_off_is_not_pressed_again_and_the_load_stays_on() -> None:
+    driver, line = polled()
+    line.noise = {b"Z": b"NA\r\n"}
+    with pytest.raises(OrderError, match="refused b'Z'"):
+        driver.order(Command.LOAD_OFF)
+    assert line.asked().count(b"Z") == 1 and line.unit.output_on
+
+
+def test_a_unit_that_cannot_be_switched_on_again_is_not_offered_to_be_switched_off() -> None:
+    driver, line = polled(commands=COMMANDS.replace(b"\x0e", b""))
+    assert Command.LOAD_OFF not in driver.commands and Command.LOAD_ON not in driver.commands
+    with pytest.raises(OrderError, match="cannot do load-off"):
+        driver.order(Command.LOAD_OFF)
+    assert b"Z" not in line.asked()
+
+
 def test_a_delay_that_the_unit_cannot_keep_becomes_its_next_longer_one_and_is_written_once() -> None:
     driver, line = polled()
     assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=30) == "off after 180 s, not 30"

@@ -343,3 +343,16 @@ def test_the_names_are_those_that_the_others_use() -> None:
 def test_an_engine_that_was_started_too_often_stays_so() -> None:
     full = json.dumps({"engine_id": "8000000005aabbcc", "boots": BOOTS_LIMIT}).encode()
     assert json.loads(engineid.ahead(full, 5))["boots"] == BOOTS_LIMIT
+
+
+@pytest.mark.parametrize(("name", "target"), [("faces/account.json", "core/sender.pem"), ("faces/snmp", "core")])
+def test_root_follows_no_link_into_anothers_folder(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str, target: str
+) -> None:
+    path = adapter.parent / "state" / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(adapter.parent / "state" / target)
+    with pytest.raises(ConfigError, match=name):
+        make(adapter, monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,41 @@ def test_no_serial_port_is_opened_before_somebody_said_that_it_may() -> None:
     assert bench.opened == [] and report.found is None
     assert sum("nobody said" in text for text in report.skipped) == 2
     assert any("--serial-ok" in line for line in finding.describe(report))
+
+
+def test_a_port_is_the_same_by_whatever_link_it_is_named(tmp_path: Path) -> None:
+    node, other, link = tmp_path / "ttyS0", tmp_path / "ttyS1", tmp_path / "ups"
+    node.touch()
+    link.symlink_to(node)
+    port = Port(node, None, PORT)
+    around = Around(power_devices=list, usb=list, ports=lambda: [port, Port(other)])
+    for path in (str(link), str(node), PORT):
+        assert around.wanted_ports(path) == [port], path
+    assert around.wanted_ports() == [port, Port(other)]
+    assert around.wanted_ports(str(tmp_path / "pts")) == [Port(tmp_path / "pts")]
+    (tmp_path / "core").mkdir()
+    detect.remember(tmp_path / "core" / detect.MEMORY, Found(driver="megatec", section={"port": str(node)}))
+    bench = Bench(serial=ScriptLink({}))
+    auto = Auto(tmp_path / "core", {"serial_ok": True, "port": str(link)}, bench.open, lambda: 0.0, around)
+    assert auto.choose().section["port"] == str(node), "what is remembered is the same port"
+    auto = Auto(tmp_path / "core", {"serial_ok": True, "port": str(other)}, bench.open, lambda: 0.0, around)
+    with pytest.raises(LinkError, match="looking"):
+        auto.choose()
+
+
+@pytest.mark.parametrize("answer, opened", [("yes", False), ("", False), ("no", True)])
+def test_the_question_is_asked_for_a_link_of_ones_own_making(
+    answer: str, opened: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "ups"
+    link.symlink_to(tmp_path / "no-such-node")
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    args = Namespace(forget=False, port=str(link), serial_ok=False, json=False)
+    assert finding.main(args) == 1
+    assert len(asked) == 1 and str(link) in asked[0]
+    assert ("nobody said" not in capsys.readouterr().out) is opened
 
 
 def test_a_usb_power_device_is_known_by_what_it_says_and_serial_ports_are_left_alone() -> None:

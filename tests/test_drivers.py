@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def _apc() -> dict[bytes, Any]:
-    """A Smart-UPS as a script; K wants to be pressed twice, D toggles the calibration."""
+    """A Smart-UPS as a script; K, Z and Ctrl-N want to be pressed twice, D toggles the calibration."""
     state = {"K": 0, "D": 0}
 
     def pressed() -> bytes | None:
@@ -50,7 +50,7 @@ def _apc() -> dict[bytes, Any]:
         **dict.fromkeys((b"W", b"S", b"\x7f", b"-"), b"OK\r\n"),
         b"Y": b"SM\r\n",
         b"Q": lambda: b"%02X\r\n" % (0x08 | state["D"]),
-        b"K": pressed,
+        **dict.fromkeys((b"K", b"Z", b"\x0e"), pressed),
         b"D": toggled,
         b"@": None,
         b"0": lambda: None,
@@ -218,7 +218,7 @@ def test_a_working_unit_gives_a_status_that_survives_the_bus(module: ModuleType)
     assert isinstance(status, Status) and before_s <= status.taken_s <= script.now_s
     assert wire.from_json(Status, wire.to_json(status)) == status
     assert len(status.inputs) in (0, 1, 3) and len(status.outputs) in (0, 1, 3)
-    assert status.battery.estimated <= {"charge_pct", "runtime_s"}
+    assert status.battery.estimated <= {"charge_pct", "runtime_s", "voltage_v"}
     for name in status.battery.estimated:
         assert getattr(status.battery, name) is not None
     driver.close()

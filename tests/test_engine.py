@@ -302,6 +302,19 @@ def test_a_note_is_a_row_and_a_message() -> None:
     assert [m["event"].name for m in play.published if m["type"] == "event"] == ["command"]
 
 
+def test_the_view_says_which_test_began_last() -> None:
+    play = Play()
+    play.mains(2)
+    assert play.engine.view.test_s is None
+    play.engine.turn(Note("command", "", {"command": "test-deep", "outcome": "done"}))
+    ordered_s = play.clock.now_s
+    play.mains(3, flags=frozenset({Condition.TEST_RUNNING}))
+    play.mains(3)
+    assert (play.engine.view.test_order, play.engine.view.test_s) == ("test-deep", ordered_s)
+    play.mains(1, flags=frozenset({Condition.TEST_RUNNING}))
+    assert play.engine.view.test_order == "" and play.engine.view.test_s == play.clock.now_s - 1.0
+
+
 def test_event_ids_go_on_after_a_restart() -> None:
     play = Play()
     play.battery(10)

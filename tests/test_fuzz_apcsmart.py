@@ -6,15 +6,16 @@ import math
 import random
 import re
 import time
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import apc, wire
 from agent.drivers import apcsmart
-from agent.model import LinkError, OrderError, Source, Status
+from agent.model import LinkError, OrderError, Reply, Source, Status
 from tests.simulators.script import ScriptLink
-from tests.test_apcsmart import CASES
+from tests.test_apcsmart import CASES, polled
 from tests.test_q1 import FRAMES, damaged
 
 REAL = [c["text"].encode("latin-1") for c in CASES["answers"]]
@@ -97,6 +98,28 @@ def test_a_driver_on_a_mad_line_polls_on(answers: list[bytes | None]) -> None:
         except (LinkError, OrderError):
             pass
         assert link.now_s - began_s <= 10.0
+
+
+def test_one_damaged_answer_to_any_question_of_a_poll_on_mains_is_no_outage() -> None:
+    """F21: each place of the poll in turn; what is damaged may be the answer of an outage."""
+    chance, (driver, line) = random.Random(20261126), polled()
+    ask, turn = line.ask, 0
+    driver.poll()
+    places = len(line.sent)
+
+    def one_is_damaged(command: bytes, **how: Any) -> Reply:
+        nonlocal turn
+        said, turn = ask(command, **how), turn - 1
+        bad = chance.choice((damaged(said.data, chance), damaged(b"10", chance), b"10"))
+        return Reply(bad, said.received_s) if turn == -1 else said
+
+    line.ask = one_is_damaged  # type: ignore[method-assign]
+    for number in range(max(30, FRAMES // (10 * places)) * places):
+        turn = number % places
+        try:
+            assert driver.poll().source is not Source.BATTERY
+        except LinkError:
+            pass
 
 
 def test_no_damaged_answer_but_two_digits_that_say_so_is_on_battery() -> None:

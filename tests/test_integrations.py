@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import plain_yaml
 import pytest
-from snmp_kit import Net, Stage, dotted, request, three_phase, view
+from snmp_kit import ON_LINE, UPS, Net, Stage, dotted, request, since, three_phase, view, whole
 
 from agent import ber
+from agent.model import Condition, Source, View
 
 FOLDER = Path(__file__).resolve().parent.parent / "integrations"
 FILES = sorted(file for file in FOLDER.iterdir() if file.suffix in (".yml", ".yaml"))
 SYS_DESCR, SYS_OBJECT_ID = "1.3.6.1.2.1.1.1.0", "1.3.6.1.2.1.1.2.0"
+
+
+class Mib(NamedTuple):
+    """A row of the MIB's list."""
+
+    name: str
+    syntax: str
+    units: str
+    values: dict[int, str]  # of an enumeration
+
+
+def objects() -> Iterator[tuple[str, Mib]]:
+    for line in (Path(__file__).parent / "cases" / "ups_mib_objects.tsv").read_text().splitlines():
+        cells = line.split("\t")
+        if not line.startswith("#") and len(cells) > 8:
+            oid, name, _, syntax, _, _, _, units, legal = cells[:9]
+            yield oid, Mib(name, syntax, units, {int(n): word for word, n in re.findall(r"(\w+)\((\d+)\)", legal)})
+
+
+OBJECTS = dict(objects())
 
 
 @pytest.fixture
@@ -31,9 +56,138 @@ def test_every_name_is_answered_with_a_number(stage: Stage, file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_nothing_stands_twice(file: Path) -> None:
-    uuids = re.findall(r"uuid: (\w+)", file.read_text())
-    assert len(uuids) == len(set(uuids)) and all(re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{19}", one) for one in uuids)
+def test_it_is_plain_yaml(file: Path) -> None:
+    assert isinstance(plain_yaml.read(file.read_text()), dict)
+    yaml = pytest.importorskip("yaml", reason="no PyYAML here to compare with")
+    assert plain_yaml.read(file.read_text()) == yaml.safe_load(file.read_text())
+
+
+@pytest.mark.parametrize(
+    "text", ["a:\n  - b: 1\n   c: 2\n", "a: 1\na: 2\n", "a:\nb: 1\n", "a: yes\n", "a: [1]\n", "a: 'x\n", "a: b: c\n"]
+)
+def test_what_is_no_plain_yaml_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"line \d"):
+        plain_yaml.read(text)
+
+
+# --- Zabbix -----------------------------------------------------------------------------------------------------
+
+EXPORT = plain_yaml.read((FOLDER / "zabbix-template.yaml").read_text())["zabbix_export"]
+(TEMPLATE,) = EXPORT["templates"]
+ITEMS = {item["key"]: item for item in TEMPLATE["items"]}
+TRIGGERS = [(item["key"], trigger) for item in TEMPLATE["items"] for trigger in item.get("triggers", ())]
+TRIGGER = re.compile(r"last\(/([^/]+)/([^)]+)\)(>=|>|=)(\d+)")
+HOLDS = {">=": int.__ge__, ">": int.__gt__, "=": int.__eq__}
+FIELDS = {
+    "uuid", "name", "type", "snmp_oid", "key", "delay", "value_type", "units", "preprocessing", "valuemap",
+    "triggers",
+}  # fmt: skip
+
+
+def everything(node: Any) -> Iterator[dict[str, Any]]:
+    """All mappings."""
+    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict):
+        yield node
+    for one in below:
+        yield from everything(one)
+
+
+def test_zabbix_every_uuid_is_one_and_is_there_once() -> None:
+    uuids = [node["uuid"] for node in everything(EXPORT) if "uuid" in node]
+    assert len(uuids) == len(set(uuids)) and all(
+        re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", u) for u in uuids
+    )
+    named = [*EXPORT["groups"], TEMPLATE, *TEMPLATE["items"], *(t for _, t in TRIGGERS), *TEMPLATE["valuemaps"]]
+    assert all("uuid" in node for node in named) and len(named) == len(uuids)
+
+
+def test_zabbix_items_are_the_objects_that_they_are_named_after() -> None:
+    assert EXPORT["version"] == "6.0" and TEMPLATE["groups"] == [{"name": EXPORT["groups"][0]["name"]}]
+    assert len(ITEMS) == len(TEMPLATE["items"])
+    for key, item in ITEMS.items():
+        row = OBJECTS[item["snmp_oid"]]
+        assert item.keys() <= FIELDS and item["type"] == "SNMP_AGENT" and re.fullmatch(r"\d+[smh]", item["delay"])
+        assert (key, item["name"]) == (row.name, row.name)
+        scaled = [step["parameters"] for step in item.get("preprocessing", ()) if step["type"] == "MULTIPLIER"]
+        assert scaled == ([["0.1"]] if row.units.startswith("0.1 ") else []), key
+        assert not scaled or item["value_type"] == "FLOAT"
+
+
+def test_zabbix_value_maps_say_what_the_mib_says() -> None:
+    maps = {one["name"]: one["mappings"] for one in TEMPLATE["valuemaps"]}
+    used = {key: item["valuemap"]["name"] for key, item in ITEMS.items() if "valuemap" in item}
+    assert used.keys() == {key for key, item in ITEMS.items() if OBJECTS[item["snmp_oid"]].values}
+    assert set(used.values()) == maps.keys()
+    for key, name in used.items():
+        said = {int(one["value"]): one["newvalue"] for one in maps[name]}
+        assert said == OBJECTS[ITEMS[key]["snmp_oid"]].values, key
+
+
+LOST = view(None, since(Condition.COMM_LOST))
+OUTAGE = view(replace(ON_LINE, source=Source.BATTERY), since(Condition.ON_BATTERY))
+LOW = replace(ON_LINE, source=Source.BATTERY, battery=replace(ON_LINE.battery, low=True))
+
+
+@pytest.mark.parametrize(
+    ("shown", "fired"),
+    [
+        (view(), set()),
+        (OUTAGE, {"upsOutputSource", "upsAlarmsPresent"}),
+        (view(LOW, since(Condition.ON_BATTERY)), {"upsOutputSource", "upsAlarmsPresent", "upsBatteryStatus"}),
+        (view(ON_LINE, since(Condition.OVERLOAD)), {"upsAlarmsPresent"}),
+        (LOST, {"upsAlarmsPresent"}),
+    ],
+)  # fmt: skip
+def test_zabbix_triggers_fire_when_they_should(tmp_path: Path, shown: View, fired: set[str]) -> None:
+    served = Stage(shown, Net(tmp_path).folder).walk(UPS)
+    found = set()
+    for key, trigger in TRIGGERS:
+        assert trigger["priority"] in ("INFO", "WARNING", "AVERAGE", "HIGH", "DISASTER")
+        for macro in re.findall(r"\{[^}]*\}", trigger["name"]):
+            assert macro == "{ITEM.LASTVALUE}"
+        match = TRIGGER.fullmatch(trigger["expression"])
+        assert match and match[1] == TEMPLATE["template"] and match[2] == key and key in ITEMS, trigger
+        value = served.get(ITEMS[key]["snmp_oid"])
+        if value is not None and HOLDS[match[3]](whole(value[1]), int(match[4])):
+            found.add(key)
+    assert found == fired and len({trigger["name"] for _, trigger in TRIGGERS}) == len(TRIGGERS) == 3
+
+
+# --- Prometheus -------------------------------------------------------------------------------------------------
+
+
+def test_prometheus_metrics_are_what_is_asked_for_with_the_units_of_the_mib() -> None:
+    modules = plain_yaml.read((FOLDER / "prometheus-snmp.yml").read_text())["modules"]
+    assert list(modules) == ["ridethrough_ups"]
+    module = modules["ridethrough_ups"]
+    assert module.keys() == {"walk", "get", "metrics"}
+    asked = [*(oid for oid in module["walk"]), *(oid.removesuffix(".0") for oid in module["get"])]
+    assert all(oid.endswith(".0") for oid in module["get"])
+    metrics = {metric["oid"]: metric for metric in module["metrics"]}
+    assert sorted(metrics) == sorted(asked) and len(metrics) == len(module["metrics"])
+    for oid, metric in metrics.items():
+        row = OBJECTS.get(f"{oid}.0") or OBJECTS[f"{oid}.<index>"]
+        assert metric["name"] == row.name and metric["help"].startswith(f"RFC 1628 {row.name}")
+        assert metric["type"] == ("counter" if row.syntax == "Counter32" else "gauge")
+        assert metric.get("scale") == (0.1 if row.units.startswith("0.1 ") else None), row.name
+        indexes = metric.get("indexes", [])
+        assert [set(index) for index in indexes] == ([] if f"{oid}.0" in OBJECTS else [{"labelname", "type"}])
+        assert all(re.fullmatch(r"ups\w+LineIndex", i["labelname"]) and i["type"] == "gauge" for i in indexes)
+
+
+# --- notes ------------------------------------------------------------------------------------------------------
+
+
+def test_the_notes_name_every_file_and_say_what_was_not_tried() -> None:
+    text = (FOLDER / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert all(f"`{file.name}`" in text for file in FILES)
+    for system in ("Zabbix", "Prometheus", "LibreNMS", "Checkmk"):
+        (row,) = (row for row in rows if row.startswith(f"| {system}"))
+        assert "not " in row.split("|")[3], row
+    for module in re.findall(r"module=(\w+)", text):
+        assert f"\n  {module}:" in (FOLDER / "prometheus-snmp.yml").read_text()
 
 
 def test_librenms_and_checkmk_recognise_it(stage: Stage) -> None:

@@ -112,13 +112,25 @@ def test_a_field_of_padding_is_a_value_that_the_unit_does_not_say(absent: str) -
     assert Q1.parse(answer)["temperature_c"] is None
 
 
-def test_every_number_may_be_absent_and_none_of_them_becomes_zero() -> None:
-    answer = b"(---.- ---.- ---.- --- --.- --.- --.- 10000000"
-    assert list(Q1.parse(answer).values())[:7] == [None] * 7
+def test_every_number_but_one_may_be_absent_and_none_of_them_becomes_zero() -> None:
+    answer = b"(---.- ---.- ---.- --- --.- 26.0 --.- 10000000"
+    assert [name for name, value in Q1.parse(answer).items() if type(value) is float] == ["battery_v"]
     status = looked_at(answer)
     assert status.source is Source.BATTERY
     assert status.inputs[0].voltage_v is None and status.outputs[0].load_pct is None
-    assert status.battery.voltage_v is None and status.battery.charge_pct is None
+    assert status.battery.voltage_v == 26.0 and status.battery.charge_pct is None
+
+
+@pytest.mark.parametrize("flags", ["10000000", "00001001"])
+@pytest.mark.parametrize(
+    "numbers", ["---.- ---.- ---.- --- --.- --.- --.-", "@@@.@ @ @ @ @ @ @", "###.# # # # # # #", " " * 36]
+)
+def test_a_frame_without_any_readable_number_says_nothing_and_is_no_outage(numbers: str, flags: str) -> None:
+    answer = f"({numbers} {flags}".encode()
+    assert len(answer) == 46 or numbers.strip()
+    with pytest.raises(LinkError, match="no number") as caught:
+        Q1.parse(answer)
+    assert repr(answer[:80]) in str(caught.value)
 
 
 def test_a_temperature_may_be_below_zero() -> None:
@@ -237,12 +249,14 @@ def test_a_regulating_unit_without_input_voltage_divides_by_nothing() -> None:
 
 def test_volts_per_cell_become_volts_by_the_rating() -> None:
     driver, _ = connected({**WORKING, b"Q1": frame(battery_v="2.25")})
-    assert driver.poll().battery.voltage_v == 27.0
+    battery = driver.poll().battery
+    assert battery.voltage_v == 27.0 and battery.estimated == {"voltage_v", "charge_pct"}  # a rating may be wrong
 
 
 def test_volts_per_cell_become_volts_by_the_option_which_goes_before_the_rating() -> None:
     driver, _ = connected({b"Q1": frame(battery_v="2.25")}, battery_cells=18)
-    assert driver.poll().battery.voltage_v == 40.5
+    battery = driver.poll().battery
+    assert battery.voltage_v == 40.5 and battery.estimated == {"charge_pct"}  # the administrator has counted
     driver, _ = connected({**WORKING, b"Q1": frame(battery_v="2.25")}, battery_cells=18)
     assert driver.poll().battery.voltage_v == 40.5
 
@@ -257,7 +271,8 @@ def test_volts_per_cell_without_cells_are_unknown_and_said_once(caplog: pytest.L
 
 
 def test_a_total_voltage_is_not_multiplied() -> None:
-    assert connected({**WORKING, b"Q1": frame(battery_v="24.1")})[0].poll().battery.voltage_v == 24.1
+    battery = connected({**WORKING, b"Q1": frame(battery_v="24.1")})[0].poll().battery
+    assert battery.voltage_v == 24.1 and battery.estimated == {"charge_pct"}
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snmp_kit import ON_LINE, UPS, dotted, since, three_phase, view, whole
 
-from agent import ber, mib2, upsmib
+from agent import ber, mib2, upsmib, upsset
 from agent.mib import NOTHING, Look, Table
 from agent.model import (
     VERSION,
     Battery,
+    Command,
     Condition,
     Forecast,
     Ident,
@@ -310,18 +311,38 @@ def test_load_is_clamped_to_200_percent() -> None:
     assert ups(view(loaded))["upsOutputVoltage.1"] == 0
 
 
+GENERAL = f"{UPS}.7.7.3"
+
+
 def test_a_running_test_tells_its_start_and_the_time_since() -> None:
     running = replace(ON_LINE, test=Test(result=TestResult.RUNNING, detail="ten seconds"))
     found = ups(view(running, since(Condition.TEST_RUNNING, 101.0)), now_s=104.5)
     assert (found["upsTestResultsSummary"], found["upsTestResultsDetail"]) == (5, "ten seconds")
     assert (found["upsTestStartTime"], found["upsTestElapsedTime"]) == (100, 350)
-    assert "upsTestId" not in found  # which one it is, nobody said
+    assert found["upsTestId"] == GENERAL, "which one it is, nobody said: the maker's standard test"
 
 
 def test_a_finished_test_tells_its_result_and_nothing_unknown() -> None:
     found = ups(view(replace(ON_LINE, test=Test(result=TestResult.PASSED))))
-    assert found["upsTestResultsSummary"] == 1
-    assert not {"upsTestId", "upsTestStartTime", "upsTestElapsedTime"} & found.keys()
+    assert found["upsTestResultsSummary"] == 1 and found["upsTestId"] == GENERAL
+    assert not {"upsTestStartTime", "upsTestElapsedTime"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("order", "number"),
+    [(Command.TEST_QUICK, 4), (Command.TEST_MINUTES, 4), (Command.TEST_DEEP, 5), (None, 3)],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_a_test_that_others_began_has_its_name_while_it_runs_and_afterwards(
+    order: Command | None, number: int, running: bool
+) -> None:
+    result = TestResult.RUNNING if running else TestResult.PASSED
+    shown = view(
+        replace(ON_LINE, test=Test(result=result)), *([since(Condition.TEST_RUNNING, 101.0)] if running else []),
+        test_order=order.value if order else "", test_s=101.0,
+    )  # fmt: skip
+    found = ups(shown, now_s=104.0)
+    assert found["upsTestId"] == f"{UPS}.7.7.{number}" and found["upsTestStartTime"] == 100
 
 
 def test_no_countdown_is_claimed_absent_while_one_runs() -> None:
@@ -464,3 +485,37 @@ def test_the_snmp_group_has_its_30_objects_and_no_traps_enabled() -> None:
 
 def test_not_a_number_does_not_stop_the_agent() -> None:
     assert "upsBatteryVoltage" not in ups(view(replace(ON_LINE, battery=Battery(voltage_v=math.nan))))
+
+
+#: what changes by itself, or when a manager sets something, while the view stays the same
+MOVING = {
+    "upsIdentName", "upsIdentAttachedDevices", "upsSecondsOnBattery", "upsTestId", "upsTestSpinLock",
+    "upsTestElapsedTime", "upsShutdownAfterDelay", "upsStartupAfterDelay",
+    "upsRebootWithDuration", "upsAutoRestart",
+}  # fmt: skip
+
+
+def test_whatever_the_view_alone_says_is_kept_as_long_as_it_is_the_newest_and_nothing_else() -> None:
+    names = {o.oid: o.name for o in upsmib.OBJECTS}
+    running = replace(three_phase(), test=Test(result=TestResult.RUNNING), source=Source.BATTERY)
+    shown = view(
+        running,
+        since(Condition.ON_BATTERY),
+        since(Condition.TEST_RUNNING),
+        since(Condition.SHUTDOWN_PENDING),
+        on_battery_s=5.0,
+        test_s=90.0,
+    )
+    kept = upsset.Kept({}, 1)
+    first = look(shown)._replace(written=kept)
+    texts = {"upsIdentName": "x", "upsIdentAttachedDevices": "y", "upsAutoRestart": "off"}
+    quick = ber.arcs(ber.oid_body((*upsmib.TESTS, 4)))
+    moved = first._replace(
+        now_s=first.now_s + 70.0, host="other", counts=[9] * 33, auth_traps=True, lenient=True,
+        written=upsset.Kept(texts, 7, quick, 99.0, ("upsShutdownAfterDelay", first.now_s + 300.0)),
+    )  # fmt: skip
+    rows = upsmib.rows(first)
+    steady = {names[r.oid[:-1]] for r in rows if r.steady}
+    assert {names[r.oid[:-1]] for r in rows} - steady == MOVING
+    changed = {names[r.oid[:-1]] for r in rows if r.get(first) != r.get(moved)}
+    assert changed == MOVING, "or this list says nothing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from snmp_kit import ON_LINE, UPS, Net, Stage, since, view
 from agent import ber, notices, upsman, wire
 from agent.bus import BusError
 from agent.mib import NOTHING, Look
-from agent.model import Active, Condition, Event, View
+from agent.model import Active, Battery, Condition, Event, Rating, Status, View
 from agent.notify import Notifier
 from agent.receiver import INFORM_AGAIN_S, QUEUE_LIMIT, Receiver
 
@@ -181,6 +182,96 @@ def test_on_battery_behind_a_silent_core_goes_with_what_was_known_last(core: Cor
     assert told[minutes] == known and seconds in told
 
 
+@pytest.mark.parametrize("condition", [Condition.COMM_LOST, Condition.OVERLOAD])
+def test_an_event_waits_for_the_view_that_knows_of_it(core: Core, condition: Condition) -> None:
+    core.turn(6)
+    for kind, told in (("began", ADDED), ("ended", REMOVED)):
+        core.happens(kind, Condition.FAN_FAILURE)
+        before = core.stage.view
+        core.happens(kind, condition)
+        newer, core.stage.view = core.stage.view, before
+        assert core.turn(12) == [told], "the log is ahead of the view"
+        core.stage.view = newer
+        assert core.turn(12) == [told]
+
+
+def test_on_battery_goes_with_the_values_of_the_view_that_knows_of_it(core: Core) -> None:
+    core.turn()
+    core.happens("began", Condition.FAN_FAILURE)
+    before = core.stage.view
+    core.happens("began", Condition.ON_BATTERY)
+    newer, core.stage.view = replace(core.stage.view, on_battery_s=7.0), before
+    assert ON_BATTERY not in core.turn(6)
+    core.stage.view = newer
+    assert core.turn() == [ON_BATTERY]
+    assert int.from_bytes(core.last[0][1][SECONDS], "big") >= 7
+
+
+def test_rows_that_the_core_has_thrown_away_hold_nothing_up(core: Core) -> None:
+    for condition in (Condition.OVERLOAD, Condition.FAN_FAILURE):
+        core.happens("began", condition)
+    core.turn(12)
+    del core.events[:2]
+    core.events.append(Event(id=9, kind="began", name=Condition.BATTERY_BAD.value))
+    core.stage.view = replace(core.stage.view, last_event_id=8)
+    assert core.turn() == [] and core.notifier._watch.cursor == 8
+    core.stage.view = replace(core.stage.view, last_event_id=9)
+    assert core.turn() == [ADDED]
+
+
+MINUTES, SECONDS, LOW_TIME, TEST_ID, RESULT = (f"{UPS}.{name}.0" for name in ("2.3", "2.2", "9.7", "7.1", "7.3"))
+UNKNOWN = replace(ON_LINE, battery=Battery(), rating=Rating())
+
+
+def tags(bindings: bytes) -> dict[str, int]:
+    return {dotted(name): tag for name, tag, _ in ber.values(bindings)}
+
+
+def only(found: list[notices.Notice], trap: int) -> bytes:
+    (one,) = [notice for notice in found if notice.trap == (*notices.TRAPS, trap)]
+    return one.bindings
+
+
+def event(kind: str, condition: Condition) -> list[Event]:
+    return [Event(id=1, kind=kind, name=condition.value)]
+
+
+def look(status: Status | None, **more: Any) -> Look:
+    return Look(view(status, on_battery_s=42.0, **more), status or NOTHING, 105.0, 0.0, {})
+
+
+def test_a_value_that_was_never_known_has_its_place_and_is_what_a_get_says() -> None:
+    watch = notices.Watch(0)
+    told = only(watch.events(event("began", Condition.ON_BATTERY), look(UNKNOWN), 0), 1)
+    assert tags(told) == {MINUTES: 0x81, SECONDS: ber.INTEGER, LOW_TIME: 0x81}
+    assert tags(only(watch.tick(look(None)._replace(now_s=200.0)), 1)) == tags(told), "as it was known last"
+
+
+def test_version_1_has_a_null_in_the_place_of_what_is_not_known() -> None:
+    told = notices.Watch(0).events(event("began", Condition.ON_BATTERY), look(UNKNOWN), 0)[0]
+    assert ber.NO_SUCH_INSTANCE in told.of_version_2(b"", 1, inform=False)
+    message = told.of_version_1(bytes(4), b"c")
+    assert ber.NO_SUCH_INSTANCE not in message
+    assert message.endswith(
+        notices.bound(notices.upsmib.UPS + (1, 2, 3, 0), b"\x05\x00")
+        + notices.bound(notices.upsmib.UPS + (1, 2, 2, 0), ber.integer(47))
+        + notices.bound(notices.upsmib.UPS + (1, 9, 7, 0), b"\x05\x00")
+    )
+
+
+def test_what_was_known_of_an_outage_or_a_test_is_not_told_of_the_next() -> None:
+    watch = notices.Watch(0)
+    assert tags(only(watch.events(event("began", Condition.ON_BATTERY), look(ON_LINE), 0), 1))[MINUTES] == ber.INTEGER
+    watch.events(event("ended", Condition.ON_BATTERY), look(ON_LINE), 0)
+    assert tags(only(watch.events(event("began", Condition.ON_BATTERY), look(UNKNOWN), 0), 1))[MINUTES] == 0x81
+    watch.events(event("began", Condition.TEST_RUNNING), look(ON_LINE), 0)
+    told = tags(only(watch.events(event("ended", Condition.TEST_RUNNING), look(ON_LINE), 0), 2))
+    assert (told[TEST_ID], told[RESULT]) == (ber.OBJECT_ID, ber.INTEGER)
+    watch.events(event("began", Condition.TEST_RUNNING), look(None), 0)
+    told = tags(only(watch.events(event("ended", Condition.TEST_RUNNING), look(None), 0), 2))
+    assert len(told) == 6 and set(told.values()) == {0x81}
+
+
 def test_a_silent_core_is_told_in_the_private_tree_too() -> None:
     watch, silent = notices.Watch(0), view(None, since(Condition.NO_CORE, 1.0))
     shown = Look(silent, NOTHING, 5.0, 0.0, {}, upsman=True)
@@ -282,7 +373,7 @@ def test_without_a_route_nothing_is_lost_and_the_cursor_stays(
     core.turn(6)
     before = (tmp_path / "notify.json").read_text()
     link: Any = Unreachable(core.receiver._socket())
-    core.receiver._sock = link
+    core.receiver._sock, core.receiver._socket = None, lambda: link  # type: ignore[method-assign]
     core.happens("began", Condition.ON_BATTERY)
     core.happens("began", Condition.OVERLOAD)
     assert core.turn(150) == []
@@ -295,6 +386,55 @@ def test_without_a_route_nothing_is_lost_and_the_cursor_stays(
     heard = core.turn(15)
     assert heard == ([ON_BATTERY, ADDED, ON_BATTERY, REMOVED] if inform else [ON_BATTERY, ADDED, REMOVED])
     assert (tmp_path / "notify.json").read_text() != before and core.receiver.dropped == 0
+    core.receiver.close()
+
+
+@pytest.mark.parametrize("inform", [False, True])
+def test_without_a_carrier_nothing_is_sent_and_nothing_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, inform: bool
+) -> None:
+    carrier = [True]
+    core = Core(tmp_path, inform=inform, leaves=lambda: carrier[0])
+    core.turn(6)
+    before = (tmp_path / "notify.json").read_text()
+    carrier[0] = False
+    core.happens("began", Condition.ON_BATTERY)
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn(150) == [] and (tmp_path / "notify.json").read_text() == before
+    assert [r.message for r in caplog.records if "carrier" in r.message] == [
+        f"notify: {core.receiver.name}: no carrier"
+    ]
+    carrier[0] = True
+    assert core.turn(5) == [ON_BATTERY, ADDED] and (tmp_path / "notify.json").read_text() != before
+    core.receiver.close()
+
+
+def test_an_inform_that_waits_for_a_carrier_keeps_its_tries(tmp_path: Path) -> None:
+    carrier = [True]
+    core = Core(tmp_path, inform=True, leaves=lambda: carrier[0])
+    core.peer.confirms = False
+    assert core.turn() == [COLD_START]
+    carrier[0] = False
+    assert core.turn(100) == []
+    carrier[0] = core.peer.confirms = True
+    assert core.turn(2) == [COLD_START] and not core.receiver.busy
+    core.receiver.close()
+
+
+def test_of_what_waits_for_a_carrier_the_oldest_give_way(tmp_path: Path) -> None:
+    core = Core(tmp_path, leaves=lambda: False)
+    core.receiver.put([notices.cold_start(core.stage.agent.look(core.stage.now_s))] * (QUEUE_LIMIT + 50))
+    core.turn(3)
+    assert core.receiver.dropped == 51 and len(core.receiver._waiting) == QUEUE_LIMIT
+    core.receiver.close()
+
+
+def test_a_socket_that_cannot_send_is_opened_anew(core: Core) -> None:
+    core.turn(6)
+    link: Any = Unreachable(core.receiver._socket())  # its own address has gone from this machine
+    core.receiver._sock = link
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn() == [] and core.turn() == [ADDED]
     core.receiver.close()
 
 

@@ -50,7 +50,10 @@ def driver(link: ScriptLink) -> nut.Nut:
         ("OL BYPASS", Source.BYPASS, set(), None),
         ("OL BOOST RB", Source.BOOST, {Condition.BATTERY_BAD}, None),
         ("OL TRIM OVER", Source.BUCK, {Condition.OVERLOAD}, None),
-        ("OL CHRG OFF", Source.NONE, {Condition.OUTPUT_OFF}, Flow.CHARGING),
+        ("OL CHRG OFF", Source.MAINS, {Condition.OUTPUT_OFF}, Flow.CHARGING),  # MGE Pulsar M 3000, with load
+        ("OB DISCHRG OFF", Source.BATTERY, {Condition.OUTPUT_OFF}, Flow.DISCHARGING),
+        ("OB LB OFF", Source.BATTERY, {Condition.OUTPUT_OFF, Condition.LOW_BATTERY}, None),
+        ("OFF", Source.NONE, {Condition.OUTPUT_OFF}, None),
         ("ALARM OL FSD", Source.MAINS, {Condition.GENERAL_FAULT, Condition.SHUTDOWN_PENDING}, None),
         ("FSD OB", Source.BATTERY, {Condition.LOW_BATTERY, Condition.SHUTDOWN_PENDING}, None),
         ("OL CAL", Source.MAINS, {Condition.TEST_RUNNING}, None),
@@ -78,6 +81,37 @@ def test_three_phases_a_dead_one_and_a_bypass_are_read() -> None:
     assert status.bypass == (Line(voltage_v=229.0),)
 
 
+def test_a_load_of_the_whole_is_said_of_each_line_that_has_none() -> None:
+    v = {"ups.status": "OL", "ups.load": "40", **{f"output.L{n}-N.voltage": "230" for n in (1, 2, 3)}}
+    assert [line.load_pct for line in nut.look(v, 5.0).outputs] == [40.0, 40.0, 40.0]
+    v["output.L2.power.percent"] = "55"
+    assert [line.load_pct for line in nut.look(v, 5.0).outputs] == [40.0, 55.0, 40.0]
+
+
+def test_numbers_are_read_as_servers_write_them() -> None:
+    v = {"ups.status": "OL", "battery.charge": "104", "battery.runtime": "+1200", "input.voltage": "230."}
+    status = nut.look(v, 5.0)
+    assert (status.battery.charge_pct, status.battery.runtime_s) == (100.0, 1200.0)
+    assert status.inputs[0].voltage_v == 230.0
+
+
+def test_a_server_without_the_optional_lists_is_read_all_the_same() -> None:
+    for answer in (b"ERR UNKNOWN-COMMAND", b"BEGIN LIST CMD other\n", None):
+        link = unit(ups__load="20")
+        for name in (b"LIST CMD ups\n", b"LIST RW ups\n"):
+            if answer is None:
+                del link.answers[name]  # silence
+            else:
+                link.answers[name] = answer
+        it = driver(link)
+        assert it.poll().source is Source.MAINS and it.commands == frozenset()
+
+
+def test_a_login_that_is_not_answered_costs_no_poll() -> None:
+    it = nut.connect({"ups": "ups", "login": True}, unit(), lambda: 0.0)
+    assert it.poll().source is Source.MAINS
+
+
 def test_what_is_no_number_or_cannot_be_is_unknown() -> None:
     v = {
         "ups.status": "OL",
@@ -100,6 +134,28 @@ def test_outlets_sensors_tests_and_the_beeper_are_read() -> None:
     assert status.sensors == (Sensor(name="ambient", temperature_c=21.5),)
     assert status.test is not None and status.test.result is TestResult.PASSED
     assert status.beeper_on is False and status.ident.manufacturer == "ACME"
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("Battery test not ok", TestResult.FAILED),
+        ("Done and ok", TestResult.PASSED),
+        ("In progress", TestResult.RUNNING),
+        ("No test initiated", TestResult.NONE),
+    ],
+)
+def test_results_of_tests_are_read_as_they_are_meant(text: str, result: TestResult) -> None:
+    test = nut.look({"ups.status": "OL", "ups.test.result": text}, 5.0).test
+    assert test is not None and test.result is result
+
+
+def test_a_ups_that_the_server_does_not_have_is_said_with_those_that_it_has() -> None:
+    link = unit()
+    link.answers[b"LIST VAR ups\n"] = b"ERR UNKNOWN-UPS"
+    link.answers[b"LIST UPS\n"] = b'BEGIN LIST UPS\nUPS left "the left one"\nUPS right "x"\nEND LIST UPS\n'
+    with pytest.raises(LinkError, match="has no ups; it has left, right"):
+        driver(link)
 
 
 def test_values_are_unescaped() -> None:
@@ -178,6 +234,22 @@ def test_orders_are_tracked_once_a_connection_and_what_the_driver_did_is_the_ans
         it.order(Command.LOAD_OFF)
     it.order(Command.LOAD_ON)  # the server has it, and its driver takes its time
     assert link.sent.count(b"SET TRACKING ON\n") == 1
+
+
+def test_bypass_and_eco_are_offered_and_told_by_the_names_of_nut() -> None:
+    names = {
+        Command.BYPASS_ON: "bypass.start",
+        Command.BYPASS_OFF: "bypass.stop",
+        Command.ECO_ON: "experimental.ecomode.enable",
+        Command.ECO_OFF: "experimental.ecomode.disable",
+    }
+    link = unit(cmd=tuple(names.values()))
+    link.answers |= {f"INSTCMD ups {name}\n".encode(): b"OK\n" for name in names.values()}
+    it = driver(link)
+    for command, name in names.items():
+        it.order(command)
+        assert link.sent[-1] == f"INSTCMD ups {name}\n".encode()
+    assert not names.keys() & driver(unit(cmd=("load.on",))).commands
 
 
 @pytest.mark.parametrize(("answer", "said"), [(b"OK\n", 0), (b"ERR ACCESS-DENIED\n", 1)])

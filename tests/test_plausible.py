@@ -10,7 +10,7 @@ import pytest
 from agent.config import Config
 from agent.forecast import filled
 from agent.model import Battery, Driver, Line, Rating, Source, Status
-from agent.plausible import believable
+from agent.plausible import Oddities, believable
 from agent.ups import Ups
 from agent.verbs import describe
 from tests.fakecore import on_line
@@ -48,6 +48,23 @@ def test_what_cannot_be_is_unknown_and_the_rest_stays(part: str, name: str, valu
     ]
 
 
+@pytest.mark.parametrize("source", Source)
+@pytest.mark.parametrize(("volts", "dead"), [(0.0, True), (2.9, True), (4.9, True), (5.0, False), (230.0, False)])
+def test_an_input_without_a_voltage_feeds_no_load_but_is_true_of_a_dead_mains(
+    volts: float, dead: bool, source: Source
+) -> None:
+    on_mains = source in (Source.MAINS, Source.BOOST, Source.BUCK)
+    look = replace(
+        GOOD, source=source, inputs=(Line(voltage_v=volts, frequency_hz=0.0),), outputs=(Line(voltage_v=0.0),)
+    )
+    status, odd = believable(look)
+    assert status.inputs[0].voltage_v == (None if dead and on_mains else volts)
+    assert list(odd) == (["inputs 1 voltage_v"] if dead and on_mains else [])
+    assert status.outputs == look.outputs, "an output that is off has none, and not every UPS says that it is off"
+    three = replace(look, inputs=(*look.inputs, Line(voltage_v=230.0), Line(voltage_v=0.0)))
+    assert believable(three) == (three, {}), "a phase may be dead"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -73,10 +90,34 @@ def test_it_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFix
     wrong = replace(GOOD, battery=replace(GOOD.battery, voltage_v=2.28))
     for look in (wrong, wrong, wrong, GOOD, GOOD):
         ups._believed(look)
-    assert [r.message for r in caplog.records] == [
-        "the UPS says battery voltage_v = 2.28, which cannot be; taken as unknown",
-        "the UPS says a plausible battery voltage_v again",
+    assert [(r.levelname, r.message) for r in caplog.records] == [
+        ("WARNING", "the UPS says battery voltage_v = 2.28, which cannot be; taken as unknown"),
+        ("INFO", "the UPS says a plausible battery voltage_v again"),
     ]
+
+
+def test_a_value_that_flaps_is_said_once_an_hour_with_a_count() -> None:
+    it, lines = Oddities(), []
+    wrong = {"input 1 voltage_v": 999.0, "input 2 voltage_v": 998.0}
+    for second in range(3 * 3600):
+        lines += [(second, line) for _, line in it.step(wrong if second % 2 else {}, float(second))]
+    assert [(second, line) for second, line in lines if "input 1" in line] == [
+        (1, "the UPS says input 1 voltage_v = 999, which cannot be; taken as unknown"),
+        (2, "the UPS says a plausible input 1 voltage_v again"),
+        (3601, "the UPS said input 1 voltage_v = 999, which cannot be, 1800 more times in 60 min"),
+        (7201, "the UPS said input 1 voltage_v = 999, which cannot be, 1800 more times in 60 min"),
+    ]
+    assert len(lines) == 8, "the other phase as well"
+    assert it.step({}, 3 * 3600.0) == []
+    tail = [line for second in range(4 * 3600, 8 * 3600) for _, line in it.step({}, float(second))]
+    assert len(tail) == 2 and all("more times" in line for line in tail), "what was counted is said, and no more"
+    assert len(it.step(wrong, 9 * 3600.0)) == 2, "and then it is new"
+
+
+def test_a_value_that_stays_wrong_is_said_once() -> None:
+    it = Oddities()
+    assert sum(len(it.step({"temperature_c": 999.0}, float(second))) for second in range(0, 86400, 10)) == 1
+    assert [line for _, line in it.step({}, 86400.0)] == ["the UPS says a plausible temperature_c again"]
 
 
 @pytest.mark.parametrize(("load", "minutes"), [(100.0, 4.0), (80.0, 5.0), (50.0, 8.0), (5.0, 8.0), (None, 4.0)])
@@ -87,3 +128,6 @@ def test_the_configured_runtime_is_that_of_the_load_and_marked(load: float | Non
     assert filled(silent, None, Config().full_load_minutes) == silent, "nothing is invented"
     text = "\n".join(describe(replace(on_line(), status=found)))
     assert "min (estimated)" in text, text
+    per_cell = replace(silent, battery=Battery(voltage_v=27.0, estimated=frozenset(("voltage_v",))))
+    assert "V (estimated)" in "\n".join(describe(replace(on_line(), status=per_cell)))
+    assert "(estimated)" not in "\n".join(describe(replace(on_line(), status=silent)))

@@ -19,7 +19,7 @@ from agent import link as serial_line
 from agent import pretend
 from agent.bridges import BRIDGES
 from agent.drivers import megatec as driver
-from agent.model import Command, Condition, Flow, LinkError, OrderError, Reply, Source, Status, TestResult
+from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
 from agent.q1 import meaning, megatec, threephase, voltronic
 from agent.q1.dialects import DIALECTS
 from agent.q1.find import _BY_LETTER, QUERIES, find
@@ -94,18 +94,23 @@ def test_the_dialect_is_found_by_questions_alone_in_less_than_five_seconds(speak
     assert link.unit.beeper and link.unit.off_at_s is None and not link.unit.testing
 
 
-@pytest.mark.parametrize(
-    ("speaker", "lost"), [("megatec-g", b"G2\r"), ("q6", b"Q6\r"), ("mecer", b"QPI\r"), ("megatec", b"G2\r")]
-)
-def test_one_answer_that_is_lost_while_connecting_hides_no_phase(speaker: str, lost: bytes) -> None:
-    class Lossy(SpeakerLink):
-        def ask(self, command: bytes, **more: Any) -> Reply:
-            if command == lost and command not in self.sent:
-                self.sent.append(command)
-                raise LinkError("lost")
-            return super().ask(command, **more)
-
-    assert find(Lossy(SPEAKERS[speaker], pretend.Unit(0.0))).name == speaker
+@pytest.mark.parametrize("instead", [b"", b"\x80\xff\r"])
+@pytest.mark.parametrize("speaker", sorted(SPEAKERS.keys() - {NOT_AT_ALL}))
+def test_one_answer_that_is_lost_while_connecting_makes_no_other_dialect(speaker: str, instead: bytes) -> None:
+    """At most it is found at the next look."""
+    for lost in (query.rstrip(b"\r") for query in QUERIES):
+        link = SpeakerLink(SPEAKERS[speaker], pretend.Unit(0.0))
+        answers, speak = [instead], SPEAKERS[speaker]
+        link._speak = lambda it, command, lost=lost, answers=answers, speak=speak: (
+            answers.pop() if answers and command == lost else speak(it, command)
+        )
+        try:
+            found = find(link)
+        except LinkError:
+            assert link.waited_s < 5.0
+            link.waited_s, found = 0.0, find(link)
+        assert found.name == NOT_FOUND.get(speaker, FOUND.get(speaker, speaker)), lost
+        assert link.waited_s < 5.0
 
 
 def test_what_is_found_by_itself_is_what_the_table_says() -> None:
@@ -155,7 +160,7 @@ def test_each_order_of_each_dialect_is_obeyed(speaker: str) -> None:
     assert link.unit.off_at_s is None
     if Command.BEEPER_OFF in unit.commands:
         unit.order(Command.BEEPER_OFF)
-        assert not link.unit.beeper and unit.poll().beeper_on is False
+        assert not link.unit.beeper and unit.poll().beeper_on is (None if speaker == "masterguard" else False)
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
@@ -267,7 +272,7 @@ def voltronic_status(bits: str, mode: bytes, protocol: str = "01", output_v: str
         ("0000000000", b"(L", "01", "230.0", Source.MAINS),
         ("1000000000", b"(B", "01", "230.0", Source.BATTERY),
         ("1000000000", b"(L", "01", "230.0", Source.BATTERY),  # the bit is immediate, the mode may lag
-        ("0000000000", b"(B", "01", "230.0", Source.BATTERY),  # and the unit knows other reasons than the mains
+        ("0000000000", b"(B", "01", "230.0", Source.BATTERY),  # the unit asks for it once more, see below
         ("0010000000", b"(Y", "01", "230.0", Source.BYPASS),
         ("0010000000", b"(E", "01", "230.0", Source.MAINS),  # ECO is no bypass
         ("0010000000", b"(L", "00", "230.0", Source.MAINS),  # AVR that changes nothing
@@ -282,6 +287,20 @@ def test_the_mode_and_the_bits_of_voltronic_mean_together(
     bits: str, mode: bytes, protocol: str, output_v: str, source: Source
 ) -> None:
     assert voltronic_status(bits, mode, protocol, output_v).source is source
+
+
+def test_a_mode_alone_that_says_battery_must_say_it_twice() -> None:
+    unit, link = polled("voltronic")
+    speak, modes = SPEAKERS["voltronic"], [b"(B\r"]
+    link._speak = lambda it, command: modes.pop(0) if command == b"QMOD" and modes else speak(it, command)
+    assert unit.poll().source is Source.MAINS and link.sent.count(b"QMOD\r") == 3  # one in the poll before
+    modes[:] = [b"(B\r", b"(B\r"]  # and the unit knows other reasons than the mains
+    assert unit.poll().source is Source.BATTERY
+    modes[:] = [b"(B\r", b""]
+    assert unit.poll().source is Source.MAINS
+    link.unit.set("mains", "off")
+    link.sent.clear()
+    assert unit.poll().source is Source.BATTERY and link.sent.count(b"QMOD\r") == 1  # its bit says the same
 
 
 def test_each_warning_is_a_condition_and_none_takes_one_back() -> None:
@@ -305,6 +324,35 @@ def test_outlets_are_read_and_switched_where_there_are_some() -> None:
     assert Command.OUTLET_ON not in polled("mecer")[0].commands
 
 
+def test_eco_is_switched_where_the_unit_has_it_and_it_is_no_bypass() -> None:
+    unit, link = polled("voltronic")
+    unit.order(Command.ECO_ON)
+    assert link.unit.eco and unit.poll().source is Source.MAINS
+    unit.order(Command.ECO_OFF)
+    assert not link.unit.eco and [one for one in link.sent if one[:2] in (b"PE", b"PD")] == [b"PEE\r", b"PDE\r"]
+    with pytest.raises(OrderError, match="no argument"):
+        unit.order(Command.ECO_ON, number=1)
+
+
+@pytest.mark.parametrize("answer", [b"(EpashcjDbrogfl\r", b"(NAK\r", b""])
+def test_a_unit_that_does_not_tell_of_eco_is_not_told_to_use_it(answer: bytes) -> None:
+    unit, link = connected("voltronic", dialect="voltronic")
+    speak = SPEAKERS["voltronic"]
+    link._speak = lambda it, command: answer if command == b"QFLAG" else speak(it, command)
+    for _ in range(4):
+        unit.poll()
+    assert not {Command.ECO_ON, Command.ECO_OFF} & unit.commands
+    with pytest.raises(OrderError, match="cannot do eco-on"):
+        unit.order(Command.ECO_ON)
+
+
+def test_only_a_whole_answer_tells_of_eco() -> None:
+    assert voltronic.settings(b"(EpeaD") == {"eco": True} and voltronic.settings(b"(EDe") == {"eco": False}
+    for answer in (b"(E", b"(epDe", b"EpDe", b"(EpDe1", b"(EpDe ", b"(OK"):
+        with pytest.raises(LinkError):
+            voltronic.settings(answer)
+
+
 def test_an_order_that_is_not_acknowledged_is_told_so() -> None:
     unit, link = polled("mecer")
     speak = SPEAKERS["mecer"]
@@ -319,11 +367,30 @@ def test_an_order_that_is_not_acknowledged_is_told_so() -> None:
 def test_a_masterguard_says_the_result_of_its_test_and_its_runtime() -> None:
     unit, link = polled("masterguard")
     status = unit.poll()
-    assert status.battery.runtime_s == 1200 and not status.battery.estimated
+    assert status.battery.runtime_s == 1200 and not status.battery.estimated  # it says how many cells there are
     speak = SPEAKERS["masterguard"]
     for code, result in ((b"010", TestResult.PASSED), (b"011", TestResult.FAILED), (b"001", TestResult.RUNNING)):
         link._speak = lambda it, command, code=code: speak(it, command)[:-4] + code + b"\r"
         assert unit.poll().test.result is result
+
+
+def test_a_masterguard_is_told_by_the_number_of_its_slave_and_put_on_bypass_and_back() -> None:
+    unit, link = connected("masterguard", dialect="masterguard")
+    assert not {Command.BEEPER_ON, Command.BEEPER_OFF} & unit.commands  # it has not said its number
+    unit.poll()
+    for command, sent in ((Command.BEEPER_OFF, b"SS---0,00\r"), (Command.BEEPER_ON, b"SS---1,00\r")):
+        unit.order(command)
+        assert sent in link.sent and link.unit.beeper is (command is Command.BEEPER_ON)
+    for command, source in ((Command.BYPASS_ON, Source.BYPASS), (Command.BYPASS_OFF, Source.MAINS)):
+        unit.order(command)
+        assert unit.poll().source is source
+    assert [one for one in link.sent if one[:1] == b"F"] == [b"FOFF\r", b"FON\r"]
+    speak = SPEAKERS["masterguard"]
+    link._speak = lambda it, command: speak(it, command).replace(b"(00 ", b"(07 ")
+    again = driver.connect({"dialect": "masterguard"}, link, lambda: link.now_s)
+    again.poll()
+    with pytest.raises(OrderError, match="refused SS---1,07"):  # by the pretend unit, which is 00
+        again.order(Command.BEEPER_ON)
 
 
 def test_without_a_rating_nothing_is_invented_and_the_option_is_enough_for_an_estimate() -> None:
@@ -356,18 +423,17 @@ def test_a_best_power_unit_is_charged_between_its_own_two_voltages() -> None:
         (b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r", lambda s: s.rating.input_voltage_v or 0.0, 0.0),
     ],
 )
-def test_a_value_that_cannot_be_is_unknown_and_said_once_an_edge(
-    frame: bytes, field: Callable[[Status], Any], value: float | None, caplog: pytest.LogCaptureFixture
+def test_a_value_that_cannot_be_is_unknown_and_named(
+    frame: bytes, field: Callable[[Status], Any], value: float | None
 ) -> None:
-    caplog.set_level("INFO")
     link = ScriptLink({b"Q1": frame, b"F": b"#000.0 000 00.00 00.0\r", b"I": b"I\r"})
     unit = driver.connect({"dialect": "megatec"}, link, lambda: link.now_s)
     for _ in range(3):
         assert field(unit.poll()) == value
+        assert len(unit.odd) == (1 if value is None else 0)
     link.answers[b"Q1"] = b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r"
     unit.poll()
-    said = [r.message for r in caplog.records if "cannot be" in r.message or "plausible" in r.message]
-    assert len(said) == (2 if value is None else 0)
+    assert unit.odd == {}
 
 
 # --- whatever the line may bring --------------------------------------------------------------------------------
@@ -469,7 +535,43 @@ def test_no_damaged_frame_of_another_shape_is_on_battery(name: str) -> None:
         if facts.get("utility_fail"):
             battery += 1
             assert re.fullmatch(SHAPES[query.ask], frame, re.DOTALL), (name, frame)
+            assert query.ask == b"G2\r" or any(type(value) is float for value in facts.values()), (name, frame)
     assert battery and refused > FRAMES / 3
+
+
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_a_status_frame_without_any_readable_number_is_refused(name: str) -> None:
+    query, unit = DIALECTS[name].poll[0], pretend.Unit(0.0)
+    unit.set("mains", "off")
+    frame = SPEAKERS[name](unit, query.ask[:-1])[:-1]
+    if query.ask == b"G2\r" or frame[:1] == b"#":
+        return  # flags alone; binary numbers, which always are some
+    words = frame[1:].split(b" ")
+    blank = [re.sub(rb"\d", b"-", word) if b"." in word or len(word) == 3 else word for word in words]
+    with pytest.raises(LinkError, match="no number|not minutes and seconds"):
+        query.parse(b"(" + b" ".join(blank))
+    assert query.parse(frame)["utility_fail"]
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_one_damaged_answer_to_any_question_of_a_poll_on_mains_is_no_outage(speaker: str) -> None:
+    """F21, behind the status frame: each place of the poll in turn; the damaged one may be that of an outage."""
+    chance, speak, outage = random.Random(f"20261126 {speaker}"), SPEAKERS[speaker], pretend.Unit(0.0)
+    outage.set("mains", "off")
+    for query in DIALECTS[FOUND.get(speaker, speaker)].poll[1:]:
+        asked, heard = query.ask[:-1], 0
+        for _ in range(max(50, FRAMES // 200)):
+            unit, link = polled(speaker)
+            answers = [damaged(speak(chance.choice((link.unit, outage)), asked)[:-1], chance) + b"\r"]
+
+            def one_is_damaged(it: pretend.Unit, command: bytes) -> bytes:
+                return answers.pop() if answers and command == asked else speak(it, command)  # noqa: B023
+
+            link._speak = one_is_damaged
+            assert unit.poll().source is not Source.BATTERY, (query.ask, link.answers[asked])
+            heard += not answers
+        refuses = speak(outage, asked) == b"(NAK\r"  # asked once, or only of units of another protocol number
+        assert heard or refuses, query.ask
 
 
 @pytest.mark.parametrize("ask", sorted(PARSERS))

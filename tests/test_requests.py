@@ -72,6 +72,13 @@ def test_a_text_is_said_to_all_and_leaves_a_row() -> None:
     assert asked.row() == {"text": "", "command": "message", "args": "all #BATTCAP %", **ORIGIN, "outcome": "done"}
 
 
+@pytest.mark.parametrize(("why", "outcome"), [("", "done"), ("noAccess", "refused")])
+def test_what_a_face_has_set_or_refused_leaves_a_row(why: str, outcome: str) -> None:
+    asked = Asked()
+    asked.ask(type="audit", what="sysContact", why=why)
+    assert asked.row() == {"text": why, "command": "set", "args": "sysContact", **ORIGIN, "outcome": outcome}
+
+
 def test_what_is_refused_leaves_a_row_and_says_nothing() -> None:
     asked = Asked(mode="dry-run")
     with pytest.raises(bus.BusError, match="only in mode armed"):

@@ -169,6 +169,30 @@ def test_a_report_that_is_refused_costs_no_reconnect(line: ShutScript) -> None:
     assert made.poll().source is Source.MAINS and len(line.there.syncs) == 1
 
 
+def test_an_answer_that_is_cut_is_no_report_unless_the_unit_always_says_so_little() -> None:
+    line = ShutScript(HidUnit.of(UNIT), PACE_S)
+    link = shut.ShutLink(line, lambda: line.now_s)
+    link.learn(60.0)
+    whole = link.get("feature", 1, 7)
+    assert whole is not None and len(whole.data) == 7
+    line.there.unit.reports["feature", 1] = whole.data[:3]
+    with pytest.raises(LinkError, match="3 bytes, not 7"):
+        link.get("feature", 1, 7)
+    again = link.get("feature", 1, 7)
+    assert again is not None and again.data == whole.data[:3]
+
+
+def test_a_poll_on_a_line_that_loses_answers_ends_in_time(line: ShutScript) -> None:
+    made = ready(line)
+    line.now_s += 10.0
+    asked = len(line.there.requests)
+    real = line.there.hear
+    line.there.hear = lambda data: b"" if len(line.there.requests) > asked + 1 else real(data)  # type: ignore[method-assign]
+    before_s = line.now_s
+    assert made.poll().source is Source.MAINS
+    assert line.now_s - before_s <= 5.0
+
+
 def test_orders_go_over_the_line_and_are_read_back(line: ShutScript) -> None:
     made = ready(line)
     made.order(Command.SHUTDOWN_STAY_OFF, delay_s=60.0)

@@ -494,6 +494,24 @@ def test_64_bit_counters_are_there_but_for_version_1(stage: Stage) -> None:
     assert reply is not None and (reply.error, reply.index) == (2, 1)
 
 
+def test_each_column_of_the_extended_table_is_its_own(tmp_path: Path) -> None:
+    files = {
+        "rx_bytes": 2**32 + 1,
+        "rx_packets": 2**33 + 9,
+        "multicast": 7,
+        "tx_bytes": 2**34 + 3,
+        "tx_packets": 2**35,
+    }
+    made = Net(tmp_path / "other")
+    made.set("eth0", **{name: str(value) for name, value in files.items()})
+    found = Stage(view(), made.folder).walk("1.3.6.1.2.1.31.1.1.1")
+    of_eth0 = {int(name.split(".")[-2]): body for name, (_, body) in found.items() if name.endswith(".2")}
+    assert of_eth0.pop(1) == b"eth0" and whole(of_eth0.pop(15)) == 1000
+    assert {column: whole(body) for column, body in of_eth0.items()} == {
+        6: 2**32 + 1, 7: 2**33 + 2, 8: 7, 10: 2**34 + 3, 11: 2**35,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("lenient", [False, True])
 def test_a_scalar_without_its_instance_is_answered_only_if_that_is_wanted(net: Path, lenient: bool) -> None:
     stage = Stage(view(), net, lenient=lenient)

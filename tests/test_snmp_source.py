@@ -306,12 +306,133 @@ def test_a_question_is_asked_again_and_an_order_is_not() -> None:
         link.close()
 
 
-def test_a_flood_of_others_answers_ends() -> None:
-    with agent(lambda data: [answered(data, plus=1)] * 80) as port:
+def test_a_flood_of_others_answers_ends_with_the_time_and_hides_no_right_one() -> None:
+    right: list[bytes] = []
+
+    def answer(data: bytes) -> list[bytes]:
+        return [answered(data, plus=1)] * 80 + [answered(data) for _ in right]
+
+    with agent(answer) as port:
         link = opened(port)
-        with pytest.raises(LinkError, match="something else|in time"):
+        with pytest.raises(LinkError, match="in time"):
             link.ask(ASKED, within_s=0.5)
+        right.append(b"")
+        assert link.ask(ASKED, within_s=2.0).data
         link.close()
+
+
+class Slow:
+    """A socket whose agent answers one request after the other, each `pace_s` after the last; time is a number."""
+
+    def __init__(self, pace_s: float) -> None:
+        self.now_s, self.pace_s, self.wait_s, self.requests = 0.0, pace_s, 0.0, 0
+        self.due: list[tuple[float, bytes]] = []
+
+    def settimeout(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+
+    def send(self, data: bytes) -> None:
+        self.requests += 1
+        begins_s = max([self.now_s, *(at_s for at_s, _ in self.due[-1:])])
+        self.due.append((begins_s + self.pace_s, answered(data)))
+
+    def recv(self, _: int) -> bytes:
+        if not self.due or self.due[0][0] > self.now_s + self.wait_s:
+            self.now_s += self.wait_s
+            raise TimeoutError
+        self.now_s = max(self.now_s, self.due[0][0])
+        return self.due.pop(0)[1]
+
+
+@pytest.mark.parametrize("pace_s", [0.3, 0.7, 1.0])
+def test_repetitions_do_not_pile_up_at_an_agent_that_takes_its_time(pace_s: float) -> None:
+    sock = Slow(pace_s)
+    prefix = ber.integer(ber.V2C) + ber.tlv(ber.OCTET_STRING, b"hidden")
+    link = snmplink.SnmpLink(sock, lambda: sock.now_s, prefix, "slow")  # type: ignore[arg-type]
+    took_s = []
+    for _ in range(12):
+        began_s = sock.now_s
+        link.ask(ASKED, within_s=2.5)
+        took_s.append(sock.now_s - began_s)
+    assert sock.requests <= 15 and took_s[-5:] == pytest.approx([pace_s] * 5)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_many_alarms_are_read_over_some_polls_and_then_at_once(version: int) -> None:
+    root = (1, 3, 6, 1, 2, 1, 33, 1, 6, 3)
+    rows = {f"{UPS}.6.2.1.2.{n}": (*root, 2 if n < 30 else 3) for n in range(1, 31)}
+    unit = SnmpUnit({**RFC, f"{UPS}.4.1.0": 5, f"{UPS}.6.1.0": 30, **rows}, version)
+    it, fast = driver(unit), unit.ask
+
+    def slow(*args: Any, **more: Any) -> Any:
+        unit.now_s += 0.3
+        return fast(*args, **more)
+
+    unit.ask = slow  # type: ignore[method-assign]
+    lost = 0
+    for _ in range(10):
+        try:
+            status = it.poll()
+            break
+        except LinkError as e:
+            assert "alarms are read so far" in str(e)
+            lost += 1
+    assert status.source is Source.BATTERY and status.battery.low is True and lost <= 4
+    for number in (29, 17, 1):  # now at once, also what comes in between and at the end
+        del unit.rows[(*whole_oid(f"{UPS}.6.2.1.2"), number)]
+    unit.rows[(*whole_oid(f"{UPS}.6.2.1.2"), 17, 1)] = ber.oid((*root, 8))
+    unit.rows[(*whole_oid(f"{UPS}.6.2.1.2"), 31)] = ber.oid((*root, 16))
+    status = it.poll()
+    assert status.flags == {Condition.LOW_BATTERY, Condition.OVERLOAD, Condition.FAN_FAILURE}
+    unit.rows[whole_oid(f"{UPS}.6.1.0")] = ber.integer(0)
+    assert it.poll().flags == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("rows", "state", "low", "flags"),
+    [
+        (RFC, 3, True, {Condition.LOW_BATTERY}),
+        (RFC, 4, True, {Condition.LOW_BATTERY, Condition.BATTERY_DEPLETED}),
+        ({**POWERNET, f"{APC}.2.2.4.0": 1}, 3, True, {Condition.LOW_BATTERY}),
+        ({**POWERNET, f"{APC}.2.2.4.0": 1}, 4, None, {Condition.BATTERY_BAD}),  # batteryInFaultCondition
+        ({**POWERNET, f"{APC}.2.2.4.0": 1}, 5, None, {Condition.BATTERY_BAD}),  # noBatteryPresent
+        (CYBER, 3, True, {Condition.LOW_BATTERY}),
+        (CYBER, 4, None, set()),
+    ],
+)
+def test_what_is_a_low_battery_is_each_tables_own(
+    rows: dict[str, Any], state: int, low: bool | None, flags: set[Condition]
+) -> None:
+    unit = SnmpUnit(rows)
+    name = {RFC[ID]: f"{UPS}.2.1.0", POWERNET[ID]: f"{APC}.2.1.1.0", CYBER[ID]: f"{CPS}.2.1.1.0"}[rows[ID]]
+    unit.rows[whole_oid(name)] = ber.integer(state)
+    status = driver(unit).poll()
+    assert (status.battery.low, status.flags) == (low, flags)
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "battery", "mains", "neither"),
+    [
+        (
+            POWERNET,
+            f"{APC}.4.1.1.0",
+            {3, 15},
+            {2, 4, 6, 9, 10, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 24, 25, 28},
+            {26},
+        ),
+        (EATON, f"{XUPS}.4.5.0", {5}, {3, 4, 6, 7, 8, 9, 10, 11, 12}, {1, 2}),
+        (CYBER, f"{CPS}.4.1.1.0", {3}, {2, 4, 8, 9, 10, 11}, {1, 5, 6, 7}),
+    ],
+)
+def test_every_state_of_the_output_ends_an_outage_or_does_not(
+    rows: dict[str, Any], name: str, battery: set[int], mains: set[int], neither: set[int]
+) -> None:
+    for state in battery | mains | neither:
+        unit = SnmpUnit(rows)
+        unit.rows[whole_oid(name)] = ber.integer(state)
+        source = driver(unit).poll().source
+        on_line = source in (Source.MAINS, Source.BYPASS, Source.BOOST, Source.BUCK)
+        assert (source is Source.BATTERY, on_line) == (state in battery, state in mains), (state, source)
 
 
 def test_what_is_wrong_is_said_and_the_community_is_not() -> None:
@@ -325,6 +446,31 @@ def test_what_is_wrong_is_said_and_the_community_is_not() -> None:
 
 
 # --- version 3: the child
+
+
+class Said:
+    """A child that says this."""
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self._said = said
+
+    def ask(self, request: dict[str, Any], within_s: float) -> dict[str, Any]:
+        return self._said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"error": 0, "index": 0, "bindings": [["1", "0500"]]},
+        {"error": float("inf"), "index": 0, "bindings": []},
+        {"error": 0, "index": 0, "bindings": None},
+        {"error": 0, "index": 0, "bindings": [["1.3.x", "0500"]]},
+    ],
+)
+def test_nonsense_of_the_child_is_a_lost_link(said: dict[str, Any]) -> None:
+    link = snmp3link.Snmp3Link(Said(said), lambda: 0.0, "unit")  # type: ignore[arg-type]
+    with pytest.raises(LinkError, match="the program for version 3 said"):
+        link.ask(ASKED)
 
 
 V3 = {"version": "3", "user": "ops", "password": "sign-it-well crypt-it-well"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import json
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,9 @@ import pytest
 from snmp_kit import COMMUNITY, ON_LINE, UPS, Reply, arcs, reply, request, view, whole
 from test_notices import Peer
 
-from agent import ber, config, engineid, gate, notices, pdu, snmpface, upsset, usm, v3
+from agent import ber, config, engineid, faces, gate, netif, notices, pdu, refusals, snmpface, upsset, usm, v3, vault
 from agent.bus import BusError, Unanswered, Unreachable
-from agent.model import Command, View
+from agent.model import Command, ConfigError, View
 
 NAME, DOWN, BEEPER, TEXT = f"{UPS}.1.5.0", f"{UPS}.8.2.0", f"{UPS}.9.8.0", ber.tlv(ber.OCTET_STRING, b"mine")
 LOOPBACK = ("127.0.0.0/8",)
@@ -77,6 +79,11 @@ class Box:
         data = self.agent.answer(request(ber.SET, name, value=value, community=community), host)
         return None if data is None else reply(data)
 
+    def rows(self) -> None:
+        """What is left to be done beside the answers is done."""
+        while self.agent._setter._queue.qsize():
+            self.agent._setter.turn()
+
     def set_as(self, name: str, value: bytes, who: str, with_keys_of: usm.User | None = None) -> tuple[int, int]:
         assert self.agent.responder is not None
         user, engine = with_keys_of or self.keys[who], self.agent.responder.engine
@@ -124,6 +131,48 @@ def test_what_is_set_leaves_a_row_with_who_and_from_where(tmp_path: Path) -> Non
     assert text["origin"] == {"user": "snmp user boss", "address": "127.0.0.1"}
     assert (order["type"], order["command"]) == ("command", Command.BEEPER_OFF.value)
     assert order["origin"] == {"user": "snmp community writes", "address": "127.0.0.2"}
+
+
+def test_a_set_that_is_refused_leaves_a_row_with_who_what_and_why(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        it.set(NAME, TEXT, COMMUNITY)
+        it.set_as(NAME, TEXT, "ops")
+        it.set_as(BEEPER, TEXT, "boss")
+        it.set(DOWN, ber.integer(60), SECRETS["writes"], "127.0.0.2")
+        it.set("1.3.6.1.4.1.1.1.0", TEXT, SECRETS["writes"], "127.0.0.2")
+        it.rows()
+        asked = [(one["type"], one["what"], one["why"], *one["origin"].values()) for one in it.bus.heard]
+    assert asked == [
+        ("audit", "upsIdentName", "noAccess", "snmp community reads", "127.0.0.1"),
+        ("audit", "upsIdentName", "noAccess", "snmp user ops", "127.0.0.1"),
+        ("audit", "upsConfigAudibleStatus", "wrongType", "snmp user boss", "127.0.0.1"),
+        ("audit", "upsShutdownAfterDelay", "noAccess", "snmp community writes", "127.0.0.2"),
+    ], "the last but one sender has left his row already"
+
+
+def test_what_the_core_refuses_has_its_row_there_and_no_second_one(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        it.bus.fails = BusError("this UPS is busy")
+        it.set_as(BEEPER, ber.integer(1), "boss")
+        it.bus.fails = None
+        it.rows()
+        assert it.bus.heard == []
+
+
+def test_refused_sets_flood_neither_the_log_nor_the_history(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        now_s = it.agent._started_s
+        it.agent._clock = lambda: now_s
+        for hour in range(2):
+            for n in range(3000):
+                now_s += 0.01
+                it.set(NAME, TEXT, COMMUNITY, f"127.0.1.{n % 250}")
+            it.rows()
+            assert 0 < len(it.bus.heard) <= (hour + 1) * (refusals.SENDERS_LIMIT + 1)
+            now_s += 3600.0
+        assert it.agent._setter._queue.qsize() == 0 and len(it.agent.refusals.senders) <= refusals.SENDERS_LIMIT + 1
+        later = [one["why"] for one in it.bus.heard[refusals.SENDERS_LIMIT + 1 :]]
+        assert any(why.endswith(" others had left no row") for why in later)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +261,86 @@ def test_several_receivers_get_the_same(tmp_path: Path) -> None:
         peer.sock.close()
 
 
+def test_each_receiver_is_told_only_while_the_way_to_it_has_a_carrier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer, asked = Peer(), []
+
+    def leads_to(_: netif.Interfaces, host: str) -> bool:
+        asked.append(host)
+        return len(asked) > 1
+
+    monkeypatch.setattr(netif.Interfaces, "leads_to", leads_to)
+    with box(tmp_path, receivers=receivers(peer)) as it:
+        assert it.face.notifier is not None
+        it.face.notifier.turn(it.agent._started_s + 1.0)
+        assert peer.heard() == [] and asked == ["127.0.0.1"]
+        it.face.notifier.turn(it.agent._started_s + 2.0)
+        assert len(peer.heard()) == 1
+    peer.sock.close()
+
+
 def test_each_start_is_on_the_disk_before_the_first_answer(tmp_path: Path) -> None:
     for boots in (1, 2):
         with box(tmp_path) as it:
             assert it.agent.responder is not None and it.agent.responder.engine.boots == boots
             kept = json.loads(engineid.path(tmp_path / "faces" / "snmp").read_bytes())
             assert kept["boots"] == boots
+
+
+class WaitingBus(Bus):
+    """One that has news now and then."""
+
+    def wait(self, version: int, _: float) -> int:
+        time.sleep(0.01)
+        return version + 1
+
+
+def only_receivers(folder: Path, *peers: Peer) -> config.Config:
+    """Nobody may ask; the port that would be listened on is taken by the first peer."""
+    wanted = config.Snmp(listen=f"127.0.0.1:{peers[0].address[1]}", receivers=receivers(*peers))
+    return config.Config(state_dir=str(folder), snmp=wanted)
+
+
+def test_with_receivers_alone_they_are_told_and_no_port_is_opened(tmp_path: Path) -> None:
+    peer, stop = Peer(), threading.Event()
+    settings = only_receivers(tmp_path, peer)
+    assert faces._is_on(settings, faces.SNMP_FACE)
+    vault.write(faces.secrets_path(settings), SECRETS)
+    thread = faces._start_snmp(settings, WaitingBus(), stop)  # type: ignore[arg-type]
+    end_s, heard = time.monotonic() + 5.0, []
+    while not heard and time.monotonic() < end_s:
+        heard = [trap for trap, _ in peer.heard()]
+        time.sleep(0.01)
+    stop.set()
+    thread.join(2.0)
+    assert heard == [".".join(map(str, (*notices.GENERIC, notices.COLD_START)))]
+    assert thread.name == "notify" and not thread.is_alive()
+    peer.sock.close()
+
+
+def test_with_receivers_alone_that_have_no_secret_nothing_starts_and_says_why(tmp_path: Path) -> None:
+    peer = Peer()
+    with pytest.raises(ConfigError, match="receiver nms-0 .*ridethrough secret set nms"):
+        snmpface.start(only_receivers(tmp_path, peer), {}, Bus())  # type: ignore[arg-type]
+    peer.sock.close()
+
+
+def test_with_nobody_to_ask_or_tell_the_face_is_off() -> None:
+    assert not faces._is_on(config.Config(snmp=config.Snmp()), faces.SNMP_FACE)
+    assert not faces._is_on(config.Config(), faces.SNMP_FACE)
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        {"communities": (config.Community(label="reads", sources=LOOPBACK),)},
+        {"users": (config.User(name="ops", sources=LOOPBACK),)},
+    ],
+)
+def test_who_may_ask_but_has_no_secret_is_no_face_without_a_port(tmp_path: Path, who: dict[str, Any]) -> None:
+    peer = Peer()
+    settings = config.Config(state_dir=str(tmp_path), snmp=config.Snmp(receivers=receivers(peer), **who))
+    with pytest.raises(ConfigError, match="nothing listens"):
+        snmpface.start(settings, {"nms": SECRETS["nms"]}, Bus())  # type: ignore[arg-type]
+    peer.sock.close()

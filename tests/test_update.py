@@ -28,6 +28,7 @@ from agent.__main__ import parser
 from agent.config import Config, Web
 from agent.model import VERSION, Battery, ConfigError, Source, Status, View
 from agent.twoslots import Card
+from image import root
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -421,6 +422,59 @@ def test_the_images_own_net_under_the_trial(
     did = tmp_path / "did"
     assert done.returncode == 0 and did.exists() is over, done.stderr
     assert not over or did.read_text() == "--no-block reboot\n"
+
+
+@pytest.mark.parametrize(
+    ("confirm", "core", "selected", "over"),
+    [
+        ("inactive", "inactive", "os_prefix=a/\n", True),  # it hangs before any look
+        ("inactive", "active", "os_prefix=a/\n", True),
+        ("failed", "active", "os_prefix=a/\n", True),
+        ("activating", "active", "os_prefix=a/\n", False),  # it is being looked at, or waits for the mains
+        ("inactive", "inactive", "os_prefix=b/\n", False),  # no trial, or proven
+        ("inactive", "active", None, False),  # it protects: whatever it is
+        ("inactive", "inactive", None, True),
+    ],
+)
+def test_a_trial_that_hangs_is_ended_by_a_timer_and_by_force(
+    tmp_path: Path, confirm: str, core: str, selected: str | None, over: bool
+) -> None:
+    if selected is not None:
+        (tmp_path / "select.txt").write_text(selected)
+    (tmp_path / "cmdline").write_text("ridethrough.slot=b\n")
+    (tmp_path / "systemctl").write_text(
+        f"""#!/bin/sh
+        case "$*" in
+        show*ridethrough-confirm.service) echo {confirm} ;;
+        "--quiet is-active ridethrough-core.service") [ {core} = active ] ;;
+        *) echo "$*" >>{tmp_path}/did ;;
+        esac
+        """
+    )
+    (tmp_path / "mount").write_text("#!/bin/sh\nexit 32\n")
+    for name in ("systemctl", "mount"):
+        (tmp_path / name).chmod(0o755)
+    script = Path(__file__).parent.parent / "image/files/usr/lib/ridethrough/trial-over"
+    done = subprocess.run(
+        [script, tmp_path, tmp_path / "cmdline", tmp_path / "force"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "LATE": "0"}, capture_output=True, timeout=20,
+    )  # fmt: skip
+    did = tmp_path / "did"
+    assert done.returncode == 0 and did.exists() is over and (tmp_path / "force").exists() is over, done.stderr
+    assert not over or did.read_text() == "--no-block reboot\n--force reboot\n"
+    assert not over or (tmp_path / "force").read_text() == "b\n"
+
+
+def test_that_timer_waits_for_nothing_that_may_hang() -> None:
+    units = Path(__file__).parent.parent / "image/files/etc/systemd/system"
+    timer = (units / "ridethrough-late.timer").read_text().splitlines()
+    service = (units / "ridethrough-late.service").read_text().splitlines()
+    for unit in (timer, service):
+        assert {"DefaultDependencies=no", "IgnoreOnIsolate=yes"} <= set(unit)
+        assert not [row for row in unit if row.startswith(("After=", "Requires=", "BindsTo=", "Condition"))]
+    assert "ridethrough-late.timer" in root.WANTED["sysinit.target"]
+    longest_s = trial.TRIAL_S + 600 + 300  # a data partition that is checked, a file that is taken over
+    assert f"OnBootSec={longest_s / 60:.0f}min" in timer
 
 
 def test_what_an_update_may_do_without_counts_for_its_own_trial_alone(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from snmp_kit import COMMUNITY, ON_LINE, since, view, whole
+from snmp_kit import COMMUNITY, ON_LINE, UPS, Stage, since, view, whole
 from test_notices import COLD_START, Core, Peer
+from test_upsset import Desk
 
 from agent import ber, config, notices, upsman
 from agent.model import ALARM_NUMBER, Condition, Event, Sensor, Source
@@ -25,7 +27,19 @@ def test_the_mib_has_35_objects_and_29_notifications() -> None:
     assert len(names) == 35 and len(upsman.NOTIFICATIONS) == len(set(upsman.NOTIFICATIONS)) == 29
     assert upsman.NOTIFICATIONS[16] == "upsmanTrapFatalFault"
     assert upsman.NOTIFICATIONS[28] == "upsmanTrapTempmanSensorFailure4"
-    assert set(upsman.EVENTS.values()) | {"upsmanStarted"} == set(upsman.NOTIFICATIONS[:17])
+
+
+def test_each_notification_is_sent_by_an_event_or_listed_as_not_and_so_in_the_documentation() -> None:
+    sent = {name: f"`{c.value}` {'begins' if began else 'ends'}" for (c, began), name in upsman.EVENTS.items()}
+    assert len(sent) == len(upsman.EVENTS)
+    sent["upsmanStarted"] = "the faces start"
+    assert sorted((*sent, *upsman.UNSENT)) == sorted(upsman.NOTIFICATIONS)
+    assert len(upsman.UNSENT) == 12 and all("Tempman" in name for name in upsman.UNSENT)
+    text = (Path(__file__).resolve().parent.parent / "docs" / "snmp.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (\w+) \| (.+) \|$", text, re.MULTILINE)
+    assert [(int(number), name) for number, name, _ in rows] == list(enumerate(upsman.NOTIFICATIONS, start=1))
+    for _, name, when in rows:
+        assert when == sent[name] if name in sent else when.startswith("not sent: "), (name, when)
 
 
 @pytest.fixture
@@ -49,8 +63,12 @@ def switch(core: Core) -> None:
 
 
 def values(core: Core) -> dict[str, object]:
+    return values_of(core.stage)
+
+
+def values_of(stage: Stage) -> dict[str, object]:
     names = {".".join(map(str, (*o.oid, 0))): o.name for o in upsman.OBJECTS}
-    found = core.stage.walk(ROOT)
+    found = stage.walk(ROOT)
     return {names[name]: whole(body) if tag == ber.INTEGER else body for name, (tag, body) in found.items()}
 
 
@@ -86,6 +104,35 @@ def core_status(source: Source):
     from dataclasses import replace
 
     return replace(ON_LINE, source=source, sensors=(Sensor(name="rack", temperature_c=21.5),))
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        (Source.UNKNOWN, 1), (Source.MAINS, 2), (Source.BOOST, 2), (Source.BUCK, 2), (Source.BATTERY, 3),
+        (Source.BYPASS, 4), (Source.NONE, 5),
+    ],
+)  # fmt: skip
+def test_the_output_is_on_line_on_battery_on_bypass_or_off(core: Core, source: Source, status: int) -> None:
+    core.stage.view = view(core_status(source))
+    assert values(core)["upsOutputStatus"] == status
+
+
+@pytest.mark.parametrize(
+    ("ordered", "shown", "other"),
+    [(f"{UPS}.8.2.0", "upsShutdownSecs", "upsRestoreSecs"), (f"{UPS}.8.4.0", "upsRestoreSecs", "upsShutdownSecs")],
+)
+def test_what_is_left_of_a_countdown_is_shown_as_that_of_its_object(
+    tmp_path: Path, ordered: str, shown: str, other: str
+) -> None:
+    desk = Desk(tmp_path)
+    desk.stage.agent._switches = (False, False, True)
+    assert shown not in values_of(desk.stage) and desk.set((ordered, 90)) == (0, 0)
+    desk.stage.now_s += 30.0
+    found = values_of(desk.stage)
+    assert found[shown] == 60 and other not in found
+    desk.stage.now_s += 60.0
+    assert shown not in values_of(desk.stage)
 
 
 def test_without_a_frame_only_the_name_is_there(core: Core) -> None:

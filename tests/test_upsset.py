@@ -29,7 +29,7 @@ class Desk:
 
     def __init__(self, folder: Path, *, commands: frozenset[Command] = ALL, allow_shutdown: bool = True) -> None:
         self.orders: list[tuple[Command, dict[str, Any], str, str]] = []
-        self.audits: list[tuple[str, str, str]] = []
+        self.audits: list[tuple[str, ...]] = []
         self.saved: dict[str, str] = {}
         self.refuses: Refused | None = None
         self.disk_full = False
@@ -37,8 +37,8 @@ class Desk:
         shown, net = view(ON_LINE, commands=commands), Net(folder).folder
         self.stage = Stage(shown, net, access="read-write", writer=self.writer)
 
-    def audit(self, what: str, who: str, host: str) -> None:
-        self.audits.append((what, who, host))
+    def audit(self, what: str, who: str, host: str, why: str) -> None:
+        self.audits.append((what, who, host, why))
 
     def save(self, texts: Mapping[str, str]) -> None:
         if self.disk_full:
@@ -83,7 +83,7 @@ def test_texts_are_kept_and_leave_an_audit_row(desk: Desk) -> None:
     assert desk.set((CONTACT, "ops@example.net"), (NAME, "rack 7")) == (0, 0)
     assert desk.get(CONTACT) == b"ops@example.net" and desk.get(NAME) == b"rack 7"
     assert desk.saved == {"sysContact": "ops@example.net", "upsIdentName": "rack 7"}
-    assert desk.audits == [("sysContact='ops@example.net' upsIdentName='rack 7'", "community tests", "127.0.0.1")]
+    assert desk.audits == [("sysContact='ops@example.net' upsIdentName='rack 7'", "community tests", "127.0.0.1", "")]
 
 
 def test_a_test_needs_the_spin_lock_in_the_same_request_and_moves_it(desk: Desk) -> None:
@@ -103,6 +103,23 @@ def test_a_second_test_is_refused_and_the_running_one_can_be_aborted(desk: Desk)
     assert desk.set((TEST, DEEP), (LOCK, 1)) == (upsset.INCONSISTENT_VALUE, 1)
     assert desk.set((TEST, ABORT), (LOCK, 1)) == (0, 0)
     assert [order[0] for order in desk.orders] == [Command.TEST_STOP]
+
+
+def test_the_test_that_began_last_has_its_name_whoever_began_it(desk: Desk) -> None:
+    general = tuple(int(arc) for arc in f"{UPS}.7.7.3".split("."))
+    assert desk.set((LOCK, 1), (TEST, general)) == (0, 0) and desk.get(TEST) == ber.oid_body(general)
+    desk.stage.now_s += 1.0
+    running = since(Condition.TEST_RUNNING, 101.0)
+    desk.stage.view = view(ON_LINE, running, commands=ALL, test_order="test-quick", test_s=100.5)
+    assert desk.get(TEST) == ber.oid_body(general), "the core's word for our own order"
+    assert desk.set((LOCK, 2), (TEST, ABORT)) == (0, 0)
+    assert desk.get(TEST) == ber.oid_body(general), "to abort is no test"
+    desk.stage.view = view(ON_LINE, commands=ALL, test_order="test-deep", test_s=160.0)
+    assert desk.get(TEST) == ber.oid_body(DEEP), "the page's"
+    desk.stage.view = view(ON_LINE, running, commands=ALL, test_s=900.0)
+    assert desk.get(TEST) == ber.oid_body(general), "the unit's own"
+    desk.stage.view = view(ON_LINE, commands=ALL, test_s=900.0)
+    assert desk.set((LOCK, 3), (TEST, QUICK)) == (0, 0)
 
 
 def test_the_output_is_switched_only_where_that_is_allowed(tmp_path: Path) -> None:
@@ -249,7 +266,7 @@ def test_who_may_only_read_sets_nothing(tmp_path: Path) -> None:
     prefix = ber.integer(ber.V2C) + ber.tlv(ber.OCTET_STRING, COMMUNITY.encode())
     body = ber.binding(ber.oid(dotted(CONTACT)), encoded("x"))
     reply = stage.ask(ber.message(prefix, ber.SET, ber.integer(5), 0, 0, body))
-    assert reply is not None and (reply.error, reply.index) == (upsset.NO_ACCESS, 1) and writer.texts == {}
+    assert reply is not None and (reply.error, reply.index) == (upsset.NO_ACCESS, 1) and writer.kept.texts == {}
 
 
 NAMES = st.sampled_from(sorted(upsset.SETTINGS)) | st.binary(max_size=20)
@@ -265,7 +282,7 @@ def test_no_value_raises_and_an_error_does_nothing(triples: list[tuple[bytes, in
         error, index = writer.write(triples, look, "who", "host")
     except ber.Malformed:
         return  # an object identifier that is none: the whole message is refused
-    assert 0 <= index <= len(triples) and (not error or (orders == [] and writer.texts == {}))
+    assert 0 <= index <= len(triples) and (not error or (orders == [] and writer.kept.texts == {}))
 
 
 def _look() -> Any:

@@ -16,9 +16,12 @@ from snmp_kit import view
 from test_mib import ups as mib_rows
 
 from agent import hid, hidtable, quirks, usages, wire
+from agent.config import Stage
 from agent.drivers import usbhid
 from agent.hidraw import Identity
 from agent.model import Command, Condition, Flow, LinkError, OrderError, Reply, Source, Status, TestResult
+from agent.outage import Plan, State
+from agent.protection import step
 from tests.simulators.hidunit import CASES, HidUnit, case, describe
 
 READABLE = (
@@ -247,7 +250,7 @@ def test_a_unit_that_refuses_its_state_as_a_feature_tells_it_as_an_input() -> No
     del unit.reports["feature", 0x0B]
     status = polled(unit)
     assert (status.source, status.battery.flow, status.battery.low) == (Source.MAINS, Flow.CHARGING, False)
-    assert unit.sent.count(("feature", 0x0B)) == 1
+    assert unit.sent.count(("feature", 0x0B)) == 2  # once more a while later: it might have refused in a hurry
 
 
 def test_a_scale_that_nobody_wrote_down_is_picked_by_the_nominal_voltage_and_told_once(caplog: Any) -> None:
@@ -500,7 +503,50 @@ def test_an_early_cry_of_an_eaton_unit_with_a_full_battery_is_no_low_battery() -
 # --- reports that fail ---------------------------------------------------------------------------------------------
 
 
-def test_a_refused_report_is_never_asked_again_and_the_next_place_is_taken() -> None:
+@pytest.mark.parametrize("name", ["051d-0002-back-ups-cs", "0463-ffff-eaton-prot", "0764", "0d9f"])
+def test_a_unit_that_refuses_nearly_all_at_first_is_whole_soon(name: str) -> None:
+    unit = HidUnit.of(name)
+    whole = polled(HidUnit.of(name))
+    kept = unit.reports
+    driver = connect(unit)
+    place = driver._reader.places["ac"][0]
+    unit.reports = {key: data for key, data in kept.items() if place.feature and key[1] == place.feature.report}
+    assert driver.poll().battery.charge_pct is None or name == "0d9f"  # that one has all of them in one report
+    unit.reports = kept
+    for _ in range(4):
+        unit.now_s += 2.0
+        status = driver.poll()
+    assert status.battery == whole.battery and status.outputs == whole.outputs
+
+
+def test_a_mains_report_that_is_refused_once_makes_way_for_the_next_place_and_comes_back() -> None:
+    fields = [
+        ("PowerSummary.PresentStatus.ACPresent", "Feature", 1, 0, 1, 1.0),
+        ("Battery.PresentStatus.Discharging", "Feature", 2, 0, 1, 0.0),
+    ]
+    unit = made(fields)
+    driver = connect(unit)
+    kept = unit.reports.pop(("feature", 1))
+    assert driver.poll().source is Source.MAINS
+    unit.reports["feature", 1] = kept
+    unit.set("UPS.PowerSummary.PresentStatus.ACPresent", 0)
+    unit.now_s += 2.0
+    driver.poll()
+    assert driver.poll().source is Source.BATTERY
+
+
+def test_a_report_that_is_refused_for_good_is_asked_a_few_times_in_an_hour() -> None:
+    unit = made(GENERIC)
+    del unit.reports["feature", 2]
+    driver = connect(unit)
+    begin_s = unit.now_s
+    while unit.now_s < begin_s + 7200:
+        assert driver.poll().battery.charge_pct is None
+        unit.now_s += 1.0
+    assert unit.sent.count(("feature", 2)) == 6
+
+
+def test_a_refused_report_makes_way_for_the_next_place() -> None:
     unit = HidUnit.of("051d-0002-back-ups-bx")
     del unit.reports["feature", 0x0F]  # PowerSummary.RunTimeToEmpty; Battery.RunTimeToEmpty has it too
     del unit.reports["input", 0x0F]
@@ -508,7 +554,7 @@ def test_a_refused_report_is_never_asked_again_and_the_next_place_is_taken() -> 
     for _ in range(4):
         status = driver.poll()
         unit.now_s += 1.0
-    assert status.battery.runtime_s == 3320 and unit.sent.count(("feature", 0x0F)) == 1
+    assert status.battery.runtime_s == 3320 and unit.sent.count(("feature", 0x0F)) == 2
 
 
 def test_a_lost_optional_report_fails_no_poll_and_is_asked_less_and_less() -> None:
@@ -585,6 +631,34 @@ def test_a_slow_unit_is_read_in_several_polls_none_of_them_long() -> None:
         assert unit.now_s - begin_s < 3.5
         unit.now_s = max(unit.now_s, begin_s + 1.0)
     assert status.inputs[0].voltage_v == 228 and status.rating.output_voltage_v == 220
+
+
+@pytest.mark.parametrize("name", ["051d-0002-back-ups-bx", "051d-0002-back-ups-cs", "0463-ffff-eaton-prot", "0764"])
+@pytest.mark.parametrize("pace_s", [0.3, 1.0, 3.0, 4.5])
+def test_an_outage_of_a_slow_unit_is_confirmed_and_nothing_it_says_is_lost(name: str, pace_s: float) -> None:
+    unit = HidUnit.of(name, pace_s=pace_s)
+    driver = connect(unit)
+    driver.poll()
+    unit.mains(False)
+    for path in ("UPS.PowerSummary.ACPresent", "UPS.PowerSummary.Discharging"):  # where APC has it as well
+        if hid.parse(unit.descriptor).find(usages.path(path), "feature") is not None:
+            unit.set(path, float(path.endswith("ing")))
+    begin_s, state, confirmed_s = unit.now_s, State(), None
+    plan = Plan(stages=(Stage(name="all", on_battery_s=3600.0),))
+    while unit.now_s < begin_s + 300:
+        poll_s = unit.now_s
+        status = driver.poll()
+        assert unit.now_s - poll_s <= 2.0 + 2 * pace_s
+        state, effects = step(state, status, unit.now_s, plan=plan, failed_polls=0, fresh_id="0" * 16)
+        if confirmed_s is None and any(one.kind == "outage-began" for one in effects):
+            confirmed_s = unit.now_s - begin_s
+        if unit.now_s > begin_s + 100:
+            assert status.battery.charge_pct is not None and status.battery.runtime_s is not None
+            assert unit.now_s - status.taken_s <= 2.0 + pace_s
+        unit.now_s += 0.5
+    assert confirmed_s is not None and confirmed_s <= 6.0 + 4 * pace_s
+    measured = [status.battery.voltage_v, *(line.load_pct for line in status.outputs)]
+    assert measured != [None] * len(measured) or pace_s > 1.0, "there is time to measure too"
 
 
 def test_the_first_poll_of_a_slow_unit_is_a_short_one() -> None:

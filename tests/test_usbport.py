@@ -35,7 +35,8 @@ class Port:
         self.nodes: list[Path] = []
         self.error: OSError | None = None
         self.plug(7)
-        self.rescue = Rescue(lambda: self.now_s, self.sys, self.dev, self.reset, lambda: "1-1.2")
+        self.rescue = Rescue(lambda: self.now_s, self.sys, self.dev, self.reset)
+        self.rescue.meant("1-1.2")
 
     def plug(self, number: int) -> None:
         folder = self.sys / "1-1.2"
@@ -124,7 +125,8 @@ def test_without_the_right_to_reset_the_rule_is_named(port: Port) -> None:
 def test_a_reset_that_the_kernel_does_not_end_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usbport, "RESET_WITHIN_S", 0.02)
     port, go = Port(tmp_path), threading.Event()
-    rescue = Rescue(lambda: port.now_s, port.sys, port.dev, lambda node: bool(go.wait(5)) and None, lambda: "1-1.2")
+    rescue = Rescue(lambda: port.now_s, port.sys, port.dev, lambda node: bool(go.wait(5)) and None)
+    rescue.meant("1-1.2")
     rescue.failed()
     begin_s = time.monotonic()
     rescue.failed()
@@ -144,7 +146,7 @@ def test_a_reset_that_the_kernel_does_not_end_holds_nobody(tmp_path: Path, monke
 
 
 def test_what_is_no_usb_device_is_left_alone(port: Port) -> None:
-    rescue = Rescue(lambda: 0.0, port.sys, port.dev, port.reset, lambda: "")
+    rescue = Rescue(lambda: 0.0, port.sys, port.dev, port.reset)
     assert [rescue.failed() for _ in range(9)] == [""] * 9 and rescue.strikes == 0 and not port.reset_s
 
 
@@ -183,13 +185,14 @@ class Hanging:
         self.polled: list[Polled] = []
         self.openings = 0
         self.root = root
-        rescue = Rescue(time.monotonic, self.port.sys, self.port.dev, self.reset)
-        self.ups = Ups(self.open, self.polled.append, 0.01, (0.01,), rescue)
+        self.rescue = Rescue(time.monotonic, self.port.sys, self.port.dev, self.reset)
+        self.ups = Ups(self.open, self.polled.append, 0.01, (0.01,), self.rescue)
         self.stop = threading.Event()
 
     def open(self) -> usbhid.UsbHid:
         self.openings += 1
-        link = hidraw.open({}, time.monotonic, sys=self.root / "class", dev=self.root / "dev", kernel=self.kernel)
+        there: dict[str, Any] = {"sys": self.root / "class", "dev": self.root / "dev", "kernel": self.kernel}
+        link = hidraw.open({}, time.monotonic, **there, meant=self.rescue.meant)
         driver = usbhid.connect({}, link, time.monotonic)
         assert isinstance(driver, usbhid.UsbHid)
         return driver
@@ -238,16 +241,26 @@ def test_a_unit_that_nothing_brings_back_ends_in_the_honest_word(
 
 
 def test_the_socket_is_known_from_the_choice_even_if_opening_fails(tmp_path: Path) -> None:
-    hidraw.choose_none()
+    meant: list[str] = []
     kernel, unit = UnitKernel({}), HidUnit.of("0764")
     kernel.units[plug(tmp_path, unit, 0, "1-1.2")] = unit
     kernel.refuse_open = errno.EIO
+    there: dict[str, Any] = {"sys": tmp_path / "class", "dev": tmp_path / "dev"}
     with pytest.raises(LinkError, match=os.strerror(errno.EIO)):
-        hidraw.open({}, time.monotonic, sys=tmp_path / "class", dev=tmp_path / "dev", kernel=kernel)
-    assert hidraw.place_chosen() == "1-1.2"
+        hidraw.open({}, time.monotonic, **there, kernel=kernel, meant=meant.append)
+    assert meant == ["1-1.2"]
     with pytest.raises(LinkError, match="no USB UPS"):
-        hidraw.open({"usb_serial": "X"}, time.monotonic, sys=tmp_path / "class", dev=tmp_path / "dev")
-    assert hidraw.place_chosen() == ""
+        hidraw.open({"usb_serial": "X"}, time.monotonic, **there, meant=meant.append)
+    assert meant == ["1-1.2"]
+
+
+def test_an_opening_that_means_no_usb_device_leaves_the_last_one_alone(port: Port) -> None:
+    port.fail(1)
+    port.rescue.before_open()
+    assert port.fail(5) == [""] * 5 and not port.reset_s
+    port.rescue.meant("1-1.2")
+    port.fail(2)
+    assert port.reset_s
 
 
 # --- as far as a person ------------------------------------------------------------------------------------------
@@ -294,7 +307,7 @@ def test_a_units_own_words_in_an_error_are_capped_and_have_no_control_characters
         raise LinkError(f"no USB UPS; there are: {HOSTILE}")
 
     polled: list[Polled] = []
-    ups = Ups(opener, polled.append, 0.01, (0.01,), Rescue(time.monotonic, place=lambda: ""))
+    ups = Ups(opener, polled.append, 0.01, (0.01,), Rescue(time.monotonic))
     stop = threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()

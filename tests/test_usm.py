@@ -35,6 +35,7 @@ KEYS = {(auth, priv): user(auth, priv) for auth in usm.AUTHS for priv in usm.PRI
 OPS = KEYS["sha256", "aes128"]
 ENGINE = v3.Engine(ENGINE_ID, 7, 1000.0)
 NOW_S = 1500.0
+SIZE = ber.integer(v3.SIZE_LIMIT)  # msgMaxSize
 SYS_UP_TIME = ber.oid_body((1, 3, 6, 1, 2, 1, 1, 3, 0))
 
 
@@ -204,7 +205,7 @@ def test_an_engine_at_its_last_boot_answers_nobody() -> None:
         sent(scoped=request(tag=ber.REPORT)),
         sent(scoped=request(tag=ber.RESPONSE)),
         v3.seal(1, 2 | v3.REPORTABLE, ENGINE_ID, 7, 500, OPS, b"ops", request(), usm.Salts()),
-        sent().replace(ber.integer(v3.SIZE_LIMIT), b"\x02\x03\0\1\xe3", 1),  # 483
+        sent().replace(SIZE, ber.tlv(ber.INTEGER, (483).to_bytes(len(SIZE) - 2, "big")), 1),
     ],
     ids=["no report wanted", "a report", "a response", "encrypted but not signed", "another size"],
 )

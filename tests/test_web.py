@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import bus, config, controls, httpd, layout, login, model, page, web, wire, words
-from agent.model import Active, Condition, Event, Ident, Line, Source, Status, View
+from agent.model import Active, Battery, Condition, Event, Ident, Line, Source, Status, View
 from tests import test_lang
 from tests.fakecore import (
     FakeCore,
@@ -673,6 +673,13 @@ def test_what_the_ups_does_not_say_is_a_dash_and_a_guess_is_marked():
     assert all("\N{EN DASH}" in pieces[f"t-{t}"] for t in ("charge", "runtime", "load", "input"))
     assert "0" not in re.sub("<[^>]*>", "", pieces["t-charge"])
     assert "estimated" in said(on_line())["t-runtime"] and "estimated" not in said(on_line())["t-charge"]
+    battery = Battery(charge_pct=85.0, voltage_v=27.0, estimated=frozenset(("charge_pct", "voltage_v")))
+    for guessed, pieces in (
+        (True, said(on_line(status=replace(status, battery=battery)))),
+        (False, said(on_line(status=replace(status, battery=replace(battery, estimated=frozenset()))))),
+    ):
+        assert all(("\N{ALMOST EQUAL TO}" in pieces[name]) is guessed for name in ("f-battery", "f-battery2"))
+        assert "85" in pieces["f-battery"] and "27.0" in pieces["f-battery2"]
 
 
 def test_three_phases_are_all_shown():

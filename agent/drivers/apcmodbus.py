@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ STATUS, DYNAMIC, INVENTORY, LIMITS = (0, 27), (128, 44), (516, 120), (1026, 5)  
 QUERIES = (read_request(*STATUS), read_request(*INVENTORY))
 POLL_WITHIN_S, ORDER_WITHIN_S = 4.5, 9.0
 ANSWER_WITHIN_S = 2.0  # a network card takes more than half a second at times (NUT pull request 3417)
+UNKNOWN = 0xFFFF  # in a register: the unit does not say
 AGAIN_S = 300.0  # a block that the unit refuses is asked again after so long
 DELAY_S = (0.0, 32767.0)
 OFF_DELAY, ON_DELAY, OUTLETS, BATTERY_TEST, CALIBRATION = 1029, 1030, 1538, 1541, 1542
@@ -166,7 +167,7 @@ class ApcModbus:
     def poll(self) -> Status:
         """Ask and return. Takes at most POLL_WITHIN_S; LinkError if the unit is silent, or says no source."""
         self._until_s = self._now() + POLL_WITHIN_S
-        measured, _ = self._read(DYNAMIC)
+        measured = self._measured()
         for block in (INVENTORY, LIMITS):
             has_time = self._until_s - self._now() >= 2 * ANSWER_WITHIN_S  # for it and the status
             if has_time and self._now() >= self._due_s.get(block, -math.inf):
@@ -194,14 +195,24 @@ class ApcModbus:
                         self._set(register + group * DELAY_STEP, math.ceil(seconds))
                 targets = sum(MAIN << group for group in groups)
                 self._write(OUTLETS, (0, OUTLET_ORDERS[command] | targets | LOCAL_USER))
-            for register, bits in TEST_ORDERS.get(command, ()):
-                self._write(register, (bits | TEST_USER,))
+            self._test(TEST_ORDERS.get(command, ()))
         except Refused as e:
             raise OrderError(f"{command.value}: {e}") from e
 
     def close(self) -> None:
         """Give the line back."""
         self._link.close()
+
+    def _test(self, orders: Sequence[tuple[int, int]]) -> None:
+        """All of them; of several, such as the abort of either test, one must be taken. Refused."""
+        refusals = []
+        for register, bits in orders:
+            try:
+                self._write(register, (bits | TEST_USER,))
+            except Refused as e:
+                refusals.append(e)
+        if refusals and len(refusals) == len(orders):
+            raise refusals[0]
 
     def _groups(self) -> tuple[int, ...]:
         """The outlet groups that there are, 0 is the main one; that alone if the unit does not say."""
@@ -212,6 +223,16 @@ class ApcModbus:
         if number not in (there := [n for n in self._groups() if n in SWITCHED]):
             raise OrderError(f"this UPS can switch the outlets {', '.join(map(str, there))}, not {number}")
         self._write(OUTLETS, (0, bits | MAIN << number | LOCAL_USER))
+
+    def _measured(self) -> tuple[int, ...]:
+        """The measurements; a unit that refuses them is read for its status alone."""
+        if self._now() >= self._due_s.get(DYNAMIC, -math.inf):
+            try:
+                return self._read(DYNAMIC)[0]
+            except Refused as e:
+                self._due_s[DYNAMIC] = self._now() + AGAIN_S
+                log.warning("apcmodbus: registers from %d: %s; nothing is measured", DYNAMIC[0], e)
+        return (UNKNOWN,) * DYNAMIC[1]
 
     def _ask_kept(self, block: tuple[int, int]) -> None:
         """A block that seldom changes. A unit that refuses it is read without."""
@@ -270,22 +291,22 @@ def look(
     bits = status[0] << 16 | status[1]
     source = _source(status)
     shape = measured[150 - DYNAMIC[0]]
-    if source is Source.MAINS:
+    if source is Source.MAINS and shape != UNKNOWN:
         source = Source.BOOST if shape & 1 << 5 else Source.BUCK if shape & 1 << 6 else source
     flags = {condition for bit, condition in STATUS_FLAGS.items() if bits >> bit & 1}
     flags |= {condition for (register, bit), condition in FLAGS.items() if status[register] >> bit & 1}
 
     def value(register: int, scale: int = 0, *, signed: bool = False) -> float | None:
         raw = measured[register - DYNAMIC[0]]
-        if raw == 0xFFFF:
+        if raw == UNKNOWN:
             return None
         return (raw - 0x10000 if signed and raw & 0x8000 else raw) / (1 << scale)
 
-    va_max, w_max = (float(n) if n not in (0, 0xFFFF) else None for n in inventory[72:74] or (0, 0))
+    va_max, w_max = (float(n) if n not in (0, UNKNOWN) else None for n in inventory[72:74] or (0, 0))
     load, apparent = value(136, 8), value(138, 8)
     runtime_s = measured[0] << 16 | measured[1]
     result = next((r for bit, r in RESULTS if status[23] >> bit & 1), TestResult.NONE)
-    low, high = (float(n) if n not in (0, 0xFFFF) else None for n in (limits[1:2] or (0,)) + (limits[:1] or (0,)))
+    low, high = (float(n) if n not in (0, UNKNOWN) else None for n in (limits[1:2] or (0,)) + (limits[:1] or (0,)))
     return Status(
         taken_s=taken_s,
         source=source,
@@ -323,7 +344,7 @@ def look(
 def groups(inventory: tuple[int, ...]) -> tuple[int, ...]:
     """The outlet groups that the unit says it has, 0 is the main one."""
     bits = inventory[GROUPS - INVENTORY[0]] if inventory else 0
-    if bits == 0xFFFF:
+    if bits == UNKNOWN:
         return ()
     return tuple(n for n in (0, *SWITCHED) if bits >> n & 1)
 

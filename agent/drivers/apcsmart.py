@@ -53,18 +53,6 @@ FACTS: Mapping[bytes, float] = {
 LATE_S = 180.0  # a turn through all of them, polled as seldom as may be configured, takes less
 UNLISTED = frozenset((b"/",))  # answered by units whose list of commands leaves it out (NUT issue 757)
 
-#: what a command needs the unit to know
-NEEDS: Mapping[Command, frozenset[bytes]] = {
-    Command.TEST_QUICK: frozenset((b"W",)),
-    Command.TEST_DEEP: frozenset((b"D",)),
-    Command.TEST_STOP: frozenset((b"D",)),
-    Command.BEEPER_ON: frozenset((b"k", b"-")),
-    Command.BEEPER_OFF: frozenset((b"k", b"-")),
-    Command.SHUTDOWN_RETURN: frozenset((b"S",)),
-    Command.SHUTDOWN_STAY_OFF: frozenset((b"K",)),
-    Command.SHUTDOWN_STOP: frozenset(),  # units obey DEL without listing it
-}
-
 
 def probe(link: Link) -> float:
     """How sure it is that a Smart-UPS is there: 0 no, 0.8 it enters smart mode, 1 it tells its status as well."""
@@ -112,7 +100,7 @@ class ApcSmart:
     def commands(self) -> frozenset[Command]:
         """What this unit can do; until it has told its commands, what the family can do."""
         known = self._known
-        return frozenset(c for c, needs in NEEDS.items() if known is None or needs <= known)
+        return frozenset(c for c, needs in apc.NEEDS.items() if known is None or needs <= known)
 
     def poll(self) -> Status:
         """Ask and return. Takes at most 4.5 s; LinkError if the unit is silent or does not say its status."""
@@ -270,6 +258,8 @@ class ApcSmart:
     def _simple(self, command: Command) -> None:
         if command in (Command.TEST_QUICK, Command.SHUTDOWN_STOP):
             self._tell(b"W" if command is Command.TEST_QUICK else b"\x7f")
+        elif command in (Command.LOAD_OFF, Command.LOAD_ON):
+            self._press_twice(b"Z" if command is Command.LOAD_OFF else b"\x0e")
         elif command in (Command.TEST_DEEP, Command.TEST_STOP):
             self._calibrate(command is Command.TEST_DEEP)
         else:

@@ -58,6 +58,10 @@ COMMANDS: Mapping[Command, tuple[str, ...]] = {
     Command.SHUTDOWN_STOP: ("shutdown.stop",),
     Command.LOAD_OFF: ("load.off",),
     Command.LOAD_ON: ("load.on",),
+    Command.BYPASS_ON: ("bypass.start",),
+    Command.BYPASS_OFF: ("bypass.stop",),
+    Command.ECO_ON: ("experimental.ecomode.enable",),
+    Command.ECO_OFF: ("experimental.ecomode.disable",),
 }
 _OUTLET = {Command.OUTLET_ON: "on", Command.OUTLET_OFF: "off"}
 _SHUTDOWNS = (Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF)
@@ -103,17 +107,37 @@ class Nut:
             if len(names) != 1:
                 raise LinkError(f"[ups] ups: say which UPS of the NUT server: {', '.join(names) or 'it has none'}")
             self._name = names[0]
-        variables, taken_s = _listing(self._link, "VAR", self._name, LIST_WITHIN_S)
+        variables, taken_s = self._all_variables()
         status = look(variables, taken_s)
         self._variables = variables
         if self._can is None:
-            self._writable = frozenset(_listing(self._link, "RW", self._name, ONCE_WITHIN_S)[0])
-            self._can = frozenset(_listing(self._link, "CMD", self._name, ONCE_WITHIN_S)[0])
+            self._can = frozenset()
+            self._writable, self._can = self._optional("RW"), self._optional("CMD")
             self.commands = self._commands(self._can)
         if self._login:
             self._login = False
             self._log_in()
         return status
+
+    def _all_variables(self) -> tuple[dict[str, str], float]:
+        try:
+            return _listing(self._link, "VAR", self._name, LIST_WITHIN_S)
+        except LinkError as e:
+            if "UNKNOWN-UPS" not in str(e):
+                raise
+            try:
+                there = ", ".join(_listing(self._link, "UPS", "", ONCE_WITHIN_S)[0]) or "none"
+            except LinkError:
+                raise e from None
+            raise LinkError(f"[ups] ups: {e}: it has no {self._name}; it has {there}") from e
+
+    def _optional(self, kind: str) -> frozenset[str]:
+        """A list that a server may lack, such as a small one that has variables alone: it is read without."""
+        try:
+            return frozenset(_listing(self._link, kind, self._name, ONCE_WITHIN_S)[0])
+        except LinkError as e:
+            log.warning("nut: LIST %s: %s; the UPS is read, but takes fewer orders or none", kind, e)
+            return frozenset()
 
     def order(self, command: Command, **args: Any) -> None:
         """Give an order (arguments: see model.Command). OrderError: an argument is wrong, or the server refuses it.
@@ -167,7 +191,10 @@ class Nut:
 
     def _log_in(self) -> None:
         """Once a connection. A refusal is said and costs nothing else: the UPS is read all the same."""
-        answer = self._ask(f"LOGIN {self._name}", ONCE_WITHIN_S)
+        try:
+            answer = self._ask(f"LOGIN {self._name}", ONCE_WITHIN_S)
+        except LinkError as e:
+            answer = str(e)
         if not answer.startswith("OK"):
             log.warning(
                 "nut: LOGIN was refused: %s; [ups] user needs `upsmon secondary` (before 2.8: slave) in upsd.users",

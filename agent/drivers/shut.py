@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 NAME, TITLE, LINK = "shut", "MGE and Eaton, serial (SHUT)", "serial"
 OPTIONS: tuple[Option, ...] = ()
 LINK_DEFAULTS = {"cable_power": "reverse"}  # RTS on, DTR off (NUT, drivers/libshut.c)
-LEARN_S = 4.5  # of one poll; a long description takes three
+POLL_WITHIN_S, ORDER_WITHIN_S = 4.5, 9.0  # a long description takes three polls
 
 _SYNC = b"\x18"
 _WHO = frame(REQUEST, bytes([*GET_DESCRIPTOR, 0, DEVICE, 0, 0, 18, 0]), last=True)
@@ -68,9 +68,10 @@ class Shut:
         return self._unit.wake_fd if self._unit is not None else None
 
     def poll(self) -> Status:
-        """Read and return: at first up to LEARN_S and one exchange, then as usbhid. LinkError."""
+        """Read and return within 5 s: at first what it is, then as usbhid. LinkError."""
+        self._link.until_s = self._now() + POLL_WITHIN_S
         if self._unit is None:
-            self._link.learn(LEARN_S)
+            self._link.learn(POLL_WITHIN_S)
             self._unit = UsbHid(self._link, self._now)
         return self._unit.poll()
 
@@ -78,6 +79,7 @@ class Shut:
         """As usbhid. OrderError, LinkError."""
         if self._unit is None:
             raise OrderError("this UPS has not yet said what it can do")
+        self._link.until_s = self._now() + ORDER_WITHIN_S
         return self._unit.order(command, **args)
 
     def close(self) -> None:

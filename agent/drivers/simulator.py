@@ -92,7 +92,7 @@ def _scene(section: Mapping[str, Any], now_s: float) -> Scene:
 class Simulator:
     """The driver of a pretend UPS: reads it without a line, and can cut its mains (Command.SIMULATE)."""
 
-    commands = frozenset(Command)
+    commands = frozenset(Command) - {Command.ECO_ON, Command.ECO_OFF}
     off_return = "always"
     wake_fd: int | None = None
 
@@ -123,6 +123,9 @@ class Simulator:
         elif command in (Command.BEEPER_ON, Command.BEEPER_OFF):
             orders.check_arguments(command, args)
             unit.beeper = command is Command.BEEPER_ON
+        elif command in (Command.BYPASS_ON, Command.BYPASS_OFF):
+            orders.check_arguments(command, args)
+            unit.bypass = command is Command.BYPASS_ON
         else:
             unit.obey(orders.encode(command, args).rstrip(b"\r"))
 

@@ -55,7 +55,7 @@ CARDS = tuple(
 
 POLL_WITHIN_S, ASK_WITHIN_S, ORDER_WITHIN_S, PROBE_WITHIN_S = 4.5, 2.5, 1.2, 0.9
 NAMES_AT_ONCE = 24  # with long texts their values still fit in one datagram
-ALARMS_LIMIT = 32
+ALARMS_LIMIT = 72  # rows of a table of alarms; what is behind them is not looked at
 LOOKS = 3  # whether a countdown began
 LOOK_AGAIN_S = 60.0  # which objects there are
 TEXT_LIMIT = 128
@@ -103,6 +103,10 @@ def connect(section: Mapping[str, Any], link: Link | None, now: Callable[[], flo
     return Snmp(link, now, str(section.get("mib") or "auto"))
 
 
+class _AlarmsLeft(LinkError):
+    """All was said but some alarms."""
+
+
 class Snmp:
     """The UPS of an SNMP agent."""
 
@@ -113,6 +117,7 @@ class Snmp:
         self._link, self._now, self._mib = link, now, mib
         self._table: Table | None = None
         self._known: list[ber.Oid] = []
+        self._alarm_rows: dict[str, list[ber.Oid]] = {}  # of each column, found so far
         self._looked_s = 0.0
         self._lock: float | None = None
         self.commands: frozenset[Command] = frozenset()
@@ -121,6 +126,8 @@ class Snmp:
         """All values within 4.5 s. LinkError also if the agent says that it has lost its UPS."""
         try:
             return self._poll()
+        except _AlarmsLeft:
+            raise
         except LinkError:
             self._known = []  # what is missing now may be there next time
             raise
@@ -226,21 +233,43 @@ class Snmp:
         return values, taken_s
 
     def _alarms(self, one: Alarms, values: Mapping[ber.Oid, Value], end_s: float) -> list[Condition]:
-        """What the rows of a table of alarms say, as far as it is known here."""
+        """What the rows of a table of alarms say, as far as it is known here. _AlarmsLeft where there is no time for
+        all of them: one may say that the agent has lost its UPS. What is behind each row that was found is asked for
+        in one request, so the next poll is through with those at once."""
         if not _whole(values.get(whole_oid(one.total))):
+            self._alarm_rows.pop(one.column, None)
             return []
         column, root = whole_oid(one.column), whole_oid(one.root)
-        found, at = [], column
-        for _ in range(ALARMS_LIMIT):
-            reply = self._link.ask(request(ber.GETNEXT, [at]), within_s=self._left_s(end_s))
-            rows, (error, _) = _values(reply.data)
-            name, value = next(iter(rows.items()), (at, ""))
-            if error or name[: len(column)] != column or name <= at:
-                break
-            at = name
-            if isinstance(value, tuple) and value[:-1] == root and value[-1] in one.meaning:
-                found.append(one.meaning[value[-1]])
-        return found
+        there: dict[ber.Oid, Value] = {}
+        ask = [column, *self._alarm_rows.get(one.column, ())]
+        asked = set(ask)
+        while ask:
+            part, ask = ask[:NAMES_AT_ONCE], ask[NAMES_AT_ONCE:]
+            try:
+                found = self._next(part, end_s)
+            except LinkError as e:
+                self._alarm_rows[one.column] = sorted({*there, *self._alarm_rows.get(one.column, ())})[:ALARMS_LIMIT]
+                raise _AlarmsLeft(f"{e}; {len(there)} alarms are read so far") from e
+            there |= {name: value for name, value in found.items() if name[: len(column)] == column}
+            new = sorted(there.keys() - asked)[: max(0, ALARMS_LIMIT - len(asked))]
+            ask, asked = ask + new, asked.union(new)
+        self._alarm_rows[one.column] = sorted(there)
+        said = [value for value in there.values() if isinstance(value, tuple) and value[:-1] == root]
+        return [one.meaning[value[-1]] for value in said if value[-1] in one.meaning]
+
+    def _next(self, names: list[ber.Oid], end_s: float) -> dict[ber.Oid, Value]:
+        """What is behind each of the names, where there is something."""
+        while names:
+            reply = self._link.ask(request(ber.GETNEXT, names), within_s=self._left_s(end_s))
+            found, (error, index) = _values(reply.data)
+            if error == TOO_BIG and len(names) > 1:
+                half = len(names) // 2
+                return self._next(names[:half], end_s) | self._next(names[half:], end_s)
+            if error == NO_SUCH_NAME and 1 <= index <= len(names):  # version 1: nothing is behind that one
+                names = names[: index - 1] + names[index:]
+                continue
+            return {} if error else {name: value for name, value in found.items() if name > names[0]}
+        return {}
 
     def _check(self, command: Command, args: Mapping[str, Any]) -> list[float]:
         if command is Command.SHUTDOWN_RETURN:

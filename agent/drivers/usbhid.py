@@ -85,8 +85,8 @@ class UsbHid:
         return self._link.wake_fd if self._quirk.interrupts else None
 
     def poll(self) -> Status:
-        """Read and return. Takes at most 2 s with a unit that answers; one report that hangs costs what the kernel
-        allows it (5 s), and is then left alone for a while. LinkError if nothing says whether the mains is there."""
+        """Read and return. Takes at most 2 s and one report that is slow; one that hangs costs what the kernel allows
+        it (5 s), and is then left alone for a while. LinkError if nothing says whether the mains is there."""
         taken_s = self._reader.read()
         numbers = self._believed(self._reader.numbers())
         if self._quirk.q1_reports:

@@ -31,15 +31,22 @@ def find(link: Link) -> Dialect:
     """The dialect of the unit at the end of `link`, in less than 5 s. LinkError if none is understood.
 
     A unit that answers Q1 may say more in another dialect: QPI and then G2 and Q6 tell. Else M tells the QS dialects
-    of Voltronic from Mustek's, which knows QS alone.
+    of Voltronic from Mustek's, which knows QS alone. What was not answered, and tells two of them apart, is asked
+    again: one lost answer must not make another dialect.
     """
-    speaks_q1 = answers(link, megatec.MEGATEC.poll[0])
+    status = megatec.MEGATEC.poll[0]
+    to_q1 = _said(link, status.ask)
+    speaks_q1 = _parses(status, to_q1)
     said = _said(link, b"QPI\r")
     found = _by_protocol(link, said, speaks_q1)
     if found is None and speaks_q1:
         found = _first(link, threephase.MEGATEC_G, threephase.Q6_DIALECT) or _more(link) or megatec.MEGATEC
     if found is None:
-        found = _BY_LETTER.get(_said(link, b"M\r").strip(b"\0 ")) or _first(link, megatec.MUSTEK, megatec.MEGATEC_OLD)
+        found = _by_letter(link)
+    if found is None and _first(link, megatec.MEGATEC_OLD):
+        if not is_refusal(status.ask, to_q1) and answers(link, status, AGAIN_WITHIN_S):
+            raise LinkError("Q1 was not answered at first, and is now: it will be looked again")
+        found = megatec.MEGATEC_OLD
     if found is None:
         raise LinkError("nothing there speaks a known dialect of the Q1 family")
     log.info("the UPS speaks %s", found.name)
@@ -56,6 +63,15 @@ def _by_protocol(link: Link, said: bytes, speaks_q1: bool) -> Dialect | None:
         return None
     known = number in voltronic.PROTOCOLS and answers(link, voltronic.VOLTRONIC.poll[0])
     return voltronic.VOLTRONIC if known else None
+
+
+def _by_letter(link: Link) -> Dialect | None:
+    """By the answer to M; of a unit that knows QS and did not say that it does not know M, by a second one."""
+    said = _said(link, b"M\r")
+    found = _BY_LETTER.get(said.strip(b"\0 ")) or _first(link, megatec.MUSTEK)
+    if found is megatec.MUSTEK and not is_refusal(b"M\r", said):
+        found = _BY_LETTER.get(_said(link, b"M\r", AGAIN_WITHIN_S).strip(b"\0 "), megatec.MUSTEK)
+    return found
 
 
 def _more(link: Link) -> Dialect | None:
@@ -84,8 +100,12 @@ def _said(link: Link, command: bytes, within_s: float = WITHIN_S) -> bytes:
 
 def answers(link: Link, query: Query, within_s: float = WITHIN_S) -> bool:
     """Whether `query` gets an answer of the right form."""
+    return _parses(query, _said(link, query.ask, within_s))
+
+
+def _parses(query: Query, answer: bytes) -> bool:
     try:
-        query.parse(link.ask(query.ask, within_s=within_s).data)
+        query.parse(answer)
     except LinkError as e:
         log.debug("looking: %s", e)
         return False

@@ -50,6 +50,7 @@ class Form:
     words: tuple[Word, ...]
     columns: tuple[tuple[int, int], ...] = ()  # where the words are, for units that leave one blank
     nul_is_0: bool = False  # in the last 8 bytes: some units send NUL for a 0 (Armac, NUT issue 1978)
+    is_status: bool = False  # it must have a number that can be read, or its flags say nothing either
 
     def parse(self, answer: bytes) -> Facts:
         """The facts in an answer without its CR. LinkError, with the bytes, if it is anything else."""
@@ -68,6 +69,8 @@ class Form:
         facts: Facts = {}
         for word, field in zip(self.words, fields, strict=True):
             facts |= _read(word, field, answer)
+        if self.is_status and all(type(value) is not float for value in facts.values()):
+            raise LinkError(f"{self.name}: no number in it: {answer[:SHOWN_BYTES]!r}")
         return facts
 
     def _has_columns(self, body: bytes) -> bool:
@@ -78,17 +81,15 @@ class Form:
         )
 
 
-def form(
-    name: str, lead: bytes, words: str, *, columns: tuple[tuple[int, int], ...] = (), nul_is_0: bool = False
-) -> Form:
-    """A Form from its words:
+def form(name: str, lead: bytes, words: str, **more: Any) -> Form:
+    """A Form from its words (`more`: see there):
 
     input_v             a number           -      is not looked at
     +temperature_c      with a sign        :model is text
     runtime_s*60        in 60 seconds      a/b/c  three in one word
     low|!beeper_on|.    flags: the second is so when it is 0, the third means nothing that we know
     """
-    return Form(name, lead, tuple(_word(word) for word in words.split()), columns, nul_is_0)
+    return Form(name, lead, tuple(_word(word) for word in words.split()), **more)
 
 
 def _word(text: str) -> Word:

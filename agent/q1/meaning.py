@@ -91,7 +91,8 @@ def with_battery(facts: Facts, cells: int | None) -> Facts:
     """The facts with the voltage of the whole battery instead of that of one cell (None if the number of cells is not
     known), and the nominal voltage.
 
-    Cells: configured, or as the unit says, or as its rating says (2 V each).
+    Cells: configured, or as the unit says, or as its rating says (2 V each): that is an estimate, because some units
+    rate one battery of several.
     """
     said, rated_v = facts.get("cells"), facts.get("rated_battery_v")
     count = cells or said or (None if not isinstance(rated_v, float) else round(rated_v / 2))
@@ -99,6 +100,7 @@ def with_battery(facts: Facts, cells: int | None) -> Facts:
     found: Facts = {**facts, "nominal_v": nominal_v}
     if per_cell(facts):
         found["battery_v"] = None if not count else round(facts["battery_v"] * count, 2)
+        found["battery_v_estimated"] = not cells and not said
     return found
 
 
@@ -107,6 +109,8 @@ def look(facts: Facts, *, test: Test | None = None, taken_s: float) -> Status:
     charge_pct = facts.get("charge_pct")
     guess = _guessed_pct(facts) if charge_pct is None else None
     source = _source(facts)
+    by_rating = bool(facts.get("battery_v_estimated")) and facts.get("battery_v") is not None
+    guesses = {"charge_pct": guess is not None, "voltage_v": by_rating}
     flags = {condition for name, condition in CONDITIONS.items() if facts.get(name)}
     if source is Source.BYPASS:
         flags.add(Condition.ON_BYPASS)
@@ -126,7 +130,7 @@ def look(facts: Facts, *, test: Test | None = None, taken_s: float) -> Status:
             temperature_c=facts.get("battery_temperature_c"),
             flow=_flow(facts),
             low=facts.get("battery_low"),
-            estimated=frozenset() if guess is None else frozenset({"charge_pct"}),
+            estimated=frozenset(name for name, guessed in guesses.items() if guessed),
         ),
         ident=Ident(**{name: facts.get(name) for name in _IDENT}),
         rating=_rating(facts),

@@ -30,6 +30,7 @@ Q1 = form(
     f"input_v fault_v output_v load_pct frequency_hz battery_v +temperature_c {FLAGS}",
     columns=_COLUMNS,
     nul_is_0=True,
+    is_status=True,
 )
 #     #MMM.M QQQ SS.SS RR.R      V, A, battery V, Hz
 F = form("F", b"#", "rated_v rated_a rated_battery_v rated_hz")
@@ -37,7 +38,12 @@ F = form("F", b"#", "rated_v rated_a rated_battery_v rated_hz")
 RT = form("RT", b"", "runtime_s*60")
 #     1     7     13    19    25    31  35  39   44  48  52    58   63
 #     (in V ?     ?     fault out V ?   %   Hz   ?   ?   batt  °C   letters
-Q4 = form("Q4", b"(", "input_v - - fault_v output_v - load_pct frequency_hz - - battery_v +temperature_c :letters")
+Q4 = form(
+    "Q4",
+    b"(",
+    "input_v - - fault_v output_v - load_pct frequency_hz - - battery_v +temperature_c :letters",
+    is_status=True,
+)
 _LETTERS = {
     "A": "utility_fail", "B": "battery_low", "C": "on_bypass", "D": "failed", "E": "testing", "F": "shutdown_active",
     "I": "test_passed", "J": "test_failed", "N": "overload",

@@ -17,13 +17,14 @@ _TIMES = re.compile(rb"S(\.\d|\d\d)(?:R(\d{4}))?\r")
 
 class Orders(NamedTuple):
     """What a dialect can be told. In `words`, %n is the off delay, %m the minutes until it may return, %t the minutes
-    of a test, %o the number of an outlet."""
+    of a test, %o the number of an outlet, %x the slave's (two digits)."""
 
     words: Mapping[Command, bytes]
     toggle: bytes = b""  # the beeper can only be toggled, with this
     off_delay_s: tuple[float, float] = (12.0, 600.0)
     accepted: bytes = b""  # what an obedient unit answers; b"": nothing
     outlets: int = 0
+    needs: Mapping[Command, str] = {}  # how a fact begins that a unit has told if it can do this
 
     @property
     def commands(self) -> frozenset[Command]:
@@ -53,6 +54,16 @@ NONE = Orders({})
 RETURN_ONLY = Orders(  # what R0000 does to them is not known for sure
     {command: word for command, word in MEGATEC.words.items() if b"R0000" not in word}
 )
+MASTERGUARD = RETURN_ONLY._replace(
+    words={
+        **RETURN_ONLY.words,
+        Command.BEEPER_ON: b"SS---1,%x",
+        Command.BEEPER_OFF: b"SS---0,%x",
+        Command.BYPASS_ON: b"FOFF",
+        Command.BYPASS_OFF: b"FON",
+    },
+    needs=dict.fromkeys((Command.BEEPER_ON, Command.BEEPER_OFF), "slave"),
+)
 VOLTRONIC = Orders(
     {
         **_TESTS,
@@ -64,17 +75,25 @@ VOLTRONIC = Orders(
         Command.BEEPER_OFF: b"BZOFF",
         Command.OUTLET_ON: b"SKON%o",
         Command.OUTLET_OFF: b"SKOFF%o",
+        Command.ECO_ON: b"PEE",
+        Command.ECO_OFF: b"PDE",
     },
     off_delay_s=(12.0, 99 * 60.0),  # S.2 to S99
     accepted=b"(ACK",
     outlets=4,
+    needs={
+        **dict.fromkeys((Command.OUTLET_ON, Command.OUTLET_OFF), "outlet_"),
+        **dict.fromkeys((Command.ECO_ON, Command.ECO_OFF), "eco"),
+    },
 )
 
 
-def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC) -> bytes:
-    """The bytes of an order. Delays are rounded up to what the protocol can say: 12, 18 .. 54 s as .2 .. .9, then
-    whole minutes; an off delay of 0 is the shortest there is; a return is never set below 3 minutes. OrderError: an
-    argument is wrong, or there is no such order.
+def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC, slave: str = "00") -> bytes:
+    """The bytes of an order (where several units share a line: to this slave).
+
+    Delays are rounded up to what the protocol can say: 12, 18 .. 54 s as .2 .. .9, then whole minutes; an off delay
+    of 0 is the shortest there is; a return is never set below 3 minutes. OrderError: an argument is wrong, or there
+    is no such order.
     """
     word = orders.words.get(command)
     if word is None:
@@ -97,7 +116,7 @@ def encode(command: Command, args: Mapping[str, Any], orders: Orders = MEGATEC) 
     minutes = max(RETURN_MINUTES_MIN, math.ceil(values.get("return_delay_s", 0) / 60))
     word = word.replace(b"%n", _off_delay(values.get("delay_s", 0))).replace(b"%m", b"%04d" % minutes)
     word = word.replace(b"%t", b"%02d" % values.get("minutes", 0)).replace(b"%o", b"%d" % values.get("number", 0))
-    return word + b"\r"
+    return word.replace(b"%x", slave.encode()) + b"\r"
 
 
 def remark(order: bytes, args: Mapping[str, Any]) -> str:
@@ -119,7 +138,7 @@ def others(*delays: tuple[str, float | None, float]) -> str:
 def example(command: Command, orders: Orders) -> bytes:
     """The bytes of an order with arguments that every unit takes: b"" if there is no such order."""
     word = orders.words.get(command, orders.toggle)
-    for place, value in ((b"%n", b".5"), (b"%m", b"0003"), (b"%t", b"01"), (b"%o", b"1")):
+    for place, value in ((b"%n", b".5"), (b"%m", b"0003"), (b"%t", b"01"), (b"%o", b"1"), (b"%x", b"00")):
         word = word.replace(place, value)
     return word + b"\r" if word else b""
 

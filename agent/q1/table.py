@@ -20,7 +20,8 @@ class Query(NamedTuple):
 
 class Dialect(NamedTuple):
     """`poll`: asked each time; the first must be answered, and where two say the same, the first counts (see `only`).
-    `once`: asked after connecting. `derive`: what follows from the facts together. The columns of the status card in
+    `once`: asked after connecting. `derive`: what follows from the facts together. `doubt`: whether an answer counts
+    only if it is given again, by the facts so far and those of the answer. The columns of the status card in
     docs/drivers.md: `evidence`, `auto` (whether the engine finds it by itself), `state` of reading it."""
 
     name: str
@@ -30,4 +31,5 @@ class Dialect(NamedTuple):
     evidence: str
     auto: bool = True
     derive: Callable[[Facts], Facts] = lambda facts: facts
+    doubt: Callable[[Facts, Facts], bool] = lambda facts, more: False
     state: str = "complete"  # complete | partial | untested

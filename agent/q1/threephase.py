@@ -164,10 +164,11 @@ Q3 = form(
     "- input_v fault_v output_v load_pct frequency_hz battery_v +temperature_c @runtime_s charge_pct"
     " utility_fail|battery_low|regulating|failed|line_interactive|testing|shutdown_active|."
     " .|failed_parallel|.|battery_bad|no_battery|test_4|test_2|test_1",
+    is_status=True,
 )
 _TESTS = {2: TestResult.PASSED, 3: TestResult.FAILED, 4: TestResult.ABORTED, 5: TestResult.ABORTED}
 _WH = re.compile(
-    rb"\(\d\d (\d\d\.\d\d) \d\d\.\d\d ([!-~][ -~]{0,40}?) +\d (\d{3}) (\d\d\.\d\d) (\d{3}) \d\d\.\d\d [\d. ]+"
+    rb"\((\d\d) (\d\d\.\d\d) \d\d\.\d\d ([!-~][ -~]{0,40}?) +\d (\d{3}) (\d\d\.\d\d) (\d{3}) \d\d\.\d\d [\d. ]+"
 )
 
 
@@ -181,8 +182,9 @@ def masterguard_identity(answer: bytes) -> Facts:
     if match is None:
         raise LinkError(f"WH: not an answer to it: {answer[:SHOWN_BYTES]!r}")
     names = ("rated_v", "rated_hz", "cells")
-    numbers = dict(zip(names, (float(number) for number in match.groups()[2:]), strict=True))
-    return {"manufacturer": "Masterguard", "firmware": match[1].decode(), "model": words_of(match[2]), **numbers}
+    numbers = dict(zip(names, (float(number) for number in match.groups()[3:]), strict=True))
+    who = {"slave": match[1].decode(), "firmware": match[2].decode(), "model": words_of(match[3])}
+    return {"manufacturer": "Masterguard", **who, **numbers}
 
 
 def _masterguard(facts: Facts) -> Facts:
@@ -194,7 +196,7 @@ MASTERGUARD = Dialect(
     "masterguard",
     (Query(b"Q3\r", Q3.parse),),
     (Query(b"WH\r", masterguard_identity),),
-    orders.RETURN_ONLY,
+    orders.MASTERGUARD,
     "capture, NUT",
     auto=False,
     derive=_masterguard,

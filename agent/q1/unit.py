@@ -51,17 +51,19 @@ class Unit:
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
         self._polls = 0
         self._silences = 0  # in this poll
-        self._has_outlets = False  # it told of one
+        self._told: set[str] = set()  # facts that it ever told
         self._test = Test()
         self._stop_ordered = False
-        self._odd: frozenset[str] = frozenset()  # facts that were not plausible in the last poll
+        self.odd: Facts = {}  # facts that were not plausible in the last poll: `ups.py` says so
         if dialect is not None:
             self._speak(dialect)
 
     @property
     def commands(self) -> frozenset[Command]:
         """What this unit can do; nothing before it has been understood."""
-        return self._commands if self._has_outlets else self._commands - {Command.OUTLET_ON, Command.OUTLET_OFF}
+        needs = self._dialect.orders.needs if self._dialect is not None else {}
+        lacks = {one for one, fact in needs.items() if not any(name.startswith(fact) for name in self._told)}
+        return self._commands - lacks
 
     def poll(self) -> Status:
         """Ask and return, within 5 s. LinkError if the status has no answer, or nothing known speaks here."""
@@ -73,18 +75,20 @@ class Unit:
         for query in dialect.poll[1:]:
             if self._is_due(query):
                 more = self._ask_again(query, deadline_s) or {}
+                if dialect.doubt(facts, more) and self._ask_again(query, deadline_s) != more:
+                    more = {}
                 facts = facts | more if query.only else more | facts
-        self._has_outlets = self._has_outlets or any(name.startswith("outlet_") for name in facts)
         was_asking = bool(self._asking)
         for query in dialect.once:
             if query.ask in self._asking:
                 said = self._ask_once(query, deadline_s) or {}
                 self._known |= said
                 self._known_s = dict.fromkeys({meaning.place(name) for name in said}, self._now()) | self._known_s
+        self._told |= {name for name, value in {**self._known, **facts}.items() if value is not None}
         one_cell = meaning.per_cell(facts)
         facts = dialect.derive(meaning.with_battery({**self._known, **facts}, self._cells))
         self._test = self._test_after(facts)
-        facts = self._plausible(facts)
+        facts, self.odd = meaning.plausible(facts)
         if one_cell and facts["battery_v"] is None and was_asking and not self._asking:
             log.info("%s: volts per cell and no rating; set battery_cells to know the battery voltage", dialect.name)
         status = meaning.look(facts, test=self._test, taken_s=taken_s)
@@ -103,7 +107,8 @@ class Unit:
             check_arguments(command, args)
             self._set_beeper(self._dialect, orders.toggle, command is Command.BEEPER_ON)
             return None
-        told, words, asked = encode(command, args, orders), [], dict(args)
+        slave = str(self._known.get("slave", "00"))
+        told, words, asked = encode(command, args, orders, slave), [], dict(args)
         bridge: Timers | None = getattr(self._link, "timers", None)
         if bridge is not None and COUNTS_DOWN.get(command):
             told = encode(command, {**args, "delay_s": max(args["delay_s"], bridge.off_min_s)}, orders)
@@ -175,16 +180,6 @@ class Unit:
                 return None
             log.info("gave up asking %s: %s", _name(query), e)
         del self._asking[query.ask]
-        return facts
-
-    def _plausible(self, facts: Facts) -> Facts:
-        """The facts without what cannot be; said when it begins, and when it ends."""
-        facts, odd = meaning.plausible(facts)
-        for name in sorted(odd.keys() - self._odd):
-            log.warning("the UPS says %s = %s, which cannot be; taken as unknown", name, odd[name])
-        for name in sorted(self._odd - odd.keys()):
-            log.info("the UPS says a plausible %s again", name)
-        self._odd = frozenset(odd)
         return facts
 
     def _test_after(self, facts: Facts) -> Test:

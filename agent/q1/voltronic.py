@@ -43,6 +43,7 @@ QGS = form(
     b"(",
     "input_v frequency_hz output_v output_hz output_a load_pct - - battery_v - +temperature_c"
     " .|.|utility_fail|battery_low|regulating|failed|.|testing|shutdown_active|!beeper_on|.|.",
+    is_status=True,
 )
 #     (MM.M NN PP QQQ RRR      battery V, in series, in parallel, charge %, minutes
 QBV = form("QBV", b"(", "battery_v - - charge_pct runtime_s*60")
@@ -91,6 +92,18 @@ def warnings(answer: bytes) -> Facts:
     return {name: True for place, name in _WARNINGS.items() if answer[place : place + 1] == b"1"}
 
 
+_QFLAG = re.compile(rb"\(E([a-z]*)D([a-z]*)")
+
+
+def settings(answer: bytes) -> Facts:
+    """The answer to QFLAG without its CR: letters of what is switched on (E) and off (D). Only ECO, `e`, and only if
+    this unit has it (NUT, nutdrv_qx_voltronic.c). LinkError otherwise."""
+    match = _QFLAG.fullmatch(answer)
+    if match is None:
+        raise LinkError(f"QFLAG: not an answer to it: {answer[:SHOWN_BYTES]!r}")
+    return {"eco": b"e" in match[1]} if b"e" in match[1] + match[2] else {}
+
+
 #     (L1-N L2-N L3-N L1-L2 L2-L3 L1-L3 of P03 and P10; P09 has two lines and may leave out the last three
 def _volts(name: str, fact: str, only: frozenset[str]) -> Query:
     lines = f"{fact} {fact}2 {fact}3"
@@ -121,6 +134,11 @@ def _derive(facts: Facts) -> Facts:
     return found
 
 
+def _doubt(facts: Facts, more: Facts) -> bool:
+    """One letter has no check: an outage that the bits do not show must be said twice."""
+    return more.get("mode") == "B" and not facts.get("utility_fail")
+
+
 def _alike(input_v: float, output_v: float) -> bool:
     return 0.95 <= output_v / input_v < 1.05
 
@@ -149,17 +167,25 @@ VOLTRONIC = Dialect(
             Query(b"QVFW\r", QVFW.parse),
             Query(b"QID\r", QID.parse),
             Query(b"F\r", _F.parse),
+            Query(b"QFLAG\r", settings),
         ),
     ),
     orders.VOLTRONIC,
     "document, NUT",
     derive=_derive,
+    doubt=_doubt,
 )
 
 # --- QS ---------------------------------------------------------------------------------------------------------
 
 #     as Q1, but the frequency is that of the output
-QS = form("QS", b"(", f"input_v fault_v output_v load_pct output_hz battery_v +temperature_c {FLAGS}", nul_is_0=True)
+QS = form(
+    "QS",
+    b"(",
+    f"input_v fault_v output_v load_pct output_hz battery_v +temperature_c {FLAGS}",
+    nul_is_0=True,
+    is_status=True,
+)
 VOLTRONIC_QS = Dialect(
     "voltronic-qs", (Query(b"QS\r", QS.parse),), (Query(b"F\r", F.parse),), orders.QS, "capture, NUT"
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import sealed
 from image import kernel, layout, root, sbom, wheels
 from image.step import BuildError, Steps, digest
 
@@ -97,8 +98,16 @@ def test_the_partitions_are_as_drawn(card: Path) -> None:
     mib = 2048
     assert found == [
         (str(4 * mib), str(40 * mib), "c", ", bootable"), (str(44 * mib), str(4 * mib), "83", ""),
-        (str(48 * mib), str(4 * mib), "83", ""), (str(52 * mib), str(8 * mib), "83", ""),
+        (str(48 * mib), str(4 * mib), "83", ""), (str(60 * mib), str(8 * mib), "83", ""),
     ]  # fmt: skip
+
+
+def test_the_spare_place_of_a_new_card_is_empty(card: Path) -> None:
+    area = sealed.on(card)
+    assert area is not None and area.at == 52 * layout.MIB and sealed.read(area) is None
+    with card.open("rb") as file:
+        file.seek(area.at)
+        assert not any(file.read(8 * layout.MIB))
 
 
 def test_the_boot_partition_names_one_slot_and_holds_both(card: Path) -> None:
@@ -124,7 +133,7 @@ def test_the_boot_partition_names_one_slot_and_holds_both(card: Path) -> None:
 def test_the_data_partition_is_sound(card: Path, tmp_path: Path) -> None:
     part = tmp_path / "data"
     with card.open("rb") as file:
-        file.seek(52 * layout.MIB)
+        file.seek(60 * layout.MIB)
         part.write_bytes(file.read(8 * layout.MIB))
     said("e2fsck", "-f", "-n", part)
     assert f"Filesystem volume name:   {layout.DATA_LABEL[:16]}" in said("dumpe2fs", "-h", part)

@@ -207,8 +207,9 @@ def wait_for(so: Callable[[], object], within_s: float) -> None:
         time.sleep(0.05)
 
 
-def on(unit: Unit, *, counts: bool) -> Callable[[], bool]:
-    return lambda: (unit.off_at_s is not None) is counts
+def goes(unit: Unit) -> bool:
+    """It counts down to switch off, or it has."""
+    return unit.off_at_s is not None or not unit.output_on
 
 
 def test_nut_sends_the_same_bytes_for_the_same_orders_and_the_unit_obeys(ups: ApcPty, tmp_path: Path) -> None:
@@ -218,6 +219,8 @@ def test_nut_sends_the_same_bytes_for_the_same_orders_and_the_unit_obeys(ups: Ap
         (("calibrate.stop",), Command.TEST_STOP, {}, b"D", False),
         (("shutdown.stayoff",), Command.SHUTDOWN_STAY_OFF, {"delay_s": 20}, b"KK", True),
         (("shutdown.return", "at:2"), Command.SHUTDOWN_RETURN, {"delay_s": 20, "return_delay_s": 700}, b"@002", True),
+        (("load.off",), Command.LOAD_OFF, {}, b"ZZ", True),
+        (("load.on",), Command.LOAD_ON, {}, b"\x0e\x0e", False),
     )
     sent_by_nut = []
     nut = Told(tmp_path)
@@ -228,7 +231,7 @@ def test_nut_sends_the_same_bytes_for_the_same_orders_and_the_unit_obeys(ups: Ap
             if off:  # NUT wants to be told such an order twice, 3 to 15 s apart
                 time.sleep(4.0)
                 nut.order(*words)
-                wait_for(on(ups.unit, counts=True), 10)
+                wait_for(partial(goes, ups.unit), 10)
                 ups.unit.off_at_s = None
             wait_for(partial(is_done, ups, sent), 10)
             sent_by_nut.append(said(ups, sent))
@@ -241,7 +244,7 @@ def test_nut_sends_the_same_bytes_for_the_same_orders_and_the_unit_obeys(ups: Ap
         ups.received.clear()
         driver.order(command, **args)
         assert said(ups, sent) == by_nut, command
-        assert on(ups.unit, counts=off)()
+        assert goes(ups.unit) is off
         ups.unit.off_at_s = None
         ups.unit.stop_test()
     driver.close()

@@ -211,6 +211,8 @@ ORDERS: dict[tuple[str, ...], tuple[Command, dict[str, float]]] = {
     ("load.on",): (Command.LOAD_ON, {}),
     ("outlet.1.load.off",): (Command.OUTLET_OFF, {"number": 1}),
     ("outlet.1.load.on",): (Command.OUTLET_ON, {"number": 1}),
+    ("bypass.start",): (Command.ECO_ON, {}),  # NUT's name for what its own table calls ECO mode
+    ("bypass.stop",): (Command.ECO_OFF, {}),
 }
 
 

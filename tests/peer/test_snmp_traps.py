@@ -9,12 +9,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent import ber, engineid, receiver, v3
-from agent.model import Condition
+from agent import ber, engineid, notices, receiver, v3
+from agent.mib import Look
+from agent.model import Battery, Condition, Event
+from agent.notices import Notice
 from agent.notify import Notifier
 from tests.peer.test_snmp_agent import PATH, free_port
 from tests.peer.test_snmp_v3 import AUTHS, PRIVS, offered
@@ -30,10 +33,10 @@ WITHIN_S = 15.0
 
 
 @contextmanager
-def snmptrapd(folder: Path, conf: str) -> Iterator[tuple[int, Path]]:
-    """snmptrapd, its port, and the file in which it writes what it got."""
+def snmptrapd(folder: Path, conf: str, port: int = 0) -> Iterator[tuple[int, Path]]:
+    """snmptrapd, its port (0: a free one), and the file in which it writes what it got."""
 
-    port = free_port(socket.SOCK_DGRAM)
+    port = port or free_port(socket.SOCK_DGRAM)
     (folder / "snmptrapd.conf").write_text(conf)
     log = folder / "traps.log"
     argv = [
@@ -114,3 +117,53 @@ def test_traps_and_informs_of_version_3_arrive(tmp_path: Path, auth: str, priv: 
         )  # fmt: skip
         said = told(tmp_path, one, log, [ALARM])
     assert ".1.3.6.1.6.3.1.1.5.1" in said and ".1.3.6.1.2.1.33.2.3" in said
+
+
+def test_a_receiver_that_was_installed_anew_gets_informs_again(tmp_path: Path) -> None:
+    ours, boots = engineid.started(tmp_path / "engine")
+    row = engineid.made(ours, "sha256", SIGN, "aes128", CRYPT, informs=True)
+    ops = engineid.user("ops", "auth-priv", False, row, ours, False)
+    conf = f"createUser ops SHA-256 {SIGN} AES {CRYPT}\nauthUser log ops priv\n"
+    engine, port, one = v3.Engine(ours, boots, time.monotonic()), 0, None
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        theirs = f"80000000050{number}0{number}0{number}0{number}"
+        with snmptrapd(folder, f"exactEngineID 0x{theirs}\n{conf}", port) as (port, log):
+            if one is None:
+                one = receiver.Receiver(
+                    ("127.0.0.1", port), ber.V3, inform=True, user=ops, engine=engine,
+                    for_engine=engineid.for_engine(ops, row),
+                )  # fmt: skip
+            one.put([Notice((*notices.TRAPS, number), 0, b"")])
+            end_s = time.monotonic() + WITHIN_S
+            while one.busy:
+                one.turn(time.monotonic())
+                assert time.monotonic() < end_s, log.read_text()
+                time.sleep(0.05)
+            assert f".1.3.6.1.2.1.33.2.{number}" in log.read_text()
+            assert one._peer is not None and one._peer.engine_id.hex() == theirs
+    if one is not None:
+        one.close()
+
+
+@pytest.mark.parametrize("version", ["1", "2c", "2c inform"])
+def test_a_value_that_nobody_knows_is_shown_as_none(tmp_path: Path, version: str) -> None:
+    event = Event(id=1, kind="began", name=Condition.ON_BATTERY.value)
+    unknown = replace(ON_LINE, battery=Battery())
+    told = notices.Watch(0).events([event], Look(view(unknown, on_battery_s=42.0), unknown, 100.0, 0.0, {}), 0)
+    with snmptrapd(tmp_path, "authCommunity log not-public\n") as (port, log):
+        one = receiver.Receiver(
+            ("127.0.0.1", port), ber.V1 if version == "1" else ber.V2C, community=b"not-public",
+            inform="inform" in version,
+        )  # fmt: skip
+        one.put(told)
+        end_s = time.monotonic() + WITHIN_S
+        while one.busy or "33.1.9.7.0" not in log.read_text():
+            one.turn(time.monotonic())
+            assert time.monotonic() < end_s, log.read_text()
+            time.sleep(0.05)
+        one.close()
+        said = log.read_text()
+    assert f".{UPS}.2.3.0 = {'NULL' if version == '1' else 'No Such Instance'}" in said
+    assert f".{UPS}.2.2.0 = INTEGER: 42" in said and f".{UPS}.9.7.0 = INTEGER: 3" in said

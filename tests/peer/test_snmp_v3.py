@@ -92,6 +92,19 @@ def test_a_walk_a_bulkwalk_and_version_2c_see_the_same(net: Path, tmp_path: Path
     assert rows == [row for row in plain.splitlines() if ".33.1.2.2.0" not in row]
 
 
+@pytest.mark.parametrize("repetitions", [1, 25, 256])
+def test_a_bulkwalk_sees_the_whole_agent_in_messages_as_long_as_are_allowed(
+    net: Path, tmp_path: Path, repetitions: int
+) -> None:
+    with agent(net, tmp_path, "sha256", "aes128") as port:
+        walk = ask("walk", port, ".1.3")[1]
+        code, bulk = ask("bulkwalk", port, ".1.3", more=(f"-Cr{repetitions}",))
+        size = ask("get", port, "1.3.6.1.6.3.10.2.1.4.0")[1]  # snmpEngineMaxMessageSize
+    names, of_bulk = ([row.split(" = ")[0] for row in rows.splitlines()] for rows in (walk, bulk))
+    assert code == 0 and names == of_bulk and len(names) > 150
+    assert size.strip().endswith("INTEGER: 1472")
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -75,7 +75,7 @@ def test_a_mistake_in_what_the_image_adds_to_a_unit_would_be_seen(units: Path, t
     "name",
     [
         "ridethrough-core", "ridethrough-faces", "ridethrough-core@", "ridethrough-faces@", "ridethrough-helper@",
-        "rccmd",
+        "ridethrough-spare", "rccmd",
     ],
 )  # fmt: skip
 def test_little_is_left_that_a_taken_over_service_could_do(units: Path, name: str) -> None:

@@ -174,8 +174,8 @@ class ApcUnit:
             self._pressed = (b"", 0.0)
             if byte == b"K":
                 self._off(None)
-            elif byte == b"Z":
-                unit.output_on = False
+            else:
+                unit.output_on = byte == b"\x0e"
         else:
             return b"NA\r\n"
         return self._okay

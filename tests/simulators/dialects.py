@@ -135,9 +135,14 @@ def omron(unit: Unit, command: bytes) -> bytes:
 # --- Voltronic --------------------------------------------------------------------------------------------------
 
 
+def _in_eco(unit: Unit) -> bool:
+    return unit.eco and unit.source is Source.MAINS and not unit.testing
+
+
 def _qgs(unit: Unit) -> bytes:
+    past = unit.source in (Source.BYPASS, Source.BOOST, Source.BUCK) or _in_eco(unit)
     bits = (
-        not unit.mains_usable, unit.low, unit.source in (Source.BYPASS, Source.BOOST, Source.BUCK), unit.fault, False,
+        not unit.mains_usable, unit.low, past, unit.fault, False,
         unit.testing, unit.off_at_s is not None, not unit.beeper, False, True,
     )  # fmt: skip
     return b"(%05.1f %04.1f %05.1f %04.1f %05.1f %03d 369.1 ---.- %05.1f ---.- %05.1f 10%s\r" % (
@@ -147,8 +152,9 @@ def _qgs(unit: Unit) -> bytes:
 
 
 def _mode(unit: Unit) -> bytes:
+    mains = b"E" if _in_eco(unit) else b"L"
     letters = {Source.NONE: b"S", Source.BATTERY: b"B", Source.BYPASS: b"Y"}
-    return b"(%s\r" % (b"F" if unit.fault else b"T" if unit.testing else letters.get(unit.source, b"L"))
+    return b"(%s\r" % (b"F" if unit.fault else b"T" if unit.testing else letters.get(unit.source, mains))
 
 
 def _lines(volts: float) -> bytes:
@@ -178,7 +184,7 @@ def voltronic(protocol: bytes) -> Callable[[Unit, bytes], bytes]:
             b"F": RATING,
             b"I": IDENTITY,
             b"QWS": b"(%s\r" % bytes(b"01"[n == 55 and unit.fault] for n in range(64)),
-            b"QFLAG": b"(EpashcjDbroegfl\r",
+            b"QFLAG": b"(EpashcjeDbrogfl\r" if unit.eco else b"(EpashcjDbroegfl\r",
             b"QSK1": b"(%d\r" % unit.outlets[0],
             b"QSK2": b"(%d\r" % unit.outlets[1],
             b"QLDL": b"(021 023\r",
@@ -192,6 +198,9 @@ def voltronic(protocol: bytes) -> Callable[[Unit, bytes], bytes]:
             return said[command]
         if command in (b"BZON", b"BZOFF"):
             unit.beeper = command == b"BZON"
+            return b"(ACK\r"
+        if command in (b"PEE", b"PDE"):
+            unit.eco = command == b"PEE"
             return b"(ACK\r"
         if command[:-1] in (b"SKON", b"SKOFF") and command[-1:] in b"12":
             unit.outlets[command[-1] - ord("1")] = command[:-1] == b"SKON"
@@ -316,6 +325,12 @@ def masterguard(unit: Unit, command: bytes) -> bytes:
         b"Q1": q1(unit, per_cell=True),
         b"WH": b"(00 10.06 03.09 A  700  + 0 Bat Pack-19        0 230 50.00 012 02.30 006.00 012.00 018 10 40 160 276 47.00 53.00\r",  # noqa: E501
     }  # fmt: skip
+    if command in (b"SS---1,00", b"SS---0,00"):
+        unit.beeper = command == b"SS---1,00"
+        return b""
+    if command in (b"FOFF", b"FON"):
+        unit.bypass = command == b"FOFF"
+        return b""
     return said.get(command) or _obey(unit, command, command + b"\r")
 
 

@@ -1,0 +1,178 @@
+"""A SET that waits for the core keeps nobody waiting who reads, and is carried out once, however often it comes."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snmp_kit import ON_LINE, UPS, Net, Reply, listening, reply, request, view
+
+from agent import ber, upsset
+from agent.model import Command
+from agent.setter import KEPT_LIMIT, SAME_SET_S, WAIT_S, WAITING_LIMIT, Setter
+from agent.upsset import Writer
+
+BEEPER, NAME = f"{UPS}.9.8.0", f"{UPS}.1.5.0"
+OFF = ber.integer(1)
+IN_TIME_S = 5.0
+
+
+class Core:
+    """Takes an order, and answers it when the test lets it."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = threading.Semaphore(0), threading.Semaphore(0)
+        self.orders: list[Command] = []
+
+    def order(self, command: Command, args: Mapping[str, Any], who: str, host: str) -> None:
+        self.orders.append(command)
+        self.asked.release()
+        assert self.answers.acquire(timeout=IN_TIME_S)
+
+
+class Manager:
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.settimeout(IN_TIME_S)
+        self.to = (address, port)
+
+    def set(self, name: str = BEEPER, value: bytes = OFF, **how: Any) -> None:
+        self.sock.sendto(request(ber.SET, name, value=value, **how), self.to)
+
+    def get(self, number: int) -> Reply:
+        self.sock.sendto(request(ber.GET, NAME, request_id=number), self.to)
+        return self.heard()
+
+    def heard(self) -> Reply:
+        data, (address, _) = self.sock.recvfrom(2048)
+        assert address == self.to[0]
+        return reply(data)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    return Net(tmp_path / "net").folder
+
+
+@pytest.mark.parametrize(("listen", "asked"), [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.9")])
+def test_who_reads_does_not_wait_for_the_core_of_who_sets(net: Path, listen: str, asked: str) -> None:
+    core = Core()
+    writer = Writer(order=core.order)
+    shown = view(ON_LINE, commands=frozenset(Command))
+    with listening(shown, net, listen, access="read-write", writer=writer) as stage:
+        port = stage.agent.address[1]
+        sets, reads = Manager(port, asked), Manager(port, asked)
+        sets.set(request_id=7)
+        assert core.asked.acquire(timeout=IN_TIME_S)
+        assert [reads.get(number).request_id for number in range(200)] == list(range(200))
+        for _ in range(3):
+            sets.set(request_id=7)  # it has heard nothing
+        assert reads.get(1).error == 0
+        core.answers.release()
+        assert sets.heard()[:3] == (7, 0, 0)
+        sets.set(request_id=7)
+        assert sets.heard()[:3] == (7, 0, 0) and core.orders == [Command.BEEPER_OFF]
+        for manager in (sets, reads):
+            manager.sock.close()
+
+
+@pytest.mark.parametrize(("version", "error"), [(ber.V2C, upsset.RESOURCE_UNAVAILABLE), (ber.V1, upsset.GEN_ERR)])
+def test_more_than_can_wait_are_told_so_at_once(net: Path, version: int, error: int) -> None:
+    core = Core()
+    shown = view(ON_LINE, commands=frozenset(Command))
+    with listening(shown, net, access="read-write", writer=Writer(order=core.order)) as stage:
+        manager = Manager(stage.agent.address[1])
+        for number in range(WAITING_LIMIT + 1):
+            manager.set(request_id=number, version=version)
+        assert manager.heard()[:3] == (WAITING_LIMIT, error, 1)
+        for _ in range(WAITING_LIMIT):
+            core.answers.release()
+        assert [manager.heard().request_id for _ in range(WAITING_LIMIT)] == list(range(WAITING_LIMIT))
+        manager.sock.close()
+    assert len(core.orders) == WAITING_LIMIT
+
+
+# --- without sockets --------------------------------------------------------------------------------------------
+
+
+class Line:
+    """A Setter whose clock and turns a test holds in its hands."""
+
+    def __init__(self) -> None:
+        self.now_s = 50.0
+        self.setter = Setter(lambda: self.now_s)
+        self.done: list[str] = []
+        self.told: list[tuple[str, tuple[int, int]]] = []
+
+    def take(self, key: str, teller: str = "", result: tuple[int, int] = (0, 0)) -> None:
+        def do() -> tuple[int, int]:
+            self.done.append(key)
+            return result
+
+        def tell(said: tuple[int, int]) -> None:
+            self.told.append((teller or key, said))
+
+        self.setter.take(("who", "host", key.encode(), b""), do, tell)
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+def test_the_newest_who_asked_is_told_and_the_kept_answer_serves_later_ones(line: Line) -> None:
+    line.take("a", "first", (12, 1))
+    line.take("a", "second")
+    line.setter.turn()
+    line.take("a", "third")
+    assert line.done == ["a"] and line.told == [("second", (12, 1)), ("third", (12, 1))]
+    line.now_s += SAME_SET_S + 0.1
+    line.take("a", "fourth")
+    line.setter.turn()
+    assert line.done == ["a", "a"] and line.told[2:] == [("fourth", (0, 0))]
+
+
+def test_others_have_sets_of_their_own(line: Line) -> None:
+    both: list[str] = []
+
+    def of(who: str) -> Callable[[], tuple[int, int]]:
+        return lambda: (both.append(who), (0, 0))[1]
+
+    for who, host in (("a", "h"), ("b", "h"), ("a", "g")):
+        line.setter.take((who, host, b"1", b"2"), of(who + host), lambda _: None)
+        line.setter.turn()
+    assert both == ["ah", "bh", "ag"]
+
+
+def test_what_waited_too_long_for_those_before_it_is_not_done(line: Line) -> None:
+    line.take("a")
+    line.now_s += WAIT_S + 0.1
+    line.setter.turn()
+    assert line.done == [] and line.told == [("a", (upsset.RESOURCE_UNAVAILABLE, 1))]
+    line.take("a")
+    assert line.done == [] and len(line.told) == 2, "the same request again is the same answer"
+
+
+def test_what_is_kept_is_bounded_and_what_waits_is_never_forgotten(line: Line) -> None:
+    for number in range(3 * KEPT_LIMIT):
+        line.take(f"{number}")
+        line.setter.turn()
+    for number in range(WAITING_LIMIT + 1):
+        line.take(f"waiting {number}")
+    assert len(line.setter._jobs) <= KEPT_LIMIT + WAITING_LIMIT
+    assert line.told[3 * KEPT_LIMIT :] == [(f"waiting {WAITING_LIMIT}", (upsset.RESOURCE_UNAVAILABLE, 1))]
+    line.now_s += 1.0
+    for _ in range(WAITING_LIMIT):
+        line.setter.turn()
+    assert len(line.done) == 3 * KEPT_LIMIT + WAITING_LIMIT
+
+
+def test_the_thread_ends_and_what_still_waits_is_not_done(line: Line) -> None:
+    line.take("a")
+    line.setter.close()
+    line.setter.run()
+    assert line.done == []

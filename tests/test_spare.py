@@ -1,0 +1,314 @@
+"""The settings outlive the data partition: what is kept outside it brings the adapter back, secrets included."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent import authority, backup, enroll, process, provision, sealed, senderkey, spare, vault
+from agent.config import Config
+from agent.model import ConfigError, Source, Status, View
+from agent.sealed import Area
+from tests.test_provision import SETTINGS, SYSTEM, Box, box
+from tests.test_sealed import area_of, card
+from tests.test_seconds import SECOND, UNITS, offer
+
+__all__ = ["box"]  # the fixture
+KEY = senderkey.make("ridethrough")
+MAINS = View(boot="b", now_s=0.0, wall_s=0.0, clock_synced=True, version="1", name="ups", started_s=0.0, mode="armed",
+             driver="simulator", link="up")  # fmt: skip
+
+
+def on(source: Source, phase: str = "idle") -> View:
+    return replace(MAINS, phase=phase, status=Status(taken_s=0.0, source=source))
+
+
+class Adapter:
+    """A box with a card beside it: first start, then settings that only the page knows, then the timer."""
+
+    def __init__(self, box: Box, area: Area) -> None:
+        self.box, self.area, self.state = box, area, box.root / "state"
+        box.places = replace(box.places, area=area, system=self.state / "system")
+        self.view = MAINS
+        box.start(SETTINGS + SYSTEM)
+        vault.write_private(self.state / "core" / senderkey.NAME, KEY)
+        vault.write_private(self.state / f"faces/{enroll.FOLDER}/{authority.FILE}", b"the authority")
+        (box.root / "commands.d").mkdir(exist_ok=True)
+        (box.root / "commands.d/stop-vms").write_text("#!/bin/sh\n")
+        (box.root / "commands.d/stop-vms").chmod(0o755)
+        added = '\n[[server]]\nname = "added-on-the-page"\naddress = "192.0.2.10"\n'
+        box.places.config.write_text(box.places.config.read_text() + added)
+
+    def settings(self) -> Config:
+        return process.load(self.box.places.config)[0]
+
+    def tick(self) -> str:
+        return spare.keep(self.area, self.box.places.config, self.settings(), lambda: self.view, 1_790_000_000.0)
+
+    def loses_its_data(self, bad: bool = True) -> None:
+        """All that was on the data partition is gone; `bad`: memory is in its place, else it was made anew."""
+        for folder in ("state", "etc", "commands.d"):
+            shutil.rmtree(self.box.root / folder)
+        if bad:
+            (self.box.root / "run" / provision.DATA_BAD).write_text("Superblock invalid\n")
+
+
+@pytest.fixture
+def adapter(box: Box) -> Iterator[Adapter]:  # noqa: F811
+    with card() as path:
+        yield Adapter(box, area_of(path))
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    """What must come back, by its place."""
+    found = [p for folder in ("state", "etc", "commands.d") for p in (root / folder).rglob("*") if p.is_file()]
+    return {str(p.relative_to(root)): p.read_bytes() for p in found}
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_start_without_the_data_partition_is_the_same_adapter(adapter: Adapter, bad: bool) -> None:
+    before = everything(adapter.box.root)
+    network = adapter.box.run_file("systemd/network/20-wired.network")
+    wifi = adapter.box.run_file("wpa_supplicant/wpa_supplicant-wlan0.conf")
+    assert "are in the spare place now" in adapter.tick()
+    adapter.loses_its_data(bad)
+    report = adapter.box.start()
+    assert everything(adapter.box.root) == before
+    assert [s.name for s in adapter.settings().servers] == ["nas", "added-on-the-page"]
+    assert (adapter.state / "core" / senderkey.NAME).stat().st_mode & 0o777 == 0o600
+    assert (adapter.box.root / "commands.d/stop-vms").stat().st_mode & 0o777 == 0o755
+    assert adapter.box.run_file("systemd/network/20-wired.network") == network
+    assert adapter.box.run_file("wpa_supplicant/wpa_supplicant-wlan0.conf") == wifi
+    assert "were brought back" in report and "was taken over before" in report and "NOT" not in report
+    problems = [p.text for p in process.load(adapter.box.places.config)[1]]
+    if bad:
+        assert "protects with the settings that were kept on 2026-09-2" in problems[0] and len(problems) == 1
+        assert "A new one with these settings: put a file called recreate-data" in problems[0]
+    else:
+        assert problems == []
+
+
+SECOND_FILES = ("core/secrets.json", f"core/{senderkey.NAME}", "faces/account.json")
+
+
+def second(adapter: Adapter) -> Path:
+    """A second UPS at work: its file on the boot partition is gone, what it is stands on the data partition alone."""
+    offer(adapter.box, SECOND + '[system]\nsetup_code = "second code 7"\n')
+    adapter.box.start()
+    (adapter.box.boot / "ridethrough-rack-2.toml").unlink()
+    folder = adapter.state / "rack-2"
+    for name in SECOND_FILES:
+        vault.write_private(folder / name, f"of the second: {name}".encode())
+    own = adapter.box.places.config.with_name("rack-2.toml")
+    own.write_text(own.read_text().replace("192.0.2.19", "192.0.2.119"))
+    return own
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_second_ups_is_protected_again_too(adapter: Adapter, bad: bool) -> None:
+    own = second(adapter)
+    before = everything(adapter.box.root)
+    assert "are in the spare place now" in adapter.tick()
+    assert "as they were" in spare.keep(
+        adapter.area, adapter.box.places.config, adapter.settings(), lambda: adapter.view, 1_790_009_000.0
+    ), "another minute is no change"
+    adapter.loses_its_data(bad)
+    report = adapter.box.start()
+    assert everything(adapter.box.root) == before and b"192.0.2.119" in own.read_bytes()
+    assert (adapter.state / "rack-2").stat().st_mode & 0o777 == 0o755
+    assert adapter.box.started[-1] == UNITS and "https://ups-cellar.local:8443/" in report
+    # its file put there again, as it was: what was changed since stays
+    offer(adapter.box, SECOND + '[system]\nsetup_code = "second code 7"\n')
+    assert "ridethrough-rack-2.toml: was taken over before" in adapter.box.start()
+
+
+def test_a_second_ups_that_was_ended_does_not_come_back(adapter: Adapter) -> None:
+    own = second(adapter)
+    adapter.tick()
+    own.unlink()
+    assert "are in the spare place now" in adapter.tick()
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert not own.exists()
+
+
+def test_a_second_ups_that_cannot_be_brought_back_is_said_and_the_first_protects(adapter: Adapter) -> None:
+    second(adapter)
+    adapter.tick()
+    content = backup.unpack(sealed.read(adapter.area) or b"", spare.MORE)
+    files = {**content.files, spare.SECONDS: b'{"rack-2": ["bm9uZQ==", ""]}'}
+    sealed.write(adapter.area, backup.pack(backup.Content(files, content.programs)))
+    adapter.loses_its_data()
+    report = adapter.box.start()
+    assert [s.name for s in adapter.settings().servers] == ["nas", "added-on-the-page"]
+    assert "UPS rack-2: the backup cannot be unpacked" in report
+    assert "UPS rack-2" in adapter.box.run_file("ridethrough-system/problems")
+
+
+def test_without_it_the_page_s_servers_and_all_secrets_are_gone(adapter: Adapter) -> None:
+    """What the spare place is for: only the boot partition's file is left, without its secrets."""
+    adapter.box.places = replace(adapter.box.places, area=None)
+    adapter.loses_its_data()
+    report = adapter.box.start()
+    assert "passphrase is missing" in report and not (adapter.state / "core" / senderkey.NAME).exists()
+
+
+def test_what_is_changed_without_the_data_partition_is_kept_too(adapter: Adapter) -> None:
+    adapter.tick()
+    adapter.loses_its_data()
+    adapter.box.start()
+    text = adapter.box.places.config.read_text().replace("192.0.2.10", "192.0.2.110")
+    adapter.box.places.config.write_text(text)
+    assert "are in the spare place now" in adapter.tick()
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert "192.0.2.110" in adapter.box.places.config.read_text()
+
+
+def test_a_good_data_partition_is_never_replaced(adapter: Adapter) -> None:
+    adapter.tick()
+    adapter.box.places.config.write_text(SETTINGS.replace("{root}", str(adapter.box.root)))
+    assert "brought back" not in adapter.box.start()
+    assert [s.name for s in adapter.settings().servers] == ["nas"]
+
+
+def test_it_is_written_only_when_something_has_changed(adapter: Adapter) -> None:
+    adapter.tick()
+    before = adapter.area.device.read_bytes()
+    adapter.view = on(Source.BATTERY)  # nobody even asks
+    assert "as they were" in adapter.tick() and adapter.area.device.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("view", "written"),
+    [
+        (on(Source.MAINS), True),
+        (on(Source.BOOST), True),
+        (MAINS, True),  # no UPS yet: the settings are worth the same
+        (on(Source.BATTERY), False),
+        (on(Source.MAINS, "hold"), False),
+        (on(Source.MAINS, "recovery"), False),
+    ],
+)
+def test_it_is_written_on_mains_alone(adapter: Adapter, view: View, written: bool) -> None:
+    adapter.tick()
+    before = adapter.area.device.read_bytes()
+    adapter.box.places.config.write_text("# another\n" + adapter.box.places.config.read_text())
+    adapter.view = view
+    adapter.tick()
+    assert (adapter.area.device.read_bytes() != before) is written
+    adapter.view = on(Source.MAINS)
+    adapter.tick()
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert adapter.box.places.config.read_text().startswith("# another")
+
+
+def test_a_factory_reset_erases_it(adapter: Adapter) -> None:
+    adapter.tick()
+    (adapter.box.boot / provision.FILE).unlink()
+    (adapter.box.boot / provision.RESET).touch()
+    assert "everything was forgotten." in adapter.box.start()
+    for secret in (b"a-long-community", b"PRIVATE KEY", sealed.MAGIC):
+        assert secret not in adapter.area.device.read_bytes()
+    adapter.loses_its_data()
+    assert "brought back" not in adapter.box.start() and adapter.settings().servers == ()
+
+
+def test_a_reset_that_cannot_erase_it_forgets_nothing_and_tries_again(adapter: Adapter) -> None:
+    adapter.tick()
+    good = adapter.box.places
+    adapter.box.places = replace(good, area=replace(adapter.area, device=adapter.box.root / "gone"))
+    (adapter.box.boot / provision.RESET).touch()
+    assert "not everything is forgotten" in adapter.box.start()
+    adapter.loses_its_data(bad=False)
+    adapter.box.places = good
+    (adapter.box.boot / provision.FILE).unlink()
+    assert "brought back" not in adapter.box.start()  # a reset is under way
+    assert sealed.read(adapter.area) is None
+
+
+def test_a_reset_without_the_data_partition_says_what_it_could_not_reach(adapter: Adapter) -> None:
+    adapter.tick()
+    adapter.loses_its_data()
+    (adapter.box.boot / provision.RESET).touch()
+    assert "recreate-data empties it" in adapter.box.start()
+
+
+def test_a_damaged_one_is_said_and_stays_as_it_is(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sealed.write(adapter.area, b"of a version that packs otherwise")
+    adapter.loses_its_data()
+    report = adapter.box.start()
+    assert "spare settings could not be brought back" in report
+    assert "could not be brought back" in process.load(adapter.box.places.config)[1][0].text
+    monkeypatch.setattr(spare, "RUN", tmp_path / "run")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(ConfigError, match="stays as it is"):
+        spare.main(Namespace(config=adapter.box.places.config), Config(), lambda: MAINS)
+
+
+def test_a_damaged_engine_of_snmp_costs_no_protection(adapter: Adapter) -> None:
+    vault.write_private(adapter.state / "faces/snmp/engine.json", b"{")
+    adapter.tick()
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert len(adapter.settings().servers) == 2 and not (adapter.state / "faces/snmp/engine.json").exists()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_of_two_records_the_one_that_is_whole_comes_back(adapter: Adapter, place: int) -> None:
+    path = adapter.box.places.config
+    first = path.read_text()
+    adapter.tick()
+    path.write_text(second := first.replace("192.0.2.10", "192.0.2.110"))
+    adapter.tick()
+    at = adapter.area.at + place * sealed.PLACE_BYTES
+    torn = bytearray(adapter.area.device.read_bytes())
+    torn[at + 512 : at + 1024] = bytes(512)
+    adapter.area.device.write_bytes(torn)
+    adapter.loses_its_data(bad=False)
+    adapter.box.start()
+    assert path.read_text() == (second if place == 0 else first)
+
+
+def test_root_follows_no_link_of_the_faces(adapter: Adapter) -> None:
+    """What faces put into their folder comes back to them: it must not be another's."""
+    for name, target in (("faces/account.json", "core/sender.pem"), ("faces/snmp", "core")):
+        path = adapter.state / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        path.symlink_to(adapter.state / target)
+        with pytest.raises(ConfigError, match=name):
+            adapter.tick()
+        path.unlink()
+    os.mkfifo(adapter.state / "faces/account.json")
+    with pytest.raises(ConfigError, match="no plain file"):
+        adapter.tick()
+
+
+def test_what_is_in_it_is_all_of_a_backup_and_what_was_taken_over(adapter: Adapter) -> None:
+    adapter.tick()
+    found = backup.unpack(sealed.read(adapter.area) or b"", spare.MORE)
+    assert "system/taken.json" in found.files and "system/system.json" in found.files
+    assert not {name for name in found.files if name in backup.DROPPED}
+    assert json.loads(found.files["system/system.json"])["wifi"]["psk"]
+
+
+def test_a_host_that_is_not_the_image_has_no_spare_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed, "find", lambda: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(ConfigError, match="not started from a card"):
+        spare.main(Namespace(config=Path("x")), Config(), lambda: MAINS)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match="only root"):
+        spare.main(Namespace(config=Path("x")), Config(), lambda: MAINS)
