@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import select
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -232,12 +233,19 @@ def open(  # noqa: A001 (hidraw.open reads well)
     try:
         fd = calls.open(found.node)
     except OSError as e:
-        raise LinkError(_remedy(found, e)) from e
+        from .usbdevice import remedy  # only here: it stands on this module
+
+        raise LinkError(remedy(found.identity, e, found.node)) from e
     try:
         return HidrawLink(calls, fd, found, now)
     except (OSError, LinkError) as e:
         calls.close(fd)
         raise LinkError(f"{found.node}: {e}") from e
+
+
+def pause(seconds: float, /) -> None:
+    """Do nothing for so long."""
+    select.poll().poll(1000 * seconds)
 
 
 class HidrawLink:
@@ -315,6 +323,8 @@ class HidrawLink:
 
         return usbport.string(self.identity.place, index) if self.identity.place else None
 
+    rest = staticmethod(pause)
+
     def close(self) -> None:
         """Give the device back."""
         fd, self._fd = self._fd, -1
@@ -374,17 +384,3 @@ def items(descriptor: bytes) -> Iterator[tuple[int, int]]:
             place += 1 + size
         else:
             place += 3 + (descriptor[place + 1] if place + 1 < len(descriptor) else 0)
-
-
-def _remedy(found: Found, error: OSError) -> str:
-    """Why the device cannot be opened, and what to do about it."""
-    if error.errno in (errno.EACCES, errno.EPERM):
-        who = found.identity
-        return (
-            f"may not open {found.node}; mend with a udev rule: "
-            f'SUBSYSTEM=="hidraw", ATTRS{{idVendor}}=="{who.vendor:04x}", ATTRS{{idProduct}}=="{who.product:04x}", '
-            f'GROUP="dialout", MODE="0660" (docs/drivers.md)'
-        )
-    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return f"{found.node} is gone; plug the UPS in again"
-    return f"{found.node}: {error.strerror}"

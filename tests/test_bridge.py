@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import bridge, pretend, process
+from agent import bridge, pretend, process, quirks
 from agent.bridges import BRIDGES, Bridge, led, shutdown_number, string_of
 from agent.drivers import megatec, usbhid
 from agent.model import Command, Condition, LinkError, OrderError, Source
@@ -214,6 +214,9 @@ def test_the_rules_for_udev_and_the_table_for_detection_have_every_id() -> None:
     assert not {pair for pair in ids - pairs if pair[0] not in vendors}
     assert {name for *_, name in megatec.USB} == {one.name for one in BRIDGES if one.ids}
     assert (0x0665, 0x5161, "cypress") in megatec.USB
+    not_by_maker = {"047c", "03f0", "04b3"}  # Dell, HP and IBM make much else; the description of a UPS lets it in
+    makers = {f"{one.vendor:04x}" for one in quirks.ROWS} - not_by_maker
+    assert makers <= vendors | {vendor for vendor, _ in pairs}
 
 
 # --- port, or USB -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,6 +111,20 @@ def test_a_unit_that_may_not_be_opened_names_the_udev_rule(machine: Machine) -> 
         machine.open()
     machine.kernel.refuse_open = errno.ENODEV
     with pytest.raises(LinkError, match="plug the UPS in again"):
+        machine.open()
+
+
+def test_a_unit_whose_group_may_open_it_names_the_group(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The udev rule is there, and whoever runs this is not in dialout."""
+    machine.plug(HidUnit.of("0764"))
+    machine.kernel.refuse_open = errno.EACCES
+    machine.find()[0].node.touch()
+    machine.find()[0].node.chmod(0o660)
+    monkeypatch.setattr(link.grp, "getgrgid", lambda _: SimpleNamespace(gr_name="dialout"))
+    with pytest.raises(LinkError, match="mend with: sudo usermod -aG dialout "):
+        machine.open()
+    monkeypatch.setattr(link.grp, "getgrgid", lambda _: SimpleNamespace(gr_name="root"))
+    with pytest.raises(LinkError, match="udev rule"):
         machine.open()
 
 

@@ -36,7 +36,7 @@ class Adapter:
     def __init__(self, box: Box, area: Area) -> None:
         self.box, self.area, self.state = box, area, box.root / "state"
         box.places = replace(box.places, area=area, system=self.state / "system")
-        self.view = MAINS
+        self.view, self.now_s = MAINS, 1_790_000_000.0
         box.start(SETTINGS + SYSTEM)
         vault.write_private(self.state / "core" / senderkey.NAME, KEY)
         vault.write_private(self.state / f"faces/{enroll.FOLDER}/{authority.FILE}", b"the authority")
@@ -50,12 +50,13 @@ class Adapter:
         return process.load(self.box.places.config)[0]
 
     def tick(self) -> str:
-        return spare.keep(self.area, self.box.places.config, self.settings(), lambda: self.view, 1_790_000_000.0)
+        self.now_s += 600.0
+        return spare.keep(self.area, self.box.places.config, self.settings(), lambda: self.view, self.now_s)
 
     def loses_its_data(self, bad: bool = True) -> None:
         """All that was on the data partition is gone; `bad`: memory is in its place, else it was made anew."""
         for folder in ("state", "etc", "commands.d"):
-            shutil.rmtree(self.box.root / folder)
+            shutil.rmtree(self.box.root / folder, ignore_errors=True)  # a reset may have been there
         if bad:
             (self.box.root / "run" / provision.DATA_BAD).write_text("Superblock invalid\n")
 
@@ -222,17 +223,23 @@ def test_a_factory_reset_erases_it(adapter: Adapter) -> None:
     assert "brought back" not in adapter.box.start() and adapter.settings().servers == ()
 
 
-def test_a_reset_that_cannot_erase_it_forgets_nothing_and_tries_again(adapter: Adapter) -> None:
+def test_a_reset_that_cannot_erase_it_forgets_nothing_and_tries_again(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapter.tick()
-    good = adapter.box.places
-    adapter.box.places = replace(good, area=replace(adapter.area, device=adapter.box.root / "gone"))
-    (adapter.box.boot / provision.RESET).touch()
-    assert "not everything is forgotten" in adapter.box.start()
-    adapter.loses_its_data(bad=False)
-    adapter.box.places = good
     (adapter.box.boot / provision.FILE).unlink()
-    assert "brought back" not in adapter.box.start()  # a reset is under way
-    assert sealed.read(adapter.area) is None
+    (adapter.box.boot / provision.RESET).touch()
+
+    def refuse(area: Area) -> None:
+        raise OSError(5, "Input/output error", str(area.device))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed, "erase", refuse)
+        assert "not everything is forgotten" in adapter.box.start() and len(adapter.settings().servers) == 2
+        adapter.loses_its_data()
+        assert "brought back" not in adapter.box.start() and adapter.settings().servers == ()  # a reset is under way
+    adapter.loses_its_data()
+    assert "brought back" not in adapter.box.start() and sealed.read(adapter.area) is None
 
 
 def test_a_reset_without_the_data_partition_says_what_it_could_not_reach(adapter: Adapter) -> None:
@@ -302,6 +309,18 @@ def test_what_is_in_it_is_all_of_a_backup_and_what_was_taken_over(adapter: Adapt
     assert "system/taken.json" in found.files and "system/system.json" in found.files
     assert not {name for name in found.files if name in backup.DROPPED}
     assert json.loads(found.files["system/system.json"])["wifi"]["psk"]
+
+
+def test_a_record_of_a_newer_version_serves_the_one_that_came_back(adapter: Adapter) -> None:
+    adapter.tick()
+    found = backup.unpack(sealed.read(adapter.area) or b"", spare.MORE)
+    newer = backup.pack(replace(found, files={**found.files, "core/of-tomorrow": b"x", "../etc/passwd": b"x"}))
+    with pytest.raises(ConfigError, match="does not belong there"):
+        backup.unpack(newer)  # of a backup nobody knows where it was
+    sealed.write(adapter.area, newer)
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert len(adapter.settings().servers) == 2 and not (adapter.state / "core/of-tomorrow").exists()
 
 
 def test_a_host_that_is_not_the_image_has_no_spare_place(monkeypatch: pytest.MonkeyPatch) -> None:
