@@ -18,6 +18,7 @@ from agent.model import ConfigError, Source, Status, View
 from agent.sealed import Area
 from tests.test_provision import SETTINGS, SYSTEM, Box, box
 from tests.test_sealed import area_of, card
+from tests.test_seconds import SECOND, UNITS, offer
 
 __all__ = ["box"]  # the fixture
 KEY = senderkey.make("ridethrough")
@@ -93,6 +94,63 @@ def test_a_start_without_the_data_partition_is_the_same_adapter(adapter: Adapter
         assert "A new one with these settings: put a file called recreate-data" in problems[0]
     else:
         assert problems == []
+
+
+SECOND_FILES = ("core/secrets.json", f"core/{senderkey.NAME}", "faces/account.json")
+
+
+def second(adapter: Adapter) -> Path:
+    """A second UPS at work: its file on the boot partition is gone, what it is stands on the data partition alone."""
+    offer(adapter.box, SECOND + '[system]\nsetup_code = "second code 7"\n')
+    adapter.box.start()
+    (adapter.box.boot / "ridethrough-rack-2.toml").unlink()
+    folder = adapter.state / "rack-2"
+    for name in SECOND_FILES:
+        vault.write_private(folder / name, f"of the second: {name}".encode())
+    own = adapter.box.places.config.with_name("rack-2.toml")
+    own.write_text(own.read_text().replace("192.0.2.19", "192.0.2.119"))
+    return own
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_second_ups_is_protected_again_too(adapter: Adapter, bad: bool) -> None:
+    own = second(adapter)
+    before = everything(adapter.box.root)
+    assert "are in the spare place now" in adapter.tick()
+    assert "as they were" in spare.keep(
+        adapter.area, adapter.box.places.config, adapter.settings(), lambda: adapter.view, 1_790_009_000.0
+    ), "another minute is no change"
+    adapter.loses_its_data(bad)
+    report = adapter.box.start()
+    assert everything(adapter.box.root) == before and b"192.0.2.119" in own.read_bytes()
+    assert (adapter.state / "rack-2").stat().st_mode & 0o777 == 0o755
+    assert adapter.box.started[-1] == UNITS and "https://ups-cellar.local:8443/" in report
+    # its file put there again, as it was: what was changed since stays
+    offer(adapter.box, SECOND + '[system]\nsetup_code = "second code 7"\n')
+    assert "ridethrough-rack-2.toml: was taken over before" in adapter.box.start()
+
+
+def test_a_second_ups_that_was_ended_does_not_come_back(adapter: Adapter) -> None:
+    own = second(adapter)
+    adapter.tick()
+    own.unlink()
+    assert "are in the spare place now" in adapter.tick()
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert not own.exists()
+
+
+def test_a_second_ups_that_cannot_be_brought_back_is_said_and_the_first_protects(adapter: Adapter) -> None:
+    second(adapter)
+    adapter.tick()
+    content = backup.unpack(sealed.read(adapter.area) or b"", spare.MORE)
+    files = {**content.files, spare.SECONDS: b'{"rack-2": ["bm9uZQ==", ""]}'}
+    sealed.write(adapter.area, backup.pack(backup.Content(files, content.programs)))
+    adapter.loses_its_data()
+    report = adapter.box.start()
+    assert [s.name for s in adapter.settings().servers] == ["nas", "added-on-the-page"]
+    assert "UPS rack-2: the backup cannot be unpacked" in report
+    assert "UPS rack-2" in adapter.box.run_file("ridethrough-system/problems")
 
 
 def test_without_it_the_page_s_servers_and_all_secrets_are_gone(adapter: Adapter) -> None:
