@@ -287,6 +287,8 @@ def _pending(view: View) -> bool:
 
 def _stop(writer: Writer, name: str, look: Look, plan: _Plan) -> None:
     """-1: end the countdown of this object, or one that was ordered elsewhere, if there is one."""
+    if plan.order is not None and plan.order[0] is Command.SHUTDOWN_STOP:
+        return  # managers write it into all countdowns at once: there is one to end
     left_s = writer.kept.countdown_s(name, look.now_s)
     if (left_s is not None and left_s >= 0) or (left_s is None and _pending(look.view)):
         plan.order, plan.countdown = (_need(look, Command.SHUTDOWN_STOP), {}, 0), (name, None)

@@ -172,6 +172,20 @@ def test_minus_one_ends_a_countdown_that_was_ordered_elsewhere(desk: Desk) -> No
     assert desk.set((REBOOT, -1)) == (upsset.INCONSISTENT_VALUE, 1)
 
 
+def test_minus_one_into_all_of_them_is_one_order(desk: Desk) -> None:
+    everything = ((DOWN, -1), (START, -1), (REBOOT, -1))
+    desk.stage.view = view(ON_LINE, since(Condition.SHUTDOWN_PENDING), commands=ALL)
+    assert desk.set(*everything) == (0, 0)
+    assert [order[0] for order in desk.orders] == [Command.SHUTDOWN_STOP]
+    desk.stage.now_s += 11.0
+    assert desk.set((DOWN, -1), (BEEPER, 1)) == (upsset.RESOURCE_UNAVAILABLE, 2)
+    desk.stage.view = view(ON_LINE, commands=ALL)
+    assert desk.set((DOWN, 300)) == (0, 0)
+    desk.stage.now_s += 11.0
+    assert desk.set(*everything) == (0, 0) and desk.get(DOWN) == -1
+    assert [order[0] for order in desk.orders[1:]] == [Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STOP]
+
+
 def test_a_countdown_that_somebody_else_stopped_is_over(desk: Desk) -> None:
     assert desk.set((DOWN, 300)) == (0, 0) and desk.get(DOWN) == 300
     desk.stage.view = view(ON_LINE, since(Condition.SHUTDOWN_PENDING), commands=ALL)
