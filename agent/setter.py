@@ -20,7 +20,9 @@ KEPT_LIMIT = 64  # of so many
 WAITING_LIMIT = 8  # SETs that are not carried out yet; one more is refused
 WAIT_S = 2.0  # what had to wait longer for those before it is refused: nobody expects it any more
 
-Key = tuple[str, str, bytes, bytes]  # who, from where, request-id, bindings
+#: who, from which address and port, request-id, bindings. Without the port a manager that begins with the same number
+#: at each start, or two behind one address, would be taken for one that asks again.
+Key = tuple[str, str, int, bytes, bytes]
 Result = tuple[int, int]  # error-status of version 2, error-index
 NO_ROOM: Result = (RESOURCE_UNAVAILABLE, 1)
 

@@ -271,7 +271,7 @@ class Agent:
                 later.triples, look, later.who, host, partial(self._refused_set, later.who, host)
             )
 
-        key = (later.who, host, later.pdu.request_id, later.pdu.bindings)
+        key = (later.who, host, way[0][1] if way else 0, later.pdu.request_id, later.pdu.bindings)
         if way is not None:
             self._setter.take(key, do, lambda result: self._tell(later.reply(*result), way))
             return None

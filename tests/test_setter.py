@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from agent.setter import KEPT_LIMIT, SAME_SET_S, WAIT_S, WAITING_LIMIT, Setter
 from agent.upsset import Writer
 
 BEEPER, NAME = f"{UPS}.9.8.0", f"{UPS}.1.5.0"
-OFF = ber.integer(1)
+OFF, ON = ber.integer(1), ber.integer(2)
 IN_TIME_S = 5.0
 
 
@@ -80,6 +81,21 @@ def test_who_reads_does_not_wait_for_the_core_of_who_sets(net: Path, listen: str
             manager.sock.close()
 
 
+def test_managers_that_all_begin_with_the_same_number_are_not_taken_for_each_other(net: Path) -> None:
+    orders: list[Command] = []
+    writer = Writer(order=lambda command, *_: orders.append(command))
+    with listening(view(ON_LINE, commands=frozenset(Command)), net, access="read-write", writer=writer) as stage:
+        managers = [Manager(stage.agent.address[1]) for _ in range(3)]  # each with a port of its own
+        for manager, beeper, value in zip(managers, (True, False, True), (OFF, ON, OFF), strict=True):
+            stage.view = view(replace(ON_LINE, beeper_on=beeper), commands=frozenset(Command))
+            for _ in range(2):
+                manager.set(value=value, request_id=1)
+                assert manager.heard()[:3] == (1, 0, 0)
+        for manager in managers:
+            manager.sock.close()
+    assert orders == [Command.BEEPER_OFF, Command.BEEPER_ON, Command.BEEPER_OFF]
+
+
 @pytest.mark.parametrize(("version", "error"), [(ber.V2C, upsset.RESOURCE_UNAVAILABLE), (ber.V1, upsset.GEN_ERR)])
 def test_more_than_can_wait_are_told_so_at_once(net: Path, version: int, error: int) -> None:
     core = Core()
@@ -116,7 +132,7 @@ class Line:
         def tell(said: tuple[int, int]) -> None:
             self.told.append((teller or key, said))
 
-        self.setter.take(("who", "host", key.encode(), b""), do, tell)
+        self.setter.take(("who", "host", 161, key.encode(), b""), do, tell)
 
 
 @pytest.fixture
@@ -142,10 +158,10 @@ def test_others_have_sets_of_their_own(line: Line) -> None:
     def of(who: str) -> Callable[[], tuple[int, int]]:
         return lambda: (both.append(who), (0, 0))[1]
 
-    for who, host in (("a", "h"), ("b", "h"), ("a", "g")):
-        line.setter.take((who, host, b"1", b"2"), of(who + host), lambda _: None)
+    for who, host, port in (("a", "h", 1), ("b", "h", 1), ("a", "g", 1), ("a", "h", 2)):
+        line.setter.take((who, host, port, b"1", b"2"), of(f"{who}{host}{port}"), lambda _: None)
         line.setter.turn()
-    assert both == ["ah", "bh", "ag"]
+    assert both == ["ah1", "bh1", "ag1", "ah2"]
 
 
 def test_what_waited_too_long_for_those_before_it_is_not_done(line: Line) -> None:
