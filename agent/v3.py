@@ -359,6 +359,7 @@ class Responder:
             try:
                 made = make(header, pdu, room, user)
             except Later as later:
+                later.seal = message.signature, self.engine.started_s + message.time_s + TIME_WINDOW_S + 1
                 later.put_into(lambda inner: self._sealed(message, user, inner, now_s))
                 raise
             if made is None:
