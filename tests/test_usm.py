@@ -173,6 +173,34 @@ def test_what_is_wrong_gets_the_report_of_the_rfc(data: bytes, who: usm.User, na
     assert reported(asked(data, who=who)) == (name, level)
 
 
+@pytest.mark.parametrize(
+    ("data", "request_id"),
+    [
+        (sent(level=usm.NO_AUTH, engine=b"", boots=0, time_s=0, name=b""), 77),
+        (sent(level=usm.NO_AUTH, engine=b"", scoped=ber.tlv(ber.SEQUENCE, b"\x05\x00")), 0),
+        (sent(level=usm.AUTH, name=b"nobody"), 77),
+        (sent(level=usm.AUTH, boots=6), 77),
+        (sent(scoped=request(name=b"vlan-1")), 77),
+        (sent(scoped=request(context=b"another")), 77),
+        (sent(name=b"nobody"), 0),  # encrypted: for whom, nobody knows
+        (sent(boots=6), 0),
+    ],
+)
+def test_a_report_has_the_request_id_as_far_as_that_can_be_read(data: bytes, request_id: int) -> None:
+    pdu = v3.read_scoped(asked(data).scoped)[3]
+    assert (pdu.tag, pdu.request_id) == (ber.REPORT, ber.integer(request_id))
+
+
+@pytest.mark.parametrize("octets", [usm.NAME_LIMIT, usm.NAME_LIMIT + 1, 1200])
+def test_a_name_that_is_longer_than_any_user_has_is_malformed(octets: int) -> None:
+    data = sent(level=usm.NO_AUTH, name=b"x" * octets)
+    if octets <= usm.NAME_LIMIT:
+        assert reported(asked(data))[0] == "usmStatsUnknownUserNames"
+        return
+    with pytest.raises(Malformed, match="user"):
+        asked(data)
+
+
 @pytest.mark.parametrize("time_s", [350, 650])
 def test_the_time_window_is_150_seconds_to_both_sides(time_s: int) -> None:
     assert v3.read_scoped(asked(sent(time_s=time_s)).scoped)[3].tag == ber.RESPONSE
