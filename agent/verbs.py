@@ -83,6 +83,16 @@ def _snmp_labels(settings: Config) -> set[str]:
     return {c.label for c in snmp.communities} | {r.label for r in snmp.receivers if r.label} if snmp else set()
 
 
+def _without_keys(settings: Config) -> list[str]:
+    """The users of SNMP version 3 who have no keys yet. ConfigError."""
+    if settings.snmp is None or not settings.snmp.users:
+        return []
+    from . import engineid
+
+    rows = engineid.keys(Path(settings.state_dir) / "faces" / "snmp")
+    return [user.name for user in settings.snmp.users if user.name not in rows]
+
+
 def _check(path: Path) -> int:
     settings, problems = load(path)
     labels = _snmp_labels(settings)
@@ -97,6 +107,11 @@ def _check(path: Path) -> int:
         print(f"{e}")
     for label in missing:
         print(f"{path}: {label}: no secret yet; set it with: ridethrough secret set {label}")
+    try:
+        for name in _without_keys(settings):
+            print(f"{path}: user {name}: no keys yet; give him some with: ridethrough snmp-user {name}")
+    except ConfigError as e:
+        print(f"{e}")
     for hint in settings.hints:
         print(f"{path}: note: {hint}")
     if problems:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config, verbs
+from agent import config, engineid, verbs
 from agent.config import Config, Server
 from agent.model import Forecast, ServerView, StageView, View
 from agent.process import load
@@ -174,3 +174,16 @@ def test_the_label_of_a_receiver_of_traps_is_a_secret_of_the_face() -> None:
     snmp = config.Snmp(communities=(public,), receivers=(told, by_user))
     assert verbs._snmp_labels(Config(snmp=snmp)) == {"public", "traps"}
     assert verbs._snmp_labels(Config()) == set()
+
+
+def test_the_check_says_which_users_of_snmp_have_no_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    users = "".join(f'[[snmp.user]]\nname = "{name}"\nfrom = ["192.0.2.0/24"]\n' for name in ("ops", "boss"))
+    path, folder = tmp_path / "agent.toml", tmp_path / "faces" / "snmp"
+    path.write_text(f'[agent]\nname = "a"\nstate_dir = "{tmp_path}"\n[ups]\ndriver = "simulator"\n[snmp]\n{users}')
+    engineid.write_keys(folder, {"boss": engineid.made(engineid.engine_id(folder), "sha256", "a-pass-phrase")})
+    verbs._check(path)
+    said = [line for line in capsys.readouterr().out.splitlines() if "keys" in line]
+    assert said == [f"{path}: user ops: no keys yet; give him some with: ridethrough snmp-user ops"]
+    (folder / "users.json").write_text("{")
+    verbs._check(path)
+    assert f"{folder / 'users.json'}: damaged" in capsys.readouterr().out
