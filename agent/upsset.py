@@ -379,5 +379,7 @@ def _settings() -> dict[bytes, Setting]:
 
 
 SETTINGS = _settings()
+#: what is kept over restarts
+KEPT_NAMES = tuple(s.name for s in SETTINGS.values() if s.plan in (_keep, _auto_restart))
 SPIN_LOCK, AUTO_RESTART = ber.oid_body((*UPS, 1, 7, 2, 0)), ber.oid_body((*UPS, 1, 8, 5, 0))
 FIRST = frozenset((SPIN_LOCK, AUTO_RESTART))

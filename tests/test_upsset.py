@@ -87,6 +87,17 @@ def test_texts_are_kept_and_leave_an_audit_row(desk: Desk) -> None:
     assert desk.audits == [("sysContact='ops@example.net' upsIdentName='rack 7'", "community tests", "127.0.0.1", "")]
 
 
+def test_every_text_that_can_be_set_is_read_back_and_outlives_a_restart(desk: Desk, tmp_path: Path) -> None:
+    texts = {s.name: name for name, s in upsset.SETTINGS.items() if s.tag == ber.OCTET_STRING}
+    assert len(texts) == 5 and {*texts, "upsAutoRestart"} == set(upsset.KEPT_NAMES)
+    for name, body in texts.items():
+        where = ".".join(map(str, ber.arcs(body)))
+        assert desk.set((where, name)) == (0, 0) and desk.get(where) == name.encode()
+    assert desk.set((RESTART, 2)) == (0, 0)
+    settexts.write(tmp_path, desk.saved)
+    assert settexts.read(tmp_path) == {**{name: name for name in texts}, "upsAutoRestart": "off"}
+
+
 def test_a_test_needs_the_spin_lock_in_the_same_request_and_moves_it(desk: Desk) -> None:
     assert desk.set((TEST, QUICK)) == (upsset.INCONSISTENT_VALUE, 1)
     assert desk.set((TEST, QUICK), (LOCK, 2)) == (upsset.INCONSISTENT_VALUE, 2)
