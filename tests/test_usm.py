@@ -334,10 +334,20 @@ def test_a_damaged_engine_is_said_and_never_made_anew(tmp_path, text: str) -> No
 
 
 def test_an_engine_that_started_too_often_stays_off(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    engineid.path(tmp_path).write_text('{"engine_id": "8000000005aabbcc", "boots": 2147483647}')
+    engineid.path(tmp_path).write_text('{"engine_id": "8000000005aabbcc", "boots": 2147483645}')
     engineid.path(tmp_path).chmod(0o600)
-    with pytest.raises(ConfigError, match="too often"):
-        engineid.started(tmp_path)
+    last = v3.Engine(*engineid.started(tmp_path), 1000.0)
+    assert last.boots == 2**31 - 2, "the last one that answers"
+    who = user(engine=last.id)
+    context = request(context=last.id)
+    answer = asked(sent(who, boots=last.boots, engine=last.id, scoped=context), who=who, engine=last)
+    assert v3.read_scoped(answer.scoped)[3].tag == ber.RESPONSE
+    kept = engineid.path(tmp_path).read_text()
+    for text in (kept, kept.replace("646", "647")):
+        engineid.path(tmp_path).write_text(text)
+        with pytest.raises(ConfigError, match="too often; remove it"):
+            engineid.started(tmp_path)
+        assert engineid.path(tmp_path).read_text() == text
 
 
 def test_keys_are_kept_without_pass_phrases_and_are_good_for_one_engine_only(tmp_path) -> None:  # type: ignore[no-untyped-def]
