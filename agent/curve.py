@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .model import Ident
+
+NOBODY = Ident()
 BANDS, WIDTH_PCT = 10, 10.0
 GAP_S = 15.0  # between two frames; what is longer counts as not seen
 LEARN_FROM_S, LEARN_FROM_PCT = 60.0, 5.0  # a shorter or flatter discharge teaches nothing
@@ -25,6 +28,7 @@ class Curve:
 
     s_per_pct: tuple[float | None, ...] = (None,) * BANDS
     outages: int = 0
+    of: Ident = NOBODY  # the UPS that it was learned of: its model and serial number, as far as they are known
 
     def runtime_s(self, charge_pct: float | None, load_pct: float | None) -> float | None:
         """Seconds from this charge to empty at this load; None if nothing was learned or no charge is known.
@@ -49,7 +53,25 @@ class Curve:
             new if old is None else old if new is None else old + NEWER_WEIGHS * (new - old)
             for old, new in zip(self.s_per_pct, newer.s_per_pct, strict=True)
         )
-        return Curve(s_per_pct=mixed, outages=self.outages + 1)
+        return Curve(s_per_pct=mixed, outages=self.outages + 1, of=newer.of)
+
+
+def is_another(before: Ident, now: Ident) -> bool:
+    """Whether these are two UPSes: by the serial number, else by the model. What one of them does not say is no
+    difference: in an outage some lose their strings."""
+    if before.serial and now.serial:
+        return before.serial != now.serial
+    return bool(before.model and now.model) and before.model != now.model
+
+
+def shown(who: Ident) -> str:
+    """Model and serial number, as far as they are known."""
+    return " ".join(part for part in (who.model, who.serial) if part)
+
+
+def known_as(before: Ident, now: Ident) -> Ident:
+    """Model and serial number, the newest of each."""
+    return Ident(model=now.model or before.model, serial=now.serial or before.serial)
 
 
 def sane(curve: Curve) -> bool:
@@ -117,8 +139,8 @@ class Learner:
                 self._spent[band] += part * spent_per_pct
                 self._fallen[band] += part
 
-    def finish(self) -> Curve | None:
-        """What was learned so far; None if it was too little."""
+    def finish(self, of: Ident = NOBODY) -> Curve | None:
+        """What was learned so far `of` this UPS; None if it was too little."""
         if self._seconds < LEARN_FROM_S or sum(self._fallen) < LEARN_FROM_PCT:
             return None
         low_s, high_s = BELIEVED_S
@@ -128,4 +150,5 @@ class Learner:
                 for spent, fallen in zip(self._spent, self._fallen, strict=True)
             ),
             outages=1,
+            of=of,
         )

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 from . import forecast, portrait, rules
 from .config import Config, Server
-from .curve import Curve, Learner
+from .curve import NOBODY, Curve, Learner, is_another, known_as, shown
 from .errands import Orders, Report, Said
 from .guard import Guard, Keeps, Ordered
 from .lasttest import LastTest
-from .model import Active, Command, Condition, Event, OrderError, Status, View
+from .model import Active, Command, Condition, Event, Ident, OrderError, Status, View
 from .outage import Phase
 from .store import Memory, Samples, measurements
 from .ups import Polled
@@ -124,6 +124,7 @@ class Engine:
         )
         self._curve, self._keep_curve = curve, learned
         self._learner: Learner | None = None
+        self._who = curve.of if curve else NOBODY
         self._curve_kept_s = now_s
         self._silent_ticks, self._tick_s = 0, now_s
         self._config, self._protecting_bad = Config(), True
@@ -156,7 +157,7 @@ class Engine:
         self._count_silence(items, now_s)
         for item in items:
             if isinstance(item, Polled):
-                look = self._take_polled(item)
+                look = self._take_polled(item, now_s, events)
             elif item is not None:
                 self._take(item, now_s, events)
         notices = self._guard.step(look, now_s, self._failed_polls())
@@ -190,15 +191,24 @@ class Engine:
 
     # -- what comes in
 
-    def _take_polled(self, polled: Polled) -> Status | None:
+    def _take_polled(self, polled: Polled, now_s: float, events: list[Event]) -> Status | None:
         self._polls += 1
         self._poll_errors += polled.status is None
         self._polled = polled
         self._guard.can_switch_off(polled.off_return)
         if polled.status is None:
             return None
+        self._know(polled.status.ident, now_s, events)
         self._status = forecast.filled(polled.status, self._curve, self._config.full_load_minutes)
         return self._status
+
+    def _know(self, ident: Ident, now_s: float, events: list[Event]) -> None:
+        """Another UPS in the place of the one that was: it is said, and what the old battery taught is set aside."""
+        if is_another(self._who, ident):
+            events.append(self._note("ups-changed", "", {"old": shown(self._who), "new": shown(ident)}, now_s))
+            self._curve, self._learner, self._who = None, None, NOBODY
+            self._keep_curve(Curve(of=known_as(NOBODY, ident)))
+        self._who = known_as(self._who, ident)
 
     def _take(
         self, item: Report | Said | NewConfig | Note | Wish | Ordered, now_s: float, events: list[Event]
@@ -285,7 +295,7 @@ class Engine:
 
     def _taught(self, learner: Learner) -> Curve | None:
         """The curve with what this outage has taught, kept; the old one if that was too little."""
-        newer = learner.finish()
+        newer = learner.finish(self._who)
         if newer is None:
             return self._curve
         curve = (self._curve or Curve()).merge(newer)

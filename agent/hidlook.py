@@ -157,6 +157,7 @@ def _flags(numbers: Numbers, source: Source, low: bool | None, test: TestResult 
         Condition.BATTERY_DEPLETED: _so(numbers, "depleted"),
         Condition.OVERLOAD: _so(numbers, "overload"),
         Condition.TEMPERATURE_BAD: _so(numbers, "hot"),
+        # a unit that answers is not silent, whatever it has lost: see docs/drivers.md
         Condition.GENERAL_FAULT: _so(numbers, "failure") or _so(numbers, "communication"),
         Condition.CHARGER_FAILED: _so(numbers, "charger_failure"),
         Condition.FUSE_FAILURE: _so(numbers, "fuse"),
@@ -202,9 +203,11 @@ def _line(place: str, numbers: Numbers, frequency_hz: float | None) -> Line:
 
 
 def _with_load(lines: tuple[Line, ...], load_pct: float | None) -> tuple[Line, ...]:
-    """The load of the whole unit belongs to the one output."""
-    if load_pct is None or len(lines) > 1:
+    """The load of the whole unit belongs to the one output; of three, to each that does not say its own."""
+    if load_pct is None:
         return lines
+    if len(lines) > 1:
+        return tuple(replace(line, load_pct=load_pct) if line.load_pct is None else line for line in lines)
     return (replace(lines[0] if lines else Line(), load_pct=load_pct),)
 
 

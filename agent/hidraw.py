@@ -10,7 +10,8 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import select
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -182,8 +183,9 @@ REFUSED = 'one that lsusb shows may need usb_access = "libusb"'
 
 
 def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED, meant: Meant = nobody) -> Found:
-    """The one that `section` means (see WHICH); `meant` is told its socket. LinkError if it is none, or more than
-    one, with the remedy, of which `hint` is the end."""
+    """The one that `section` means (see WHICH); `meant` is told its socket. A unit whose serial number the kernel
+    could not read, as happens when it comes back in an outage, is taken if nothing else could be meant. LinkError if
+    it is none, or more than one, with the remedy, of which `hint` is the end."""
     wanted: dict[str, Callable[[Identity], str]] = {
         "usb_vendor": lambda who: f"{who.vendor:04x}",
         "usb_product": lambda who: f"{who.product:04x}",
@@ -193,7 +195,14 @@ def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED, 
     given = {name: str(section[name]).strip() for name in wanted if section.get(name)}
     hex_names = ("usb_vendor", "usb_product")
     asked = {n: text.lower().removeprefix("0x").zfill(4) if n in hex_names else text for n, text in given.items()}
-    fits = [one for one in found if all(wanted[name](one.identity) == text for name, text in asked.items())]
+
+    def fitting(names: Iterable[str]) -> list[Found]:
+        return [one for one in found if all(wanted[name](one.identity) == asked[name] for name in names)]
+
+    fits, alike = fitting(asked), fitting(asked.keys() - {"usb_serial"})
+    if not fits and len(alike) == 1 and not alike[0].identity.serial:
+        log.warning("%s says no serial number; it is taken for %s", _shown(alike[0].identity), asked["usb_serial"])
+        fits = alike
     if len(fits) == 1:
         meant(fits[0].identity.place)
         return fits[0]
@@ -232,12 +241,19 @@ def open(  # noqa: A001 (hidraw.open reads well)
     try:
         fd = calls.open(found.node)
     except OSError as e:
-        raise LinkError(_remedy(found, e)) from e
+        from .usbdevice import remedy  # only here: it stands on this module
+
+        raise LinkError(remedy(found.identity, e, found.node)) from e
     try:
         return HidrawLink(calls, fd, found, now)
     except (OSError, LinkError) as e:
         calls.close(fd)
         raise LinkError(f"{found.node}: {e}") from e
+
+
+def pause(seconds: float, /) -> None:
+    """Do nothing for so long."""
+    select.poll().poll(1000 * seconds)
 
 
 class HidrawLink:
@@ -315,6 +331,8 @@ class HidrawLink:
 
         return usbport.string(self.identity.place, index) if self.identity.place else None
 
+    rest = staticmethod(pause)
+
     def close(self) -> None:
         """Give the device back."""
         fd, self._fd = self._fd, -1
@@ -374,17 +392,3 @@ def items(descriptor: bytes) -> Iterator[tuple[int, int]]:
             place += 1 + size
         else:
             place += 3 + (descriptor[place + 1] if place + 1 < len(descriptor) else 0)
-
-
-def _remedy(found: Found, error: OSError) -> str:
-    """Why the device cannot be opened, and what to do about it."""
-    if error.errno in (errno.EACCES, errno.EPERM):
-        who = found.identity
-        return (
-            f"may not open {found.node}; mend with a udev rule: "
-            f'SUBSYSTEM=="hidraw", ATTRS{{idVendor}}=="{who.vendor:04x}", ATTRS{{idProduct}}=="{who.product:04x}", '
-            f'GROUP="dialout", MODE="0660" (docs/drivers.md)'
-        )
-    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return f"{found.node} is gone; plug the UPS in again"
-    return f"{found.node}: {error.strerror}"

@@ -65,6 +65,10 @@ class HidLink(Protocol):
         """A string descriptor; None if this way cannot have it."""
         ...
 
+    def rest(self, seconds: float, /) -> None:
+        """Ask nothing for so long."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -119,6 +123,14 @@ class Reader:
             if newest is not None and (value := hid.value(newest[1], newest[2])) is not None:
                 found[name], self.said_s[name] = value, newest[0]
         return found
+
+    def feature(self, report: int) -> bytes | None:
+        """A feature report as it is now; None: the unit refuses it. LinkError: it is lost, or another one came."""
+        key = ("feature", report)
+        reply = self._link.get(*key, self.descriptor.lengths[key])
+        if reply is not None:
+            self._check(key, reply)
+        return None if reply is None else reply.data
 
     def report(self, report: int) -> bytes | None:
         """A feature report of the quirk's own, as it was read last; None: not there, or too old."""
@@ -228,11 +240,14 @@ class Reader:
             self._refused[key] = self._now() + wait_s, min(10 * wait_s, REFUSED_WAIT_LIMIT_S)
             log.debug("usbhid: %s report %#04x is refused, asked again in %g s", kind, report, wait_s)
             return None
-        if reply.data[:1] != bytes([report if self.numbered else 0]):
-            raise LinkError(f"{kind} report {report:#04x}: another came: {reply.data[:16].hex(' ')}")
+        self._check(key, reply)
         self._seen[key] = reply
         self._refused.pop(key, None)
         return reply
+
+    def _check(self, key: Key, reply: Reply) -> None:
+        if reply.data[:1] != bytes([key[1] if self.numbered else 0]):
+            raise LinkError(f"{key[0]} report {key[1]:#04x}: another came: {reply.data[:16].hex(' ')}")
 
     def _may_ask(self, key: Key) -> bool:
         never = float("-inf"), 0.0

@@ -1,7 +1,8 @@
 """Talks to a USB UPS through libusb, for units that the kernel's HID driver does not take: the same as hidraw.
 
-The kernel's driver is taken off for as long as the link is open, and given back. Interrupt reports are read by a
-thread of their own, because libusb has nothing that a poll() could wait for. Source: USB-IF, HID 1.11, chapter 7.
+The kernel's driver is taken off for as long as the link is open, and given back; a device that the kernel knows as no
+power device is left alone. Interrupt reports are read by a thread of their own, because libusb has nothing that a
+poll() could wait for; it is the last to let go of the device. Source: USB-IF, HID 1.11, chapter 7.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from . import hidraw
 from .hidraw import DESCRIPTOR_LIMIT_BYTES, LARGER_BYTES, REPORT_LIMIT_BYTES, Found, Identity
 from .model import LinkError, Reply
-from .usbdevice import Claim, Finder, find_all, identity
+from .usbdevice import SYS, Claim, Finder, find_all, identity, known_descriptor, remedy
 
 log = logging.getLogger(__name__)
 
 CONTROL_WITHIN_MS = 2000
 INTERRUPT_WITHIN_MS = 250  # so long it takes to end the thread
+CLOSE_WITHIN_S = 2.0  # waited for that; libusb may take longer with a device that is dead
 WAITING_LIMIT = 64  # interrupt reports; the oldest goes
 EPIPE, EOVERFLOW, ETIMEDOUT = 32, 75, 110
 HID_CLASS, HUB_CLASS, REPORT_DESCRIPTOR = 3, 9, 0x22
@@ -34,6 +37,7 @@ def open(  # noqa: A001 (hidusb.open reads well)
     finder: Finder | None = None,
     util: Any = None,
     meant: hidraw.Meant = hidraw.nobody,
+    sys: Path = SYS,
 ) -> HidUsbLink:
     """The device that `section` (hidraw.OPTIONS) describes; `meant` as of hidraw.choose. LinkError with the remedy.
     `finder` and `util` stand in for usb.core.find and usb.util."""
@@ -41,18 +45,33 @@ def open(  # noqa: A001 (hidusb.open reads well)
     import usb.util
 
     try:
-        devices = (finder or find_all)()
-        found = [(Found(hidraw.DEV, identity(device)), device) for device in devices if _hid_interfaces(device)]
-        chosen = hidraw.choose([one for one, _ in found], section, meant=meant)
-        device = next(device for one, device in found if one is chosen)
-        for number in _hid_interfaces(device):
-            link = HidUsbLink(device, number, chosen.identity, now, util or usb.util)
-            if hidraw.is_power_device(link.descriptor):
-                return link
-            link.close()
-        raise LinkError(f"{chosen.identity.name or 'this USB device'} is no power device")
+        found = []
+        for device in (finder or find_all)():
+            who = identity(device, sys)
+            if numbers := [n for n in _hid_interfaces(device) if _may_be_one(known_descriptor(who.place, n, sys))]:
+                found.append((Found(hidraw.DEV, who), device, numbers))
     except usb.core.USBError as e:
-        raise LinkError(f"USB device cannot be opened: {e}; docs/drivers.md has a udev rule") from e
+        raise LinkError(f"the USB devices cannot be listed: {e}") from e
+    chosen = hidraw.choose([one for one, _, _ in found], section, meant=meant)
+    device, numbers = next((device, numbers) for one, device, numbers in found if one is chosen)
+    error = None
+    for number in numbers:
+        try:
+            link = HidUsbLink(device, number, chosen.identity, now, util or usb.util)
+        except usb.core.USBError as e:
+            error = e
+            continue
+        if hidraw.is_power_device(link.descriptor):
+            return link
+        link.close()
+    if error is not None:
+        raise LinkError(remedy(chosen.identity, error)) from error
+    raise LinkError(f"{chosen.identity.name or 'this USB device'} is no power device")
+
+
+def _may_be_one(known: bytes) -> bool:
+    """Whether an interface may be a power device: what the kernel's driver does not know must be asked."""
+    return not known or hidraw.is_power_device(known)
 
 
 def _hid_interfaces(device: Any) -> list[int]:
@@ -75,6 +94,7 @@ class HidUsbLink:
         self._claim = Claim(device, interface, util)
         try:
             self.descriptor = self._read_descriptor()
+            endpoint = self._endpoint()
         except self._error:
             self._claim.give_back()
             raise
@@ -83,7 +103,7 @@ class HidUsbLink:
         self._gone = ""
         self._stop = threading.Event()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._listen, args=(self._endpoint(),), name="usb", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(endpoint,), name="usb", daemon=True)
         self._thread.start()
 
     @property
@@ -141,15 +161,17 @@ class HidUsbLink:
             log.debug("usb: string %d: %s", index, e)
             return None
 
+    rest = staticmethod(hidraw.pause)
+
     def close(self) -> None:
         """End the thread, and give the interface back to the kernel."""
         if self._stop.is_set():
             return
         self._stop.set()
-        self._thread.join(2 * INTERRUPT_WITHIN_MS / 1000)
+        self._thread.join(CLOSE_WITHIN_S)
         os.close(self._wake_r)
-        os.close(self._wake_w)
-        self._claim.give_back()
+        if self._thread.is_alive():
+            log.warning("usb: libusb hangs at reading; the device is given back when it comes back")
 
     def _read_descriptor(self) -> bytes:
         """GET_DESCRIPTOR (7.1.1), asked for directly: the length in the HID descriptor is not always true."""
@@ -166,6 +188,15 @@ class HidUsbLink:
                     if endpoint.bEndpointAddress & 0x80 and endpoint.bmAttributes & 3 == 3:
                         return endpoint.bEndpointAddress, max(endpoint.wMaxPacketSize, 8)
         return None
+
+    def _run(self, endpoint: tuple[int, int] | None) -> None:
+        """The thread. What it writes to is its own, and the device is given back when nobody reads it any more."""
+        try:
+            self._listen(endpoint)
+            self._stop.wait()
+        finally:
+            os.close(self._wake_w)
+            self._claim.give_back()
 
     def _listen(self, endpoint: tuple[int, int] | None) -> None:
         cleared = False  # since it last sent something: a pipe that stalls again at once is not mended that way
@@ -186,6 +217,8 @@ class HidUsbLink:
                 os.write(self._wake_w, b"x")
             except BlockingIOError:
                 pass  # it is already awake
+            except BrokenPipeError:
+                return  # it was closed while libusb hung
             if self._gone:
                 return
 

@@ -266,15 +266,9 @@ def remedy(port: str, error: Exception) -> str:
 
 
 def _permit(port: str) -> str:
-    """What lets us open a port: to be in its group, if that may; else a udev rule that gives it to the usual group.
-    Nobody shall join root's."""
-    try:
-        found = os.stat(port)
-        group = grp.getgrgid(found.st_gid).gr_name
-    except (OSError, KeyError):
-        return f"sudo usermod -aG dialout {_user()}"
-    if group != "root" and found.st_mode & 0o060 == 0o060:
-        return f"sudo usermod -aG {group} {_user()}"
+    """What lets us open a port: to be in its group, if that may; else a udev rule that gives it to the usual one."""
+    if joined := join(port):
+        return joined
     usb = device.usb if (device := devices.port(port)) is not None else None
     which = f'KERNEL=="{os.path.basename(os.path.realpath(port))}"'
     if usb is not None:
@@ -288,6 +282,16 @@ def _permit(port: str) -> str:
         f"a udev rule in /etc/udev/rules.d/60-ups.rules: {rule}; {make}sudo udevadm control --reload; "
         f"sudo udevadm trigger; sudo usermod -aG {group} {_user()}"
     )
+
+
+def join(path: str) -> str:
+    """How to get into the group that may read and write `path`; "": there is none. Nobody shall join root's."""
+    try:
+        found = os.stat(path)
+        group = grp.getgrgid(found.st_gid).gr_name
+    except (OSError, KeyError):
+        return ""
+    return f"sudo usermod -aG {group} {_user()}" if group != "root" and found.st_mode & 0o060 == 0o060 else ""
 
 
 def _user() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .model import Source, Status
+from .model import Condition, Source, Status
 
 #: A dead mains reads 2 or 3 V on real units, so nothing is too low for a line but LIVE_V; a dead line has 0 Hz.
 VOLTS, HERTZ, LOAD_PCT, CHARGE_PCT = (0.0, 500.0), (40.0, 70.0), (0.0, 250.0), (0.0, 100.0)
@@ -28,6 +28,10 @@ _BATTERY: Mapping[str, tuple[float, float]] = {
     "voltage_v": BATTERY_V,
     "temperature_c": CELSIUS,
 }
+#: with so much charge, and not low, a runtime of 0 is that of a unit which has none to tell: it would end an outage
+#: in its third second
+FULL_PCT = 90.0
+_SOME_RUNTIME = {**_BATTERY, "runtime_s": (1.0, _BATTERY["runtime_s"][1])}
 _RATING: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("input_voltage_v", "output_voltage_v", "battery_voltage_v"), RATED_V),
     **dict.fromkeys(("input_frequency_hz", "output_frequency_hz"), HERTZ),
@@ -52,7 +56,7 @@ def believable(status: Status) -> tuple[Status, dict[str, float]]:
         )
         for side in ("inputs", "outputs", "bypass")
     )
-    battery = _cut(status.battery, _BATTERY, "battery", odd)
+    battery = _cut(status.battery, _SOME_RUNTIME if _is_full(status) else _BATTERY, "battery", odd)
     rating = _cut(status.rating, _RATING, "rating", odd)
     temperature_c = status.temperature_c
     if temperature_c is not None and not _inside(temperature_c, CELSIUS):
@@ -63,6 +67,11 @@ def believable(status: Status) -> tuple[Status, dict[str, float]]:
     battery = replace(battery, estimated=battery.estimated & known)
     cut = replace(status, inputs=inputs, outputs=outputs, bypass=bypass, battery=battery, temperature_c=temperature_c)
     return replace(cut, rating=rating), odd
+
+
+def _is_full(status: Status) -> bool:
+    charge_pct, low = status.battery.charge_pct, status.battery.low or Condition.LOW_BATTERY in status.flags
+    return charge_pct is not None and charge_pct >= FULL_PCT and not low
 
 
 def _cut(part: Any, limits: Mapping[str, tuple[float, float]], where: str, odd: dict[str, float]) -> Any:

@@ -226,8 +226,9 @@ def row(vendor: int, product: int, name: str) -> Quirk:
 
 # --- what can be believed ----------------------------------------------------------------------------------------
 
-_POWERS = (10.0, 0.1, 100.0, 0.01, 1e3, 1e-3, 1e4, 1e-4, 1e5, 1e6, 1e7)
+_POWERS = (10.0, 0.1, 100.0, 0.01, 1e3, 1e-3, 1e4, 1e-4, 1e5, 1e6, 1e7, 1e8)
 _NOMINAL_SLACK = 0.25
+MAINS_V = 85.0, 300.0
 _LIMITS: Mapping[str, tuple[float, float]] = {  # inside: believed as it is
     "frequency": (0.0, 80.0),
     "load": (0.0, 250.0),
@@ -239,29 +240,48 @@ _LIMITS: Mapping[str, tuple[float, float]] = {  # inside: believed as it is
 
 
 class Scales:
-    """Makes a value believable, or refuses it: the factor of a variable is picked once and kept."""
+    """Makes a value believable, or refuses it.
+
+    The factor of a variable is kept when two readings in a row have asked for it, so that a glitch spoils nothing;
+    and dropped in the same way when the unit's own scale is right after all.
+    """
 
     def __init__(self, quirk: Quirk) -> None:
         self._quirk = quirk
-        self._factors: dict[str, float] = dict(quirk.factors)
+        self._factors: dict[str, float] = {}
+        self._asked: dict[
+            str, tuple[float, float]
+        ] = {}  # variable -> the factor that one reading asked for, and when
         self._told: set[str] = set()
 
-    def believe(self, name: str, value: float, nominal: float | None) -> float | None:
-        """The value of variable `name` in its unit; None if no power of ten makes it one. `nominal`: rated volts."""
-        value *= self._factors.get(name, 1.0)
+    def believe(self, name: str, value: float, nominal: float | None, at_s: float) -> float | None:
+        """The value of variable `name` in its unit; None if no power of ten makes it one. `nominal`: rated volts;
+        `at_s`: the second of this reading."""
+        said = value * self._quirk.factors.get(name, 1.0)
+        kept = self._factors.get(name, 1.0)
+        value = said * kept
         if credible(name, value, nominal):
+            self._ask(name, 1.0 if kept != 1.0 and is_plain(name, said, nominal) else kept, at_s)
             return round(value, 6)
         if name == "battery.voltage" and self._quirk.two_thirds and nominal and 1.4 < value / nominal < 1.8:
             return round(value * 2 / 3, 6)
-        factor = pick(name, value, nominal)
+        factor = pick(name, said, nominal)
         if name not in self._told:
             self._told.add(name)
-            what = f"taken for {value * factor:g}" if factor is not None else "left out: no scale makes it credible"
-            log.info("usbhid: %s says %g; %s", name, value, what)
+            what = f"taken for {said * factor:g}" if factor is not None else "left out: no scale makes it credible"
+            log.info("usbhid: %s says %g; %s", name, said, what)
         if factor is None:
             return None
-        self._factors[name] = self._factors.get(name, 1.0) * factor
-        return round(value * factor, 6)
+        self._ask(name, factor, at_s)
+        return round(said * factor, 6)
+
+    def _ask(self, name: str, factor: float, at_s: float) -> None:
+        """One reading asks for this factor; the second one gets it."""
+        before = self._asked.get(name)
+        if before is None or before[0] != factor:
+            self._asked[name] = factor, at_s
+        elif before[1] != at_s:
+            self._factors[name] = factor
 
 
 def credible(name: str, value: float, nominal: float | None) -> bool:
@@ -271,21 +291,28 @@ def credible(name: str, value: float, nominal: float | None) -> bool:
         return 0.4 * nominal <= value <= 1.4 * nominal
     if kind == "voltage":
         return value == 0 or (0.1 <= value <= 600 if name != "battery.voltage" else 5 <= value <= 600)
+    if name in ("rated.input_voltage", "rated.output_voltage"):
+        return value == 0 or MAINS_V[0] <= value <= 500
+    if name == "rated.battery_voltage":
+        return value == 0 or 5 <= value <= 600
     if name in ("rated.power", "rated.apparent"):
         return value == 0 or 50 <= value <= 1e6
     low, high = _LIMITS.get(kind, (float("-inf"), float("inf")))
     return low <= value <= high and not (kind == "frequency" and 0 < value < 5)
 
 
-def pick(name: str, value: float, nominal: float | None) -> float | None:
-    """The power of ten that makes `value` credible: never two do, because each range is narrower than a decade."""
+def is_plain(name: str, value: float, nominal: float | None) -> bool:
+    """Whether this value is what one expects of a UPS that runs. No two of a value, ten times and a tenth of it are,
+    because each range is narrower than a decade."""
     kind = name.rpartition(".")[2]
     if kind == "frequency":
-        fits = [p for p in _POWERS if 40 <= value * p <= 70]
-    elif kind == "voltage" and nominal:
-        fits = [p for p in _POWERS if abs(value * p / nominal - 1) <= _NOMINAL_SLACK]
-    elif kind == "voltage" and name != "battery.voltage":
-        fits = [p for p in _POWERS if 85 <= value * p <= 300]
-    else:
-        fits = []
-    return fits[0] if fits else None
+        return 40 <= value <= 70
+    if kind == "voltage" and nominal:
+        return abs(value / nominal - 1) <= _NOMINAL_SLACK
+    is_mains = kind == "voltage" and name != "battery.voltage"
+    return (is_mains or name in ("rated.input_voltage", "rated.output_voltage")) and MAINS_V[0] <= value <= MAINS_V[1]
+
+
+def pick(name: str, value: float, nominal: float | None) -> float | None:
+    """The power of ten that makes `value` plain."""
+    return next((power for power in _POWERS if is_plain(name, value * power, nominal)), None)

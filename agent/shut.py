@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from .hidraw import DESCRIPTOR_LIMIT_BYTES, Identity
+from .hidraw import DESCRIPTOR_LIMIT_BYTES, Identity, pause
 from .model import LinkError, Reply
 
 log = logging.getLogger(__name__)
@@ -191,6 +191,8 @@ class ShutLink:
         """As hidreader.HidLink."""
         setup = (*GET_DESCRIPTOR, STRING << 8 | index, ENGLISH, STRING_LIMIT_BYTES)
         return _text(self._all(lambda until_s: self._control(*setup, until_s)))
+
+    rest = staticmethod(pause)
 
     def close(self) -> None:
         """Give the line back."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .hidraw import Identity, text
+from .hidraw import DESCRIPTOR_LIMIT_BYTES, Identity, text
+from .link import join
 from .model import LinkError
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,17 @@ def identity(device: Any, sys: Path = SYS) -> Identity:
     else:
         maker, name, serial = (_text(device, file) for file in ("manufacturer", "product", "serial_number"))
     return Identity(vendor, product, maker, name, serial, place)
+
+
+def known_descriptor(place: str, interface: int, sys: Path = SYS) -> bytes:
+    """The report descriptor of an interface as the kernel's HID driver has read it; b"": it has not."""
+    try:
+        for path in sys.glob(f"{place}:*.{interface}/*/report_descriptor"):
+            with path.open("rb") as file:
+                return file.read(DESCRIPTOR_LIMIT_BYTES)
+    except OSError as e:
+        log.debug("usb: %s, interface %d: %s", place, interface, e)  # it was unplugged at this moment
+    return b""
 
 
 def _text(device: Any, name: str) -> str:
@@ -80,15 +92,21 @@ class Claim:
         self._util.dispose_resources(self._device)
 
 
-def remedy(who: Identity, error: OSError) -> str:
-    """Why a device cannot be opened, and what to do about it."""
-    device = f"USB device {who.vendor:04x}:{who.product:04x} at {who.place}"
+def remedy(who: Identity, error: OSError, node: Path | None = None) -> str:
+    """Why a device cannot be opened, by its hidraw `node` or without one through libusb, and what to do about it."""
+    device = str(node) if node is not None else f"USB device {who.vendor:04x}:{who.product:04x} at {who.place}"
     if error.errno in (errno.EACCES, errno.EPERM):
+        joined = join(str(node)) if node is not None else ""
+        if joined:
+            return f"may not open {device}; mend with: {joined}, then log in again or restart the service"
+        kind, attribute = ("hidraw", "ATTRS") if node is not None else ("usb", "ATTR")
+        ids = f'{attribute}{{idVendor}}=="{who.vendor:04x}", {attribute}{{idProduct}}=="{who.product:04x}"'
         return (
-            f"may not open {device}; mend with a udev rule: "
-            f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{who.vendor:04x}", ATTR{{idProduct}}=="{who.product:04x}", '
-            f'GROUP="dialout", MODE="0660" (docs/drivers.md)'
+            f'may not open {device}; mend with a udev rule: SUBSYSTEM=="{kind}", {ids}, GROUP="dialout", MODE="0660" '
+            "(docs/drivers.md), and by being in that group"
         )
     if error.errno == errno.EBUSY:
         return f"{device} is in use by another program (NUT, the maker's software?): stop that"
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return f"{device} is gone; plug the UPS in again"
     return f"{device} cannot be opened: {error}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from kit import Play, look
 
 from agent import wire
-from agent.curve import BANDS, BELIEVED_S, Curve, Learner, sane
+from agent.curve import BANDS, BELIEVED_S, Curve, Learner, is_another, sane
+from agent.model import Ident, Source, Status
 
 FLAT = Curve(s_per_pct=(6.0,) * 10, outages=1)  # 600 s at full load
 
@@ -182,6 +185,62 @@ def test_the_newer_outage_weighs_half_and_only_where_it_was_seen() -> None:
     mixed = FLAT.merge(newer)
     assert mixed.s_per_pct == (4.0, 6.0) + (6.0,) * 8 and mixed.outages == 2
     assert Curve().merge(newer) == newer and FLAT.merge(None) is FLAT
+
+
+SMALL, LARGE = Ident(model="Smart 700", serial="A1"), Ident(model="Smart 3000", serial="B2")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "another"),
+    [
+        (SMALL, SMALL, False), (SMALL, LARGE, True), (SMALL, replace(SMALL, serial="B2"), True),
+        (SMALL, replace(SMALL, model="Smart 701"), False), (SMALL, Ident(), False), (Ident(), SMALL, False),
+        (SMALL, Ident(model="Smart 700"), False), (SMALL, Ident(model="Smart 3000"), True),
+        (SMALL, Ident(serial="A1", firmware="2"), False),
+    ],
+)  # fmt: skip
+def test_another_ups_is_known_by_its_serial_number_else_by_its_model(
+    before: Ident, now: Ident, another: bool
+) -> None:
+    assert is_another(before, now) is another
+
+
+def of(who: Ident, source: Source = Source.MAINS, charge_pct: float = 100.0) -> Status:
+    return replace(look(source, runtime_s=None, charge_pct=charge_pct), ident=who)
+
+
+def runtime_s(play: Play) -> float | None:
+    status = play.engine.view.status
+    assert status is not None
+    return status.battery.runtime_s
+
+
+def outage_of(who: Ident) -> Play:
+    """One that has taught the curve of this UPS."""
+    play = Play()
+    play.second(of(who))
+    for percent in range(100, 40, -1):
+        play.second(of(who, Source.BATTERY, float(percent)))
+        play.second(of(who, Source.BATTERY, float(percent)))
+    for _ in range(90):
+        play.second(of(who))
+    return play
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_another_ups_in_the_same_place_is_said_and_does_not_get_the_battery_of_the_old_one(restart: bool) -> None:
+    play = outage_of(SMALL)
+    assert play.learned[-1].of == SMALL and runtime_s(play) is not None
+    if restart:
+        play = Play(after=play)
+    play.second(of(Ident()))  # it has lost its strings for the moment
+    assert "ups-changed" not in play.names() and runtime_s(play) is not None
+    play.second(of(LARGE))
+    play.second(of(LARGE))
+    assert runtime_s(play) is None and play.learned[-1] == Curve(of=LARGE)
+    (said,) = [one for one in play.history.events if one.name == "ups-changed"]
+    assert said.data == {"old": "Smart 700 A1", "new": "Smart 3000 B2"}
+    assert wire.from_json(Curve, wire.to_json(play.learned[-1])) == play.learned[-1]
 
 
 def test_what_is_learned_is_believable_and_a_damaged_file_is_not_sane() -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,6 +92,32 @@ def test_two_equal_units_are_told_apart_by_serial_number_or_socket(machine: Mach
         machine.open(usb_serial="C3")
 
 
+@pytest.mark.parametrize("section", [{}, {"usb_vendor": "0764", "usb_product": "0501"}, {"usb_place": "1-1.0"}])
+def test_a_unit_that_has_lost_its_serial_number_is_taken_if_nothing_else_could_be_meant(
+    machine: Machine, section: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    unit = HidUnit.of("0764")
+    unit.identity = unit.identity._replace(serial="")
+    machine.plug(unit, 0, "1-1.0")
+    assert machine.open(usb_serial="S1", **section).identity.place == "1-1.0"
+    assert "0764:0501 CyberPower CP1500PFCLCD at 1-1.0 says no serial number; it is taken for S1" in caplog.text
+    machine.plug(HidUnit.of("0764"), 1, "1-1.1")  # S1 itself
+    assert machine.open(usb_serial="S1").identity.place == "1-1.1"
+    with pytest.raises(LinkError, match="no USB UPS usb_serial=S2"):
+        machine.open(usb_serial="S2")
+
+
+def test_a_unit_with_another_serial_number_is_never_taken_nor_one_of_another_kind(machine: Machine) -> None:
+    unit = HidUnit.of("0764")
+    unit.identity = unit.identity._replace(serial="")
+    machine.plug(unit)
+    with pytest.raises(LinkError, match="no USB UPS"):
+        machine.open(usb_serial="S1", usb_vendor="051d")
+    machine.plug(HidUnit.of("0463-ffff-eaton-prot"), 1, "1-2")
+    with pytest.raises(LinkError, match="no USB UPS"):
+        machine.open(usb_serial="S2")
+
+
 @pytest.mark.parametrize("section", [{"usb_vendor": "0x0764"}, {"usb_vendor": "764", "usb_product": "0501"}])
 def test_ids_may_be_written_in_any_usual_way(machine: Machine, section: dict[str, str]) -> None:
     machine.plug(HidUnit.of("0764"))
@@ -110,6 +137,20 @@ def test_a_unit_that_may_not_be_opened_names_the_udev_rule(machine: Machine) -> 
         machine.open()
     machine.kernel.refuse_open = errno.ENODEV
     with pytest.raises(LinkError, match="plug the UPS in again"):
+        machine.open()
+
+
+def test_a_unit_whose_group_may_open_it_names_the_group(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The udev rule is there, and whoever runs this is not in dialout."""
+    machine.plug(HidUnit.of("0764"))
+    machine.kernel.refuse_open = errno.EACCES
+    machine.find()[0].node.touch()
+    machine.find()[0].node.chmod(0o660)
+    monkeypatch.setattr(link.grp, "getgrgid", lambda _: SimpleNamespace(gr_name="dialout"))
+    with pytest.raises(LinkError, match="mend with: sudo usermod -aG dialout "):
+        machine.open()
+    monkeypatch.setattr(link.grp, "getgrgid", lambda _: SimpleNamespace(gr_name="root"))
+    with pytest.raises(LinkError, match="udev rule"):
         machine.open()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import select
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +36,7 @@ class Device:
         keyboard = SimpleNamespace(bInterfaceClass=1, bInterfaceNumber=0)
         hid = Interface(bInterfaceClass=3, bInterfaceNumber=1, endpoints=[ENDPOINT])
         self.configuration = [keyboard, hid]
-        self.other_descriptor = b""  # of a second HID interface, number 0
+        self.other_descriptor: bytes | None = b""  # of a second HID interface, number 0; None: it stalls
         self.kernel_driver = True
         self.log: list[str] = []
         self.interrupts: queue.Queue[bytes] = queue.Queue()
@@ -58,6 +61,8 @@ class Device:
     def ctrl_transfer(self, kind: int, request: int, value: int, index: int, data: Any, timeout: int) -> Any:
         assert timeout <= 5000
         if index == 0:
+            if self.other_descriptor is None:
+                raise usb.core.USBError("Pipe error", -9, 32)
             return self.other_descriptor
         assert index == 1
         if self.unit.gone:
@@ -109,8 +114,18 @@ def device() -> Device:
     return Device(HidUnit.of("0764"))
 
 
-def opened(device: Device, **section: str) -> hidusb.HidUsbLink:
-    return hidusb.open(section, time.monotonic, lambda: [device], SimpleNamespace(**util(device)))
+KEYBOARD = bytes.fromhex("05010906a101c0")
+
+
+def opened(device: Device, *others: Device, sys: Path = usbdevice.SYS, **section: str) -> hidusb.HidUsbLink:
+    return hidusb.open(section, time.monotonic, lambda: [device, *others], SimpleNamespace(**util(device)), sys=sys)
+
+
+def know(sys: Path, place: str, interface: int, descriptor: bytes) -> None:
+    """The kernel's HID driver has this interface."""
+    folder = sys / f"{place}:1.{interface}" / "0003:1234:0001.0007"
+    folder.mkdir(parents=True)
+    (folder / "report_descriptor").write_bytes(descriptor)
 
 
 def util(device: Device) -> dict[str, Any]:
@@ -151,15 +166,89 @@ def test_the_kernels_driver_is_taken_off_and_given_back(device: Device) -> None:
 
 def test_of_two_hid_interfaces_the_power_device_is_taken_and_the_other_left_as_it_was(device: Device) -> None:
     device.configuration[0] = Interface(bInterfaceClass=3, bInterfaceNumber=0, endpoints=[])
-    device.other_descriptor = bytes.fromhex("05010906a101c0")
+    device.other_descriptor = KEYBOARD
     link = opened(device)
     assert link.descriptor == device.unit.descriptor
     assert device.log == ["claim_interface", "release_interface", "dispose_resources", "claim_interface"]
     link.close()
 
 
+def keyboard(device: Device, sys: Path) -> Device:
+    """One beside the UPS, with the kernel's driver."""
+    other = Device(HidUnit(KEYBOARD, {}, device.unit.identity._replace(vendor=0x1234, name="Keyboard", serial="")))
+    other.port_numbers = (2, 4)
+    know(sys, "1-2.4", 1, KEYBOARD)
+    return other
+
+
+def test_a_keyboard_keeps_its_driver_and_is_never_taken_for_a_second_ups(device: Device, tmp_path: Path) -> None:
+    other = keyboard(device, tmp_path)
+    know(tmp_path, "1-2.3", 1, device.unit.descriptor)
+    link = opened(device, other, sys=tmp_path)
+    assert link.descriptor == device.unit.descriptor
+    link.close()
+    with pytest.raises(LinkError, match="no USB UPS; there are: none"):
+        opened(other, sys=tmp_path)
+    assert other.log == [] and other.kernel_driver
+
+
+def test_a_first_interface_that_stalls_does_not_hide_the_second(device: Device) -> None:
+    device.configuration[0] = Interface(bInterfaceClass=3, bInterfaceNumber=0, endpoints=[])
+    device.other_descriptor = None
+    link = opened(device)
+    assert link.descriptor == device.unit.descriptor and device.log.count("release_interface") == 1
+    link.close()
+
+
+def test_a_device_without_a_configuration_is_given_back_and_nothing_stays_open(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> Any:
+        raise usb.core.USBError("Configuration not set")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(device, "get_active_configuration", fails)
+    with pytest.raises(LinkError, match="Configuration not set"):
+        opened(device)
+    assert device.kernel_driver and len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize(("errno", "remedy"), [(13, "may not open .* 1-2.3; .*udev rule"), (16, "another program")])
+def test_why_a_device_cannot_be_opened_is_told_with_what_helps(device: Device, errno: int, remedy: str) -> None:
+    def fails(*_: Any) -> None:
+        raise usb.core.USBError("not now", -3, errno)
+
+    with pytest.raises(LinkError, match=remedy):
+        names = {**util(device), "claim_interface": fails}
+        hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**names))
+
+
+def test_a_read_that_outlives_the_link_writes_into_nobodys_file(
+    device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reading, hung = threading.Event(), threading.Event()
+
+    def hangs(*_: Any) -> bytes:
+        reading.set()
+        hung.wait(10)
+        return b"\x0b\x00"
+
+    monkeypatch.setattr(device, "read", hangs)
+    monkeypatch.setattr(hidusb, "CLOSE_WITHIN_S", 0.01)
+    link = opened(device)
+    assert reading.wait(10)
+    link.close()
+    assert not device.kernel_driver, "libusb still has it"
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((tmp_path / f"{n}").open("wb", 0)) for n in range(4)]
+        hung.set()
+        link._thread.join(10)
+        assert [Path(file.name).read_bytes() for file in files] == [b""] * 4
+    assert device.kernel_driver and device.log[-2:] == ["release_interface", "dispose_resources"]
+
+
 def test_a_hid_device_that_is_no_power_device_is_left_alone(device: Device) -> None:
-    device.unit.descriptor = bytes.fromhex("05010906a101c0")
+    device.unit.descriptor = KEYBOARD
     with pytest.raises(LinkError, match="is no power device"):
         opened(device)
     assert device.kernel_driver
@@ -173,7 +262,7 @@ def test_a_kernel_driver_that_was_not_there_is_not_put_there(device: Device) -> 
 
 def test_a_unit_without_a_descriptor_is_given_back_at_once(device: Device) -> None:
     device.unit.gone = True
-    with pytest.raises(LinkError, match="No such device"):
+    with pytest.raises(LinkError, match="is gone; plug the UPS in again"):
         opened(device)
     assert device.kernel_driver and "release_interface" in device.log
 

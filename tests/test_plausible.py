@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from agent.config import Config
+from agent.config import Config, Stage
 from agent.forecast import filled
-from agent.model import Battery, Driver, Line, Rating, Source, Status
+from agent.model import Battery, Condition, Driver, Line, Rating, Source, Status
+from agent.outage import Plan, State
 from agent.plausible import Oddities, believable
+from agent.protection import step
 from agent.ups import Ups
 from agent.verbs import describe
 from tests.fakecore import on_line
@@ -46,6 +48,31 @@ def test_what_cannot_be_is_unknown_and_the_rest_stays(part: str, name: str, valu
     assert status == replace(GOOD, **{part: cut}) and list(odd) == [
         f"{part} 1 {name}" if part != "battery" else f"battery {name}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("charge_pct", "low", "flags", "believed"),
+    [
+        (100.0, False, (), False), (100.0, None, (), False), (90.0, None, (), False), (89.0, None, (), True),
+        (100.0, True, (), True), (100.0, None, (Condition.LOW_BATTERY,), True), (None, None, (), True),
+    ],
+)  # fmt: skip
+def test_no_runtime_beside_a_full_battery_is_unknown(
+    charge_pct: float | None, low: bool | None, flags: tuple[Condition, ...], believed: bool
+) -> None:
+    battery = Battery(charge_pct=charge_pct, runtime_s=0.0, low=low)
+    status, odd = believable(Status(taken_s=1.0, source=Source.BATTERY, battery=battery, flags=frozenset(flags)))
+    assert status.battery.runtime_s == (0.0 if believed else None)
+    assert odd == ({} if believed else {"battery runtime_s": 0.0})
+
+
+def test_a_unit_that_always_says_no_runtime_does_not_end_an_outage_when_it_begins() -> None:
+    state, plan = State(), Plan(stages=(Stage(name="all", on_battery_s=600.0),), needs_s={"all": 30.0})
+    for second in range(20):
+        battery = Battery(charge_pct=100.0, runtime_s=0.0)
+        look, _ = believable(Status(taken_s=float(second), source=Source.BATTERY, battery=battery))
+        state, _ = step(state, look, float(second), plan=plan, failed_polls=0, fresh_id="0" * 16)
+    assert state.on_battery and state.latched == ()
 
 
 @pytest.mark.parametrize("source", Source)

@@ -187,12 +187,32 @@ def test_three_phases_give_three_lines() -> None:
     assert len(status.bypass) == 3
 
 
+@pytest.mark.parametrize(("own", "loads"), [({}, [40.0, 40.0, 40.0]), ({1: 10, 2: 70, 3: 38}, [10.0, 70.0, 38.0])])
+def test_the_load_of_a_unit_with_three_phases_is_told(own: dict[int, int], loads: list[float]) -> None:
+    more = [(f"PowerConverter.Output.Phase.[{n}].Voltage", "Feature", 10, 16 * n - 16, 16, 230.0) for n in (1, 2, 3)]
+    more += [
+        (f"PowerConverter.Output.Phase.[{n}].PercentLoad", "Feature", 11, 8 * n - 8, 8, x) for n, x in own.items()
+    ]
+    status = polled(made([*GENERIC, *more, ("PowerSummary.PercentLoad", "Feature", 12, 0, 8, 40.0)]))
+    assert [line.load_pct for line in status.outputs] == loads
+
+
 def test_a_unit_of_no_known_maker_works_without_a_row() -> None:
     unit = made(GENERIC)
     status = polled(unit)
     assert quirks.row(unit.identity.vendor, 1, "Box 9") is quirks.GENERIC
     assert (status.source, status.battery.charge_pct, status.ident.model) == (Source.MAINS, 80.0, "Box 9")
     assert connect(unit).commands == {Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_STOP}
+
+
+@pytest.mark.parametrize("mains", [1.0, 0.0])
+def test_a_unit_that_says_it_has_lost_its_communication_is_faulty_and_believed(mains: float) -> None:
+    bits = [
+        ("PowerSummary.PresentStatus.ACPresent", "Feature", 1, 0, 1, mains),
+        ("PowerSummary.PresentStatus.CommunicationLost", "Feature", 1, 1, 1, 1.0),
+    ]
+    status = polled(made(bits))
+    assert status.source is (Source.MAINS if mains else Source.BATTERY) and status.flags == {Condition.GENERAL_FAULT}
 
 
 def test_a_unit_that_never_says_whether_the_mains_is_there_is_refused() -> None:
@@ -271,7 +291,7 @@ def test_a_scale_that_nobody_wrote_down_is_picked_by_the_nominal_voltage_and_tol
         ("input.voltage", 0.0, 230.0, 0.0),
         ("input.voltage", 0.00003, 230.0, None),  # of a dead input the scale cannot be told
         ("output.voltage", 2160.0, 230.0, 216.0),  # Legrand, NUT issue 2073
-        ("output.voltage", 0.0000023, None, None),  # no power of ten within reach makes a mains of it
+        ("output.voltage", 0.00000023, None, None),  # no power of ten within reach makes a mains of it
         ("input.frequency", 600.0, None, 60.0),
         ("input.frequency", 5000.0, None, 50.0),
         ("battery.voltage", 240.0, 24.0, 24.0),
@@ -284,33 +304,96 @@ def test_a_scale_that_nobody_wrote_down_is_picked_by_the_nominal_voltage_and_tol
 def test_what_is_not_credible_gets_a_scale_or_is_left_out(
     name: str, value: float, nominal: float | None, want: float | None
 ) -> None:
-    assert quirks.Scales(quirks.GENERIC).believe(name, value, nominal) == want
+    assert quirks.Scales(quirks.GENERIC).believe(name, value, nominal, 1.0) == want
 
 
 def test_what_is_left_out_is_told_once(caplog: Any) -> None:
     scales = quirks.Scales(quirks.GENERIC)
     with caplog.at_level("INFO"):
-        assert [scales.believe("load", 999.0, None) for _ in range(3)] == [None] * 3
+        assert [scales.believe("load", 999.0, None, 1.0) for _ in range(3)] == [None] * 3
     assert [r.message for r in caplog.records] == ["usbhid: load says 999; left out: no scale makes it credible"]
 
 
 def test_a_scale_once_picked_serves_the_dead_input_too() -> None:
     scales = quirks.Scales(quirks.GENERIC)
-    assert scales.believe("input.voltage", 0.0023, 230.0) == 230.0
-    assert scales.believe("input.voltage", 0.00003, 230.0) == 3.0
+    for at_s in (1.0, 2.0):
+        assert scales.believe("input.voltage", 0.0023, 230.0, at_s) == 230.0
+    assert scales.believe("input.voltage", 0.00003, 230.0, 3.0) == 3.0
+
+
+@pytest.mark.parametrize("nominal", [None, 230.0])
+def test_a_glitch_spoils_no_scale_however_often_the_same_reading_is_seen(nominal: float | None) -> None:
+    scales = quirks.Scales(quirks.GENERIC)
+    assert scales.believe("input.voltage", 230.1, nominal, 1.0) == 230.1
+    assert [scales.believe("input.voltage", 2301.0, nominal, 2.0) for _ in range(3)] == [230.1] * 3
+    assert scales.believe("input.voltage", 230.1, nominal, 3.0) == 230.1
+    assert scales.believe("input.frequency", 500.0, None, 2.0) == 50.0
+    assert scales.believe("input.frequency", 50.0, None, 3.0) == 50.0
+
+
+def test_a_scale_that_two_glitches_picked_is_dropped_when_the_units_own_is_right() -> None:
+    scales = quirks.Scales(quirks.GENERIC)
+    for at_s in (1.0, 2.0):
+        scales.believe("input.voltage", 2301.0, 230.0, at_s)
+    said = [scales.believe("input.voltage", 230.1, 230.0, at_s) for at_s in (3.0, 3.0, 4.0, 5.0, 6.0)]
+    assert said[-2:] == [230.1, 230.1]
+    assert scales.believe("input.voltage", 23.0, 230.0, 7.0) == 23.0  # a brownout is one
+
+
+def test_the_scale_of_a_unit_that_needs_it_stays_through_a_dead_input() -> None:
+    scales = quirks.Scales(quirks.GENERIC)
+    tenths = [2301.0, 2299.0, 0.0, 0.0, 400.0, 400.0, 30.0, 2300.0]
+    said = [scales.believe("input.voltage", value, 230.0, float(at)) for at, value in enumerate(tenths)]
+    assert said == [230.1, 229.9, 0.0, 0.0, 40.0, 40.0, 3.0, 230.0]
+
+
+@pytest.mark.parametrize("power", [1e-8, 1e-7, 1e-5, 1e-4, 1.0, 10.0])
+def test_a_rating_with_the_same_wrong_scale_as_what_is_measured_hides_neither(power: float) -> None:
+    scales = quirks.Scales(quirks.GENERIC)
+    nominal = scales.believe("rated.input_voltage", 120 * power, None, 1.0)
+    assert nominal == pytest.approx(120.0)
+    assert scales.believe("input.voltage", 121 * power, nominal, 1.0) == pytest.approx(121.0)
+    rated = scales.believe("rated.battery_voltage", 1.2e-6, None, 1.0)
+    assert rated is None and scales.believe("battery.voltage", 1.39e-6, rated, 1.0) is None
+
+
+def volts(power: int, values: dict[tuple[int, int], int]) -> HidUnit:
+    """A unit whose volts, (collection, usage) -> raw, all have this exponent with the unit V."""
+    body = bytearray.fromhex(
+        "05840904a101 8501 0924a100 0902a100 0585 09d0 15002501 75019502 b102 75069501 b101 c0c0"
+    )
+    reports = {("feature", 1): b"\x01\x01"}
+    for report, ((collection, usage), raw) in enumerate(values.items(), 0x20):
+        body += bytes((0x05, 0x84, 0x85, report, 0x09, collection, 0xA1, 0, 0x09, usage))
+        body += (
+            bytes.fromhex("1500 27ffff0000 6721d1f000")
+            + bytes((0x55, power & 0xF))
+            + bytes.fromhex("7510 9501 b102 c0")
+        )
+        reports["feature", report] = bytes([report]) + raw.to_bytes(2, "little")
+    return HidUnit(bytes(body) + b"\xc0", reports, Identity(0x10AF, 0, "Liebert", "PSI"))
+
+
+@pytest.mark.parametrize("power", [7, 3, 2, 0, -1])
+def test_a_liebert_unit_with_a_wrong_scale_everywhere_tells_its_mains(power: int) -> None:
+    unit = volts(power, {(0x1A, 0x30): 121, (0x1A, 0x40): 120, (0x1C, 0x30): 119, (0x12, 0x30): 27, (0x12, 0x40): 24})
+    status = polled(unit)
+    assert status.inputs[0].voltage_v == pytest.approx(121) and status.outputs[0].voltage_v == pytest.approx(119)
+    assert status.rating.input_voltage_v == pytest.approx(120)
+    assert status.battery.voltage_v is None or 5 <= status.battery.voltage_v <= 600
 
 
 def test_cyberpower_battery_volts_of_three_halves_are_mended() -> None:
     row = quirks.row(0x0764, 0x0501, "CP1500")
-    assert quirks.Scales(row).believe("battery.voltage", 40.5, 24.0) == 27.0
-    assert quirks.Scales(row).believe("battery.voltage", 27.0, 24.0) == 27.0
+    assert quirks.Scales(row).believe("battery.voltage", 40.5, 24.0, 1.0) == 27.0
+    assert quirks.Scales(row).believe("battery.voltage", 27.0, 24.0, 1.0) == 27.0
 
 
 def test_a_tenth_of_salicrus_output_voltage_is_mended_and_the_whole_left_as_it_is() -> None:
     row = quirks.row(0x2E66, 0x0302, "SPS 850 ADV T")
     for said in (22.8, 228.0):
-        assert quirks.Scales(row).believe("output.voltage", said, 230.0) == 228.0
-    assert quirks.Scales(quirks.row(0x2E66, 0x0300, "")).believe("output.voltage", 224.5, 230.0) == 224.5
+        assert quirks.Scales(row).believe("output.voltage", said, 230.0, 1.0) == 228.0
+    assert quirks.Scales(quirks.row(0x2E66, 0x0300, "")).believe("output.voltage", 224.5, 230.0, 1.0) == 224.5
 
 
 def test_every_row_has_evidence_and_the_makers_are_all_there() -> None:
@@ -747,6 +830,84 @@ def test_a_shutdown_timer_is_looked_at_three_times_and_the_word_is_true(late: in
         told = driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=60)
         assert told == ("the UPS shows no countdown" if said else "")
     assert unit.sent[-min(late + 1, usbhid.LOOKS) :] == [("feature", 3)] * min(late + 1, usbhid.LOOKS)
+
+
+TIMERS = [  # both in one report, with a neighbour
+    *GENERIC[:5],
+    ("PowerSummary.DelayBeforeShutdown", "Feature", 3, 0, 16, -1.0),
+    ("PowerSummary.DelayBeforeStartup", "Feature", 3, 16, 16, -1.0),
+    ("PowerSummary.AudibleAlarmControl", "Feature", 3, 32, 8, 2.0),
+]
+
+
+def slow_to_show(shown_after_s: float) -> tuple[HidUnit, usbhid.UsbHid]:
+    """A unit that takes what is written to report 3, and shows it a while later."""
+    unit = made(TIMERS)
+    get, put, wrote_s = unit.get, unit.put, []
+    old = unit.reports["feature", 3]
+
+    def late_get(kind: str, report: int, length: int) -> Any:
+        reply = get(kind, report, length)
+        if (kind, report) == ("feature", 3) and wrote_s and unit.now_s < wrote_s[0] + shown_after_s:
+            return Reply(old, unit.now_s)
+        return reply
+
+    def late_put(data: bytes) -> bool:
+        wrote_s.append(unit.now_s)
+        return put(data)
+
+    unit.get, unit.put = late_get, late_put  # type: ignore[method-assign]
+    return unit, connect(unit)
+
+
+@pytest.mark.parametrize("shown_after_s", [0.0, 0.05, 0.9])
+def test_two_timers_in_one_report_are_written_together_and_may_be_shown_later(shown_after_s: float) -> None:
+    unit, driver = slow_to_show(shown_after_s)
+    assert driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=30) == ""
+    assert written(unit) == [b"\x03\x3c\x00\x1e\x00\x02"]
+
+
+def test_a_beeper_that_shows_its_new_state_later_was_switched() -> None:
+    unit, driver = slow_to_show(0.3)
+    driver.order(Command.BEEPER_OFF)
+    assert written(unit) == [b"\x03\xff\xff\xff\xff\x01"]
+
+
+@pytest.mark.parametrize("said", [b"", b"\x05\x14\0\0\0\0", b"\x03\xff\xff"])
+def test_nothing_is_written_on_the_ground_of_another_report_or_a_part_of_it(said: bytes) -> None:
+    unit = made(TIMERS)
+    driver = connect(unit)
+    unit.reports["feature", 3] = said
+    with pytest.raises(OrderError if said[:1] == b"\x03" else LinkError, match="would be lost|another came"):
+        driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=30)
+    assert written(unit) == []
+
+
+def test_another_report_is_no_proof_that_an_order_was_taken() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    get = unit.get
+
+    def strange(kind: str, report: int, length: int) -> Any:
+        reply = get(kind, report, length)
+        return Reply(b"\x02\x1e\x00", unit.now_s) if written(unit)[1:] and reply is not None else reply
+
+    unit.get = strange  # type: ignore[method-assign]
+    with pytest.raises(LinkError, match="another came"):
+        driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=60)
+
+
+def test_a_report_that_cannot_be_read_is_written_only_if_nothing_else_is_in_it() -> None:
+    for timers, ok in ((TIMERS, False), ([*GENERIC[:5], GENERIC[5]], True)):
+        unit = made(timers)
+        unit.get = lambda kind, report, length: None  # type: ignore[method-assign]
+        driver = connect(unit)
+        if ok:
+            assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60) == "the UPS shows no countdown"
+        else:
+            with pytest.raises(OrderError, match="others in it would be lost"):
+                driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+        assert written(unit) == [b"\x03\x3c\x00"] * ok
 
 
 def test_a_timer_that_does_not_run_after_it_was_written_is_an_order_refused() -> None:

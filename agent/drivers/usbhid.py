@@ -29,7 +29,8 @@ QUERIES: tuple[bytes, ...] = ()  # it is known by its descriptor: probe sends no
 
 OFF_DELAY_S = (0.0, 7200.0)
 RETURN_DELAY_S = (0.0, 86400.0)
-LOOKS = 3  # at a timer after it was written
+LOOKS = 3  # at what was written
+LOOK_AGAIN_S = 0.5  # after a look that does not show it yet
 TOOK_WITHIN_S = 60.0  # a timer that is read back may be so much beside what was written (units that count minutes)
 
 _TESTS = {Command.TEST_QUICK: 1, Command.TEST_DEEP: 2, Command.TEST_STOP: 3}
@@ -105,11 +106,11 @@ class UsbHid:
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
         if command in _TESTS:
-            self._write("test", _TESTS[command])
+            self._write(test=_TESTS[command])
         elif command in (Command.BEEPER_ON, Command.BEEPER_OFF):
             wanted = self._quirk.beeper_on if command is Command.BEEPER_ON else self._quirk.beeper_off
-            self._write("beeper", wanted)
-            if self._read_back("beeper") not in (None, wanted):
+            self._write(beeper=wanted)
+            if self._look("beeper", lambda state: state == wanted) not in (None, wanted):
                 raise OrderError(f"this UPS did not take {command.value}")
         elif command in (Command.OUTLET_ON, Command.OUTLET_OFF):
             self._switch(int(values[0]), command is Command.OUTLET_ON)
@@ -124,12 +125,13 @@ class UsbHid:
     # -- reading
 
     def _believed(self, said: Mapping[str, float]) -> dict[str, float]:
-        """The numbers with credible scales; those without one left out."""
-        mains_v = said.get("rated.input_voltage") or said.get("rated.output_voltage")
-        numbers = {}
-        for name, value in said.items():
-            nominal = said.get("rated.battery_voltage") if name == "battery.voltage" else mains_v
-            believed = self._scales.believe(name, value, nominal)
+        """The numbers with credible scales; those without one left out. The ratings first, because the others are
+        measured by them."""
+        numbers: dict[str, float] = {}
+        for name in sorted(said, key=lambda name: not name.startswith("rated.")):
+            rated = "rated.battery_voltage" if name == "battery.voltage" else "rated.input_voltage"
+            nominal = numbers.get(rated) or (None if "battery" in rated else numbers.get("rated.output_voltage"))
+            believed = self._scales.believe(name, said[name], nominal, self._reader.said_s[name])
             if believed is not None:
                 numbers[name] = believed
         return numbers
@@ -216,13 +218,14 @@ class UsbHid:
         numbers = self._outlets("on" if on else "off")
         if number not in numbers:
             raise OrderError(f"this UPS can switch the outlets {', '.join(map(str, numbers))}, not {number}")
-        self._write(f"outlet.{number}.{'on' if on else 'off'}", 0)
+        self._write(**{f"outlet.{number}.{'on' if on else 'off'}": 0})
 
     def _shut_down(self, command: Command, values: list[float]) -> str | None:
-        """The return first: the countdown to "off" may begin with the write that sets it. -1 stops a timer."""
+        """The return first, or in the same report: the countdown to "off" may begin with the write that sets it, and
+        a unit may show what it was told only after a while. -1 stops a timer."""
         if command is Command.SHUTDOWN_STOP:
-            self._write("off", -1)
-            left_s = self._timer(lambda left_s: left_s <= 0 or not self._counts(left_s))
+            self._write(off=-1)
+            left_s = self._look("off", lambda left_s: left_s <= 0 or not self._counts(left_s))
             if left_s is not None and left_s > 0 and self._counts(left_s):
                 raise OrderError(f"this UPS did not stop its shutdown: {left_s:g} s left")
             return None
@@ -230,10 +233,13 @@ class UsbHid:
         own_s, back_s = self._quirk.on_delay_s, asked_back_s
         if back_s >= 0 and own_s is not None:
             back_s = own_s
-        if "on" in self._writable:
-            self._write("on", back_s)
-        self._write("off", delay_s)
-        left_s = self._timer(lambda left_s: 0 < left_s <= delay_s + TOOK_WITHIN_S)
+        timers = {"on": back_s, "off": delay_s} if "on" in self._writable else {"off": delay_s}
+        if len({self._writable[name].report for name in timers}) == 1:
+            self._write(**timers)
+        else:
+            for name, amount_s in timers.items():
+                self._write(**{name: amount_s})
+        left_s = self._look("off", lambda left_s: 0 < left_s <= delay_s + TOOK_WITHIN_S)
         if left_s is not None and not 0 <= left_s <= delay_s + TOOK_WITHIN_S:
             raise OrderError(
                 f"this UPS did not start its shutdown timer: asked for {delay_s:g} s, it says {left_s:g}"
@@ -243,41 +249,41 @@ class UsbHid:
         said = others(("off", off_s, values[0]), ("back", back_s, asked_back_s))
         return "; ".join(word for word in (said, "the UPS shows no countdown" if unseen else "") if word)
 
-    def _timer(self, good: Callable[[float], bool]) -> float | None:
-        """The shutdown timer, read up to LOOKS times until it is `good`; None: this UPS does not let it be read."""
-        left_s = None
-        for _ in range(LOOKS):
-            left_s = self._read_back("off")
-            if left_s is None or good(left_s):
+    def _look(self, name: str, good: Callable[[float], bool]) -> float | None:
+        """What was written, read up to LOOKS times until it is `good`; None: this UPS does not let it be read."""
+        field, value = self._writable[name], None
+        for again in range(LOOKS):
+            if again:
+                self._link.rest(LOOK_AGAIN_S)
+            data = self._reader.feature(field.report)
+            value = None if data is None else hid.value(field, data)
+            if value is None or good(value):
                 break
-        return left_s
+        return value
 
     def _counts(self, left_s: float) -> bool:
         """Whether a timer that was stopped still runs: all ones is how a unit without a sign writes -1."""
         field = self._writable["off"]
         return field.low < 0 or left_s < (1 << field.bits) - 1
 
-    def _write(self, name: str, amount: float) -> None:
-        """Write one field and leave its neighbours in the report as they are."""
-        field = self._writable[name]
-        length = self._reader.descriptor.lengths["feature", field.report]
-        before = self._link.get("feature", field.report, length)
-        blank = bytes([field.report]) + bytes(length - 1)
-        if length - 1 > (field.bits + 7) // 8 and before is None:
-            raise OrderError(f"{field}: this UPS does not let its report be read, so its neighbours would be lost")
-        data = before.data.ljust(length, b"\0")[:length] if before is not None else blank
-        try:
-            data = hid.put(field, amount, data)
-        except LinkError as e:
-            raise OrderError(f"this UPS cannot be told {amount:g}: {e}") from e
+    def _write(self, **amounts: float) -> None:
+        """Write fields of one report, by their names, and leave their neighbours in it as they are."""
+        fields = {self._writable[name]: amount for name, amount in amounts.items()}
+        (report,) = {field.report for field in fields}
+        described = self._reader.descriptor
+        length = described.lengths["feature", report]
+        data = (self._reader.feature(report) or bytes([report]))[:length]
+        others = (f for f in described.fields if f.kind == "feature" and f.report == report and not f.constant)
+        if any(field.offset + field.bits > 8 * (len(data) - 1) for field in others if field not in fields):
+            raise OrderError(f"{next(iter(fields))}: its report cannot be read whole, others in it would be lost")
+        data = data.ljust(length, b"\0")
+        for field, amount in fields.items():
+            try:
+                data = hid.put(field, amount, data)
+            except LinkError as e:
+                raise OrderError(f"this UPS cannot be told {amount:g}: {e}") from e
         if not self._link.put(data):
-            raise OrderError(f"this UPS refused {field}: {data.hex(' ')}")
-
-    def _read_back(self, name: str) -> float | None:
-        field = self._writable[name]
-        length = self._reader.descriptor.lengths["feature", field.report]
-        reply = self._link.get("feature", field.report, length)
-        return None if reply is None else hid.value(field, reply.data)
+            raise OrderError(f"this UPS refused {next(iter(fields))}: {data.hex(' ')}")
 
 
 _ALL = frozenset((*_TESTS, *_SHUTDOWNS, Command.BEEPER_ON, Command.BEEPER_OFF, Command.OUTLET_ON, Command.OUTLET_OFF))

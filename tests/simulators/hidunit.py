@@ -78,6 +78,9 @@ class HidUnit:
     def string(self, index: int) -> str | None:
         return self.strings.get(index)
 
+    def rest(self, seconds: float) -> None:
+        self.now_s += seconds
+
     def close(self) -> None:
         self.closed = True
 
