@@ -10,6 +10,7 @@ import struct
 
 from .model import ConfigError
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 INTERFACES_LIMIT = 64
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 
@@ -23,6 +24,17 @@ def normal(host: str) -> str:
         return host.lower().rstrip(".")
     mapped = address.ipv4_mapped if address.version == 6 else None
     return str(mapped or address)
+
+
+def network(text: str) -> Network:
+    """A network as people write it. ConfigError: it is none, or is IPv4 written so that no address would match."""
+    try:
+        found = ipaddress.ip_network(text)
+    except ValueError as e:
+        raise ConfigError(str(e)) from None
+    if found.version == 6 and (mapped := found.network_address.ipv4_mapped) and found.prefixlen >= 96:
+        raise ConfigError(f"{text} is IPv4 in other words; write {mapped}/{found.prefixlen - 96}")
+    return found
 
 
 def is_loopback(host: str) -> bool:

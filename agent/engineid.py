@@ -38,7 +38,7 @@ def engine_id(folder: Path) -> bytes:
 def started(folder: Path) -> tuple[bytes, int]:
     """engineID and the number of this start, which is on the disk now. ConfigError if it cannot be."""
     found, boots = _read(folder)
-    if boots >= BOOTS_LIMIT:
+    if boots + 1 >= BOOTS_LIMIT:  # with that number it would answer nobody (RFC 3414 section 2.2.2)
         raise ConfigError(f"{path(folder)}: started too often; remove it and give the users their keys again")
     _write(folder, found, boots + 1)
     return found, boots + 1

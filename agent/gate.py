@@ -6,10 +6,10 @@ import hmac
 import ipaddress
 import logging
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-from . import config
+from . import addresses, config
 from .model import ConfigError
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,6 @@ SOURCE_RATE_PER_S, SOURCE_BURST = 500.0, 2000.0
 TOTAL_RATE_PER_S, TOTAL_BURST = 1000.0, 4000.0
 SOURCES_LIMIT = 1024  # addresses whose rate and rights are remembered
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 @dataclass(frozen=True, slots=True)
 class Community:
@@ -30,7 +28,7 @@ class Community:
 
     label: str
     secret: bytes
-    networks: tuple[Network, ...]
+    networks: tuple[addresses.Network, ...]
     writes: bool
 
 
@@ -49,6 +47,14 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def _networks(whose: str, sources: Iterable[str]) -> tuple[addresses.Network, ...]:
+    """ConfigError names whose is wrong."""
+    try:
+        return tuple(addresses.network(source) for source in sources)
+    except ConfigError as e:
+        raise ConfigError(f"{whose} from: {e}") from None
+
+
 class Gate:
     """Decides for each datagram, before its decoding, whether the sender may ask now."""
 
@@ -63,18 +69,23 @@ class Gate:
                     community.label, community.label,
                 )  # fmt: skip
                 continue
-            try:
-                networks = tuple(ipaddress.ip_network(s) for s in community.sources)
-            except ValueError as e:
-                raise ConfigError(f"[[snmp.community]] {community.label} from: {e}") from e
+            networks = _networks(f"[[snmp.community]] {community.label}", community.sources)
             self._communities.append(
                 Community(
                     community.label, secrets[community.label].encode(), networks, community.access == "read-write"
                 )
             )
-        self._users = {
-            u.name: tuple(ipaddress.ip_network(s) for s in u.sources) for u in settings.users if u.name in keys
-        }
+        labels: dict[bytes, list[str]] = {}
+        for one in self._communities:
+            labels.setdefault(one.secret, []).append(one.label)
+        for same in labels.values():
+            if len(same) > 1:
+                log.warning(
+                    "snmp: communities %s have the same secret: where several could be meant, %s counts",
+                    ", ".join(same), same[-1],
+                )  # fmt: skip
+        users = [user for user in settings.users if user.name in keys]
+        self._users = {user.name: _networks(f"[[snmp.user]] {user.name}", user.sources) for user in users}
         self._senders: dict[str, _Sender] = {}
         self._paid_s = -math.inf  # of all together
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .addresses import is_loopback, normal
-from .config import Config, Problem, Server
+from .config import Community, Config, Problem, Server, Snmp, User
 
 MARGIN_S = 30.0  # as protection keeps it (agent/outage.py)
 
@@ -119,4 +119,16 @@ def hints(config: Config) -> tuple[str, ...]:
             "[ups] ignore_low_battery: if this UPS says no runtime either, only 60 s of silence are an emergency; "
             "set full_load_minutes"
         )
-    return tuple(texts)
+    return (*texts, *_far_switches(config.snmp or Snmp()))
+
+
+def _far_switches(snmp: Snmp) -> list[str]:
+    """Who may cut the power from every address there is."""
+    rows: list[tuple[str, Community | User]] = [(f"[[snmp.community]] {c.label}", c) for c in snmp.communities]
+    rows += [(f"[[snmp.user]] {u.name}", u) for u in snmp.users]
+    return [
+        f"{whose}: may switch the output off (allow_shutdown), and from = {source} is every address there is"
+        for whose, row in rows
+        for source in row.sources
+        if snmp.allow_shutdown and row.access == "read-write" and source.endswith("/0")
+    ]

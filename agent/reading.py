@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from . import plans
-from .addresses import split_address, wrong_host
+from .addresses import network, split_address, wrong_host
 from .config import (
     AGENT,
     COMMUNITIES_LIMIT,
@@ -324,8 +324,8 @@ class _Reader:
                 self.bad("snmp", f"{here} from: name at least one network")
             for source in sources or ():
                 try:
-                    ipaddress.ip_network(source)
-                except ValueError as e:
+                    network(source)
+                except ConfigError as e:
                     self.bad("snmp", f"{here} from: {e}")
             if good:
                 found.append({**row, "sources": tuple(sources)})

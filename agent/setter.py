@@ -67,13 +67,14 @@ class Setter:
             self._forget(now_s)
             job = self._jobs.get(key)
             outcome = job.outcome if job is not None else self._signed_before(seal)
-            if outcome is None and self._waiting < WAITING_LIMIT and len(self._signed) < SIGNED_LIMIT:
+            remembers = seal is None or len(self._signed) < SIGNED_LIMIT
+            if outcome is None and self._waiting < WAITING_LIMIT and remembers:
                 outcome = _Outcome()
                 job = self._jobs[key] = _Job(do, tell, now_s, outcome)
                 self._waiting += 1
                 self._queue.put(partial(self._carry_out, job))
             outcome = outcome or _Outcome(NO_ROOM)
-            if seal is not None and len(self._signed) < SIGNED_LIMIT:
+            if seal is not None and remembers:
                 self._signed.setdefault(seal[0], (seal[1], outcome))
             result = outcome.result
             if job is not None and result is None:

@@ -7,12 +7,11 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import vault
+from . import upsset, vault
 
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 64 * 1024
-NAMES = ("sysContact", "sysName", "sysLocation", "upsIdentName", "upsIdentAttachedDevices", "upsAutoRestart")
 TEXT_LIMIT = 255
 
 
@@ -33,7 +32,7 @@ def read(folder: Path) -> dict[str, str]:
         except OSError:
             pass  # said already; the next SET says what the disk thinks
         return {}
-    return {name: str(values[name])[:TEXT_LIMIT] for name in NAMES if name in values}
+    return {name: str(values[name])[:TEXT_LIMIT] for name in upsset.KEPT_NAMES if name in values}
 
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:

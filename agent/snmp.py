@@ -233,8 +233,8 @@ class Agent:
         look, table = self.seen(now_s)
         writer = f"community {community.label}" if community.writes else ""
         reply = pdu.answer(header, request, table, look, counts, self._budget_bytes, writer)
-        if request.tag == ber.SET and request.names and not writer:
-            self._refused_set(f"community {community.label}", host, request.names[0], upsset.NO_ACCESS)
+        if not writer:
+            self._no_access(f"community {community.label}", host, request)
         if reply is None:
             raise _RefusedError("no request")
         return self._sent(reply)
@@ -251,13 +251,16 @@ class Agent:
             look, table = self.seen(now_s)
             writer = f"user {user.name}" if user.writes else ""
             reply = pdu.answer(header, request, table, look, self.counts, room, writer)
-            if request.tag == ber.SET and request.names and not writer:
-                self._refused_set(f"user {user.name}", host, request.names[0], upsset.NO_ACCESS)
+            if not writer:
+                self._no_access(f"user {user.name}", host, request)
             return reply
+
+        def below(request: ber.Pdu, user: usm.User) -> None:
+            self._no_access(f"user {user.name}", host, request, v3.AUTHORIZATION_ERROR)
 
         try:
             return responder.answer(
-                data, now_s, lambda user: self.gate.admits(host, user), self._budget_bytes, make, message
+                data, now_s, lambda user: self.gate.admits(host, user), self._budget_bytes, make, message, below
             )
         except v3.Dropped as e:
             raise _RefusedError(e.args[0]) from None
@@ -281,6 +284,11 @@ class Agent:
             self._setter.turn()
         reply = later.reply(*results[0])
         return None if reply is None else self._sent(reply)
+
+    def _no_access(self, who: str, host: str, request: ber.Pdu, error: int = upsset.NO_ACCESS) -> None:
+        """If it is a SET it leaves a row that it was refused."""
+        if request.tag == ber.SET and request.names:
+            self._refused_set(who, host, request.names[0], error)
 
     def _refused_set(self, who: str, host: str, name: bytes, error: int) -> None:
         """Now and then that leaves a row. From any thread."""

@@ -20,14 +20,16 @@ from .outage import RETURN_DELAY_S
 from .upsmib import ABORT_TEST, DEEP_TEST, GENERAL_TEST, QUICK_TEST, TESTS, UPS
 
 GEN_ERR, NO_ACCESS, WRONG_TYPE, WRONG_LENGTH, WRONG_ENCODING, WRONG_VALUE, NO_CREATION = 5, 6, 7, 8, 9, 10, 11
-INCONSISTENT_VALUE, RESOURCE_UNAVAILABLE, COMMIT_FAILED, UNDO_FAILED, NOT_WRITABLE = 12, 13, 14, 15, 17
+INCONSISTENT_VALUE, RESOURCE_UNAVAILABLE, COMMIT_FAILED, UNDO_FAILED = 12, 13, 14, 15
+AUTHORIZATION_ERROR, NOT_WRITABLE = 16, 17
 
 #: RFC 3416 section 3
 ERRORS = {
     GEN_ERR: "genErr", NO_ACCESS: "noAccess", WRONG_TYPE: "wrongType", WRONG_LENGTH: "wrongLength",
     WRONG_ENCODING: "wrongEncoding", WRONG_VALUE: "wrongValue", NO_CREATION: "noCreation",
     INCONSISTENT_VALUE: "inconsistentValue", RESOURCE_UNAVAILABLE: "resourceUnavailable",
-    COMMIT_FAILED: "commitFailed", UNDO_FAILED: "undoFailed", NOT_WRITABLE: "notWritable",
+    COMMIT_FAILED: "commitFailed", UNDO_FAILED: "undoFailed", AUTHORIZATION_ERROR: "authorizationError",
+    NOT_WRITABLE: "notWritable",
 }  # fmt: skip
 
 Triple = tuple[bytes, int, bytes]  # encoded name, tag and body of the value
@@ -377,5 +379,7 @@ def _settings() -> dict[bytes, Setting]:
 
 
 SETTINGS = _settings()
+#: what is kept over restarts
+KEPT_NAMES = tuple(s.name for s in SETTINGS.values() if s.plan in (_keep, _auto_restart))
 SPIN_LOCK, AUTO_RESTART = ber.oid_body((*UPS, 1, 7, 2, 0)), ber.oid_body((*UPS, 1, 8, 5, 0))
 FIRST = frozenset((SPIN_LOCK, AUTO_RESTART))

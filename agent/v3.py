@@ -220,8 +220,6 @@ def seal(
 
 
 _VERSION, _NO_ID = ber.integer(ber.V3), ber.integer(0)
-
-
 #: what stands behind msgID, by msgFlags
 _HEADERS = tuple(
     ber.integer(SIZE_LIMIT) + ber.tlv(OCTET_STRING, bytes((flags,))) + ber.integer(MODEL) for flags in range(8)
@@ -284,10 +282,11 @@ class Responder:
 
     def answer(
         self, data: bytes, now_s: float, allowed: Callable[[str], bool], budget_bytes: int, make: Answer,
-        message: Message | None = None,
+        message: Message | None = None, below: Callable[[Pdu, User], None] = lambda pdu, user: None,
     ) -> bytes:  # fmt: skip
         """The reply to a datagram, which was `read_again` as `message`. `allowed`: may a user ask from where this
-        comes? `make` answers his request in so many octets. Malformed, Dropped: there is none; Later: not yet."""
+        comes? `make` answers in so many octets; `below` hears of signed ones below his level. Malformed, Dropped:
+        there is no reply; Later: not yet."""
         is_new = message is None
         message = message or read(data)
         level = message.level
@@ -302,7 +301,7 @@ class Responder:
                 if is_new:  # nobody without a key has forms kept
                     self._forms.keep(data, message)
                 scoped = self._decrypted(user, message)
-            return self._answered(message, user, scoped, now_s, budget_bytes, make)
+            return self._answered(message, user, scoped, now_s, budget_bytes, make, below)
         except _Report as e:
             return self._report(message, e, now_s)
 
@@ -331,8 +330,9 @@ class Responder:
             raise _Report("usmStatsDecryptionErrors") from None
 
     def _answered(
-        self, message: Message, user: User, scoped: bytes, now_s: float, budget_bytes: int, make: Answer
-    ) -> bytes:
+        self, message: Message, user: User, scoped: bytes, now_s: float, budget_bytes: int, make: Answer,
+        below: Callable[[Pdu, User], None],
+    ) -> bytes:  # fmt: skip
         found = self._questions.find(scoped)
         if found is not None:
             (context_engine, context, header), pdu = found
@@ -353,6 +353,8 @@ class Responder:
         if context:
             raise _Report("snmpUnknownContexts", message.level, user, pdu.request_id)
         if message.level < user.level:
+            if message.level:  # else anybody can have said it
+                below(pdu, user)
             reply = ber.message(header.prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
         else:
             room = min(budget_bytes, message.max_size) - self._around_bytes(message, user)
@@ -386,8 +388,7 @@ class Responder:
         if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not message.flags & REPORTABLE:
             raise Dropped(name)
         body = ber.binding(_REPORTED[name], ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
-        number = why.request_id or _request_id(message)
-        scoped = ber.message(self._context, ber.REPORT, number, 0, 0, body)
+        scoped = ber.message(self._context, ber.REPORT, why.request_id or _request_id(message), 0, 0, body)
         return self._sealed(message, why.user if why.level else None, scoped, now_s, why.level)
 
 

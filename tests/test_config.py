@@ -95,6 +95,8 @@ def test_a_server_without_a_stage_gets_the_default_one() -> None:
         (('port = "/dev/ttyUSB0"', ""), "ups", ["[ups]: port is missing"]),
         (('from = ["192.0.2.0/24", "2001:db8::/32"]', ""), "snmp", ["monitoring: from is missing"]),
         (('"192.0.2.0/24", "2001:db8::/32"', ""), "snmp", ["name at least one network"]),
+        (('"192.0.2.0/24"', '"::ffff:192.0.2.0/120"'), "snmp", ["from: ::ffff:192.0.2.0/120", "192.0.2.0/24"]),
+        (('"192.0.2.0/24"', '"::ffff:0:0/96"'), "snmp", ["from: ::ffff:0:0/96", "write 0.0.0.0/0"]),
         (('port = "/dev/ttyUSB0"', "port = 3"), "ups", ["[ups] port = 3", "text in quotes"]),
         (('stage = "early"\nneeds', 'stage = "erly"\nneeds'), "server", ["[[server]] web", 'did you mean "early"']),
         (("port = 6004", "port = 70000"), "server", ["[[server]] files port", "between 1 and 65535"]),

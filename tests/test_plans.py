@@ -137,6 +137,20 @@ def test_a_plan_that_only_wakes_is_said() -> None:
     assert wrong == () and any("every one is only woken" in hint for hint in found.hints)
 
 
+@pytest.mark.parametrize("who", ['[[snmp.community]]\nlabel = "x"', '[[snmp.user]]\nname = "x"'])
+@pytest.mark.parametrize("everywhere", ["0.0.0.0/0", "::/0"])
+def test_who_may_cut_the_power_from_everywhere_is_said(who: str, everywhere: str) -> None:
+    table = who.partition("\n")[0]
+    rest = f'{who}\naccess = "read-write"\nfrom = ["192.0.2.7/32", "{everywhere}"]\n'
+    text = f"{PLAN}\n[snmp]\nallow_shutdown = true\n{rest}"
+    found, wrong = read(text)
+    assert wrong == () and found.hints[-1] == (
+        f"{table} x: may switch the output off (allow_shutdown), and from = {everywhere} is every address there is"
+    )
+    for less in (("= true", "= false"), ("read-write", "read-only"), (everywhere, "192.0.2.0/24")):
+        assert not any("allow_shutdown" in hint for hint in read(text.replace(*less))[0].hints)
+
+
 def test_armed_without_a_server_is_refused_and_in_dry_run_it_is_not() -> None:
     text = PLAN[: PLAN.index("[[server]]")]
     assert "no [[server]]" in read(text)[1][0].text

@@ -224,6 +224,19 @@ def test_the_newest_who_asked_is_told_and_the_kept_answer_serves_later_ones(line
     assert line.done == ["a", "a"] and line.told[2:] == [("fourth", (0, 0))]
 
 
+def test_signed_ones_leave_room_for_those_that_are_not(line: Line) -> None:
+    for number in range(SIGNED_LIMIT + 1):
+        key = ("who", "host", 161, b"%d" % number, b"")
+        line.setter.take(key, lambda: (0, 0), lambda said: line.told.append(("", said)), (b"%d" % number, 900.0))
+        if line.setter._queue.qsize():
+            line.setter.turn()
+    assert [said for _, said in line.told] == [(0, 0)] * SIGNED_LIMIT + [(upsset.RESOURCE_UNAVAILABLE, 1)]
+    line.take("plain")
+    assert line.setter._queue.qsize() == 1 and len(line.setter._signed) == SIGNED_LIMIT
+    line.setter.turn()
+    assert line.done == ["plain"]
+
+
 def test_others_have_sets_of_their_own(line: Line) -> None:
     both: list[str] = []
 

@@ -375,6 +375,25 @@ def test_a_community_without_a_secret_is_off_and_the_log_says_how_to_set_it(capl
     assert "ridethrough secret set monitoring" in caplog.text
 
 
+@pytest.mark.parametrize("source", ["192.0.2.1/24", "::ffff:192.0.2.0/120", "everybody"])
+def test_a_source_of_a_user_that_is_no_network_is_a_config_error(source: str) -> None:
+    rows = (config.User(name="ops", sources=(source,)),)
+    with pytest.raises(ConfigError, match=r"\[\[snmp.user\]\] ops from: "):
+        gates.Gate(config.Snmp(users=rows), {}, ("ops",))
+
+
+def test_communities_with_one_secret_are_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    gate_of(("a", ("192.0.2.0/24",)), ("b", ("192.0.2.0/24",)), a="first", b="second")
+    assert caplog.text == ""
+    here = ("192.0.2.0/24",)
+    gate = gate_of(("x", here), ("y", here), ("z", here), ("w", here), x="s3cret", y="other", z="s3cret", w="s3cret")
+    assert gate.refusal("192.0.2.9", 0.0) is None
+    found = gate.community("192.0.2.9", b"s3cret")
+    assert found is not None and found.label == "w"
+    assert "communities x, z, w have the same secret: where several could be meant, w counts" in caplog.text
+    assert "s3cret" not in caplog.text and len(caplog.records) == 1
+
+
 def test_a_source_that_is_no_network_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="192.0.2.1/24"):
         gate_of(("a", ("192.0.2.1/24",)), a="x")

@@ -88,20 +88,22 @@ class Box:
         while self.agent._setter._queue.qsize():
             self.agent._setter.turn()
 
-    def set_as(self, name: str, value: bytes, who: str, with_keys_of: usm.User | None = None) -> tuple[int, int]:
+    def set_as(
+        self, name: str, value: bytes, who: str, with_keys_of: usm.User | None = None, level: int = usm.AUTH_PRIV
+    ) -> tuple[int, int]:
         assert self.agent.responder is not None
         user, engine = with_keys_of or self.keys[who], self.agent.responder.engine
         prefix = ber.tlv(ber.OCTET_STRING, engine.id) + ber.tlv(ber.OCTET_STRING, b"")
         scoped = ber.message(prefix, ber.SET, ber.integer(7), 0, 0, ber.binding(ber.oid(arcs(name)), value))
-        flags = usm.AUTH_PRIV | v3.REPORTABLE
+        flags = level | v3.REPORTABLE
         data = self.agent.answer(
             v3.seal(7, flags, engine.id, engine.boots, 0, user, who.encode(), scoped, usm.Salts()), "127.0.0.1"
         )
         assert data is not None
         message = v3.read(data)
-        if message.level == usm.NO_AUTH:
+        if message.level != level:
             return -1, 0
-        pdu = v3.read_scoped(v3.opened(data, message, user))[3]
+        pdu = v3.read_scoped(v3.opened(data, message, user) if level else message.scoped)[3]
         return pdu.first, pdu.second
 
 
@@ -152,6 +154,16 @@ def test_a_set_that_is_refused_leaves_a_row_with_who_what_and_why(tmp_path: Path
         ("audit", "upsConfigAudibleStatus", "wrongType", "snmp user boss", "127.0.0.1"),
         ("audit", "upsShutdownAfterDelay", "noAccess", "snmp community writes", "127.0.0.2"),
     ], "the last but one sender has left his row already"
+
+
+@pytest.mark.parametrize(("level", "rows"), [(usm.AUTH, 1), (usm.NO_AUTH, 0)])
+def test_a_set_below_the_users_level_leaves_a_row_if_it_is_signed(tmp_path: Path, level: int, rows: int) -> None:
+    with box(tmp_path, allow_shutdown=True) as it:
+        assert it.set_as(DOWN, ber.integer(60), "boss", level=level) == (v3.AUTHORIZATION_ERROR, 0)
+        it.rows()
+        asked = [(one["type"], one["what"], one["why"], *one["origin"].values()) for one in it.bus.heard]
+    row = ("audit", "upsShutdownAfterDelay", "authorizationError", "snmp user boss", "127.0.0.1")
+    assert asked == [row] * rows, "what is not signed anybody can have said"
 
 
 def test_what_the_core_refuses_has_its_row_there_and_no_second_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, since, view
 
 from agent import ber, settexts, upsset
 from agent.drivers.simulator import Simulator
+from agent.mib import INT_MAX
 from agent.model import Command, Condition
+from agent.pdu import TOO_BIG
 from agent.pretend import Scene, Unit
 from agent.upsmib import ORDER_WITHIN_S
 from agent.upsset import Refused, Writer
@@ -85,6 +88,17 @@ def test_texts_are_kept_and_leave_an_audit_row(desk: Desk) -> None:
     assert desk.get(CONTACT) == b"ops@example.net" and desk.get(NAME) == b"rack 7"
     assert desk.saved == {"sysContact": "ops@example.net", "upsIdentName": "rack 7"}
     assert desk.audits == [("sysContact='ops@example.net' upsIdentName='rack 7'", "community tests", "127.0.0.1", "")]
+
+
+def test_every_text_that_can_be_set_is_read_back_and_outlives_a_restart(desk: Desk, tmp_path: Path) -> None:
+    texts = {s.name: name for name, s in upsset.SETTINGS.items() if s.tag == ber.OCTET_STRING}
+    assert len(texts) == 5 and {*texts, "upsAutoRestart"} == set(upsset.KEPT_NAMES)
+    for name, body in texts.items():
+        where = ".".join(map(str, ber.arcs(body)))
+        assert desk.set((where, name)) == (0, 0) and desk.get(where) == name.encode()
+    assert desk.set((RESTART, 2)) == (0, 0)
+    settexts.write(tmp_path, desk.saved)
+    assert settexts.read(tmp_path) == {**{name: name for name in texts}, "upsAutoRestart": "off"}
 
 
 def test_a_test_needs_the_spin_lock_in_the_same_request_and_moves_it(desk: Desk) -> None:
@@ -295,6 +309,34 @@ def test_when_the_ups_refuses_nothing_stays_set(desk: Desk) -> None:
     assert desk.set((CONTACT, "a"), (BEEPER, 1)) == (upsset.INCONSISTENT_VALUE, 2)
     assert desk.saved == {} and desk.get(CONTACT) == b"" and desk.audits == []
     assert desk.set((TEST, QUICK), (LOCK, 1))[0] and desk.get(LOCK) == 1
+
+
+def test_what_cannot_be_undone_is_said(desk: Desk) -> None:
+    def order(*_: Any) -> None:
+        desk.disk_full = True
+        raise Refused("this UPS is busy")
+
+    desk.writer._order = order
+    assert desk.set((CONTACT, "a"), (BEEPER, 1)) == (upsset.UNDO_FAILED, 0), "RFC 3416 section 4.2.5: index 0"
+
+
+def test_the_spin_lock_begins_anew_at_its_end(desk: Desk) -> None:
+    for lock, after in ((INT_MAX - 1, INT_MAX), (INT_MAX, 0)):
+        desk.writer.kept = replace(desk.writer.kept, spin_lock=lock, test_until_s=0.0)
+        assert desk.set((LOCK, lock), (TEST, QUICK)) == (0, 0) and desk.get(LOCK) == after
+
+
+def test_what_could_not_be_answered_is_not_done(desk: Desk) -> None:
+    texts = [("1.3.6.1.2.1.1.4.0", "c" * 255), ("1.3.6.1.2.1.1.5.0", "n" * 255), ("1.3.6.1.2.1.1.6.0", "l" * 255)]
+    lengths = []
+    for rest in range(30, 53):  # a datagram of up to 1472 octets
+        pairs = [*texts, *texts[:2], (CONTACT, "d" * rest)]
+        desk.saved, desk.stage.now_s = {}, desk.stage.now_s + 11.0
+        error = desk.set(*pairs)[0]
+        assert (error == 0) is (desk.saved != {}), rest
+        assert error in (0, TOO_BIG)
+        lengths.append(error)
+    assert lengths == sorted(lengths) and {*lengths} == {0, TOO_BIG}
 
 
 def test_a_full_disk_is_a_failed_commit(desk: Desk) -> None:

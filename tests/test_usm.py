@@ -114,9 +114,19 @@ def test_the_keys_of_rfc_3414() -> None:
     assert usm.key("maplesyrup", "sha1", OF_THE_RFC).hex() == "6695febc9288e36282235fc7151f128497b38f3f"
 
 
-def test_a_key_is_lengthened_by_hashes_of_itself() -> None:
-    short = usm.key(CRYPT, "sha1", ENGINE_ID)
-    assert usm.key(CRYPT, "sha1", ENGINE_ID, 32) == (short + hashlib.sha1(short).digest())[:32]
+def test_so_much_of_an_hmac_is_sent_as_the_rfcs_say() -> None:
+    #: RFC 3414 sections 6 and 7, RFC 7860 section 4
+    octets = {"md5": 12, "sha1": 12, "sha224": 16, "sha256": 24, "sha384": 32, "sha512": 48}
+    assert {auth: len(KEYS[auth, "aes128"].sign(b"")) for auth in usm.AUTHS} == octets
+
+
+@pytest.mark.parametrize("auth", ["sha1", "sha224", "md5"])
+def test_a_key_is_lengthened_by_hashes_of_itself(auth: str) -> None:
+    short = usm.key(CRYPT, auth, ENGINE_ID)
+    assert usm.key(CRYPT, auth, ENGINE_ID, 32) == (short + hashlib.new(auth, short).digest())[:32]
+
+
+def test_a_key_is_cut_to_what_is_wanted() -> None:
     assert usm.key(CRYPT, "sha256", ENGINE_ID, 16) == usm.key(CRYPT, "sha256", ENGINE_ID)[:16]
 
 
@@ -248,6 +258,17 @@ def test_what_is_no_request_is_dropped(data: bytes) -> None:
 def test_no_two_messages_are_encrypted_with_the_same_salt() -> None:
     salts = usm.Salts()
     assert len({salts.take() for _ in range(1000)}) == 1000
+    begun = {usm.Salts().take() for _ in range(50)}
+    assert len(begun) == 50 and max(begun) > 2**60, "each start begins somewhere else"
+
+
+@pytest.mark.parametrize("priv", usm.PRIVS)
+def test_a_salt_makes_other_octets_of_the_same_text(priv: str) -> None:
+    who = KEYS["sha256", priv]
+    found = [usm.encrypt(who, 7, 500, salt, bytes(16)) for salt in (1, 2, 2**32 - 1)]
+    assert len({params for _, params in found}) == len({data for data, _ in found}) == 3
+    if priv == "des":  # RFC 3414 section 8.1.1.1: boots, and a number of our own
+        assert [params.hex() for _, params in found] == ["0000000700000001", "0000000700000002", "00000007ffffffff"]
 
 
 @pytest.mark.parametrize("at", range(len(sent())))
@@ -261,9 +282,9 @@ def test_no_changed_octet_is_believed(at: int) -> None:
     assert v3.read_scoped(answer.scoped)[3].tag == ber.REPORT
 
 
-def signed(who: usm.User, octets: int) -> bytes:
+def signed(who: usm.User, octets: int, size: bytes = SIZE) -> bytes:
     """A message with so much of the right signature; beyond that the rest of the HMAC, and zeros."""
-    header = ber.integer(4711) + SIZE + ber.tlv(ber.OCTET_STRING, b"\x05") + ber.integer(v3.MODEL)
+    header = ber.integer(4711) + size + ber.tlv(ber.OCTET_STRING, b"\x05") + ber.integer(v3.MODEL)
     engine = ber.tlv(ber.OCTET_STRING, ENGINE_ID) + ber.integer(7) + ber.integer(500)
 
     def message(signature: bytes) -> bytes:
@@ -310,6 +331,18 @@ def test_nothing_is_opened_that_was_changed_on_its_way(level: int) -> None:
             v3.opened(changed, v3.read(changed), OPS)
 
 
+def test_an_answer_is_no_longer_than_its_asker_reads() -> None:
+    who = replace(OPS, level=usm.AUTH)
+
+    def room(size: int) -> int:
+        answer = asked(signed(who, 24, ber.integer(size)), who=who)
+        ((_, _, body),) = ber.values(v3.read_scoped(answer.scoped)[3].bindings)
+        return int.from_bytes(body, "big")
+
+    assert 0 < room(v3.SIZE_LEAST) < v3.SIZE_LEAST and room(600) == room(v3.SIZE_LEAST) + 600 - v3.SIZE_LEAST
+    assert room(65507) == room(1472) > room(1471), "and than fits one frame"
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------
 
 
@@ -334,10 +367,20 @@ def test_a_damaged_engine_is_said_and_never_made_anew(tmp_path, text: str) -> No
 
 
 def test_an_engine_that_started_too_often_stays_off(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    engineid.path(tmp_path).write_text('{"engine_id": "8000000005aabbcc", "boots": 2147483647}')
+    engineid.path(tmp_path).write_text('{"engine_id": "8000000005aabbcc", "boots": 2147483645}')
     engineid.path(tmp_path).chmod(0o600)
-    with pytest.raises(ConfigError, match="too often"):
-        engineid.started(tmp_path)
+    last = v3.Engine(*engineid.started(tmp_path), 1000.0)
+    assert last.boots == 2**31 - 2, "the last one that answers"
+    who = user(engine=last.id)
+    context = request(context=last.id)
+    answer = asked(sent(who, boots=last.boots, engine=last.id, scoped=context), who=who, engine=last)
+    assert v3.read_scoped(answer.scoped)[3].tag == ber.RESPONSE
+    kept = engineid.path(tmp_path).read_text()
+    for text in (kept, kept.replace("646", "647")):
+        engineid.path(tmp_path).write_text(text)
+        with pytest.raises(ConfigError, match="too often; remove it"):
+            engineid.started(tmp_path)
+        assert engineid.path(tmp_path).read_text() == text
 
 
 def test_keys_are_kept_without_pass_phrases_and_are_good_for_one_engine_only(tmp_path) -> None:  # type: ignore[no-untyped-def]
