@@ -106,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
         "--serial-ok", action="store_true", help="no contact or simple-signalling cable hangs on a serial port"
     )
     found.add_argument("--port", default="", metavar="PATH", help="look at this serial port alone")
+    found.add_argument(
+        "--host", action="append", default=[], metavar="ADDRESS",
+        help="ask this host alone (Modbus TCP, a NUT server, SNMP); may be given several times",
+    )  # fmt: skip
+    found.add_argument("--secret", default="", metavar="LABEL", help="of the SNMP community for --host; else public")
     found.add_argument("--json", action="store_true", help="as JSON, with what was asked and said")
     found.add_argument("--forget", action="store_true", help='forget what driver = "auto" has found')
     bundle = verb("support", "write an archive for whoever shall help: configuration, events, frames; no secrets")

@@ -72,7 +72,7 @@ def split_address(listen: str) -> tuple[str, int]:
 
 
 def wrong_host(host: str) -> str:
-    """What is wrong with a server's address or name, or ''."""
+    """What is wrong with the address or name of a server or receiver, or ''."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -81,7 +81,7 @@ def wrong_host(host: str) -> str:
             return "neither an IP address nor a host name"
         return ""
     if address.is_unspecified or address.is_multicast or host == "255.255.255.255":
-        return "not the address of one server"
+        return "not the address of one machine"
     if address.version == 6 and address.is_link_local and not address.scope_id:
         return "a link-local address needs its interface, such as fe80::1%eth0"
     return ""

@@ -14,7 +14,7 @@ from typing import Any
 from .model import Status
 
 NOTED_S = 5.0  # a value that is older than its frame by less is as good as new
-MEASURED_LIMIT_S = 60.0  # a measurement that is older is none: neither SNMP nor a NUT client is told of ages
+MEASURED_LIMIT_S = 90.0  # a measurement that is older is none: neither SNMP nor a NUT client is told of ages
 
 _MEASURED = re.compile(r"(?:(inputs|outputs|bypass|sensors)\[(\d+)\]\.|(battery)\.)?(\w+)")
 

@@ -50,7 +50,7 @@ CARDS = (
         "complete",
         "real, NUT",
         frozenset(NEEDS),
-        "off after its grace time, up to 600 s; load off and on at once",
+        "off after its grace time, up to 600 s, read back; its countdown it shows nowhere; load off and on at once",
     ),
     Card("Serial port with smart signalling", "Symmetra (three phases), SPM", "", "untested", "none"),
 )

@@ -120,7 +120,8 @@ def pack(content: Content) -> bytes:
 
 
 def unpack(packed: bytes, more: Sequence[str] = ()) -> Content:
-    """What `pack` was given; `more`: names that may be in it besides KEPT. ConfigError."""
+    """What `pack` was given. `more`: names that may be in it besides KEPT; then it is this card's own, and what only
+    a newer version knows is left out. ConfigError."""
     unpacker = zlib.decompressobj(wbits=31)
     try:
         plain = unpacker.decompress(packed, TOTAL_LIMIT_BYTES)
@@ -129,8 +130,11 @@ def unpack(packed: bytes, more: Sequence[str] = ()) -> Content:
         with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
             files, programs = {}, set()
             for row in tar:
-                if not row.isreg() or not (_ours(row.name) or row.name in more) or row.name in files:
+                known = _ours(row.name) or row.name in more
+                if not row.isreg() or row.name in files or not (known or more):
                     raise ValueError(f"{row.name[:80]!r} does not belong there")
+                if not known:
+                    continue
                 stream = tar.extractfile(row)
                 files[row.name] = stream.read() if stream else b""
                 if row.mode & 0o100:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
+import select
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import hidraw
-from .bridges import BRIDGES, NO_ACK, SHOWN_BYTES, Packets, Strings, number_of, row, string_of, taken
+from .bridges import BRIDGES, NO_ACK, SHOWN_BYTES, Packets, Reports, Strings, number_of, row, string_of, taken
 from .hidraw import Found
 from .link import WITHIN_LIMIT_S, NotSent
 from .model import LinkError, Option, Reply
 from .usbdevice import Claim, Finder, find_all, identity, remedy
 
 log = logging.getLogger(__name__)
+
+Wait = Callable[[float], None]
 
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 INTERFACE = 0
@@ -42,15 +45,21 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
+def pause(for_s: float) -> None:
+    """Between a question and its answer, where nothing says that it is there."""
+    select.select([], [], [], for_s)
+
+
 def open(  # noqa: A001 (bridge.open reads well)
     section: Mapping[str, Any],
     now: Callable[[], float],
     finder: Finder | None = None,
     util: Any = None,
     meant: hidraw.Meant = hidraw.nobody,
-) -> PacketLink | StringLink:
+    wait: Wait = pause,
+) -> PacketLink | StringLink | ReportLink:
     """The device that `section` (see OPTIONS) describes; `meant` as of hidraw.choose. LinkError with the remedy.
-    `finder` and `util` stand in for those of pyusb."""
+    `finder` and `util` stand in for those of pyusb, `wait` for the time between a question and its answer."""
     import usb.core  # only here: nobody else needs its memory
     import usb.util
 
@@ -78,6 +87,8 @@ def open(  # noqa: A001 (bridge.open reads well)
     except usb.core.USBError as e:
         raise LinkError(remedy(chosen.identity, e)) from e
     log.info("usb: bridge %s at %s", it.name, chosen.identity.place)
+    if isinstance(it.how, Reports):
+        return ReportLink(device, claim, it.name, it.how, now, wait)
     if isinstance(it.how, Strings):
         return StringLink(device, claim, it.name, it.how, now)
     return PacketLink(device, claim, it.name, it.how, now)
@@ -210,6 +221,64 @@ class PacketLink(_Device):
             self._device.clear_halt(self._how.into)
         except self._errors as e:
             log.debug("usb: clearing a halt: %s", e)
+
+
+class ReportLink(_Device):
+    """An open bridge with one report for both directions. See model.Link."""
+
+    def __init__(
+        self, device: Any, claim: Claim, name: str, how: Reports, now: Callable[[], float], wait: Wait
+    ) -> None:
+        super().__init__(device, claim, name, now)
+        self._how, self.timers, self._wait = how, how.timers, wait
+
+    def carries(self, command: bytes) -> bool:
+        """Whether `command` (with CR) fits into the report."""
+        return bool(self._how.frame(command))
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        """As PacketLink.ask."""
+        deadline_s = self._now() + min(within_s, WITHIN_LIMIT_S)
+        word = command.rstrip(b"\r")
+        if not self.carries(command):
+            return Reply(word, self._now())
+        data = b""
+        for _ in range(self._how.tries if word in self._how.questions else 1):
+            self._send(command, deadline_s)
+            self._wait(min(self._how.wait_s, max(0.0, deadline_s - self._now())))
+            data = self._report(deadline_s, word)
+            answer, found, _ = data.partition(end)
+            if found:
+                return Reply(answer, self._now())
+            if self._now() >= deadline_s:
+                break
+        raise LinkError(f"{word!r}: no answer within {within_s:g} s: {data[:SHOWN_BYTES]!r}")
+
+    def send(self, command: bytes) -> None:
+        """Send `command` to which there is no reply. LinkError if it does not get there."""
+        if not self.carries(command):
+            raise NotSent(f"bridge {self.name} cannot carry {command!r}")
+        self._send(command, self._now() + TRANSFER_WITHIN_MS / 1000)
+
+    def _send(self, command: bytes, deadline_s: float) -> None:
+        frame = self._how.frame(command)[0]
+        try:
+            sent = self._device.ctrl_transfer(
+                0x21, 0x09, self._how.value, INTERFACE, frame, self._left_ms(deadline_s)
+            )
+        except self._errors as e:
+            raise NotSent(f"{command!r}: not sent: {e}") from e
+        if sent != len(frame):
+            raise NotSent(f"{command!r}: {sent} of {len(frame)} bytes sent")
+
+    def _report(self, deadline_s: float, word: bytes) -> bytes:
+        size = self._how.size_bytes
+        try:
+            return bytes(
+                self._device.ctrl_transfer(0xA1, 0x01, self._how.value, INTERFACE, size, self._left_ms(deadline_s))
+            )
+        except self._errors as e:
+            raise LinkError(f"{word!r}: {e}") from e
 
 
 class StringLink(_Device):

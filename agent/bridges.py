@@ -2,8 +2,8 @@
 
 A bridge is a small USB device with a serial line behind it. Most take a command in HID reports and give the answer in
 interrupt packets (`Packets`); some answer when they are asked for a string descriptor of a number that stands for the
-command (`Strings`). Pure. Sources: NUT, drivers/nutdrv_qx.c and docs/nutdrv_qx-subdrivers.txt; USB-IF, USB 2.0, 9.4.3
-and HID 1.11, 7.2.
+command (`Strings`); one has a feature report for both (`Reports`). Pure. Sources: NUT, drivers/nutdrv_qx.c and
+docs/nutdrv_qx-subdrivers.txt; USB-IF, USB 2.0, 9.4.3 and HID 1.11, 7.2.
 """
 
 from __future__ import annotations
@@ -56,13 +56,26 @@ class Strings(NamedTuple):
     knock: bool = False  # an interrupt read wakes it
 
 
+class Reports(NamedTuple):
+    """Command and answer in one feature report: written, and read a while later; an answer that is not there yet is
+    asked for anew, an order never."""
+
+    frame: Frame  # a list of one
+    value: int  # wValue of SET_REPORT and GET_REPORT: its kind and number
+    questions: frozenset[bytes]  # commands without CR that have an answer
+    size_bytes: int = 47
+    wait_s: float = 0.5
+    tries: int = 3
+    timers: Timers | None = None
+
+
 class Bridge(NamedTuple):
     """One row. `ids`: USB vendor and product; `maker`, `product`: what its strings must say, "" anything. `auto`:
     whether it is taken without being named."""
 
     name: str
     ids: tuple[tuple[int, int], ...]
-    how: Packets | Strings
+    how: Packets | Strings | Reports
     evidence: str
     auto: bool = True
     maker: str = ""
@@ -89,6 +102,16 @@ def led(size: int, lead: int, *, fill: bool = True) -> Frame:
     def frame(command: bytes) -> list[bytes]:
         pieces = [command[at : at + size - 1] for at in range(0, len(command), size - 1)]
         return [(bytes((lead + len(one),)) + one).ljust(size if fill else 0, b"\0") for one in pieces]
+
+    return frame
+
+
+def reported(number: int, size: int) -> Frame:
+    """NUMBER 00 LENGTH COMMAND.. zeros; LENGTH with the CR."""
+
+    def frame(command: bytes) -> list[bytes]:
+        whole = bytes((number, 0, len(command))) + command
+        return [whole.ljust(size, b"\0")] if len(whole) <= size else []
 
     return frame
 
@@ -234,6 +257,13 @@ BRIDGES: tuple[Bridge, ...] = (
         ((0x0590, 0x00B7),),
         Packets(padded(16), setup=(0x21, 0x09, 0x0002), take_bytes=64, silence_ends=True),
         "none",
+        auto=False,
+    ),
+    Bridge(
+        "ablerex",
+        ((0xFFFF, 0x0000),),
+        Reports(reported(5, 47), 0x0305, frozenset((*_QUESTIONS, b"Q5"))),
+        "NUT, one scene",
         auto=False,
     ),
     Bridge("gtec", (), Packets(padded(8), setup=(0x21, 0x09, 0x0002), take_bytes=128), "none", auto=False),

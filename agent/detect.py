@@ -11,17 +11,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from . import bridges, devices, drivers, hidraw, vault, wire
+from .asking import Asking
 from .devices import Port
 from .hidraw import Identity
-from .link import Silence
-from .model import LinkError, Option, Reply
+from .model import LinkError, Option
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ READS = 3  # of each driver at each place that answers; of one that does not, TR
 TRIES = 2
 GOOD, LEAD = 0.75, 0.2  # the least score, and how far ahead of another driver at the same place it must be
 AGAIN_S = 30.0  # after it did not know
-FRAMES_LIMIT, FRAME_LIMIT_BYTES = 64, 200  # of a candidate, kept for people
+NETWORK = ("modbus", "upsd", "snmp")  # links to a host; each is asked at its usual port
 MEMORY, MEMORY_LIMIT_BYTES = "detected.json", 4096
 
 OPTIONS = (
@@ -94,42 +94,6 @@ class Around:
         return [one for one in found if only == one.lasting or node == str(one.node)] or [Port(Path(only))]
 
 
-class Asking:
-    """A link that lets only `queries` through, and keeps what was said. `heard`: at least a byte came."""
-
-    wake_fd: int | None = None
-
-    def __init__(self, link: Any, queries: tuple[bytes, ...]) -> None:
-        self._link, self._queries = link, queries
-        self.heard = False
-        self.frames: list[str] = []
-
-    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
-        """As Link.ask; LinkError for what is no query."""
-        if command not in self._queries:
-            raise LinkError(f"{command!r} is no query of this driver: not sent")
-        try:
-            reply: Reply = self._link.ask(command, end=end, limit_bytes=limit_bytes, within_s=within_s)
-        except LinkError as e:
-            self.heard = self.heard or not isinstance(e, Silence)
-            self._keep(f"{command!r} -> {e}")
-            raise
-        self.heard = True
-        self._keep(f"{command!r} -> {reply.data[:FRAME_LIMIT_BYTES]!r}")
-        return reply
-
-    def send(self, command: bytes) -> None:
-        """Nothing that has no answer is a question."""
-        raise LinkError(f"{command!r} is no query: not sent")
-
-    def close(self) -> None:
-        """Whoever opened the link closes it."""
-
-    def _keep(self, text: str) -> None:
-        if len(self.frames) < FRAMES_LIMIT:
-            self.frames.append(text[: 2 * FRAME_LIMIT_BYTES])
-
-
 class Look:
     """One look around. `steps` does it, a few seconds at a time; then `report` says what it brought."""
 
@@ -140,8 +104,11 @@ class Look:
         *,
         serial_ok: bool = False,
         only: str = "",
+        hosts: Sequence[str] = (),
         around: Around | None = None,
     ) -> None:
+        """`hosts`: IP addresses; then they alone are asked, and what is plugged in here is not looked at."""
+        self._hosts = hosts
         self._open_link, self._now, self._around = open_link, now, around or Around()
         self._serial_ok, self._only = serial_ok, only
         self._modules = [drivers.load(name) for name in drivers.available()]
@@ -150,6 +117,12 @@ class Look:
 
     def steps(self) -> Iterator[str]:
         """Look; yields what is looked at, before it takes time (at most some 5 s until the next)."""
+        for host in self._hosts:
+            for module in self._modules:
+                if module.LINK in NETWORK:
+                    yield from self._place(host, module.LINK, [module], {"host": host}, "", asks=True)
+        if self._hosts:
+            return
         power_devices = self._around.power_devices()
         yield from self._usb(power_devices)
         yield from self._bridges({one.identity.place for one in power_devices})

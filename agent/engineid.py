@@ -48,13 +48,13 @@ def ahead(data: bytes, starts: int) -> bytes:
     """The engine's file as if it had been started so often more. ConfigError if it is damaged."""
     try:
         found, boots = _parse(data)
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ConfigError(f"engine.json: damaged ({e})") from e
     return _line(found, min(boots + starts, BOOTS_LIMIT))
 
 
 def _parse(data: bytes) -> tuple[bytes, int]:
-    """engineID and starts. ValueError, KeyError, TypeError if the file is damaged."""
+    """engineID and starts. ValueError, KeyError, TypeError, RecursionError if the file is damaged."""
     values = json.loads(data)
     found, boots = bytes.fromhex(values["engine_id"]), values["boots"]
     if not 5 <= len(found) <= 32 or type(boots) is not int or not 0 <= boots <= BOOTS_LIMIT:
@@ -75,7 +75,7 @@ def _read(folder: Path) -> tuple[bytes, int]:
         _write(folder, found, boots)
     except OSError as e:
         raise ConfigError(f"{where}: {e.strerror}") from e
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ConfigError(f"{where}: damaged ({e}); remove it and give the users their keys again") from e
     return found, boots
 
@@ -109,7 +109,7 @@ def keys(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     except OSError as e:
         raise ConfigError(f"{where}: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ConfigError(f"{where}: damaged ({e}); remove it and give the users their keys again") from e
     return values
 

@@ -94,14 +94,14 @@ def _is_on(settings: Config, name: str) -> bool:
 
 def _start_snmp(settings: Config, client: bus.Client, stop: threading.Event) -> threading.Thread:
     """The SNMP agent in its thread, and what tells its receivers in another; the latter alone, if nobody may ask.
-    ConfigError if it cannot listen, or has nobody to tell."""
+    ConfigError if it can do neither."""
     face = snmpface.start(settings, vault.read(secrets_path(settings)), client)
     threads = []
     if face.notifier is not None:
         told = face.notifier
         threads.append(_started(lambda: told.run(client, stop, time.monotonic), "notify"))
     if face.listens:
-        threads.append(_started(lambda: face.agent.run(stop), SNMP_FACE))
+        threads.append(_started(lambda: face.answer(stop), SNMP_FACE))
     return threads[-1]
 
 

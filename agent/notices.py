@@ -52,7 +52,7 @@ class Notice:
     trap: Oid  # snmpTrapOID: the kind, of which a receiver gets at most one in 5 s
     ticks: int  # sysUpTime
     bindings: bytes
-    about: str = ""  # the alarm or interface, of which a receiver gets all in their order
+    about: str = ""  # the alarm, interface or the like: all in their order, and of the same twice running the newest
 
     def of_version_1(self, request_from: bytes, community: bytes) -> bytes:
         """A whole message; `request_from`: our IPv4 address, four octets."""
@@ -90,6 +90,7 @@ class Watch:
 
     def __init__(self, cursor: int | None = None, open_: Mapping[int, int] | None = None) -> None:
         self.cursor = cursor
+        self.level = False  # is `open` sure to be what the core has?
         self.open: dict[int, int] = dict(open_ or {})  # alarm's number -> upsAlarmId
         self._battery_s: float | None = None  # when "on battery" was told last
         self._links: dict[int, int] = {}  # ifIndex -> ifOperStatus
@@ -130,7 +131,7 @@ class Watch:
             self._forget(_OF_ON_BATTERY)
         found = [] if number in _NOT_REMOVED else [_alarm(ALARM_REMOVED, row_id, number, look)]
         if number == ALARM_NUMBER[Condition.TEST_RUNNING]:
-            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, self._values(look, _OF_TEST), _about(number)))
+            found.append(Notice((*TRAPS, TEST_COMPLETED), look.ticks, self._values(look, _OF_TEST)))
             self._forget(_OF_TEST)
         return found
 
@@ -203,7 +204,7 @@ def private_start(look: Look) -> Notice:
 
 def authentication_failure(look: Look) -> Notice:
     """Somebody has asked with a wrong community."""
-    return Notice((*GENERIC, AUTHENTICATION_FAILURE), look.ticks, b"")
+    return Notice((*GENERIC, AUTHENTICATION_FAILURE), look.ticks, b"", "authentication")
 
 
 def _about(number: int) -> str:

@@ -53,11 +53,13 @@ class _TooBig(Exception):
 
 class Later(Exception):
     """A SET that its sender may make: nothing is wrong with its form, and its answer has room. `pdu`, `triples` are
-    what shall be set; `reply(error, index)` makes the answer of error-status (of version 2) and error-index."""
+    what shall be set; `reply(error, index)` makes the answer of error-status (of version 2) and error-index. `seal`:
+    its signature, and until which monotonic second it is believed; None: it has none."""
 
     def __init__(self, who: str, pdu: Pdu, triples: Sequence[tuple[bytes, int, bytes]], reply: Reply) -> None:
         super().__init__()
         self.who, self.pdu, self.triples, self.reply = who, pdu, triples, reply
+        self.seal: tuple[bytes, float] | None = None
 
     def put_into(self, outer: Callable[[bytes], bytes]) -> None:
         """The answer belongs into another message."""

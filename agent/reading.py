@@ -344,6 +344,8 @@ def _wrong_receiver(row: Mapping[str, Any], users: Container[str]) -> str:
         ipaddress.ip_address(row["address"])
     except ValueError:
         return f'address = "{row["address"]}" is not an IP address'
+    if problem := wrong_host(row["address"]):
+        return f'address = "{row["address"]}": {problem}'
     if row["version"] == "3":
         return "" if row["user"] in users else f'user = "{row["user"]}": there is no such [[snmp.user]]'
     if row["inform"] and row["version"] == "1":

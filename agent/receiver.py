@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import secrets
 import socket
 from collections import deque
@@ -60,6 +61,7 @@ class Receiver:
         address: tuple[str, int],
         version: int,
         *,
+        name: str = "",
         community: bytes = b"",
         inform: bool = False,
         user: usm.User | None = None,
@@ -68,15 +70,16 @@ class Receiver:
         sent: Callable[[], None] = lambda: None,
         leaves: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`for_engine(id)`: the user with keys for the receiver's engine, which informs need; `sent` counts;
-        `leaves`: is there a carrier on the way to it?"""
-        self.name = f"{address[0]}:{address[1]}"
+        """`name`: no two receivers have the same; `for_engine(id)`: the user with keys for its engine, which informs
+        need; `sent` counts; `leaves`: is there a carrier on the way to it?"""
+        self.name = name or f"{address[0]}:{address[1]}"
         self.dropped = 0
         self._address, self._version, self._community, self._inform = address, version, community, inform
         self._user, self._engine, self._for_engine, self._count = user, engine, for_engine, sent
         self._leaves = leaves
         self._waiting: deque[Notice] = deque()
         self._last_s: dict[ber.Oid, float] = {}  # by kind
+        self._turn_s: dict[str, float] = {}  # by what it is about, of what still waits
         self._open: _Sent | None = None
         self._peer: _Peer | None = None  # has confirmed something, signed
         self._candidate: _Peer | None = None  # an unsigned report names it
@@ -125,14 +128,12 @@ class Receiver:
                 self._repeat(sock, now_s)
             while self._open is None and (notice := self._next(now_s)) is not None:
                 if self._inform:
-                    self._waiting.remove(notice)
+                    self._has_left(notice, now_s)
                     self._open = _Sent(notice, secrets.randbits(31), 0, now_s)
-                    self._last_s[notice.trap] = now_s
                     self._repeat(sock, now_s)
                 else:
                     self._send(sock, self._trap(notice, now_s))
-                    self._waiting.remove(notice)  # not before it is sent
-                    self._last_s[notice.trap] = now_s
+                    self._has_left(notice, now_s)  # not before it is sent
             self._spilt = self._spilt and bool(self._waiting)
         except OSError as e:  # no route, or the address that we had is gone: the next turn tries again
             self._say(e.strerror or str(e))
@@ -157,15 +158,24 @@ class Receiver:
         self._count()
 
     def _next(self, now_s: float) -> Notice | None:
-        """The oldest whose kind may be sent now, and that passes no earlier one of the same alarm or interface."""
-        held = set()
+        """One whose kind may be sent now, and that passes no earlier one of the same alarm or interface: these take
+        turns, so one that comes and goes without an end holds no other up. Else the oldest."""
+        held, found = set(), []
         for notice in self._waiting:
             due = now_s - self._last_s.get(notice.trap, -SAME_KIND_S) >= SAME_KIND_S
             if due and notice.about not in held:
-                return notice
+                found.append(notice)
             if notice.about:
                 held.add(notice.about)
-        return None
+        return min(found, key=lambda notice: self._turn_s.get(notice.about, -math.inf), default=None)
+
+    def _has_left(self, notice: Notice, now_s: float) -> None:
+        """It waits no more, or is the inform that is repeated."""
+        self._waiting.remove(notice)
+        self._last_s[notice.trap] = now_s
+        waiting = {n.about for n in self._waiting}
+        self._turn_s = {about: turn_s for about, turn_s in self._turn_s.items() if about in waiting}
+        self._turn_s[notice.about] = now_s
 
     def _socket(self) -> socket.socket:
         if self._sock is None:

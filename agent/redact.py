@@ -110,6 +110,8 @@ class Redactor:
             return {self._mark(key): self.unknown(one) for key, one in value.items()}
         if isinstance(value, list):
             return [self.unknown(one) for one in value]
+        if isinstance(value, bool):
+            return value
         return self._mark(str(value))
 
     def _mark(self, text: str) -> str:

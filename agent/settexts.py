@@ -26,7 +26,7 @@ def read(folder: Path) -> dict[str, str]:
             raise ValueError("not an object")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         log.error("%s: damaged (%s), set aside: what managers had set is forgotten", path, e)
         try:
             vault.set_aside(path)

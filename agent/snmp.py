@@ -271,12 +271,12 @@ class Agent:
                 later.triples, look, later.who, host, partial(self._refused_set, later.who, host)
             )
 
-        key = (later.who, host, later.pdu.request_id, later.pdu.bindings)
+        key = (later.who, host, way[0][1] if way else 0, later.pdu.request_id, later.pdu.bindings)
         if way is not None:
-            self._setter.take(key, do, lambda result: self._tell(later.reply(*result), way))
+            self._setter.take(key, do, lambda result: self._tell(later.reply(*result), way), later.seal)
             return None
         results: list[Result] = []
-        self._setter.take(key, do, results.append)
+        self._setter.take(key, do, results.append, later.seal)
         while not results:
             self._setter.turn()
         reply = later.reply(*results[0])

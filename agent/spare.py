@@ -11,19 +11,22 @@ Nobody asks for it and nothing is handed to it, so neither core nor faces need a
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import backup, engineid, process, sealed
+from . import backup, engineid, process, sealed, seconds, vault
 from .backup import ABOUT, SETTINGS, Content
 from .config import Config
 from .model import ConfigError, Source, View
 from .sealed import Area
 
+SECONDS = "system/seconds.json"  # in the record alone: name of a second UPS -> [its backup, what was taken over]
 #: besides a backup's content: which files of the boot partition were taken over, and which update has proved itself
-MORE = ("system/taken.json", "system/update.json")
+MORE = ("system/taken.json", "system/update.json", SECONDS)
 UNREAD = "ridethrough-spare-unread"  # beneath /run: what is there could not be brought back: it is not written over
 RUN = Path("/run")
 ENGINE = "faces/snmp/engine.json"
@@ -31,7 +34,7 @@ ENGINE = "faces/snmp/engine.json"
 
 def keep(area: Area, path: Path, settings: Config, view: Callable[[], View], now_s: float) -> str:
     """Bring the spare settings up to date; what was done. `view()`: what the core says now. ConfigError, OSError."""
-    content = backup.collect(path, settings, now_s, MORE)
+    content = _all(path, settings, now_s)
     data = sealed.read(area)
     if data is not None and _same(data, content):
         return "the spare settings are as they were"
@@ -46,21 +49,59 @@ def keep(area: Area, path: Path, settings: Config, view: Callable[[], View], now
 
 
 def restore(area: Area, path: Path) -> str:
-    """Make the spare settings the configuration at `path`, with all that belongs to it; when they were kept, "" if
-    there are none. ConfigError, OSError: nothing was changed."""
+    """Make the spare settings the configuration at `path`, with all that belongs to it and a second UPS; when they
+    were kept, "" if there are none. ConfigError, OSError: what they name, and nothing else, was not brought back."""
     data = sealed.read(area)
     if data is None:
         return ""
     content = backup.unpack(data, MORE)
     files, made = dict(content.files), content.about()["made"]
+    others = json.loads(files.pop(SECONDS, b"{}"))
+    settings = _put(Content(files, content.programs), path, MORE)
+    wrong = []
+    for name, (packed, taken) in others.items():
+        try:
+            _put(backup.unpack(base64.b64decode(packed)), path.with_name(f"{name}.toml"))
+            if taken:
+                vault.write_private(_taken(settings, name), taken.encode())
+        except (ConfigError, OSError) as e:
+            wrong.append(f"UPS {name}: {e}")
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return made
+
+
+def _put(content: Content, path: Path, more: Sequence[str] = ()) -> Config:
+    """One adapter back in its place; its configuration. ConfigError, OSError."""
+    files = dict(content.files)
     try:
         if ENGINE in files:
             engineid.ahead(files[ENGINE], 0)
     except ConfigError:
         del files[ENGINE]  # it was damaged when it was kept: managers meet a new engine, servers are protected
     settings, _ = process.parse(files[SETTINGS])
-    backup.put(Content(files, content.programs), path, settings, MORE)
-    return made
+    Path(settings.state_dir).mkdir(mode=0o755, parents=True, exist_ok=True)  # core and faces must get through it
+    backup.put(Content(files, content.programs), path, settings, more)
+    return settings
+
+
+def _all(path: Path, settings: Config, now_s: float) -> Content:
+    """A backup's content and MORE of this adapter, and the same of each second UPS. ConfigError, OSError."""
+    content, others = backup.collect(path, settings, now_s, MORE), {}
+    for name in seconds.known(path):
+        own = path.with_name(f"{name}.toml")
+        its = backup.collect(own, process.load(own)[0], now_s)
+        files = {k: v for k, v in its.files.items() if k != ABOUT}  # its time would be news each time
+        taken = _taken(settings, name)
+        packed = base64.b64encode(backup.pack(Content(files, its.programs))).decode()
+        others[name] = [packed, taken.read_text() if taken.exists() else ""]
+    found = {SECONDS: json.dumps(others).encode()} if others else {}
+    return Content({**content.files, **found}, content.programs)
+
+
+def _taken(settings: Config, name: str) -> Path:
+    """Which content of a second UPS's file was taken over last (provision.py)."""
+    return Path(settings.state_dir) / f"system/taken-{name}.json"
 
 
 def _same(data: bytes, content: Content) -> bool:

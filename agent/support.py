@@ -26,7 +26,7 @@ from . import bus, config, detect, devices, drivers, hidraw, model, reach, steer
 from .config import Config
 from .faces import secrets_path
 from .model import VERSION, ConfigError, Option
-from .process import load, open_link, ups_options
+from .process import last_good, load, open_link, ups_options
 from .redact import Redactor
 
 EVENTS = 500
@@ -68,7 +68,8 @@ def collect(path: Path, settings: Config, problems: list[str]) -> dict[str, str]
         "serial ports": [[str(one.node), one.name, one.usb and one.usb._asdict()] for one in devices.ports()],
     }
     redactor = Redactor(known_secrets(settings), house_words())
-    written = configuration(path, redactor)  # first: the others may quote it
+    written = configuration(path, redactor)  # first: the others may quote it, or what was in force before it
+    configuration(last_good(settings), redactor)
     asked = {what: _asked(settings, {"type": "query", "what": what}) for what in ("status", "frames")}
     asked["events"] = _asked(settings, {"type": "query", "what": "events", "limit": EVENTS})
     documents = {**asked, "detection": found, "devices": json.loads(json.dumps(plugged))}

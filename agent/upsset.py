@@ -89,6 +89,8 @@ class Kept:
     test_s: float = 0.0  # monotonic second at which it was ordered
     until: tuple[str, float] | None = None  # the countdown that was ordered last: object, monotonic second
     shown: bool = False  # the unit has said that it counts
+    test_until_s: float = 0.0  # so long a test that was ordered here runs though no view shows it
+    over_until_s: float = 0.0  # so long a countdown that was ended here is over though the view still shows it
 
     @property
     def returns(self) -> bool:
@@ -96,9 +98,9 @@ class Kept:
         return self.texts.get("upsAutoRestart") != "off"
 
     def countdown_s(self, name: str, now_s: float) -> int | None:
-        """What is left of the countdown of an object; -1 if it is another's; None: none that was ordered here."""
+        """What is left of the countdown of an object; -1 if it is another's, or was ended; None: none is known."""
         if self.until is None or self.until[1] <= now_s:
-            return None
+            return -1 if now_s < self.over_until_s else None
         return int(self.until[1] - now_s) if self.until[0] == name else -1
 
 
@@ -130,7 +132,11 @@ class Writer:
         pending = _pending(view)
         with self._changing:
             until = None if self.kept.shown and not pending else self.kept.until
-            self.kept = replace(self.kept, until=until, shown=pending and until is not None)
+            self.kept = replace(
+                self.kept, until=until, shown=pending and until is not None,
+                test_until_s=0.0 if _testing(view) else self.kept.test_until_s,
+                over_until_s=self.kept.over_until_s if pending else 0.0,
+            )  # fmt: skip
 
     def write(
         self, triples: Sequence[Triple], look: Look, who: str, host: str, refuse: Refuse = lambda name, error: None
@@ -193,12 +199,16 @@ class Writer:
     def _after(self, plan: _Plan, now_s: float) -> Kept:
         kept = replace(self.kept, texts=plan.texts)
         if plan.test_id is not None:
-            kept = replace(kept, test_id=plan.test_id, test_s=now_s)
+            kept = replace(kept, test_id=plan.test_id, test_s=now_s, test_until_s=now_s + upsmib.ORDER_WITHIN_S)
+        elif plan.order is not None and plan.order[0] is Command.TEST_STOP:
+            kept = replace(kept, test_until_s=0.0)
         if plan.locked:
             kept = replace(kept, spin_lock=0 if kept.spin_lock >= INT_MAX else kept.spin_lock + 1)
         if plan.countdown is not None:
             name, seconds = plan.countdown
-            kept = replace(kept, until=None if seconds is None else (name, now_s + seconds), shown=False)
+            until = None if seconds is None else (name, now_s + seconds)
+            over_until_s = now_s + upsmib.ORDER_WITHIN_S if until is None else 0.0
+            kept = replace(kept, until=until, shown=False, over_until_s=over_until_s)
         return kept
 
 
@@ -258,11 +268,15 @@ def _spin_lock(writer: Writer, name: str, value: int, look: Look, plan: _Plan) -
     plan.locked = True
 
 
-def _test(_: Writer, name: str, value: Oid, look: Look, plan: _Plan) -> None:
+def _testing(view: View) -> bool:
+    return any(active.condition is Condition.TEST_RUNNING for active in view.conditions)
+
+
+def _test(writer: Writer, name: str, value: Oid, look: Look, plan: _Plan) -> None:
     command = _TEST_COMMANDS.get(value[-1]) if value[:-1] == TESTS else None
     if command is None:
         raise _Wrong(WRONG_VALUE)
-    running = any(active.condition is Condition.TEST_RUNNING for active in look.view.conditions)
+    running = _testing(look.view) or look.now_s < writer.kept.test_until_s
     if not plan.locked or running != (command is Command.TEST_STOP):
         raise _Wrong(INCONSISTENT_VALUE)
     plan.order = (_need(look, command), {}, 0)
@@ -287,8 +301,10 @@ def _pending(view: View) -> bool:
 
 def _stop(writer: Writer, name: str, look: Look, plan: _Plan) -> None:
     """-1: end the countdown of this object, or one that was ordered elsewhere, if there is one."""
+    if plan.order is not None and plan.order[0] is Command.SHUTDOWN_STOP:
+        return  # managers write it into all countdowns at once: there is one to end
     left_s = writer.kept.countdown_s(name, look.now_s)
-    if (left_s is not None and left_s >= 0) or (left_s is None and _pending(look.view)):
+    if (left_s is not None and left_s >= 0) or (not writer.counts(look.now_s) and _pending(look.view)):
         plan.order, plan.countdown = (_need(look, Command.SHUTDOWN_STOP), {}, 0), (name, None)
 
 

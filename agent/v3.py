@@ -91,9 +91,9 @@ class Dropped(Exception):
 class _Report(Exception):
     """It is answered by the counter of this name, on this level."""
 
-    def __init__(self, name: str, level: int = NO_AUTH, user: User | None = None) -> None:
+    def __init__(self, name: str, level: int = NO_AUTH, user: User | None = None, request_id: bytes = b"") -> None:
         super().__init__(name)
-        self.level, self.user = level, user
+        self.level, self.user, self.request_id = level, user, request_id
 
 
 #: makes the encoded scoped PDU that answers a request; None: there is no answer
@@ -124,8 +124,8 @@ def read(data: bytes) -> Message:
         raise Malformed("octets after the security parameters")
     (engine_id, boots_, time_, user, signature, privacy), starts = ber.bodies(data, at, last, _SECURITY)
     boots, time_s = ber.whole(boots_), ber.whole(time_)
-    if not (0 <= boots <= BOOTS_LIMIT and 0 <= time_s <= BOOTS_LIMIT):
-        raise Malformed(f"impossible time of an engine: {boots}, {time_s}")
+    if not (0 <= boots <= BOOTS_LIMIT and 0 <= time_s <= BOOTS_LIMIT and len(user) <= usm.NAME_LIMIT):
+        raise Malformed(f"impossible time of an engine, or user: {boots}, {time_s}, {len(user)} octets")
     tag, first, last = ber.head(data, stop, end)
     if last != end or tag != (OCTET_STRING if flags & 2 else SEQUENCE):
         raise Malformed(f"no scoped PDU: {data[stop : stop + 6].hex()}")
@@ -349,9 +349,9 @@ class Responder:
         if pdu.tag == ber.REPORT or pdu.tag == ber.RESPONSE:
             raise Dropped("no request")
         if context_engine != self.engine.id:
-            raise _Report("snmpUnknownPDUHandlers", message.level, user)
+            raise _Report("snmpUnknownPDUHandlers", message.level, user, pdu.request_id)
         if context:
-            raise _Report("snmpUnknownContexts", message.level, user)
+            raise _Report("snmpUnknownContexts", message.level, user, pdu.request_id)
         if message.level < user.level:
             reply = ber.message(header.prefix, ber.RESPONSE, pdu.request_id, AUTHORIZATION_ERROR, 0, pdu.bindings)
         else:
@@ -359,16 +359,17 @@ class Responder:
             try:
                 made = make(header, pdu, room, user)
             except Later as later:
-                later.put_into(lambda inner: self._sealed(message, user, inner, now_s))
+                later.seal = message.signature, self.engine.started_s + message.time_s + TIME_WINDOW_S + 1
+                later.put_into(lambda inner: self._sealed(message, user, inner, now_s, message.level))
                 raise
             if made is None:
                 raise Dropped("no request")
             reply = made
-        return self._sealed(message, user, reply, now_s)
+        return self._sealed(message, user, reply, now_s, message.level)
 
-    def _sealed(self, message: Message, user: User, reply: bytes, now_s: float) -> bytes:
+    def _sealed(self, message: Message, user: User | None, reply: bytes, now_s: float, level: int) -> bytes:
         return seal(
-            message.msg_id, message.level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
+            message.msg_id, level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
             reply, self._salts,
         )  # fmt: skip
 
@@ -382,16 +383,17 @@ class Responder:
         self.counts[name] += 1
         if name == "usmStatsWrongDigests":
             self.on_refused()
-        if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not self._wants_report(message):
+        if name in ("snmpUnknownSecurityModels", "snmpInvalidMsgs") or not message.flags & REPORTABLE:
             raise Dropped(name)
         body = ber.binding(_REPORTED[name], ber.integer(self.counts[name] & 0xFFFFFFFF, COUNTER32))
-        scoped = ber.message(self._context, ber.REPORT, _NO_ID, 0, 0, body)
-        user = why.user if why.level else None
-        return seal(
-            message.msg_id, why.level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
-            scoped, self._salts,
-        )  # fmt: skip
+        number = why.request_id or _request_id(message)
+        scoped = ber.message(self._context, ber.REPORT, number, 0, 0, body)
+        return self._sealed(message, why.user if why.level else None, scoped, now_s, why.level)
 
-    def _wants_report(self, message: Message) -> bool:
-        """A message that is itself a report must not be answered by one (RFC 3412 section 7.1, 3)."""
-        return bool(message.flags & REPORTABLE)
+
+def _request_id(message: Message) -> bytes:
+    """That of a request in clear, else 0 (RFC 3412 section 7.1, 3)."""
+    try:
+        return _NO_ID if message.flags & 2 else read_scoped(message.scoped)[3].request_id
+    except Malformed:
+        return _NO_ID

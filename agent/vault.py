@@ -33,7 +33,7 @@ def read(path: Path) -> dict[str, str]:
         values = json.loads(text)
         if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
             raise ValueError("not an object of strings")
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ConfigError(f"{path}: damaged ({e}); remove it and set the secrets again") from e
     return values
 

@@ -50,13 +50,16 @@ class Sizes:
         ]  # fmt: skip
 
 
+#: the driver of ttyAMA tries only the first console of its name: another ttyAMA beside this one would be silent
+SERIAL = "console=ttyAMA10,115200 console=ttyS1,115200"
+
+
 def cmdline(slot: str) -> str:
     """What the kernel of a slot is told. tty0: the screen; ttyAMA10: the debug port of the Pi 5; ttyS1: the serial
     line of the others. What a board does not have is left out; each that is there gets a login with the set-up
     code above it (systemd-getty-generator, /run/issue.d). /dev/console is the last one, where it is not there the
     screen."""
-    serial = "console=ttyAMA10,115200 console=ttyS1,115200"
-    return f"console=tty0 {serial} ridethrough.slot={slot} ro quiet panic=10 systemd.show_status=auto\n"
+    return f"console=tty0 {SERIAL} ridethrough.slot={slot} ro quiet panic=10 systemd.show_status=auto\n"
 
 
 CONFIG = """\

@@ -145,7 +145,7 @@ class Machine:
         emulator = shutil.which("qemu-system-aarch64")
         if emulator is None:
             raise BuildError("qemu-system-aarch64 is missing; mend with: apt-get install qemu-system-arm")
-        words = (words or layout.cmdline("a")).replace("console=ttyS1,115200", "console=ttyAMA0").strip()
+        words = (words or layout.cmdline("a")).replace(layout.SERIAL, "console=ttyAMA0").strip()
         net = (
             f"user,id=net,hostfwd=tcp:127.0.0.1:{self.web}-:443,hostfwd=udp:127.0.0.1:{self.snmp}-:161,"
             f"hostfwd=tcp:127.0.0.1:{self.ssh}-:22"

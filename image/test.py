@@ -42,6 +42,7 @@ from .step import BuildError, run
 ROOT = Path(__file__).parent.parent
 HID = "0463-ffff-eaton-9px-2200grt-l"  # the unit whose bytes are on the USB line
 TEXTS, SET_THERE = "faces/snmp/texts.json", "set on the adapter"
+LATE_S = 20 * 60.0  # OnBootSec of ridethrough-late.timer
 OUTPUT_SOURCE = "1.3.6.1.2.1.33.1.4.1.0"  # upsOutputSource of RFC 1628: 3 normal, 5 battery
 
 
@@ -147,8 +148,9 @@ def without_data(image: Path, slot: Path, folder: Path) -> None:
             card = prepare(image, folder, machine_settings(server.port))
             machine = start(str(card), slot, folder / "console.log", ups)
             machine.until("the UPS is read", lambda: machine.source() == "mains", START_S)
-            machine.snmp_set(CONTACT, SET_THERE)
-            machine.until("what was set is in the spare place of the card", lambda: spare_has(card, SET_THERE), 900)
+            machine.until("something is set there", lambda: machine.snmp_set(CONTACT, SET_THERE) is None, 60)
+            kept = "what was set is in the spare place of the card"
+            machine.until(kept, lambda: spare_has(card, SET_THERE), 2 * START_S)
             machine.kill()
             if any(secret in on_card(card, "ridethrough.toml") for secret in (CODE, WRITER)):
                 raise Failed("the secrets are still on the boot partition: this shows nothing")
@@ -185,7 +187,23 @@ def spare_has(card: Path, text: str) -> bool:
     """Do the spare settings on the card hold it as a setting of SNMP? OSError."""
     area = sealed.on(card)
     data = sealed.read(area) if area else None
-    return data is not None and text in backup.unpack(data, spare.MORE).files[TEXTS].decode()
+    return data is not None and text in backup.unpack(data, spare.MORE).files.get(TEXTS, b"").decode()
+
+
+def hung(image: Path, slot: Path, folder: Path) -> None:
+    """A trial that nothing ever looks at, for the card selects the other slot: it ends in its 20th minute."""
+    ups, words = SerialUps(), layout.cmdline("a").strip()
+    for name in ("core", "confirm"):
+        words += f" systemd.mask=ridethrough-{name}.service"
+    with one_at_a_time() as start:
+        card = prepare(image, folder, machine_settings(free_port()))
+        (folder / "select.txt").write_text(layout.selector("b"))
+        run(["mcopy", "-o", "-i", fat(card), folder / "select.txt", "::/select.txt"])
+        machine = start(str(card), slot, folder / "console.log", ups, words=words)
+        machine.process.wait(LATE_S + START_S)
+        if machine.process.returncode or machine.age_s < LATE_S:
+            raise Failed(f"it ended after {machine.age_s:.0f} s ({machine.process.returncode})")
+        print(f"{machine.age_s:6.1f} s  a trial that hangs has ended itself")
 
 
 def pi3(image: Path, slot: Path, folder: Path) -> None:
@@ -212,7 +230,9 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=10, metavar="N", help="losses of power afterwards (10)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of what the disk loses in them (1)")
     parser.add_argument(
-        "--only", choices=("look", "data", "slots", "cuts", "pi3"), help="this part alone; pi3 is in no other"
+        "--only",
+        choices=("look", "data", "slots", "hung", "cuts", "pi3"),
+        help="this part alone; hung and pi3 are in no other",
     )
     args = parser.parse_args()
     try:
@@ -226,6 +246,9 @@ def main() -> int:
         if args.only in (None, "slots"):
             with tempfile.TemporaryDirectory(prefix="ridethrough-slots-") as name:
                 trial.main(image, args.cache, Path(name))
+        if args.only == "hung":
+            with tempfile.TemporaryDirectory(prefix="ridethrough-hung-") as name:
+                hung(image, slot, Path(name))
         if args.only == "pi3":
             with tempfile.TemporaryDirectory(prefix="ridethrough-pi3-") as name:
                 pi3(image, slot, Path(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -126,18 +127,18 @@ def test_a_refusal_is_an_answer_and_the_link_goes_on(kind: str) -> None:
     [
         (Command.LOAD_ON, {}, ["10 0602 0002 04 0000 2102"]),
         (Command.LOAD_OFF, {}, ["10 0602 0002 04 0000 2104"]),
-        (Command.SHUTDOWN_STOP, {}, ["10 0602 0002 04 0000 2101"]),
+        (Command.SHUTDOWN_STOP, {}, ["10 0602 0002 04 0000 2101", "03 009b 0001"]),
         (
             Command.SHUTDOWN_STAY_OFF,
             {"delay_s": 60},
-            ["10 0405 0001 02 003c", "03 0405 0001", "10 0602 0002 04 0000 2184"],
+            ["10 0405 0001 02 003c", "03 0405 0001", "10 0602 0002 04 0000 2184", "03 009b 0001"],
         ),
         (
             Command.SHUTDOWN_RETURN,
             {"delay_s": 60, "return_delay_s": 180},
             [
                 *("10 0405 0001 02 003c", "03 0405 0001", "10 0406 0001 02 00b4", "03 0406 0001"),
-                "10 0602 0002 04 0000 21c8",
+                *("10 0602 0002 04 0000 21c8", "03 009b 0001"),
             ],
         ),
         (Command.TEST_QUICK, {}, ["10 0605 0001 02 0201"]),
@@ -162,6 +163,47 @@ def test_a_shutdown_writes_its_delays_reads_them_back_and_orders_last() -> None:
     driver, line = connected()
     driver.order(Command.SHUTDOWN_RETURN, delay_s=60, return_delay_s=180)
     assert line.unit.written == [(1029, (60,)), (1030, (180,)), (1538, (0, 0x21C8))]
+
+
+SHUTDOWNS = (
+    (Command.SHUTDOWN_RETURN, {"delay_s": 60, "return_delay_s": 180}),
+    (Command.SHUTDOWN_STAY_OFF, {"delay_s": 60}),
+)
+
+
+def test_a_countdown_is_looked_at_up_to_three_times_and_what_is_not_seen_is_said() -> None:
+    driver, line = connected()
+    for command, args in SHUTDOWNS:
+        assert driver.order(command, **args) is None and line.unit.there[155] == 60
+        assert driver.order(Command.SHUTDOWN_STOP) is None and line.unit.there[155] == 0xFFFF
+    line.unit.frozen.add(155)
+    for command, args in SHUTDOWNS:
+        line.sent.clear()
+        assert driver.order(command, **args) == "the UPS shows no countdown"
+        assert line.sent.count(bytes.fromhex("03 009b 0001")) == 3
+        assert driver.order(Command.SHUTDOWN_STOP) is None
+    line.unit.there[155] = 40
+    assert driver.order(Command.SHUTDOWN_STOP) == "the UPS still shows a countdown"
+
+
+def test_what_cannot_be_seen_of_a_countdown_refuses_no_order() -> None:
+    driver, line = connected()
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=0) is None  # it is off
+    del line.unit.there[155]  # it does not have it
+    for command, args in SHUTDOWNS:
+        assert driver.order(command, **args) is None
+    driver, line = connected()
+    ask = line.ask
+
+    def dies(command: bytes, **how: Any) -> Reply:
+        line.silent = command[:3] == bytes.fromhex("03 009b")
+        return ask(command, **how)
+
+    line.ask = dies  # type: ignore[method-assign]
+    began_s = line.now_s
+    said = driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert said is not None and "not seen whether it counts down" in said
+    assert line.unit.written[-1][0] == 1538 and line.now_s - began_s <= 10.0
 
 
 def test_a_delay_that_does_not_read_back_switches_nothing() -> None:

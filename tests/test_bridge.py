@@ -61,7 +61,7 @@ def opened(it: simulated.Bridge, **section: Any) -> tuple[Any, Clock]:
         section = {"bridge": it.kind, **section}
         if it.kind == "gtec":  # its ids are not known
             section = {"usb_vendor": "0665", "usb_product": "5161", **section}
-    return bridge.open(section, clock, lambda: [it], simulated.util(it)), clock
+    return bridge.open(section, clock, lambda: [it], simulated.util(it), wait=clock.wait), clock
 
 
 def connected(it: simulated.Bridge, dialect: str = "auto", **section: Any) -> tuple[Any, Clock]:
@@ -78,6 +78,10 @@ def test_the_engine_finds_the_unit_behind_every_bridge_and_reads_mains_battery_a
     driver, clock = connected(it)
     began_s = clock.now_s
     status = driver.poll()
+    if kind == "ablerex":  # each answer takes half a second: who it is comes with the next
+        assert status.source is Source.MAINS and clock.now_s - began_s < 5.0
+        began_s = clock.now_s
+        status = driver.poll()
     assert (status.source, status.ident.model, status.rating.battery_voltage_v) == (Source.MAINS, "PTY1K", 24.0)
     assert clock.now_s - began_s < 5.0
     unit.set("mains", "off")
@@ -260,6 +264,32 @@ def test_silence_a_stall_and_a_unit_that_is_gone_are_link_errors_in_bounded_time
         link.ask(b"Q1\r")
     link.close()
     assert it.log[-2:] == ["release", "dispose"]
+
+
+def test_a_question_of_the_report_bridge_is_asked_again_and_an_order_never_is() -> None:
+    it, unit = device("ablerex")
+    link, clock = opened(it)
+    whole, late = it._feature, [2]
+
+    def feature() -> bytes:
+        late[0] -= 1
+        return b"(230.0 23".ljust(47, b"\0") if late[0] >= 0 else whole()
+
+    it._feature = feature  # type: ignore[method-assign]
+    assert link.ask(b"Q1\r").data.startswith(b"(230.0 ") and it.sent == [b"Q1"] * 3
+    it.sent.clear()
+    late[0] = 99
+    before = unit.beeper
+    with pytest.raises(LinkError, match="no answer"):
+        link.ask(b"Q\r")
+    assert it.sent == [b"Q"] and unit.beeper is not before
+    began_s = clock.now_s
+    with pytest.raises(LinkError):
+        link.ask(b"Q1\r", within_s=60)
+    assert clock.now_s - began_s <= 5.1
+    it.gone = True
+    with pytest.raises(LinkError, match="ENODEV"):
+        link.ask(b"Q1\r")
 
 
 def test_a_halted_endpoint_is_cleared() -> None:
@@ -554,6 +584,8 @@ def test_damaged_packets_and_strings_are_an_answer_or_a_link_error_and_no_outage
         return damaged(descriptor, chance)[:size] if number > 2 and chance.random() < 0.6 else descriptor
 
     it.read, it._string = read, string  # type: ignore[method-assign]
+    whole_report = it._feature
+    it._feature = lambda: damaged(whole_report(), chance) if chance.random() < 0.6 else whole_report()  # type: ignore[method-assign]
     for _ in range(BRIDGE_FRAMES):
         it.packets.queue.clear()
         it.packets.unfinished_tasks = 0

@@ -103,7 +103,7 @@ def test_a_server_without_a_stage_gets_the_default_one() -> None:
         (('name = "files"', 'name = "web"'), "server", ["two of that name"]),
         (('name = "late"', 'name = "la te"'), "stage", ["letters, digits"]),
         (('address = "192.0.2.10"', 'address = "192.0.2.300"'), "server", ["neither an IP address"]),
-        (('address = "192.0.2.10"', 'address = "0.0.0.0"'), "server", ["not the address of one server"]),
+        (('address = "192.0.2.10"', 'address = "0.0.0.0"'), "server", ["not the address of one machine"]),
         (('address = "192.0.2.10"', ""), "server", ["[[server]] web: address is missing"]),
         (('listen = "[::1]:8443"', 'listen = "::1:8443"'), "web", ["[web] listen", "[ADDRESS]:PORT"]),
         (('listen = "0.0.0.0:161"', 'listen = "snmp"'), "snmp", ["[snmp] listen", "HOST:PORT"]),
@@ -205,6 +205,24 @@ def test_an_address_that_can_never_be_reached_is_a_mistake(address: str) -> None
 @pytest.mark.parametrize("address", ["nas.lan", "nas.lan.", "a", "fe80::1%eth0", "2001:db8::7"])
 def test_an_address_that_may_be_reached_is_good(address: str) -> None:
     assert problems(GOOD.replace("192.0.2.10", address)) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("255.255.255.255", "not the address of one machine"),
+        ("0.0.0.0", "not the address of one machine"),
+        ("ff02::1", "not the address of one machine"),
+        ("fe80::1", "needs its interface"),
+        ("nms.lan", "is not an IP address"),
+        ("192.0.2.50", ""),
+        ("fe80::1%eth0", ""),
+    ],
+)
+def test_a_receiver_that_nothing_could_ever_reach_is_a_mistake(address: str, words: str) -> None:
+    text = f'[snmp]\n[[snmp.receiver]]\nname = "nms"\naddress = "{address}"\nlabel = "l"\n'
+    found = [p for p in problems(text) if "receiver" in p]
+    assert len(found) == (1 if words else 0) and all(words in p and "nms" in p for p in found)
 
 
 def test_folders_must_be_absolute_and_a_flood_of_mistakes_is_cut() -> None:

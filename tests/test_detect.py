@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,17 +16,19 @@ import pytest
 from agent import detect, drivers, finding, process
 from agent.detect import Around, Auto, Candidate, Found, Look, judge, usb_section, weigh
 from agent.devices import Port
-from agent.drivers import apcsmart, megatec, shut
+from agent.drivers import apcsmart, megatec, shut, snmp
 from agent.hidraw import Found as Node
 from agent.hidraw import Identity
 from agent.link import Silence
-from agent.model import LinkError, Reply
+from agent.model import ConfigError, LinkError, Reply
 from agent.pretend import Unit
 from tests.simulators.apcsmart import ApcUnit
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.hidunit import HidUnit
+from tests.simulators.modbusunit import Wire
 from tests.simulators.script import ScriptLink, SpeakerLink
 from tests.simulators.shut import UNIT, ShutScript
+from tests.simulators.snmpunit import RFC, SnmpUnit
 
 PORT = "/dev/serial/by-id/usb-maker_adapter_A1-if00"
 #: pretend unit -> dialect that detection shall find; None: it is not known, and says so
@@ -166,7 +171,7 @@ def test_the_question_is_asked_for_a_link_of_ones_own_making(
     asked: list[str] = []
     monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or answer)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    args = Namespace(forget=False, port=str(link), serial_ok=False, json=False)
+    args = Namespace(forget=False, host=[], secret="", port=str(link), serial_ok=False, json=False)
     assert finding.main(args) == 1
     assert len(asked) == 1 and str(link) in asked[0]
     assert ("nobody said" not in capsys.readouterr().out) is opened
@@ -348,3 +353,100 @@ def test_a_look_at_a_silent_port_moves_every_few_seconds() -> None:
         gaps.append(link.now_s - before_s)
         before_s = link.now_s
     assert max(gaps) <= 6.0, "the core would be taken for hanging"
+
+
+# --- hosts that are named ------------------------------------------------------------------------------------------
+
+
+class NutServer:
+    """`with NutServer() as it`: a server that has these UPSes; `heard` is what it was asked."""
+
+    def __init__(self, rows: bytes) -> None:
+        self.listener, self.rows, self.heard = socket.create_server(("127.0.0.1", 0)), rows, b""
+
+    def __enter__(self) -> NutServer:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+    def _serve(self) -> None:
+        sock, _ = self.listener.accept()
+        with sock:
+            while data := sock.recv(1024):
+                self.heard += data
+                sock.sendall(b"BEGIN LIST UPS\n" + self.rows + b"END LIST UPS\n")
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as it:
+        return int(it.getsockname()[1])
+
+
+def ask_hosts(opened: dict[str, Any], hosts: tuple[str, ...] = ("127.0.0.1",)) -> detect.Report:
+    """As `--host` does; `opened`: kind of link -> a port of this machine, or a link."""
+
+    def open_link(kind: str, section: Mapping[str, Any], now: Callable[[], float]) -> Any:
+        there = opened.get(kind, closed_port())
+        return process.open_link(kind, {**section, "tcp_port": there}, now) if isinstance(there, int) else there
+
+    def here() -> list[Any]:
+        raise AssertionError("what is plugged in here is not looked at")
+
+    look = Look(open_link, time.monotonic, hosts=hosts, around=Around(power_devices=here, usb=here, ports=here))
+    for _ in look.steps():
+        pass
+    return look.report()
+
+
+def test_a_host_that_is_named_is_asked_by_modbus_and_only_read() -> None:
+    with Wire("tcp") as wire:
+        report = ask_hosts({"modbus": wire.section["tcp_port"], "snmp": SnmpUnit({})})
+    assert report.found == Found(driver="apcmodbus", section={"host": "127.0.0.1"}) and wire.unit.written == []
+    assert any("refused" in text for text in report.skipped), "no NUT server there"
+
+
+def test_a_host_that_is_named_is_asked_as_a_nut_server_without_a_login() -> None:
+    with NutServer(b'UPS eaton "the big one"\n') as server:
+        report = ask_hosts({"upsd": server.listener.getsockname()[1], "snmp": SnmpUnit({})})
+    assert report.found == Found(driver="nut", section={"host": "127.0.0.1"})
+    assert set(server.heard.splitlines()) == {b"LIST UPS"}
+
+
+def test_a_host_that_is_named_is_asked_by_snmp_and_nothing_is_set() -> None:
+    unit = SnmpUnit(RFC)
+    report = ask_hosts({"snmp": unit})
+    assert report.found == Found(driver="snmp", section={"host": "127.0.0.1"})
+    assert set(unit.sent) <= set(snmp.QUERIES) and unit.closed and not unit.orders
+    assert 'secret = "ro"' in finding.describe(report, "ro")
+    assert any("ridethrough secret set public" in line for line in finding.describe(report))
+
+
+def test_two_ways_to_one_host_and_two_hosts_are_not_decided_and_silence_is_no_ups() -> None:
+    with NutServer(b'UPS eaton "the big one"\n') as server:
+        report = ask_hosts({"upsd": server.listener.getsockname()[1], "snmp": SnmpUnit(RFC)})
+    assert report.found is None and "fit about as well" in report.words
+    report = ask_hosts({"snmp": SnmpUnit(RFC)}, ("127.0.0.1", "127.0.0.2"))
+    assert report.found is None and "more than one UPS" in report.words
+    silent = SnmpUnit(RFC)
+    silent.silent = True
+    assert ask_hosts({"snmp": silent}).found is None and silent.waited_s <= 2.0
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"host": ["nas.lan"]}, "write an IP address"),
+        ({"host": ["192.0.2.0/24"]}, "write an IP address"),
+        ({"host": ["192.0.2.1"] * 17}, "at most 16"),
+        ({"port": "/dev/ttyS0"}, "without --port"),
+        ({"secret": "ro"}, "no secret ro"),
+    ],
+)
+def test_what_is_no_host_is_not_asked(more: dict[str, Any], words: str, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'[agent]\nstate_dir = "{tmp_path}"\n[ups]\ndriver = "simulator"\n')
+    args = {"forget": False, "host": ["192.0.2.1"], "secret": "", "port": "", "serial_ok": False, "json": False}
+    with pytest.raises(ConfigError, match=words):
+        finding.main(Namespace(**{**args, **more}, config=config))

@@ -82,7 +82,7 @@ def damaged(rng: random.Random) -> bytes:
 
 def survive(data: bytes, rng: random.Random) -> bool:
     """Parse it and drive a unit of it; whether it was taken for a descriptor."""
-    begin_s = time.perf_counter()
+    begin_s = time.process_time()
     is_power_device(data), has_ids(data)
     try:
         parsed = hid.parse(data)
@@ -96,7 +96,7 @@ def survive(data: bytes, rng: random.Random) -> bool:
     except LinkError:
         return False
     finally:
-        assert time.perf_counter() - begin_s < WITHIN_S, data.hex()
+        assert time.process_time() - begin_s < WITHIN_S, data.hex()
     return True
 
 

@@ -174,14 +174,14 @@ def test_what_is_put_into_a_report_is_what_comes_out_and_nothing_beside_it_moves
 
 
 def parse_bounded(data: bytes) -> None:
-    begin_s = time.perf_counter()
+    begin_s = time.process_time()
     try:
         parsed = hid.parse(data)
         for field in parsed.fields[:50]:
             hid.value(field, bytes(parsed.lengths[field.kind, field.report]))
     except LinkError:
         pass
-    assert time.perf_counter() - begin_s < 1.0
+    assert time.process_time() - begin_s < 1.0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from test_notices import dotted
@@ -240,6 +241,25 @@ def test_a_report_to_another_message_is_not_believed(station: Station) -> None:
     station.sock.sendto(report(message._replace(msg_id=message.msg_id ^ 1), SECOND), peer)
     station.turn(2.0)
     assert station.asked == []
+
+
+@pytest.mark.parametrize("level", [usm.AUTH, usm.AUTH_PRIV])
+def test_a_confirmation_that_is_not_signed_with_the_right_key_is_not_believed(station: Station, level: int) -> None:
+    station.tell(1)
+    station.turn()
+    station.deaf = True
+    station.tell(2)
+    station.receiver.turn(station.now_s)
+    data, peer = station.sock.recvfrom(4096)
+    message, right = v3.read(data), engineid.for_engine(OPS, ROW)(FIRST)
+    prefix = ber.tlv(ber.OCTET_STRING, FIRST) + ber.tlv(ber.OCTET_STRING, b"")
+    scoped = ber.message(prefix, ber.RESPONSE, ber.integer(message.msg_id), 0, 0, b"")  # our msgID is the request-id
+    wrong = replace(right, auth_key=bytes(len(right.auth_key)))
+    for who in (wrong, right):
+        said = v3.seal(message.msg_id, level, FIRST, 1, 0, who, b"ops", scoped, usm.Salts())
+        station.sock.sendto(said, peer)
+        station.receiver.turn(station.now_s)
+        assert station.receiver.busy is (who is wrong)
 
 
 # --- the time of the other engine -------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import plain_yaml
 import pytest
+import yaml
 from snmp_kit import ON_LINE, UPS, Net, Stage, dotted, request, since, three_phase, view, whole
 
 from agent import ber
@@ -55,24 +55,9 @@ def test_every_name_is_answered_with_a_number(stage: Stage, file: Path) -> None:
         assert under and all(tag in (ber.INTEGER, ber.COUNTER32, ber.GAUGE32) for tag, _ in under), name
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_it_is_plain_yaml(file: Path) -> None:
-    assert isinstance(plain_yaml.read(file.read_text()), dict)
-    yaml = pytest.importorskip("yaml", reason="no PyYAML here to compare with")
-    assert plain_yaml.read(file.read_text()) == yaml.safe_load(file.read_text())
-
-
-@pytest.mark.parametrize(
-    "text", ["a:\n  - b: 1\n   c: 2\n", "a: 1\na: 2\n", "a:\nb: 1\n", "a: yes\n", "a: [1]\n", "a: 'x\n", "a: b: c\n"]
-)
-def test_what_is_no_plain_yaml_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"line \d"):
-        plain_yaml.read(text)
-
-
 # --- Zabbix -----------------------------------------------------------------------------------------------------
 
-EXPORT = plain_yaml.read((FOLDER / "zabbix-template.yaml").read_text())["zabbix_export"]
+EXPORT = yaml.safe_load((FOLDER / "zabbix-template.yaml").read_text())["zabbix_export"]
 (TEMPLATE,) = EXPORT["templates"]
 ITEMS = {item["key"]: item for item in TEMPLATE["items"]}
 TRIGGERS = [(item["key"], trigger) for item in TEMPLATE["items"] for trigger in item.get("triggers", ())]
@@ -158,7 +143,7 @@ def test_zabbix_triggers_fire_when_they_should(tmp_path: Path, shown: View, fire
 
 
 def test_prometheus_metrics_are_what_is_asked_for_with_the_units_of_the_mib() -> None:
-    modules = plain_yaml.read((FOLDER / "prometheus-snmp.yml").read_text())["modules"]
+    modules = yaml.safe_load((FOLDER / "prometheus-snmp.yml").read_text())["modules"]
     assert list(modules) == ["ridethrough_ups"]
     module = modules["ridethrough_ups"]
     assert module.keys() == {"walk", "get", "metrics"}

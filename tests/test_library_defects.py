@@ -235,7 +235,7 @@ def test_p11_notifications_leave_in_the_default_context(tmp_path: Path) -> None:
         core = Core(tmp_path)
         core.receiver.close()
         core.receiver = Receiver(address, ber.V3, user=secured.OPS, engine=secured.ENGINE)
-        core.notifier.receivers = [core.receiver]
+        core.tell(core.receiver)
         core.stage.now_s = secured.NOW_S
         core.turn()
         data = heard.recv(4096)
@@ -257,7 +257,7 @@ def test_p12_a_trap_of_version_1_names_the_address_that_it_leaves_from(tmp_path:
     core, peer = Core(tmp_path), Peer()
     core.receiver.close()
     core.receiver = Receiver(peer.address, ber.V1, community=b"public-not")
-    core.notifier.receivers = [core.receiver]
+    core.tell(core.receiver)
     core.notifier.turn(101.0)
     data = peer.sock.recv(4096)
     assert ber.tlv(0x40, bytes((127, 0, 0, 1))) in data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,13 +15,15 @@ from snmp_kit import ON_LINE, UPS, Net, Stage, since, view
 from agent import ber, notices, upsman, wire
 from agent.bus import BusError
 from agent.mib import NOTHING, Look
-from agent.model import Active, Battery, Condition, Event, Rating, Status, View
+from agent.model import ALARM_NUMBER, Active, Battery, Condition, Event, Rating, Status, TestResult, View
 from agent.notify import Notifier
 from agent.receiver import INFORM_AGAIN_S, QUEUE_LIMIT, Receiver
 
+NOWHERE = "255.255.255.255", 162  # the kernel sends nothing there from a socket like ours
 TRAP = "1.3.6.1.6.3.1.1.4.1.0"
 ON_BATTERY, TEST_COMPLETED, ADDED, REMOVED = (f"1.3.6.1.2.1.33.2.{n}" for n in range(1, 5))
-COLD_START = "1.3.6.1.6.3.1.1.5.1"
+LOW_BATTERY = f"{UPS}.6.3.{ALARM_NUMBER[Condition.LOW_BATTERY]}"
+COLD_START, AUTHENTICATION_FAILURE = "1.3.6.1.6.3.1.1.5.1", "1.3.6.1.6.3.1.1.5.5"
 
 
 def dotted(body: bytes) -> str:
@@ -63,17 +66,22 @@ class Core:
         self.folder = folder
         self.stage = Stage(view(ON_LINE, last_event_id=0), Net(folder / "net").folder)
         self.events: list[Event] = []
-        self.silent = False
+        self.silent, self.asked = False, 0
         self.peer = Peer(confirms=more.get("inform", False))
         self.more = more
         self.start()
 
-    def start(self) -> None:
+    def start(self, *others: Receiver) -> None:
+        """The faces start, and tell these, too."""
         self.receiver = Receiver(self.peer.address, ber.V2C, community=b"public-not", **self.more)
+        self.tell(*others, self.receiver)
+
+    def tell(self, *receivers: Receiver) -> None:
         agent = self.stage.agent
-        self.notifier = Notifier(agent.look, agent.last_row, self.ask, [self.receiver], self.folder)
+        self.notifier = Notifier(agent.look, agent.last_row, self.ask, receivers, self.folder)
 
     def ask(self, query: dict[str, object], _: float) -> dict[str, object]:
+        self.asked += 1
         if self.silent:
             raise BusError("no core")
         since_id, limit = query["since"], query["limit"]
@@ -135,6 +143,24 @@ def test_the_end_of_a_test_has_a_notification_of_its_own_and_no_other(core: Core
     assert core.turn(10) == []
     core.happens("ended", Condition.TEST_RUNNING)
     assert core.turn(10) == [TEST_COMPLETED] and len(core.last[0][1]) == 7
+
+
+def test_each_test_is_told_with_its_own_result(tmp_path: Path) -> None:
+    way = [True]
+    core = Core(tmp_path, leaves=lambda: way[0])
+    core.turn(6)
+    way[0] = False
+    results = (TestResult.FAILED, TestResult.PASSED, TestResult.PASSED)
+    for result in results:
+        core.happens("began", Condition.TEST_RUNNING)
+        core.turn(2)
+        core.happens("ended", Condition.TEST_RUNNING)
+        core.stage.view = replace(core.stage.view, status=replace(ON_LINE, test=replace(ON_LINE.test, result=result)))
+        core.turn(2)
+    way[0] = True
+    assert core.turn(20) == [TEST_COMPLETED] * 3
+    assert [values[RESULT][-1] for _, values in core.last] == [3, 1, 1], "doneError, then donePass"
+    core.receiver.close()
 
 
 def test_of_one_kind_there_is_at_most_one_in_five_seconds_and_none_is_lost(core: Core) -> None:
@@ -214,9 +240,44 @@ def test_rows_that_the_core_has_thrown_away_hold_nothing_up(core: Core) -> None:
     del core.events[:2]
     core.events.append(Event(id=9, kind="began", name=Condition.BATTERY_BAD.value))
     core.stage.view = replace(core.stage.view, last_event_id=8)
-    assert core.turn() == [] and core.notifier._watch.cursor == 8
+    assert core.turn() == [] and kept(core)["cursor"] == 8
     core.stage.view = replace(core.stage.view, last_event_id=9)
     assert core.turn() == [ADDED]
+
+
+def test_rows_that_the_core_has_thrown_away_leave_no_alarm_that_is_over(core: Core) -> None:
+    core.happens("began", Condition.OVERLOAD)
+    core.turn(6)
+    core.stage.view = view(ON_LINE, since(Condition.FAN_FAILURE, core.stage.now_s), last_event_id=9)
+    assert sorted(core.turn(6)) == [ADDED, REMOVED]
+    core.events = [Event(id=40, kind="began", name=Condition.BATTERY_BAD.value)]
+    core.stage.view = view(ON_LINE, since(Condition.BATTERY_BAD, core.stage.now_s), last_event_id=40)
+    assert sorted(core.turn(6)) == [ADDED, REMOVED], "some of the rows before"
+
+
+def test_a_new_log_that_has_outgrown_the_place_in_the_old_one_is_found_at_the_start(core: Core) -> None:
+    core.happens("began", Condition.OVERLOAD)
+    core.happens("began", Condition.ON_BATTERY)
+    core.turn(12)
+    core.events = []
+    core.stage.view = view(ON_LINE, last_event_id=0)
+    for condition in (Condition.FAN_FAILURE, Condition.BATTERY_BAD, Condition.LOW_BATTERY):
+        core.happens("began", condition)
+    core.start()
+    heard = core.turn(30)
+    assert (heard.count(ADDED), heard.count(REMOVED)) == (3, 2)
+    core.start()
+    assert core.turn(30) == [COLD_START]
+
+
+def test_what_the_log_has_told_of_is_not_found_again_at_the_start(core: Core) -> None:
+    core.turn(6)
+    core.start()
+    core.silent = True
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn(6) == [COLD_START], "what is in the log is told by it"
+    core.silent = False
+    assert core.turn(12) == [ADDED]
 
 
 MINUTES, SECONDS, LOW_TIME, TEST_ID, RESULT = (f"{UPS}.{name}.0" for name in ("2.3", "2.2", "9.7", "7.1", "7.3"))
@@ -314,9 +375,22 @@ def test_a_flood_leaves_the_newest(core: Core, caplog: pytest.LogCaptureFixture)
     assert len([r for r in caplog.records if "too many" in r.message]) == 1
 
 
+def test_who_guesses_communities_while_the_way_is_closed_pushes_no_alarm_out(tmp_path: Path) -> None:
+    way = [False]
+    core = Core(tmp_path, leaves=lambda: way[0])
+    core.happens("began", Condition.OVERLOAD)
+    for _ in range(QUEUE_LIMIT + 10):
+        core.notifier.refused()
+        core.turn()
+    assert core.receiver.dropped == 0
+    way[0] = True
+    assert core.turn(20) == [COLD_START, AUTHENTICATION_FAILURE, ADDED]
+    core.receiver.close()
+
+
 def test_a_receiver_that_cannot_be_reached_disturbs_nobody(core: Core) -> None:
     other = Receiver(("127.0.0.1", 9), ber.V2C, community=b"x")
-    core.notifier.receivers = [other, core.receiver]
+    core.start(other)
     core.turn()
     core.happens("began", Condition.OVERLOAD)
     assert core.turn() == [ADDED]
@@ -337,6 +411,53 @@ def test_a_damaged_cursor_is_said_and_begins_with_what_holds(core: Core, caplog:
     core.happens("began", Condition.OVERLOAD)
     core.start()
     assert "damaged" in caplog.text and core.turn(10) == [COLD_START, ADDED]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"cursor": 0, "open": {"8": -5}},
+        {"cursor": 0, "open": {"8": 0}},
+        {"cursor": 0, "open": {"8": 2**31}},
+        {"cursor": 0, "open": {"8": True}},
+        {"cursor": 0, "open": {"999": 4}},
+        {"cursor": 0, "open": {"x": 1}},
+        {"cursor": 0, "open": []},
+        {"cursor": -1, "open": {}},
+        {"cursor": -(10**30), "open": {}},
+        {"cursor": 2**63, "open": {}},
+        {"cursor": True, "open": {}},
+        {"cursor": "1", "open": {}},
+        [],
+        None,
+    ],
+)
+def test_impossible_values_of_a_place_in_the_log_are_damage(
+    core: Core, caplog: pytest.LogCaptureFixture, state: object
+) -> None:
+    (core.folder / "notify.json").write_text(json.dumps({"receivers": {core.receiver.name: state}}))
+    core.happens("began", Condition.FAN_FAILURE)
+    core.start()
+    assert "damaged" in caplog.text and core.turn(10) == [COLD_START, ADDED]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\xff", "[]", "null", "[" * 30_000, '{"receivers": 1}', '{"cursor": 1, "open": {}}']
+)
+def test_a_damaged_file_of_places_in_the_log_is_no_crash(
+    core: Core, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    (core.folder / "notify.json").write_text(text, "latin-1")
+    core.start()
+    assert "damaged" in caplog.text and core.turn(10) == [COLD_START]
+    assert kept(core) == {"cursor": 0, "open": {}}
+
+
+def test_the_greatest_possible_values_are_none(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    state = {"cursor": 2**63 - 1, "open": {"8": 2**31 - 1}}
+    (core.folder / "notify.json").write_text(json.dumps({"receivers": {core.receiver.name: state}}))
+    core.start()
+    assert not caplog.records and core.turn(10) == [COLD_START, REMOVED]
 
 
 def test_version_1_has_generic_and_enterprise_traps(core: Core) -> None:
@@ -448,6 +569,42 @@ def test_the_five_seconds_never_turn_the_order_of_one_alarm_round(core: Core) ->
     assert core.turn(15) == [ADDED, REMOVED]
 
 
+@pytest.mark.parametrize("inform", [False, True])
+def test_an_alarm_that_comes_and_goes_holds_no_other_up(tmp_path: Path, inform: bool) -> None:
+    core = Core(tmp_path, inform=inform)
+    core.turn(6)
+    restless, told = (Condition.OVERLOAD, Condition.TEMPERATURE_BAD, Condition.FAN_FAILURE), []
+    for _ in range(30):
+        for kind in ("began", "ended"):
+            for condition in restless:
+                core.happens(kind, condition)
+            core.turn(2)
+            told += core.last
+    core.happens("began", Condition.LOW_BATTERY)
+    core.turn(6)
+    assert (ADDED, LOW_BATTERY) in alarms(core.last), "it is the next of its kind"
+    told += core.last
+    core.turn(800)
+    by_alarm: dict[str, list[str]] = {}
+    for kind, name in alarms(told + core.last):
+        by_alarm.setdefault(name, []).append(kind)
+    for condition in restless:
+        found = by_alarm[f"{UPS}.6.3.{ALARM_NUMBER[condition]}"]
+        assert all(a != b for a, b in zip(found, found[1:], strict=False)) and found[-1] == REMOVED, (
+            "each in its order"
+        )
+    core.receiver.close()
+
+
+def alarms(heard: list[tuple[str, dict[str, bytes]]]) -> list[tuple[str, str]]:
+    """Added or removed, and the alarm."""
+    return [
+        (trap, dotted(next(body for name, body in values.items() if name.startswith(f"{UPS}.6.2.1.2."))))
+        for trap, values in heard
+        if trap in (ADDED, REMOVED)
+    ]
+
+
 def test_the_five_seconds_never_turn_the_order_of_one_interface_round(core: Core) -> None:
     net = Net(core.folder / "net")
     net.set("eth1", ifindex="3", type="1", flags="0x1003", operstate="up", mtu="1500")
@@ -474,14 +631,75 @@ def test_of_a_dead_receiver_of_informs_the_log_has_two_lines(
     core.receiver.close()
 
 
-class Slow(Receiver):
-    """A receiver that has not got all."""
-
-    busy = property(lambda self: True)  # type: ignore[assignment]
+def nowhere() -> Receiver:
+    return Receiver(NOWHERE, ber.V2C)
 
 
-def test_the_cursor_waits_for_the_last_receiver(core: Core) -> None:
-    core.notifier.receivers = [core.receiver, Slow(core.peer.address, ber.V2C)]
+def test_who_cannot_be_reached_costs_the_others_nothing_after_a_restart(core: Core) -> None:
+    core.start(nowhere())
+    core.turn(6)
+    for _ in range(3):
+        for kind in ("began", "ended"):
+            core.happens(kind, Condition.OVERLOAD)
+            core.turn(6)
+    core.happens("began", Condition.FAN_FAILURE)
+    assert core.turn(6) == [ADDED] and core.notifier.receivers[0].busy
+    core.start(nowhere())
+    core.happens("ended", Condition.FAN_FAILURE)
+    assert core.turn(30) == [COLD_START, REMOVED]
+
+
+def test_who_could_not_be_reached_is_told_after_a_restart_what_he_missed(core: Core) -> None:
+    other = Peer()
+    way = [True]
+
+    def start() -> None:
+        core.start(Receiver(other.address, ber.V2C, leaves=lambda: way[0]))
+
+    start()
+    core.turn(6)
+    assert [trap for trap, _ in other.heard()] == [COLD_START]
+    way[0] = False
     core.happens("began", Condition.OVERLOAD)
-    core.turn(10)
-    assert not core.receiver.busy and not (core.folder / "notify.json").exists()
+    assert core.turn(6) == [ADDED]
+    start()
+    core.happens("ended", Condition.OVERLOAD)
+    assert core.turn(6) == [COLD_START, REMOVED]
+    way[0] = True
+    core.turn(12)
+    assert [trap for trap, _ in other.heard()] == [COLD_START, ADDED, REMOVED]
+    other.sock.close()
+
+
+def test_the_log_is_read_once_for_all_receivers_that_have_come_as_far(core: Core) -> None:
+    core.start(nowhere(), Receiver(("127.0.0.1", 9), ber.V2C))
+    core.turn(6)
+    asked = core.asked
+    core.happens("began", Condition.OVERLOAD)
+    assert core.turn(6) == [ADDED] and core.asked == asked + 1
+    core.silent = True
+    core.happens("ended", Condition.OVERLOAD)
+    assert core.turn() == [] and core.asked == asked + 2, "a core that says nothing is waited for once"
+
+
+def test_of_receivers_that_are_told_no_more_nothing_is_kept(core: Core) -> None:
+    core.start(Receiver(("127.0.0.1", 9), ber.V2C, name="old"))
+    core.turn(6)
+    assert sorted(kept_of_all(core)) == sorted([core.receiver.name, "old"])
+    core.start()
+    core.happens("began", Condition.OVERLOAD)
+    core.turn(6)
+    assert list(kept_of_all(core)) == [core.receiver.name]
+
+
+def kept_of_all(core: Core) -> dict[str, Any]:
+    found = json.loads((core.folder / "notify.json").read_text())["receivers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def kept(core: Core) -> dict[str, Any]:
+    """What is on the disk of the receiver."""
+    found = kept_of_all(core)[core.receiver.name]
+    assert isinstance(found, dict)
+    return found

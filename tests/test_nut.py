@@ -236,6 +236,66 @@ def test_orders_are_tracked_once_a_connection_and_what_the_driver_did_is_the_ans
     assert link.sent.count(b"SET TRACKING ON\n") == 1
 
 
+SHUTDOWN = {"cmd": ("shutdown.return", "shutdown.stop"), "rw": ("ups.delay.shutdown", "ups.delay.start")}
+
+
+def ordered(timer: str | None, command: Command, *, delay_s: float = 60.0) -> tuple[nut.Nut, ScriptLink]:
+    """A UPS whose server says this of its timer, after a shutdown or its stop was ordered."""
+    link = unit(**SHUTDOWN, **({} if timer is None else {"ups__timer__shutdown": timer}))  # type: ignore[arg-type]
+    told = (f'SET VAR ups ups.delay.shutdown "{delay_s:g}"', 'SET VAR ups ups.delay.start "180"')
+    link.answers |= {f"{line}\n".encode(): b"OK\n" for line in told}
+    link.answers |= {f"INSTCMD ups {name}\n".encode(): b"OK\n" for name in SHUTDOWN["cmd"]}
+    it = driver(link)
+    stop = command is Command.SHUTDOWN_STOP
+    it.order(command, **({} if stop else {"delay_s": delay_s, "return_delay_s": 180}))
+    return it, link
+
+
+def says(link: ScriptLink, timer: str, status: str = "OL") -> None:
+    link.answers[b"LIST VAR ups\n"] = listing("VAR", [f'ups.status "{status}"', f'ups.timer.shutdown "{timer}"'])
+
+
+@pytest.mark.parametrize(
+    ("timer", "command", "late", "said"),
+    [
+        ("-1", Command.SHUTDOWN_RETURN, "-1", "shows no countdown"),
+        ("0", Command.SHUTDOWN_RETURN, "65535", "shows no countdown"),  # of a unit that writes -1 without a sign
+        ("-1", Command.SHUTDOWN_RETURN, "58", ""),  # its driver has read the UPS meanwhile
+        ("30", Command.SHUTDOWN_STOP, "12", "still shows a countdown"),
+        ("30", Command.SHUTDOWN_STOP, "-1", ""),
+        (None, Command.SHUTDOWN_RETURN, "", ""),  # it does not tell
+    ],
+)
+def test_a_countdown_that_the_server_does_not_show_within_its_drivers_round_is_said_once(
+    timer: str | None, command: Command, late: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "agent.drivers.nut")
+    it, link = ordered(timer, command)
+    it.poll()
+    link.now_s += 15.0
+    if late:
+        says(link, late)
+    it.poll()
+    assert not caplog.records, "too early: some drivers read their UPS every 30 s"
+    link.now_s += 30.0
+    for _ in range(3):
+        it.poll()
+    assert [said in r.message for r in caplog.records] == ([True] if said else [])
+
+
+def test_an_order_to_go_off_at_once_has_no_countdown_to_be_missed(caplog: pytest.LogCaptureFixture) -> None:
+    it, link = ordered("-1", Command.SHUTDOWN_RETURN, delay_s=0.0)
+    for _ in range(3):
+        link.now_s += 40.0
+        it.poll()
+    it, link = ordered("-1", Command.SHUTDOWN_RETURN)
+    it.poll()
+    link.now_s += 70.0
+    says(link, "-1", "OFF")  # nobody read it while it counted
+    it.poll()
+    assert "countdown" not in caplog.text
+
+
 def test_bypass_and_eco_are_offered_and_told_by_the_names_of_nut() -> None:
     names = {
         Command.BYPASS_ON: "bypass.start",

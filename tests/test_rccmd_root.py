@@ -41,9 +41,17 @@ class RootTest(unittest.TestCase):
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         until_s = time.monotonic() + WITHIN_S
-        while not self.socket.exists():
+        while not self.listens():
             self.assertLess(time.monotonic(), until_s)
             time.sleep(0.01)
+
+    def listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(str(self.socket))
+            except (FileNotFoundError, ConnectionRefusedError):  # not bound, or bound and not listening yet
+                return False
+        return True
 
     def ask(self, word: str, text: str = "") -> tuple[int, str]:
         argv = [sys.executable, "-I", str(self.program), "ask", word, "--socket", str(self.socket)]

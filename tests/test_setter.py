@@ -5,19 +5,21 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from snmp_kit import ON_LINE, UPS, Net, Reply, listening, reply, request, view
+import test_usm as secured
+from snmp_kit import ON_LINE, UPS, Net, Reply, Stage, arcs, listening, reply, request, view
 
-from agent import ber, upsset
+from agent import ber, config, upsset, usm, v3
 from agent.model import Command
-from agent.setter import KEPT_LIMIT, SAME_SET_S, WAIT_S, WAITING_LIMIT, Setter
+from agent.setter import KEPT_LIMIT, SAME_SET_S, SIGNED_LIMIT, WAIT_S, WAITING_LIMIT, Setter
 from agent.upsset import Writer
 
-BEEPER, NAME = f"{UPS}.9.8.0", f"{UPS}.1.5.0"
-OFF = ber.integer(1)
+BEEPER, NAME, DOWN = f"{UPS}.9.8.0", f"{UPS}.1.5.0", f"{UPS}.8.2.0"
+OFF, ON = ber.integer(1), ber.integer(2)
 IN_TIME_S = 5.0
 
 
@@ -80,6 +82,21 @@ def test_who_reads_does_not_wait_for_the_core_of_who_sets(net: Path, listen: str
             manager.sock.close()
 
 
+def test_managers_that_all_begin_with_the_same_number_are_not_taken_for_each_other(net: Path) -> None:
+    orders: list[Command] = []
+    writer = Writer(order=lambda command, *_: orders.append(command))
+    with listening(view(ON_LINE, commands=frozenset(Command)), net, access="read-write", writer=writer) as stage:
+        managers = [Manager(stage.agent.address[1]) for _ in range(3)]  # each with a port of its own
+        for manager, beeper, value in zip(managers, (True, False, True), (OFF, ON, OFF), strict=True):
+            stage.view = view(replace(ON_LINE, beeper_on=beeper), commands=frozenset(Command))
+            for _ in range(2):
+                manager.set(value=value, request_id=1)
+                assert manager.heard()[:3] == (1, 0, 0)
+        for manager in managers:
+            manager.sock.close()
+    assert orders == [Command.BEEPER_OFF, Command.BEEPER_ON, Command.BEEPER_OFF]
+
+
 @pytest.mark.parametrize(("version", "error"), [(ber.V2C, upsset.RESOURCE_UNAVAILABLE), (ber.V1, upsset.GEN_ERR)])
 def test_more_than_can_wait_are_told_so_at_once(net: Path, version: int, error: int) -> None:
     core = Core()
@@ -94,6 +111,77 @@ def test_more_than_can_wait_are_told_so_at_once(net: Path, version: int, error: 
         assert [manager.heard().request_id for _ in range(WAITING_LIMIT)] == list(range(WAITING_LIMIT))
         manager.sock.close()
     assert len(core.orders) == WAITING_LIMIT
+
+
+# --- version 3: what is signed counts once ------------------------------------------------------------------------
+
+
+class Signed:
+    """An agent whose one user may write, what it ordered, and a forger who has recorded everything."""
+
+    def __init__(self, net: Path) -> None:
+        self.orders: list[Command] = []
+        ops = replace(secured.OPS, writes=True)
+        responder = v3.Responder(v3.Engine(secured.ENGINE_ID, 7, 0.0), {"ops": ops})
+        writer = Writer(order=lambda command, *_: self.orders.append(command), allow_shutdown=True)
+        users = (config.User(name="ops", access="read-write", sources=("127.0.0.0/8",)),)
+        shown = view(ON_LINE, commands=frozenset(Command))
+        self.stage = Stage(shown, net, users=users, responder=responder, writer=writer)
+        self.stage.now_s = 500.0
+
+    def made(self, seconds: int, number: int, time_s: int = 500) -> bytes:
+        context = ber.tlv(ber.OCTET_STRING, secured.ENGINE_ID) + ber.tlv(ber.OCTET_STRING, b"")
+        body = ber.binding(ber.oid(arcs(DOWN)), ber.integer(seconds))
+        scoped = ber.message(context, ber.SET, ber.integer(number), 0, 0, body)
+        return secured.sent(time_s=time_s, scoped=scoped)
+
+    def hears(self, data: bytes, host: str = "127.0.0.1") -> tuple[int, int]:
+        """The PDU's tag, and its error."""
+        self.stage.agent.gate._paid_s = 0.0  # not what is shown here
+        answer = self.stage.agent.answer(data, host)
+        assert answer is not None
+        message = v3.read(answer)
+        scoped = message.scoped if message.level == usm.NO_AUTH else v3.opened(answer, message, secured.OPS)
+        pdu = v3.read_scoped(scoped)[3]
+        return pdu.tag, pdu.first
+
+
+@pytest.mark.parametrize("ahead_s", [-140, 0, 150])
+def test_a_recorded_set_is_not_carried_out_again_as_long_as_it_is_in_the_time_window(net: Path, ahead_s: int) -> None:
+    line = Signed(net)
+    recorded = line.made(600, 1, 500 + ahead_s)
+    assert line.hears(recorded) == (ber.RESPONSE, 0) and line.hears(line.made(-1, 2)) == (ber.RESPONSE, 0)
+    done = [Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STOP]
+    end_s = line.stage.now_s + ahead_s + v3.TIME_WINDOW_S
+    while line.stage.now_s <= end_s:
+        assert line.hears(recorded, "127.0.0.9") == (ber.RESPONSE, 0) and line.orders == done
+        line.stage.now_s += 10.0
+    line.stage.now_s = end_s + 0.9
+    assert line.hears(recorded, "127.0.0.9") == (ber.RESPONSE, 0) and line.orders == done
+    line.stage.now_s = end_s + 1.0
+    assert line.hears(recorded, "127.0.0.9") == (ber.REPORT, 0) and line.orders == done
+
+
+def test_the_same_set_signed_anew_is_another_one_after_a_while(net: Path) -> None:
+    line = Signed(net)
+    again = line.made(600, 1)
+    for data in (line.made(600, 1), again):  # who heard nothing signs it again
+        assert line.hears(data) == (ber.RESPONSE, 0) and line.orders == [Command.SHUTDOWN_RETURN]
+    line.stage.now_s += SAME_SET_S + 0.1
+    assert line.hears(again) == (ber.RESPONSE, 0) and len(line.orders) == 1, "a record of what was said again"
+    assert line.hears(line.made(600, 1)) == (ber.RESPONSE, 0) and len(line.orders) == 2
+
+
+def test_what_could_not_be_remembered_is_refused(net: Path) -> None:
+    line = Signed(net)
+    for number in range(SIGNED_LIMIT):
+        assert line.hears(line.made(600, number)) == (ber.RESPONSE, 0)
+        line.stage.now_s += 0.1
+    assert line.hears(line.made(600, 9999)) == (ber.RESPONSE, upsset.RESOURCE_UNAVAILABLE)
+    assert len(line.orders) == SIGNED_LIMIT
+    line.stage.now_s += v3.TIME_WINDOW_S
+    assert line.hears(line.made(600, 9999, int(line.stage.now_s))) == (ber.RESPONSE, 0)
+    assert len(line.stage.agent._setter._signed) < 10
 
 
 # --- without sockets --------------------------------------------------------------------------------------------
@@ -116,7 +204,7 @@ class Line:
         def tell(said: tuple[int, int]) -> None:
             self.told.append((teller or key, said))
 
-        self.setter.take(("who", "host", key.encode(), b""), do, tell)
+        self.setter.take(("who", "host", 161, key.encode(), b""), do, tell)
 
 
 @pytest.fixture
@@ -142,10 +230,10 @@ def test_others_have_sets_of_their_own(line: Line) -> None:
     def of(who: str) -> Callable[[], tuple[int, int]]:
         return lambda: (both.append(who), (0, 0))[1]
 
-    for who, host in (("a", "h"), ("b", "h"), ("a", "g")):
-        line.setter.take((who, host, b"1", b"2"), of(who + host), lambda _: None)
+    for who, host, port in (("a", "h", 1), ("b", "h", 1), ("a", "g", 1), ("a", "h", 2)):
+        line.setter.take((who, host, port, b"1", b"2"), of(f"{who}{host}{port}"), lambda _: None)
         line.setter.turn()
-    assert both == ["ah", "bh", "ag"]
+    assert both == ["ah1", "bh1", "ag1", "ah2"]
 
 
 def test_what_waited_too_long_for_those_before_it_is_not_done(line: Line) -> None:

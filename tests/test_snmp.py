@@ -352,6 +352,17 @@ def test_a_community_counts_only_from_its_networks() -> None:
     assert gate.refusal("203.0.113.1", 0.0) == "foreign source"
 
 
+def test_a_user_is_admitted_only_from_his_networks() -> None:
+    users = (("ops", ("192.0.2.0/24", "2001:db8::/32")), ("boss", ("198.51.100.7/32",)), ("late", ("0.0.0.0/0",)))
+    rows = tuple(config.User(name=name, sources=sources) for name, sources in users)
+    gate = gates.Gate(config.Snmp(users=rows), {}, ("ops", "boss"))
+    hosts = ("192.0.2.9", "2001:db8::9", "::ffff:192.0.2.9", "198.51.100.7", "203.0.113.1")
+    assert [gate.refusal(host, 0.0) for host in hosts] == [None] * 4 + ["foreign source"]
+    assert [gate.admits(host, "ops") for host in hosts] == [True, True, True, False, False]
+    assert [gate.admits(host, "boss") for host in hosts] == [False, False, False, True, False]
+    assert not any(gate.admits(host, "late") for host in hosts), "he has no keys"
+
+
 @pytest.mark.parametrize("attempt", ["", "firs", "first ", "FIRST", "first\0", "b"])
 def test_only_the_whole_community_counts(attempt: str) -> None:
     assert not allowed(gate_of(("a", ("192.0.2.0/24",)), a="first"), "192.0.2.9", attempt)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
+import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ LOOPBACK = ("127.0.0.0/8",)
 SECRETS = {"reads": COMMUNITY, "writes": "a-community-that-writes", "nms": "of-the-receiver"}
 SIGN, CRYPT = "the-signing-phrase", "the-secret-phrase"
 WRONG_USER = usm.User("ops", usm.AUTH_PRIV, "sha256", bytes(32), "aes128", bytes(16))
-AUTHENTICATION_FAILURE = "1.3.6.1.6.3.1.1.5.5"
+COLD_START, AUTHENTICATION_FAILURE = "1.3.6.1.6.3.1.1.5.1", "1.3.6.1.6.3.1.1.5.5"
 
 
 class Bus:
@@ -338,9 +342,132 @@ def test_with_nobody_to_ask_or_tell_the_face_is_off() -> None:
         {"users": (config.User(name="ops", sources=LOOPBACK),)},
     ],
 )
-def test_who_may_ask_but_has_no_secret_is_no_face_without_a_port(tmp_path: Path, who: dict[str, Any]) -> None:
+def test_who_may_ask_but_has_no_secret_keeps_nobody_from_being_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, who: dict[str, Any]
+) -> None:
     peer = Peer()
     settings = config.Config(state_dir=str(tmp_path), snmp=config.Snmp(receivers=receivers(peer), **who))
-    with pytest.raises(ConfigError, match="nothing listens"):
-        snmpface.start(settings, {"nms": SECRETS["nms"]}, Bus())  # type: ignore[arg-type]
+    face = snmpface.start(settings, {"nms": SECRETS["nms"]}, Bus())  # type: ignore[arg-type]
+    assert not face.listens and face.agent._sock is None and "nothing listens" in caplog.text
+    assert told(face) and [trap for trap, _ in peer.heard()] == [COLD_START]
     peer.sock.close()
+    alone = config.Config(state_dir=str(tmp_path), snmp=config.Snmp(**who))
+    with pytest.raises(ConfigError, match="nothing listens"):
+        snmpface.start(alone, {}, Bus())  # type: ignore[arg-type]
+
+
+def told(face: snmpface.Face) -> bool:
+    """One turn of what tells the receivers, if there is such a thing."""
+    if face.notifier is None:
+        return False
+    face.notifier.turn(face.agent._started_s + 1.0)
+    for one in face.notifier.receivers:
+        one.close()
+    return True
+
+
+def test_a_port_that_is_taken_keeps_nobody_from_being_told_and_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    peer, stop = Peer(), threading.Event()
+    taken = only_receivers(tmp_path, peer)
+    assert taken.snmp is not None
+    where, reads = taken.snmp.listen, (config.Community(label="reads", sources=LOOPBACK),)
+    settings = replace(taken, snmp=replace(taken.snmp, communities=reads))
+    face = snmpface.start(settings, SECRETS, Bus())  # type: ignore[arg-type]
+    assert told(face) and [trap for trap, _ in peer.heard()] == [COLD_START]
+    tries: list[int] = []
+    bind = face.agent.bind
+
+    def counted() -> None:
+        tries.append(1)
+        if len(tries) == 2:
+            peer.sock.close()
+        bind()
+
+    face.agent.bind = counted  # type: ignore[method-assign]
+    thread = threading.Thread(target=face.answer, args=(stop, 0.0))
+    thread.start()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(0.1)
+        heard = b""
+        while not heard and thread.is_alive():
+            manager.sendto(request(ber.GET, NAME), ("127.0.0.1", int(where.rpartition(":")[2])))
+            with suppress(OSError):
+                heard = manager.recv(4096)
+    assert heard and reply(heard).error == 0 and len(tries) == 2
+    stop.set()
+    thread.join(2.0)
+    assert not thread.is_alive()
+    said = [r.message for r in caplog.records if "listens" in r.message]
+    assert said == [
+        f'snmp: [snmp] listen = "{where}": Address already in use; another program listens there (snmpd?), '
+        "stop it or take another port (tried again)",
+        f"snmp listens on {where.replace(':', ' port ')}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["engine.json", "users.json", "texts.json", "notify.json"])
+def test_a_file_that_is_nested_without_an_end_is_damage_and_no_crash(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    peer, folder = Peer(), tmp_path / "faces" / "snmp"
+    engineid.write_keys(folder, {"ops": engineid.made(engineid.engine_id(folder), "sha256", SIGN)})
+    vault.write_private(folder / name, b"[" * 30_000)
+    who = {
+        "communities": (config.Community(label="reads", sources=LOOPBACK),),
+        "users": (config.User(name="ops", sources=LOOPBACK),),
+        "receivers": receivers(peer),
+    }
+    settings = config.Config(state_dir=str(tmp_path), snmp=config.Snmp(listen="127.0.0.1:0", **who))
+    face = snmpface.start(settings, SECRETS, Bus())  # type: ignore[arg-type]
+    assert f"{name}: damaged" in caplog.text and told(face)
+    assert [trap for trap, _ in peer.heard()] == [COLD_START]
+    assert face.agent.answer(request(ber.GET, NAME), "127.0.0.1") is not None
+    for sock in (face.agent._sock, peer.sock):
+        assert sock is not None
+        sock.close()
+
+
+def test_secrets_that_are_nested_without_an_end_are_damage_and_no_crash(tmp_path: Path) -> None:
+    vault.write_private(tmp_path / "secrets.json", b"[" * 30_000)
+    with pytest.raises(ConfigError, match="damaged"):
+        vault.read(tmp_path / "secrets.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("engine.json", "version 3 is off: .*engine.json: damaged"),
+        ("users.json", "version 3 is off: .*users.json: damaged"),
+        ("", "user ops has no keys yet; give him some with: ridethrough snmp-user ops$"),
+        ("weak", "user ops: md5 and des are off"),
+    ],
+)
+def test_why_a_receiver_of_version_3_is_off_is_said_with_the_remedy_that_helps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, said: str
+) -> None:
+    peer, folder = Peer(), tmp_path / "faces" / "snmp"
+    if name:
+        way = "md5" if name == "weak" else "sha256"
+        engineid.write_keys(folder, {"ops": engineid.made(engineid.engine_id(folder), way, SIGN)})
+    if name.endswith(".json"):
+        vault.write_private(folder / name, b"{")
+    by_user = config.TrapReceiver(name="n", address="127.0.0.1", port=peer.address[1], version="3", user="ops")
+    settings = config.Config(
+        state_dir=str(tmp_path),
+        snmp=config.Snmp(
+            listen="127.0.0.1:0",
+            users=(config.User(name="ops", level="auth", sources=LOOPBACK),),
+            receivers=(by_user, *receivers(peer)),
+        ),
+    )
+    face = snmpface.start(settings, SECRETS, Bus())  # type: ignore[arg-type]
+    (line,) = [r.message for r in caplog.records if "receiver n " in r.message]
+    assert re.match(f"snmp: receiver n is off: {said}", line)
+    assert told(face) and len(peer.heard()) == 1
+    assert name or not engineid.path(folder).exists(), "without keys no start is counted"
+    for sock in (face.agent._sock, peer.sock):
+        if sock is not None:
+            sock.close()

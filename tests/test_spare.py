@@ -18,6 +18,7 @@ from agent.model import ConfigError, Source, Status, View
 from agent.sealed import Area
 from tests.test_provision import SETTINGS, SYSTEM, Box, box
 from tests.test_sealed import area_of, card
+from tests.test_seconds import SECOND, UNITS, offer
 
 __all__ = ["box"]  # the fixture
 KEY = senderkey.make("ridethrough")
@@ -35,7 +36,7 @@ class Adapter:
     def __init__(self, box: Box, area: Area) -> None:
         self.box, self.area, self.state = box, area, box.root / "state"
         box.places = replace(box.places, area=area, system=self.state / "system")
-        self.view = MAINS
+        self.view, self.now_s = MAINS, 1_790_000_000.0
         box.start(SETTINGS + SYSTEM)
         vault.write_private(self.state / "core" / senderkey.NAME, KEY)
         vault.write_private(self.state / f"faces/{enroll.FOLDER}/{authority.FILE}", b"the authority")
@@ -49,12 +50,13 @@ class Adapter:
         return process.load(self.box.places.config)[0]
 
     def tick(self) -> str:
-        return spare.keep(self.area, self.box.places.config, self.settings(), lambda: self.view, 1_790_000_000.0)
+        self.now_s += 600.0
+        return spare.keep(self.area, self.box.places.config, self.settings(), lambda: self.view, self.now_s)
 
     def loses_its_data(self, bad: bool = True) -> None:
         """All that was on the data partition is gone; `bad`: memory is in its place, else it was made anew."""
         for folder in ("state", "etc", "commands.d"):
-            shutil.rmtree(self.box.root / folder)
+            shutil.rmtree(self.box.root / folder, ignore_errors=True)  # a reset may have been there
         if bad:
             (self.box.root / "run" / provision.DATA_BAD).write_text("Superblock invalid\n")
 
@@ -92,6 +94,63 @@ def test_a_start_without_the_data_partition_is_the_same_adapter(adapter: Adapter
         assert "A new one with these settings: put a file called recreate-data" in problems[0]
     else:
         assert problems == []
+
+
+SECOND_FILES = ("core/secrets.json", f"core/{senderkey.NAME}", "faces/account.json")
+
+
+def second(adapter: Adapter) -> Path:
+    """A second UPS at work: its file on the boot partition is gone, what it is stands on the data partition alone."""
+    offer(adapter.box, SECOND + '[system]\nsetup_code = "second code 7"\n')
+    adapter.box.start()
+    (adapter.box.boot / "ridethrough-rack-2.toml").unlink()
+    folder = adapter.state / "rack-2"
+    for name in SECOND_FILES:
+        vault.write_private(folder / name, f"of the second: {name}".encode())
+    own = adapter.box.places.config.with_name("rack-2.toml")
+    own.write_text(own.read_text().replace("192.0.2.19", "192.0.2.119"))
+    return own
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_second_ups_is_protected_again_too(adapter: Adapter, bad: bool) -> None:
+    own = second(adapter)
+    before = everything(adapter.box.root)
+    assert "are in the spare place now" in adapter.tick()
+    assert "as they were" in spare.keep(
+        adapter.area, adapter.box.places.config, adapter.settings(), lambda: adapter.view, 1_790_009_000.0
+    ), "another minute is no change"
+    adapter.loses_its_data(bad)
+    report = adapter.box.start()
+    assert everything(adapter.box.root) == before and b"192.0.2.119" in own.read_bytes()
+    assert (adapter.state / "rack-2").stat().st_mode & 0o777 == 0o755
+    assert adapter.box.started[-1] == UNITS and "https://ups-cellar.local:8443/" in report
+    # its file put there again, as it was: what was changed since stays
+    offer(adapter.box, SECOND + '[system]\nsetup_code = "second code 7"\n')
+    assert "ridethrough-rack-2.toml: was taken over before" in adapter.box.start()
+
+
+def test_a_second_ups_that_was_ended_does_not_come_back(adapter: Adapter) -> None:
+    own = second(adapter)
+    adapter.tick()
+    own.unlink()
+    assert "are in the spare place now" in adapter.tick()
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert not own.exists()
+
+
+def test_a_second_ups_that_cannot_be_brought_back_is_said_and_the_first_protects(adapter: Adapter) -> None:
+    second(adapter)
+    adapter.tick()
+    content = backup.unpack(sealed.read(adapter.area) or b"", spare.MORE)
+    files = {**content.files, spare.SECONDS: b'{"rack-2": ["bm9uZQ==", ""]}'}
+    sealed.write(adapter.area, backup.pack(backup.Content(files, content.programs)))
+    adapter.loses_its_data()
+    report = adapter.box.start()
+    assert [s.name for s in adapter.settings().servers] == ["nas", "added-on-the-page"]
+    assert "UPS rack-2: the backup cannot be unpacked" in report
+    assert "UPS rack-2" in adapter.box.run_file("ridethrough-system/problems")
 
 
 def test_without_it_the_page_s_servers_and_all_secrets_are_gone(adapter: Adapter) -> None:
@@ -164,17 +223,23 @@ def test_a_factory_reset_erases_it(adapter: Adapter) -> None:
     assert "brought back" not in adapter.box.start() and adapter.settings().servers == ()
 
 
-def test_a_reset_that_cannot_erase_it_forgets_nothing_and_tries_again(adapter: Adapter) -> None:
+def test_a_reset_that_cannot_erase_it_forgets_nothing_and_tries_again(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapter.tick()
-    good = adapter.box.places
-    adapter.box.places = replace(good, area=replace(adapter.area, device=adapter.box.root / "gone"))
-    (adapter.box.boot / provision.RESET).touch()
-    assert "not everything is forgotten" in adapter.box.start()
-    adapter.loses_its_data(bad=False)
-    adapter.box.places = good
     (adapter.box.boot / provision.FILE).unlink()
-    assert "brought back" not in adapter.box.start()  # a reset is under way
-    assert sealed.read(adapter.area) is None
+    (adapter.box.boot / provision.RESET).touch()
+
+    def refuse(area: Area) -> None:
+        raise OSError(5, "Input/output error", str(area.device))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed, "erase", refuse)
+        assert "not everything is forgotten" in adapter.box.start() and len(adapter.settings().servers) == 2
+        adapter.loses_its_data()
+        assert "brought back" not in adapter.box.start() and adapter.settings().servers == ()  # a reset is under way
+    adapter.loses_its_data()
+    assert "brought back" not in adapter.box.start() and sealed.read(adapter.area) is None
 
 
 def test_a_reset_without_the_data_partition_says_what_it_could_not_reach(adapter: Adapter) -> None:
@@ -244,6 +309,18 @@ def test_what_is_in_it_is_all_of_a_backup_and_what_was_taken_over(adapter: Adapt
     assert "system/taken.json" in found.files and "system/system.json" in found.files
     assert not {name for name in found.files if name in backup.DROPPED}
     assert json.loads(found.files["system/system.json"])["wifi"]["psk"]
+
+
+def test_a_record_of_a_newer_version_serves_the_one_that_came_back(adapter: Adapter) -> None:
+    adapter.tick()
+    found = backup.unpack(sealed.read(adapter.area) or b"", spare.MORE)
+    newer = backup.pack(replace(found, files={**found.files, "core/of-tomorrow": b"x", "../etc/passwd": b"x"}))
+    with pytest.raises(ConfigError, match="does not belong there"):
+        backup.unpack(newer)  # of a backup nobody knows where it was
+    sealed.write(adapter.area, newer)
+    adapter.loses_its_data()
+    adapter.box.start()
+    assert len(adapter.settings().servers) == 2 and not (adapter.state / "core/of-tomorrow").exists()
 
 
 def test_a_host_that_is_not_the_image_has_no_spare_place(monkeypatch: pytest.MonkeyPatch) -> None:

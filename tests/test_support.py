@@ -150,7 +150,7 @@ class Planted:
 
 def planted_configuration(planted: Planted, kind: int, driver: str) -> str:
     """Every section, every way, and [ups] of this driver ("": planted as well)."""
-    text = f"# {planted.text()}\ntop_{planted.text()} = {json.dumps(planted.text())}\n"
+    text = f'# {planted.text()}\n"top {planted.text()}" = {json.dumps(planted.text())}\n'
     for name, options in (("agent", config.AGENT), ("web", config.WEB), ("snmp", config.SNMP)):
         text += f"[{name}]\n" + planted.table(options, kind)
     for name, options in support.SNMP_TABLES.items():
@@ -179,6 +179,7 @@ def test_what_is_planted_at_every_option_and_in_comments_is_nowhere_in_the_bundl
             "events": [{"text": f"no answer of {text}", "data": {"detail": text, text: 1}} for text in values],
             "log": [f"warning: {text!r} and {json.dumps(text)}" for text in values],
             "cut": [f"cut: {text[:150]}..." for text in values],
+            "parts": [f"it said {core}" for core in planted.all if any(core in text for text in values)],
             "frames": [{"asked": repr(text.encode()), "said": text.encode().hex(" ")} for text in values],
         }
         texts = bundle_of(path, tmp_path / f"{driver}.tar.gz", said, monkeypatch)
@@ -199,6 +200,19 @@ def leaves(value: object) -> Iterable[str]:
             yield from leaves(one)
     elif isinstance(value, str):
         yield value
+
+
+def test_what_the_core_quotes_of_the_configuration_that_is_in_force_is_taken_out(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was changed, or broken, and the core goes on with the last good one."""
+    vault.write_private(tmp_path / "core" / "last-good.toml", place.read_bytes())
+    said = {"servers": [{"name": "nas-in-the-cellar", "detail": SECRETS["bearer"], "url": SECRETS["query"]}]}
+    for broken in (f'[agent]\nstate_dir = "{tmp_path}"\n', f'[agent]\nstate_dir = "{tmp_path}"\nx = "\n'):
+        place.write_text(broken)
+        texts = bundle_of(place, tmp_path / f"{len(broken)}.tgz", said, monkeypatch)
+        for name in ("bearer", "query"):
+            assert SECRETS[name] not in texts["status.json"], name
 
 
 def test_of_a_file_that_is_no_toml_nothing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +269,7 @@ def test_our_own_words_stay() -> None:
         "status code 500", "/dev/serial/by-id/usb-Prolific_Technology-if00-port0", "the secret is set",
     ):  # fmt: skip
         assert it.text(text) == text
+    assert it.text("begun: s3cretlyLong-and-l; and on") == "begun: ***; and on"
     assert it.text("ended with s3cretly") == "ended with ***"  # cut where the text was cut
     assert it.text("s3cretlyLong-and-...") == "***..."
     assert it.text("czNjcmV0bHlMb25nLWFuZC1sb25nZXI=") == "***="

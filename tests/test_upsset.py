@@ -15,6 +15,7 @@ from agent import ber, settexts, upsset
 from agent.drivers.simulator import Simulator
 from agent.model import Command, Condition
 from agent.pretend import Scene, Unit
+from agent.upsmib import ORDER_WITHIN_S
 from agent.upsset import Refused, Writer
 
 ALL = frozenset(Command) - {Command.SIMULATE}
@@ -105,6 +106,22 @@ def test_a_second_test_is_refused_and_the_running_one_can_be_aborted(desk: Desk)
     assert [order[0] for order in desk.orders] == [Command.TEST_STOP]
 
 
+def test_a_test_runs_from_its_order_on_though_the_unit_does_not_show_it_yet(desk: Desk) -> None:
+    assert desk.set((LOCK, 1), (TEST, QUICK)) == (0, 0)
+    desk.stage.now_s += ORDER_WITHIN_S - 1.0
+    assert desk.set((LOCK, 2), (TEST, DEEP)) == (upsset.INCONSISTENT_VALUE, 2)
+    assert desk.set((LOCK, 2), (TEST, ABORT)) == (0, 0)
+    assert desk.set((LOCK, 3), (TEST, DEEP)) == (0, 0), "it was aborted"
+    desk.stage.now_s += ORDER_WITHIN_S + 0.1
+    assert desk.set((LOCK, 4), (TEST, ABORT)) == (upsset.INCONSISTENT_VALUE, 2)
+    assert desk.set((LOCK, 4), (TEST, QUICK)) == (0, 0), "the unit never showed one"
+    desk.stage.now_s += 1.0
+    desk.stage.view = view(ON_LINE, since(Condition.TEST_RUNNING), commands=ALL)
+    assert desk.set((LOCK, 5), (TEST, DEEP)) == (upsset.INCONSISTENT_VALUE, 2)
+    desk.stage.view = view(ON_LINE, commands=ALL)
+    assert desk.set((LOCK, 5), (TEST, QUICK)) == (0, 0), "it was shown, and is over"
+
+
 def test_the_test_that_began_last_has_its_name_whoever_began_it(desk: Desk) -> None:
     general = tuple(int(arc) for arc in f"{UPS}.7.7.3".split("."))
     assert desk.set((LOCK, 1), (TEST, general)) == (0, 0) and desk.get(TEST) == ber.oid_body(general)
@@ -170,6 +187,38 @@ def test_minus_one_ends_a_countdown_that_was_ordered_elsewhere(desk: Desk) -> No
     assert desk.set((DOWN, -1)) == (0, 0) and desk.orders[-1][0] is Command.SHUTDOWN_STOP
     desk.stage.view = view(ON_LINE, since(Condition.SHUTDOWN_PENDING), commands=ALL - {Command.SHUTDOWN_STOP})
     assert desk.set((REBOOT, -1)) == (upsset.INCONSISTENT_VALUE, 1)
+
+
+def test_a_countdown_that_was_ended_here_is_over_though_the_unit_still_shows_it(desk: Desk) -> None:
+    pending = view(ON_LINE, since(Condition.SHUTDOWN_PENDING), commands=ALL)
+    assert desk.set((DOWN, 300)) == (0, 0)
+    desk.stage.view = pending
+    desk.stage.now_s += 11.0
+    assert desk.get(DOWN) == 289 and desk.set((DOWN, -1)) == (0, 0)
+    assert (desk.get(DOWN), desk.get(REBOOT)) == (-1, -1)
+    assert desk.set((REBOOT, -1)) == (0, 0) and len(desk.orders) == 3, "who says it again means it"
+    desk.stage.now_s += 11.0
+    with pytest.raises(KeyError):
+        desk.get(DOWN)  # it goes on, whoever ordered it
+    assert desk.set((DOWN, -1)) == (0, 0) and desk.get(DOWN) == -1
+    for desk.stage.view in (view(ON_LINE, commands=ALL), view(ON_LINE, *pending.conditions, commands=ALL)):
+        desk.stage.agent.look(desk.stage.now_s)
+    with pytest.raises(KeyError):
+        desk.get(DOWN)  # another one
+
+
+def test_minus_one_into_all_of_them_is_one_order(desk: Desk) -> None:
+    everything = ((DOWN, -1), (START, -1), (REBOOT, -1))
+    desk.stage.view = view(ON_LINE, since(Condition.SHUTDOWN_PENDING), commands=ALL)
+    assert desk.set(*everything) == (0, 0)
+    assert [order[0] for order in desk.orders] == [Command.SHUTDOWN_STOP]
+    desk.stage.now_s += 11.0
+    assert desk.set((DOWN, -1), (BEEPER, 1)) == (upsset.RESOURCE_UNAVAILABLE, 2)
+    desk.stage.view = view(ON_LINE, commands=ALL)
+    assert desk.set((DOWN, 300)) == (0, 0)
+    desk.stage.now_s += 11.0
+    assert desk.set(*everything) == (0, 0) and desk.get(DOWN) == -1
+    assert [order[0] for order in desk.orders[1:]] == [Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STOP]
 
 
 def test_a_countdown_that_somebody_else_stopped_is_over(desk: Desk) -> None:

@@ -47,6 +47,8 @@ UNKNOWN = 0xFFFF  # in a register: the unit does not say
 AGAIN_S = 300.0  # a block that the unit refuses is asked again after so long
 DELAY_S = (0.0, 32767.0)
 OFF_DELAY, ON_DELAY, OUTLETS, BATTERY_TEST, CALIBRATION = 1029, 1030, 1538, 1541, 1542
+OFF_TIMER = 155  # seconds until the main group is off; below 0: it does not count
+LOOKS = 3  # whether it counts, or has stopped
 #: which outlet groups there are: bit 0 the main one, then switched ones. Each has a state (3, +3), a name (604, +8)
 #: and delays (+5) of its own
 GROUPS, GROUP_STATE, GROUP_NAME, DELAY_STEP, SWITCHED = 590, 3, 604, 5, (1, 2, 3)
@@ -61,6 +63,7 @@ OUTLET_ORDERS: Mapping[Command, int] = {
     Command.SHUTDOWN_STAY_OFF: OFF | USE_OFF_DELAY,
     Command.SHUTDOWN_STOP: CANCEL,
 }
+COUNTS_DOWN = {Command.SHUTDOWN_RETURN: True, Command.SHUTDOWN_STAY_OFF: True, Command.SHUTDOWN_STOP: False}
 SWITCHES: Mapping[Command, int] = {Command.OUTLET_ON: ON, Command.OUTLET_OFF: OFF}
 #: command -> register and bits, each
 TEST_ORDERS: Mapping[Command, tuple[tuple[int, int], ...]] = {
@@ -107,11 +110,11 @@ CARDS = (
     Card(
         "APC Modbus",
         "Smart-UPS SMT, SMX, SRT and others with Modbus switched on: RTU over serial, or TCP",
-        '`driver = "apcmodbus"` with `port` or `host`; never looked for',
+        '`driver = "apcmodbus"` with `port`, or `host` (`ridethrough detect --host`)',
         "untested",
         "document; pymodbus as a pretend unit is read and ordered, over both wires",
         frozenset((*OUTLET_ORDERS, *TEST_ORDERS, *SWITCHES)),
-        "outlet groups that the unit says it has; a shutdown's delays are written and read back before it is ordered",
+        "outlet groups that the unit says it has; delays are read back before the order, the countdown after it",
     ),
     Card(
         "APC Modbus",
@@ -178,9 +181,12 @@ class ApcModbus:
         said = (("ident", INVENTORY), ("rating", INVENTORY), ("rating", LIMITS))
         return replace(found, older=older(((place, kept[block][1]) for place, block in said), taken_s))
 
-    def order(self, command: Command, **args: Any) -> None:
-        """Give an order (arguments: see model.Command). OrderError: an argument is out of range, the unit refuses, or
-        a delay does not read back as written; nothing is switched then. LinkError: it is silent."""
+    def order(self, command: Command, **args: Any) -> str | None:
+        """Give an order (arguments: see model.Command). A word if no countdown is seen, or one that was stopped.
+
+        OrderError: an argument is out of range, the unit refuses, or a delay does not read back as written; nothing
+        is switched then. LinkError: it is silent.
+        """
         values = check_arguments(command, args, **DELAYS.get(command, {})) if command in self.commands else []
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
@@ -198,10 +204,25 @@ class ApcModbus:
             self._test(TEST_ORDERS.get(command, ()))
         except Refused as e:
             raise OrderError(f"{command.value}: {e}") from e
+        wanted = COUNTS_DOWN.get(command)
+        return None if wanted is None or (wanted and values[0] == 0) else self._not_seen(wanted)
 
     def close(self) -> None:
         """Give the line back."""
         self._link.close()
+
+    def _not_seen(self, wanted: bool) -> str | None:
+        """Look up to LOOKS times whether the countdown is as `wanted`; what to say if not, of a unit that has one."""
+        for _ in range(LOOKS):
+            try:
+                (left,), _ = self._read((OFF_TIMER, 1))
+            except Refused:
+                return None
+            except LinkError as e:  # the order was taken all the same
+                return f"it was not seen whether it counts down: {e}"
+            if (0 < left < 0x8000) is wanted:
+                return None
+        return "the UPS shows no countdown" if wanted else "the UPS still shows a countdown"
 
     def _test(self, orders: Sequence[tuple[int, int]]) -> None:
         """All of them; of several, such as the abort of either test, one must be taken. Refused."""

@@ -349,6 +349,7 @@ CARDS = tuple(
         "complete",
         "NUT (its table), pretend port" if one.maker else "pretend port",
         frozenset((Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STOP)) if one.shutdown or not one.maker else frozenset(),
+        "counted down here; no answer that it obeys" if one.shutdown or not one.maker else "",
     )
     for name, one in CABLES.items()
 )

@@ -41,6 +41,8 @@ ROWS_LIMIT = 2000
 TEXT_LIMIT = 128
 LIST_WITHIN_S, ONCE_WITHIN_S = 2.0, 0.9  # in all under 5 s: a poll asks four lists at most
 ORDER_WITHIN_S, SET_WITHIN_S = 3.0, 2.5  # with what its driver makes of it; two delays and the shutdown under 10 s
+TIMER, COUNTS_S = "ups.timer.shutdown", (1.0, 65534.0)  # what is left; all ones: a unit without a sign says -1
+SEEN_WITHIN_S = 40.0  # the server's driver reads some things every 30 s only
 OFF_DELAY_S, RETURN_DELAY_S = (0.0, 7200.0), (0.0, 86400.0)
 
 _ROW = re.compile(r'(UPS|VAR|RW|CMD) (\S+)(?: ([A-Za-z0-9._-]+))?(?: "((?:[^"\\]|\\.)*)")?')
@@ -96,6 +98,7 @@ class Nut:
         self._link, self._name = link, name
         self._login, self._tracks = login, False  # LOGIN is to be said; SET TRACKING was
         self._variables: dict[str, str] = {}
+        self._awaited: tuple[bool, float] | None = None  # a countdown, or its end; until when (0: not yet known)
         self._can: frozenset[str] | None = None
         self._writable: frozenset[str] = frozenset()
         self.commands: frozenset[Command] = frozenset()
@@ -110,6 +113,7 @@ class Nut:
         variables, taken_s = self._all_variables()
         status = look(variables, taken_s)
         self._variables = variables
+        self._look_for_countdown(taken_s)
         if self._can is None:
             self._can = frozenset()
             self._writable, self._can = self._optional("RW"), self._optional("CMD")
@@ -141,7 +145,7 @@ class Nut:
 
     def order(self, command: Command, **args: Any) -> None:
         """Give an order (arguments: see model.Command). OrderError: an argument is wrong, or the server refuses it.
-        OK means that the server has it, and has handed it to its own driver."""
+        OK means that the server has it, and has handed it to its own driver; later polls look for the countdown."""
         values = self._check(command, args)
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
@@ -156,10 +160,28 @@ class Nut:
         if command is Command.SHUTDOWN_RETURN:
             self._delay("ups.delay.start", values[1])
         self._tell(f"INSTCMD {self._name} {name}", ORDER_WITHIN_S)
+        if command is Command.SHUTDOWN_STOP or (command in _SHUTDOWNS and values[0] > 0):
+            self._awaited = (command in _SHUTDOWNS, 0.0)
 
     def close(self) -> None:
         """Close the connection."""
         self._link.close()
+
+    def _look_for_countdown(self, taken_s: float) -> None:
+        """Whether the countdown that was ordered, or its end, is seen in time; of a server that tells its timer."""
+        if self._awaited is None:
+            return
+        wanted, until_s = self._awaited
+        left_s = number(self._variables, TIMER)
+        counts = left_s is not None and COUNTS_S[0] <= left_s <= COUNTS_S[1]
+        is_off = "OFF" in self._variables["ups.status"].split()  # the countdown is over
+        if TIMER not in self._variables or counts is wanted or is_off:
+            self._awaited = None
+        elif until_s == 0.0:
+            self._awaited = (wanted, taken_s + SEEN_WITHIN_S)
+        elif taken_s >= until_s:
+            self._awaited = None
+            log.warning("nut: the UPS %s countdown (%s)", "shows no" if wanted else "still shows a", TIMER)
 
     def _commands(self, can: frozenset[str]) -> frozenset[Command]:
         found = {command for command in COMMANDS if self._nut_name(command, can)}
@@ -264,7 +286,8 @@ CARDS = (
         "complete",
         "NUT: Debian's upsd 2.8.0 with dummy-ups (tests/peer/test_nut_server.py)",
         frozenset((*COMMANDS, *_OUTLET)),
-        "an order is asked after until the server's driver has done it (TRACKING), for 3 s",
+        "an order is asked after until the server's driver has done it (TRACKING), for 3 s; a countdown is looked for"
+        f" in {TIMER}, where the server tells it",
     ),
     Card(
         "Any UPS of a NUT server; it can do those of the commands that the server lists for it",
@@ -273,6 +296,6 @@ CARDS = (
         "partial",
         "NUT, docs/net-protocol.txt: the same lists; no such server was tried",
         frozenset((*COMMANDS, *_OUTLET)),
-        "OK says that the server has the order, not that its driver did it",
+        f"OK says that the server has the order, not that its driver did it; a countdown is looked for in {TIMER}",
     ),
 )

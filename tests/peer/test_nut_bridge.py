@@ -37,7 +37,8 @@ PEERS = [
 ]
 #: bridges that we do not take by ourselves but NUT 2.8.0 knows: they are read by name, and the table stays as it is
 UNTESTED = [
-    (kind, "megatec", "megatec") for kind in ("phoenix", "phoenixtec", "ippon", "sgs", "fuji", "armac", "snr")
+    (kind, "megatec", "megatec")
+    for kind in ("phoenix", "phoenixtec", "ippon", "sgs", "fuji", "armac", "snr", "ablerex")
 ]
 OF_USB = ("ups.productid", "ups.vendorid")
 FEW = ("on line", "on battery", "low", "boost")

@@ -33,6 +33,7 @@ DEVICES: dict[str, tuple[tuple[int, int], str, str]] = {
     "phoenixtec": ((0x06DA, 0x0002), "Phoenixtec Power", "USB Cable (V2.00)"),
     "ippon": ((0x06DA, 0x0003), "", ""),
     "omron": ((0x0590, 0x00B7), "OMRON", "BN150T"),
+    "ablerex": ((0xFFFF, 0x0000), "", ""),
     "gtec": ((0x0665, 0x5161), "", ""),
     "armac": ((0x0925, 0x1234), "", ""),
     "armac-64": ((0x0925, 0x1234), "", ""),
@@ -76,6 +77,7 @@ class Bridge:
         self.sent: list[bytes] = []  # commands that arrived whole
         self.strings: list[tuple[int, int]] = []  # (number, bytes asked for)
         self._inbox = b""
+        self.report = b""  # what the feature report holds
 
     # -- what libusb does
 
@@ -111,9 +113,13 @@ class Bridge:
         self._transfer()
         if (kind, request) == (0x80, 0x06) and value >> 8 == 3:
             return self._string(value & 0xFF, index, data)
+        if (kind, request) == (0xA1, 0x01):
+            assert self.kind == "ablerex" and (value, index, data) == (0x0305, 0, 47)
+            self._stall()
+            return self._feature()
         body = bytes(data)
         self._stall()
-        wanted = {"ippon": 0x0002, "omron": 0x0002, "gtec": 0x0002}.get(self.kind, 0x0200)
+        wanted = {"ippon": 0x0002, "omron": 0x0002, "gtec": 0x0002, "ablerex": 0x0305}.get(self.kind, 0x0200)
         if self.kind == "phoenixtec":
             assert (kind, request, value, index) == (0x42, 0x0D, 0, 0)
         else:
@@ -163,6 +169,9 @@ class Bridge:
         elif self.kind == "sgs":
             assert len(body) == 8 and body[0] <= 7
             self._inbox += body[1 : 1 + body[0]]
+        elif self.kind == "ablerex":
+            assert len(body) == 47 and body[:2] == b"\x05\x00"
+            self._inbox = body[3 : 3 + body[2]]
         elif self.kind.startswith("armac"):
             assert body[0] & 0xF0 in (0xA0, 0xB0) and (len(body) == 4 or self.kind == "armac-64")
             self._inbox += body[1 : 1 + (body[0] - 0xA0)]
@@ -175,7 +184,13 @@ class Bridge:
             self.sent.append(command)
             self._answer(b"" if self.silent else self.speak(command))
 
+    def _feature(self) -> bytes:
+        return self.report.ljust(47, self.filling)
+
     def _answer(self, answer: bytes) -> None:
+        if self.kind == "ablerex":
+            self.report = answer
+            return
         size = {"phoenixtec": 20, "sgs": 7, "armac": 2, "armac-64": 40}.get(self.kind, 8)
         if self.kind in ("ippon", "omron", "gtec"):
             size = 64

@@ -16,6 +16,7 @@ import tty
 from agent.link import Silence
 from agent.model import Reply
 
+NOTHING = 0xFFFF  # a timer that does not run
 BLOCKS = ((0, 27), (128, 44), (516, 120), (1026, 22), (1536, 8))
 
 
@@ -43,6 +44,7 @@ class ApcRegisters:
         self.put(128, 0, 3600, 100 * 512, 27 * 32 + 16)
         self.put(135, 25 * 128, 30 * 256, 0, 32 * 256, 0, 2 * 32, 0, 230 * 64, 0, 50 * 128)
         self.put(150, 0, 231 * 64)
+        self.put(155, NOTHING, NOTHING)
         self.put(516, *_words("UPS 15.0 / ID=18", 16), *_words("Smart-UPS SRT 3000", 16))
         self.put(564, *_words("AS1404224998", 8))
         self.put(588, 3000, 2700, 1)  # the main outlet group alone
@@ -75,7 +77,16 @@ class ApcRegisters:
         for place, value in enumerate(values, start):
             if place not in self.frozen:
                 self.there[place] = value
+        if start == 1538 and 155 in self.there and 155 not in self.frozen:
+            self._count(values[1])
         return pdu[:5]
+
+    def _count(self, bits: int) -> None:
+        """Of the main group: register 155 is what is left until it goes off; only the order moves it here."""
+        if bits & 1 << 8 and bits & 1:
+            self.there[155] = NOTHING
+        elif bits & 1 << 8 and bits & 1 << 7:
+            self.there[155] = self.there[1029]
 
 
 def rtu_answer(unit: ApcRegisters, frame: bytes) -> bytes:
