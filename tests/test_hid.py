@@ -85,6 +85,13 @@ def test_paths_are_read_and_written_alike() -> None:
 # --- the rules, one by one ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("kind", "path"), [(0x81, "UPS.Outlet.[1].Voltage"), (0x80, "UPS.Outlet.Voltage")])
+def test_a_collection_of_a_makers_own_kind_is_a_number_from_one(kind: int, path: str) -> None:
+    outlet = bytes.fromhex("05840904a1010920a1") + bytes([kind]) + bytes.fromhex("093015002564750895018102c0c0")
+    (field,) = hid.parse(outlet).fields
+    assert usages.text(field.path) == path
+
+
 def one(body: str) -> hid.Field:
     (field,) = hid.parse(bytes.fromhex("05840904a1018501" + body.replace(" ", "") + "c0")).fields
     return field

@@ -154,6 +154,13 @@ def test_a_unit_whose_group_may_open_it_names_the_group(machine: Machine, monkey
         machine.open()
 
 
+def test_a_link_rests_between_two_looks(machine: Machine) -> None:
+    machine.plug(HidUnit.of("0764"))
+    opened, begin_s = machine.open(), time.monotonic()
+    opened.rest(0.02)
+    assert time.monotonic() - begin_s >= 0.02
+
+
 def test_a_half_removed_device_does_not_hide_the_others(machine: Machine) -> None:
     machine.plug(HidUnit.of("0463-ffff-eaton-prot"))
     machine.plug(HidUnit.of("0764"), 1, "1-2")

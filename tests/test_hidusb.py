@@ -235,6 +235,8 @@ def test_a_read_that_outlives_the_link_writes_into_nobodys_file(
 
     monkeypatch.setattr(device, "read", hangs)
     monkeypatch.setattr(hidusb, "CLOSE_WITHIN_S", 0.01)
+    monkeypatch.setattr(threading, "excepthook", lambda failed: died.append(failed.exc_value))
+    died: list[Any] = []
     link = opened(device)
     assert reading.wait(10)
     link.close()
@@ -244,7 +246,7 @@ def test_a_read_that_outlives_the_link_writes_into_nobodys_file(
         hung.set()
         link._thread.join(10)
         assert [Path(file.name).read_bytes() for file in files] == [b""] * 4
-    assert device.kernel_driver and device.log[-2:] == ["release_interface", "dispose_resources"]
+    assert died == [] and device.kernel_driver and device.log[-2:] == ["release_interface", "dispose_resources"]
 
 
 def test_a_hid_device_that_is_no_power_device_is_left_alone(device: Device) -> None:

@@ -18,8 +18,9 @@ from test_mib import ups as mib_rows
 from agent import hid, hidtable, quirks, usages, wire
 from agent.config import Stage
 from agent.drivers import usbhid
+from agent.hidlook import look
 from agent.hidraw import Identity
-from agent.model import Command, Condition, Flow, LinkError, OrderError, Reply, Source, Status, TestResult
+from agent.model import Command, Condition, Flow, Ident, LinkError, OrderError, Reply, Source, Status, TestResult
 from agent.outage import Plan, State
 from agent.protection import step
 from tests.simulators.hidunit import CASES, HidUnit, case, describe
@@ -222,6 +223,63 @@ def test_a_unit_that_never_says_whether_the_mains_is_there_is_refused() -> None:
         connect(unit).poll()
 
 
+# --- what the numbers mean together ---------------------------------------------------------------------------------
+
+
+def looked(**numbers: float) -> Status:
+    """`ac` and what is given, a dot for two underscores."""
+    said = {name.replace("__", "."): value for name, value in {"ac": 1.0, **numbers}.items()}
+    return look(said, quirks.GENERIC, Ident(), taken_s=1.0)
+
+
+@pytest.mark.parametrize(("ac", "low"), [(1.0, False), (0.0, True)])
+def test_a_shutdown_that_is_imminent_is_a_low_battery_on_battery_alone(ac: float, low: bool) -> None:
+    assert looked(ac=ac, imminent=1.0).battery.low is low
+    assert looked(ac=ac, below_limit=1.0).battery.low is True
+
+
+@pytest.mark.parametrize(
+    ("says", "runtime_s"),
+    [(65535.0, None), (4294967295.0, None), (2147483647.0, None), (-1.0, None), (65534.0, 65534.0), (0.0, 0.0)],
+)
+def test_a_runtime_of_all_ones_is_not_known(says: float, runtime_s: float | None) -> None:
+    assert looked(runtime=says).battery.runtime_s == runtime_s
+
+
+@pytest.mark.parametrize(
+    ("says", "celsius"),
+    [(-41.0, None), (-40.0, -40.0), (120.0, 120.0), (121.0, None), (200.0, None), (300.15, 27.0), (500.0, None)],
+)
+def test_a_temperature_in_kelvin_is_one_in_celsius_and_none_that_no_ups_has(
+    says: float, celsius: float | None
+) -> None:
+    status = looked(battery__temperature=says, temperature=says)
+    assert (status.battery.temperature_c, status.temperature_c) == (celsius, celsius)
+
+
+@pytest.mark.parametrize(
+    ("mode", "charge", "full", "percent"),
+    [
+        (0.0, 5000.0, 20000.0, 25.0), (1.0, 90.0, 120.0, 75.0), (2.0, 90.0, 120.0, 90.0), (0.0, 80.0, 100.0, 80.0),
+        (2.0, 5000.0, 20000.0, None), (2.0, 104.0, 100.0, 100.0),
+    ],
+)  # fmt: skip
+def test_a_charge_in_ampere_seconds_is_a_part_of_the_full_one(
+    mode: float, charge: float, full: float, percent: float | None
+) -> None:
+    assert looked(capacity_mode=mode, charge=charge, full_charge=full).battery.charge_pct == percent
+
+
+def test_an_input_out_of_its_range_is_bad_while_it_is_used() -> None:
+    assert Condition.INPUT_BAD in looked(input_bad=1.0).flags
+    assert Condition.INPUT_BAD not in looked(ac=0.0, input_bad=1.0).flags
+
+
+def test_a_unit_with_two_phases_has_a_line_for_each() -> None:
+    status = looked(output__1__voltage=120.0, output__2__voltage=121.0)
+    assert [line.voltage_v for line in status.outputs] == [120.0, 121.0, None]
+
+
 # --- scales --------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +363,12 @@ def test_what_is_not_credible_gets_a_scale_or_is_left_out(
     name: str, value: float, nominal: float | None, want: float | None
 ) -> None:
     assert quirks.Scales(quirks.GENERIC).believe(name, value, nominal, 1.0) == want
+
+
+def test_a_driver_scales_what_is_measured_by_the_rating() -> None:
+    unit = volts(2, {(0x1A, 0x30): 80, (0x1A, 0x40): 100})  # 80 V: known only beside 100
+    status = polled(unit)
+    assert status.inputs[0].voltage_v == pytest.approx(80.0) and status.rating.input_voltage_v == pytest.approx(100.0)
 
 
 def test_what_is_left_out_is_told_once(caplog: Any) -> None:
@@ -685,6 +749,16 @@ def test_a_report_that_worked_and_is_refused_now_is_lost_and_not_unknown() -> No
     assert driver.poll().source is Source.MAINS
 
 
+def test_another_report_than_the_one_that_was_asked_for_is_none() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    unit.reports["feature", 2] = b"\x07\x63"
+    assert driver.poll().battery.charge_pct is None
+    unit.reports["feature", 1] = b"\x07\x00"
+    with pytest.raises(LinkError, match="another came: 07 00"):
+        driver.poll()
+
+
 def test_a_charge_that_cannot_be_read_is_gone_after_some_seconds_not_remembered() -> None:
     unit = made(GENERIC)
     driver = connect(unit)
@@ -738,6 +812,7 @@ def test_an_outage_of_a_slow_unit_is_confirmed_and_nothing_it_says_is_lost(name:
         if unit.now_s > begin_s + 100:
             assert status.battery.charge_pct is not None and status.battery.runtime_s is not None
             assert unit.now_s - status.taken_s <= 2.0 + pace_s
+            assert max(status.older.get(f"battery.{name}", 0.0) for name in ("charge_pct", "runtime_s")) <= 8 * pace_s
         unit.now_s += 0.5
     assert confirmed_s is not None and confirmed_s <= 6.0 + 4 * pace_s
     measured = [status.battery.voltage_v, *(line.load_pct for line in status.outputs)]
@@ -824,7 +899,7 @@ def test_a_shutdown_timer_is_looked_at_three_times_and_the_word_is_true(late: in
     driver = connect(unit)
     unit.late, unit.idle = late, idle
     if said == "did not start":
-        with pytest.raises(OrderError, match=said):
+        with pytest.raises(OrderError, match=f"{said} .* it says -1; it may still do so"):
             driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=60)
     else:
         told = driver.order(Command.SHUTDOWN_RETURN, delay_s=30, return_delay_s=60)

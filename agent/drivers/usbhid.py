@@ -242,7 +242,8 @@ class UsbHid:
         left_s = self._look("off", lambda left_s: 0 < left_s <= delay_s + TOOK_WITHIN_S)
         if left_s is not None and not 0 <= left_s <= delay_s + TOOK_WITHIN_S:
             raise OrderError(
-                f"this UPS did not start its shutdown timer: asked for {delay_s:g} s, it says {left_s:g}"
+                f"this UPS did not start its shutdown timer: asked for {delay_s:g} s, it says {left_s:g}; "
+                "it may still do so"
             )
         unseen = left_s is None or (left_s == 0 and delay_s > 0)
         off_s = delay_s if unseen or left_s is None else max(left_s, values[0])

@@ -14,6 +14,7 @@ DETECT_WITHIN_S, BACK_WITHIN_S = 0.3, 2.0
 HANG_WITHIN_S = 12.0  # a transfer has 5 s by the kernel; one more may have begun when it answers again
 RESET_WITHIN_S, REMEDY_WITHIN_S = 35.0, 55.0  # three polls of 5 s, one more, the reset; one more
 AWAY_S = 2.0
+GRACE = 2.0  # of the short form: so many times the promised time
 RESET = "does not answer, its port is reset"  # in our log
 
 
@@ -25,9 +26,6 @@ def mains(sim: UsbRedir, there: bool) -> float:
         for report in reports:
             sim.push(report)
     return at_s
-
-
-GRACE = 2.0  # of the short form
 
 
 class Trial:
