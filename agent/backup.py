@@ -211,7 +211,8 @@ def put(content: Content, path: Path, settings: Config, more: Sequence[str] = ()
         mode = 0o755 if name in content.programs else 0o644
         changes.append(vault.Change(Path(settings.commands_dir) / name.partition("/")[2], ahead[name], mode, True))
     changes += [vault.Change(where, None) for where in gone(content, settings)]
-    changes.append(vault.Change(path, ahead[SETTINGS], None, True))
+    # a new one as `provision` makes it: core and faces, two users, read it
+    changes.append(vault.Change(path, ahead[SETTINGS], None if path.exists() else 0o644, True))
     try:
         for folder in (Path(settings.commands_dir), path.parent):
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)

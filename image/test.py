@@ -154,10 +154,7 @@ def without_data(image: Path, slot: Path, folder: Path) -> None:
             machine.kill()
             if any(secret in on_card(card, "ridethrough.toml") for secret in (CODE, WRITER)):
                 raise Failed("the secrets are still on the boot partition: this shows nothing")
-            start_mib, size_mib = layout.Sizes().parts()[3]
-            with card.open("r+b") as file:
-                file.seek(start_mib * layout.MIB)
-                file.write(random.Random(1).randbytes(size_mib * layout.MIB))
+            spoil(card)
             machine = start(str(card), slot, folder / "console.log", ups)
             machine.until("without a data partition the UPS is read", lambda: machine.source() == "mains", START_S)
             machine.until("the page says how to get a new one", lambda: provision.RECREATE in errors(machine), 60)
@@ -181,6 +178,16 @@ def without_data(image: Path, slot: Path, folder: Path) -> None:
             grown(card)
     finally:
         server.close()
+
+
+def spoil(card: Path) -> None:
+    """Rubbish over the whole data partition: ext4 has copies of its superblock all over it."""
+    rubbish = random.Random(1).randbytes(layout.MIB)
+    with card.open("r+b") as file:
+        start, sectors = struct.unpack_from("<II", file.read(512)[446 + 3 * 16 :], 8)
+        file.seek(start * 512)
+        for _ in range(sectors * 512 // layout.MIB):
+            file.write(rubbish)
 
 
 def spare_has(card: Path, text: str) -> bool:

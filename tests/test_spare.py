@@ -83,6 +83,7 @@ def test_a_start_without_the_data_partition_is_the_same_adapter(adapter: Adapter
     report = adapter.box.start()
     assert everything(adapter.box.root) == before
     assert [s.name for s in adapter.settings().servers] == ["nas", "added-on-the-page"]
+    assert adapter.box.places.config.stat().st_mode & 0o777 == 0o644  # core and faces, two users, read it
     assert (adapter.state / "core" / senderkey.NAME).stat().st_mode & 0o777 == 0o600
     assert (adapter.box.root / "commands.d/stop-vms").stat().st_mode & 0o777 == 0o755
     assert adapter.box.run_file("systemd/network/20-wired.network") == network
