@@ -69,7 +69,6 @@ class Listener:
 
 def first_start(machine: Machine, ups: SerialUps, server: Listener) -> None:
     """It comes up, takes its settings over, finds the UPS, says so to everybody, and shuts the server down."""
-    machine.until("the kernel speaks", lambda: "systemd" in machine.console(), START_S)
     machine.until("the set-up code is on the serial line", lambda: CODE in machine.console(), START_S)
     machine.until("the page answers", lambda: bool(machine.get("/login")), START_S)
     machine.until("the UPS is read through the kernel's USB serial driver", lambda: ups.asked > 3, START_S)
