@@ -34,6 +34,9 @@ def fresh(state: State) -> State:
         runtime_s=state.runtime_s,
         charge_pct=state.charge_pct,
         low=state.low,
+        said_runtime_s=state.said_runtime_s,
+        said_charge_pct=state.said_charge_pct,
+        said_low=state.said_low,
         says_low=state.says_low,
     )
 

@@ -76,9 +76,12 @@ class State:
     test_from_s: float | None = None  # the run of frames with a self test
     seen_battery: bool = False  # the last frame that said either said battery
     last_frame_s: float | None = None
-    runtime_s: float | None = None  # as last believed
+    runtime_s: float | None = None  # as last believed, as are charge and low
     charge_pct: float | None = None
     low: bool = False
+    said_runtime_s: float | None = None  # by the last frame alone
+    said_charge_pct: float | None = None
+    said_low: bool = False
     says_low: bool = False  # this UPS has a word on its battery being low
     unheard: bool = False  # of the UPS, since the program started: it must look before it latches
 

@@ -7,7 +7,8 @@ on-line; nothing else may. Its rules:
   danger, 70 s of them close the outage. A gap of 15 s starts a run anew.
 * Nothing but a confirmed outage latches a stage, or an administrator's order (agent/byhand.py). Low battery,
   silence, output off or a self test on mains never do.
-* Low battery, a runtime within the budget, or silence on battery latch all stages at once.
+* Low battery, a runtime within the budget, or silence on battery latch all stages at once. One frame alone says
+  neither: of two in a row the milder counts, so that a damaged one shuts nobody down; before silence the last does.
 * A latched stage stays latched until the recovery; an earlier stage is latched with a later one. When all are,
   there is no way back: see agent/afterwards.py.
 
@@ -115,7 +116,8 @@ def _take(state: State, look: Status) -> State:
     test_from_s = (now_s if state.test_from_s is None else state.test_from_s) if testing else None
     battery = look.source is Source.BATTERY and not _excused(look, test_from_s)
     line = look.source in (Source.MAINS, Source.BYPASS, Source.BOOST, Source.BUCK)
-    runtime_s = look.battery.runtime_s
+    said, low = look.battery, _is_low(look)
+    runtime_s = _milder(said.runtime_s, None if gap else state.said_runtime_s, on_battery=True)
     if runtime_s is not None and state.on_battery and state.runtime_s is not None and state.last_frame_s is not None:
         rise = 1 + RUNTIME_RISE_PER_S * max(0.0, now_s - state.last_frame_s)
         runtime_s = min(runtime_s, state.runtime_s * rise)
@@ -128,11 +130,21 @@ def _take(state: State, look: Status) -> State:
         seen_battery=battery or (state.seen_battery and not line),
         last_frame_s=now_s,
         runtime_s=runtime_s,
-        charge_pct=look.battery.charge_pct,
-        low=_is_low(look),
+        charge_pct=_milder(said.charge_pct, None if gap else state.said_charge_pct, on_battery=battery),
+        low=low and state.said_low and not gap,
+        said_runtime_s=said.runtime_s,
+        said_charge_pct=said.charge_pct,
+        said_low=low,
         says_low=state.says_low or look.battery.low is not None,
         unheard=False,
     )
+
+
+def _milder(said: float | None, before: float | None, *, on_battery: bool) -> float | None:
+    """Of a number in two frames that on which less would be done: on battery the larger, else the smaller."""
+    if said is None or before is None:
+        return said
+    return max(said, before) if on_battery else min(said, before)
 
 
 def _is_low(look: Status) -> bool:
@@ -238,7 +250,7 @@ def _power_ends(state: State, now_s: float, plan: Plan, failed_polls: int) -> bo
     if age_s > STALE_S and failed_polls < LOST_POLLS:
         return False
     runtime_s = virtual_runtime_s(state, now_s)
-    if age_s >= BLIND_S or (state.low and not plan.ignore_low):
+    if age_s >= BLIND_S or (_low(state, age_s) and not plan.ignore_low):
         return True
     return runtime_s <= plan.local_needs_s + MARGIN_S if runtime_s is not None else not state.says_low
 
@@ -247,12 +259,17 @@ def _critical(state: State, runtime_s: float | None, age_s: float, plan: Plan) -
     """Why every stage must be latched at once, or ''."""
     if age_s >= BLIND_S:
         return f"silence {age_s:.0f}"
-    if state.low and not plan.ignore_low:
+    if _low(state, age_s) and not plan.ignore_low:
         return "low-battery"
     needed_s = budget_s(state, plan)
     if runtime_s is not None and needed_s > 0 and runtime_s <= needed_s:
         return f"budget {max(0.0, runtime_s):.0f}"
     return ""
+
+
+def _low(state: State, age_s: float) -> bool:
+    """Two frames have said so, or the last one before silence."""
+    return state.low or (state.said_low and age_s > STALE_S)
 
 
 def due_at_s(stage: Stage, state: State) -> float | None:

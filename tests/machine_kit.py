@@ -133,7 +133,7 @@ class Judged(RuleBasedStateMachine):
             elif why == "on-battery":
                 assert stage.on_battery_s is not None and float(value) >= stage.on_battery_s
             elif why == "low-battery":
-                assert self.oracle.low and not self.plan.ignore_low
+                assert self.oracle.words[-1][0] and not self.plan.ignore_low
             elif why == "silence":
                 assert self.failed >= 3 and float(value) >= 60
             elif why == "charge":

@@ -69,6 +69,7 @@ class Oracle:
         self.at_s: float | None = None  # of the last frame
         self.runtime_s: float | None = None
         self.charge_pct: float | None = None
+        self.words: list[tuple[bool, float | None, float | None]] = []  # low, runtime, charge of the last two frames
         self.low = self.deaf = self.says_low = False  # deaf: since the start nothing came
         self.forget()
 
@@ -109,7 +110,7 @@ class Oracle:
         age_s = 0.0 if self.at_s is None else now_s - self.at_s
         if not self.on_battery or (age_s > 15.0 and failed < 3):
             return False
-        if age_s >= 60.0 or (self.low and not plan.ignore_low):
+        if age_s >= 60.0 or (self.is_believed_low(age_s) and not plan.ignore_low):
             return True
         if self.runtime_s is None:
             return not self.says_low
@@ -170,7 +171,7 @@ class Oracle:
         now_s = look.taken_s
         since_s = 0.0 if self.at_s is None else now_s - self.at_s
         if since_s > 15.0:
-            self.streak, self.test_from_s = NO_STREAK, None
+            self.streak, self.test_from_s, self.words = NO_STREAK, None, []
         if Condition.TEST_RUNNING not in look.flags:
             self.test_from_s = None
         elif self.test_from_s is None:
@@ -183,10 +184,15 @@ class Oracle:
         else:
             self.streak = Streak(kind, now_s)
         self.word = self.word if kind == "neither" else kind
-        runtime_s = look.battery.runtime_s
+        self.words = [*self.words[-1:], (is_low(look), look.battery.runtime_s, look.battery.charge_pct)]
+        lows, runtimes, charges = zip(*self.words, strict=True)
+        runtime_s = None if runtimes[-1] is None else max(r for r in runtimes if r is not None)
+        charge_pct = None
+        if charges[-1] is not None:
+            charge_pct = (max if kind == "battery" else min)(c for c in charges if c is not None)
         if runtime_s is not None and self.runtime_s is not None and self.on_battery:
             runtime_s = min(runtime_s, self.runtime_s * (1 + since_s * 0.10 / 60))
-        self.runtime_s, self.charge_pct, self.low = runtime_s, look.battery.charge_pct, is_low(look)
+        self.runtime_s, self.charge_pct, self.low = runtime_s, charge_pct, len(lows) == 2 and all(lows)
         self.says_low = self.says_low or look.battery.low is not None
         self.at_s, self.deaf = now_s, False
         if self.streak.count >= 2 and self.streak.length_s("battery") >= 3.0 and (self.doubt or not self.on_battery):
@@ -198,6 +204,10 @@ class Oracle:
         undecided = undecided and (seen.all_told or now_s >= self.ordered_s + 900.0)
         if self.streak.length_s("line") >= 70.0 and self.where == "outage" and undecided:
             self.close(now_s, kinds)
+
+    def is_believed_low(self, age_s: float) -> bool:
+        """Said twice in a row, or last before silence."""
+        return self.low or (age_s > 15.0 and bool(self.words) and self.words[-1][0])
 
     def is_test(self, look: Status) -> bool:
         if self.test_from_s is None:
@@ -250,7 +260,7 @@ class Oracle:
             left_s = left_s * 0.8 - age_s
         needs = [plan.needs_s.get(s.name, 0.0) for s in plan.stages if s.name not in self.latched]
         tight = bool(needs) and left_s <= max(needs) + plan.local_needs_s + 30.0 and self.runtime_s is not None
-        if age_s >= 60.0 or (self.low and not plan.ignore_low) or tight:
+        if age_s >= 60.0 or (self.is_believed_low(age_s) and not plan.ignore_low) or tight:
             self.doubt = False
             return {s.name for s in plan.stages}
         due = set()

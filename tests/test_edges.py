@@ -56,7 +56,7 @@ def test_the_budget_does_not_count_who_is_latched_already() -> None:
     drive = Drive(Plan(stages=stages, needs_s={"slow": 300.0, "quick": 10.0})).frames(30, runtime_s=400.0)
     drive.frames(5, runtime_s=200.0)
     assert drive.latched == ("slow",)
-    drive.frames(1, runtime_s=40.0)
+    drive.frames(2, runtime_s=40.0)
     assert drive.latched == ("slow", "quick")
 
 

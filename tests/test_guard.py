@@ -218,6 +218,8 @@ def test_hold_puts_the_stages_off_but_not_an_emergency() -> None:
     play.battery(100)
     assert play.tell == ()
     play.battery(1, low=True)
+    assert play.tell == ()  # one frame may be damaged
+    play.battery(1, low=True)
     assert play.tell == ("web", "files")
 
 

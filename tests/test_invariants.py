@@ -243,7 +243,7 @@ def test_i17_no_trigger_is_early() -> None:
         drive = Drive(Plan(stages=(stage,)))
         drive.frames(30, **not_yet)
         assert drive.latched == (), name
-        drive.frames(31 if name == "time" else 1, **due)
+        drive.frames(31 if name == "time" else 2, **due)
         assert drive.latched == ("x",), name
 
 
@@ -265,9 +265,9 @@ def test_the_budget_counts_a_last_stage_in_which_this_host_is_alone() -> None:
     plan = Plan(stages=stages, needs_s={"a": 60.0}, local_needs_s=40.0, ups_off="battery", ignore_low=True)
     drive = Drive(plan).frames(30)
     assert drive.latched == ("a",)
-    drive.frames(1, runtime_s=71.0)
+    drive.frames(2, runtime_s=71.0)
     assert drive.latched == ("a",)
-    drive.frames(1, runtime_s=70.0)
+    drive.frames(2, runtime_s=70.0)
     assert drive.latched == ("a", "this-host") and drive.state.phase is Phase.COMMITTED
     drive.frames(60, runtime_s=0.0)
     assert drive.state.tells_local() and len(drive.offs) == 1
@@ -276,7 +276,7 @@ def test_the_budget_counts_a_last_stage_in_which_this_host_is_alone() -> None:
 def test_a_unit_that_says_low_far_too_early_may_be_ignored_and_runtime_decides() -> None:
     drive = Drive(replace(PLAN, ignore_low=True)).frames(30, low=True, runtime_s=1000.0)
     assert drive.latched == ()
-    drive.frames(1, low=True, runtime_s=100.0)
+    drive.frames(2, low=True, runtime_s=100.0)
     assert drive.latched == ("a", "b", "c")
 
 
@@ -305,7 +305,7 @@ def test_neither_hold_nor_abort_stops_an_emergency(do: str, emergency: str) -> N
     if emergency == "silence":
         drive.silence(61)
     else:
-        drive.frames(1, **({"low": True} if emergency == "low" else {"runtime_s": 100.0}))
+        drive.frames(2, **({"low": True} if emergency == "low" else {"runtime_s": 100.0}))
     assert drive.latched == ("a", "b", "c")
 
 

@@ -336,3 +336,38 @@ def test_low_and_empty_without_battery_frames_never_sends(script: list[Source | 
     for source in script:
         walk.frame(None if source is None else look(source, low=True, charge_pct=0.0, runtime_s=0.0))
         assert walk.state.phase is Phase.IDLE
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"low": True}, {"runtime_s": 0.0}, {"charge_pct": 0.0}, {"low": True, "runtime_s": 0.0, "charge_pct": 0.0}],
+)
+def test_one_odd_frame_in_an_outage_latches_nothing_and_two_in_a_row_do(odd: dict[str, object]) -> None:
+    plan = replace(PLAN, stages=(Stage(name="a", charge_below_pct=20.0), Stage(name="b", runtime_below_s=300.0)))
+    walk = Walk(plan).frames(10)
+    for _ in range(20):
+        walk.frames(1, **odd).frames(1)
+    assert walk.state.on_battery and walk.latched == ()
+    walk.frames(2, **odd)
+    assert walk.latched
+
+
+def test_the_last_word_before_silence_counts_though_it_was_said_once() -> None:
+    walk = Walk().frames(10).frames(1, low=True)
+    walk.silence(14)
+    assert walk.latched == ()
+    walk.silence(3)
+    assert walk.latched == ("a", "b", "c") and walk.state.latched[0].why == "low-battery"
+
+
+def test_the_frame_that_confirms_is_one_of_the_two() -> None:
+    walk = Walk().frames(3).frames(1, low=True)
+    assert walk.state.on_battery and walk.latched == ()
+    walk.frames(1, low=True)
+    assert walk.latched == ("a", "b", "c")
+
+
+def test_one_odd_charge_on_mains_wakes_nobody_early() -> None:
+    walk = Walk().frames(3, MAINS, charge_pct=5.0).frames(1, MAINS, charge_pct=100.0)
+    assert walk.state.charge_pct == 5.0
+    assert walk.frames(1, MAINS, charge_pct=100.0).state.charge_pct == 100.0
