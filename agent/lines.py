@@ -79,7 +79,8 @@ class Lines(Protocol):
         ...
 
     def claim(self, inputs: frozenset[str], outputs: frozenset[str], on: frozenset[str]) -> None:
-        """Use these inputs and outputs, and set the outputs: those in `on`, and the others off. LinkError."""
+        """Use these inputs and outputs, and set the outputs: those in `on`, and the others off. No break is sent
+        any more. LinkError."""
         ...
 
     def read(self) -> Look: ...
@@ -150,6 +151,11 @@ class ModemLines:
         if wrong := sorted((inputs - INPUTS) | (outputs - OUTPUTS)):
             raise LinkError(f"{self._port} has no line {', '.join(wrong)} of that direction: read {_names(INPUTS)}; "
                             f"set {_names(OUTPUTS)}")  # fmt: skip
+        try:
+            self._ioctl(self._fd, BREAK_OFF, 0)  # whoever had the port before may have ended in the midst of one
+        except OSError as e:
+            if e.errno not in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):  # a port that cannot send one
+                raise LinkError(f"{self._port}: {e}") from e
         self.set(on)
 
     def read(self) -> Look:

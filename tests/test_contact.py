@@ -286,6 +286,74 @@ def test_a_break_lasts_at_least_as_long_as_nut_sends_it() -> None:
     assert 5 <= held_s <= 6
 
 
+HELD = [("powerware-3115", 5.0, 5), ("best-patriot", 30.0, 30)]  # by break, by a line: asked for, held
+
+
+def ordered_off(cable: str, hold_s: float) -> tuple[Any, Uart]:
+    """On battery, and the shutdown signal has just begun."""
+    driver, uart = connected(cable, sense="dsr", loop="dsr", shutdown_hold_s=hold_s)
+    uart.set(mains=False)
+    polls(driver, uart, 3)
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=0, return_delay_s=60)
+    polls(driver, uart, 1)
+    assert signals_off(uart)
+    return driver, uart
+
+
+def signals_off(uart: Uart) -> bool:
+    return uart.breaking or uart.outputs != outputs(uart.cable.power)
+
+
+@pytest.mark.parametrize(("cable", "hold_s", "held"), HELD)
+def test_the_signal_lasts_its_time_and_ends_though_the_ups_goes_off_at_once(
+    cable: str, hold_s: float, held: int
+) -> None:
+    driver, uart = ordered_off(cable, hold_s)
+    uart.set(off=True)
+    for _ in range(held - 1):
+        (status,) = polls(driver, uart, 1)
+        assert signals_off(uart) and status is not None and Condition.SHUTDOWN_PENDING in status.flags
+        assert status.source in (Source.BATTERY, Source.UNKNOWN) and not status.battery.low
+    assert sources(polls(driver, uart, 3)) == [None] * 3, "and then it is a cable that is missing"
+    assert not signals_off(uart)
+
+
+def test_it_lasts_its_time_though_the_contacts_never_stand_still() -> None:
+    driver, uart = ordered_off("best-patriot", 30.0)
+    for _ in range(28):
+        uart.bounce(2, mains=True)
+        assert polls(driver, uart, 1)[0] is not None and signals_off(uart)
+    uart.bounce(2, mains=True)
+    polls(driver, uart, 1)
+    uart.bounce(2, mains=True)
+    assert sources(polls(driver, uart, 1)) == [None] and not signals_off(uart)
+
+
+@pytest.mark.parametrize(("cable", "hold_s", "_held"), HELD)
+def test_giving_the_port_back_ends_it_and_whoever_has_the_port_next_does_not_begin_it_again(
+    cable: str, hold_s: float, _held: int
+) -> None:
+    driver, uart = ordered_off(cable, hold_s)
+    driver.close()
+    assert not signals_off(uart)
+    driver, _ = contact.connect({"cable": cable, "sense": "dsr"}, UartLines(uart), lambda: uart.now_s), uart
+    found = polls(driver, uart, 10)
+    assert not signals_off(uart) and found[-1] is not None and not found[-1].flags
+
+
+def test_a_port_that_fails_when_the_signal_should_end_is_asked_once_more_and_given_back_all_the_same() -> None:
+    driver, uart = ordered_off("powerware-3115", 5.0)
+    uart.pass_s(5.0)
+    uart.set(gone=True)
+    assert sources(polls(driver, uart, 1)) == [None]
+    uart.set(gone=False)
+    assert sources(polls(driver, uart, 1)) == [Source.BATTERY] and not uart.breaking
+    driver, uart = ordered_off("powerware-3115", 5.0)
+    uart.set(gone=True)
+    driver.close()
+    assert driver._lines.closed
+
+
 @pytest.mark.parametrize(
     ("command", "args"),
     [

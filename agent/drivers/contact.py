@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..cards import Card
-from ..lines import Lines
+from ..lines import Lines, Look
 from ..model import (
     Battery,
     Command,
@@ -215,9 +215,24 @@ class Contact:
         return None if self._moving else self._lines.wake_fd
 
     def poll(self) -> Status:
-        """Look, at once. LinkError: the port is gone, the cable is missing, or the contacts chatter."""
+        """Look, at once. LinkError: the port is gone, the cable is missing, or the contacts chatter.
+
+        While the shutdown signal is held, contacts that say nothing are no error but an unknown source: the UPS goes
+        off, and the signal must last its time.
+        """
         self._release(self._now())
         look = self._lines.read()
+        try:
+            said = self._judge(look)
+        except LinkError:
+            if self._release_at_s is None:
+                raise
+            said = None
+        self._switch_off_when_due(look.at_s)
+        return self._status(look.at_s, said)
+
+    def _judge(self, look: Look) -> Meaning | None:
+        """What counts now: this look if the contacts have been still for long enough, else the last that were."""
         on = look.on & self._inputs
         seen = on, tuple(look.changes.get(line, 0) for line in sorted(self._inputs))
         if seen != self._seen:
@@ -229,8 +244,7 @@ class Contact:
             self._settled = self._believe(on)
         elif look.at_s - self._moved_since_s > CHATTER_S:
             raise LinkError(f"the contacts have not been still for {CHATTER_S:g} s: a loose cable?")
-        self._switch_off_when_due(look.at_s)
-        return self._status(look.at_s)
+        return self._settled
 
     def order(self, command: Command, **args: Any) -> None:
         """Switch off after `delay_s` (by a later poll, if the UPS is on battery then), or call that off.
@@ -248,7 +262,11 @@ class Contact:
         self._off_at_s = self._now() + delay_s
 
     def close(self) -> None:
-        """Give the port back; its outputs stay as they are."""
+        """Give the port back; a shutdown signal that is held ends first, the outputs stay as they are normally."""
+        try:
+            self._release(float("inf"))
+        except LinkError as e:
+            log.warning("contact: the shutdown signal could not be ended: %s", e)
         self._lines.close()
 
     # -- what the lines mean
@@ -294,8 +312,7 @@ class Contact:
             raise LinkError("the cable is unplugged: no line carries anything, and nothing announced a low battery")
         return said
 
-    def _status(self, taken_s: float) -> Status:
-        said = self._settled
+    def _status(self, taken_s: float, said: Meaning | None) -> Status:
         on_battery = said is not None and not said.on_line
         source = Source.UNKNOWN if said is None else Source.BATTERY if on_battery else Source.MAINS
         if said is not None and said.on_line and said.bypass:
@@ -334,11 +351,11 @@ class Contact:
         """Back to normal when the shutdown has been held long enough."""
         if self._release_at_s is None or now_s < self._release_at_s:
             return
-        self._release_at_s = None
         if self._cable.shutdown == BREAK:
             self._lines.send_break(False)
         else:
             self._lines.set(self._power)
+        self._release_at_s = None
 
 
 CARDS = tuple(
