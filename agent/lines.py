@@ -17,6 +17,7 @@ import termios
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from .hidraw import pause
 from .link import remedy
 from .model import LinkError, Option
 
@@ -91,6 +92,10 @@ class Lines(Protocol):
 
     def send_break(self, on: bool) -> None:
         """Begin or end a break on TxD; does not wait. LinkError where there is none."""
+        ...
+
+    def pause(self, for_s: float) -> None:
+        """Do nothing for so long, where one look more must follow at once."""
         ...
 
     def close(self) -> None: ...
@@ -172,6 +177,10 @@ class ModemLines:
     def send_break(self, on: bool) -> None:
         """See Lines."""
         self._do(BREAK_ON if on else BREAK_OFF, 0)
+
+    def pause(self, for_s: float) -> None:
+        """See Lines."""
+        pause(for_s)
 
     def close(self) -> None:
         """Give the port back, or keep it for the next `open` if it still has its lines; they stay as they are."""
@@ -263,6 +272,10 @@ class GpioLines:
     def send_break(self, on: bool) -> None:
         """See Lines."""
         raise LinkError(f"{self._port}: a GPIO line has no break")
+
+    def pause(self, for_s: float) -> None:
+        """See Lines."""
+        pause(for_s)
 
     def close(self) -> None:
         """Give the lines back; the chip decides what they become."""

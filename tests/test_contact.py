@@ -91,6 +91,13 @@ def test_replace_and_bypass_have_lines_too() -> None:
     assert status.flags == {Condition.BATTERY_BAD, Condition.ON_BYPASS}
 
 
+def test_a_ups_on_bypass_that_loses_its_mains_is_on_battery() -> None:
+    driver, uart = connected("fttx")
+    uart.set(bypass=True, mains=False)
+    status = polls(driver, uart, 3)[-1]
+    assert status is not None and status.source is Source.BATTERY and Condition.ON_BYPASS not in status.flags
+
+
 def test_every_part_of_a_cable_can_be_set_otherwise_and_custom_is_all_of_it() -> None:
     driver, uart = connected(
         "custom", on_line="ri", low_battery="-dsr", power="dtr", shutdown="rts", sense="dcd", loop="dcd"
@@ -135,6 +142,17 @@ def test_a_contact_that_bounces_between_two_looks_is_not_believed_though_each_lo
         uart.bounce(1, mains=True)
         uart.bounce(1, mains=False)
     assert sources(polls(driver, uart, 2))[-1] is Source.BATTERY
+
+
+@pytest.mark.parametrize("debounce_s", [0.5, 1.0, 3.0])
+def test_contacts_count_when_they_were_still_for_the_time_that_is_set_and_not_before(debounce_s: float) -> None:
+    driver, uart = connected(debounce_s=debounce_s)
+    polls(driver, uart, 6)
+    uart.set(mains=False)
+    began_s = uart.now_s
+    while driver.poll().source is Source.MAINS:
+        uart.pass_s(0.1)
+    assert uart.now_s - began_s == pytest.approx(debounce_s, abs=0.06)
 
 
 def test_contacts_that_are_never_still_are_an_error_and_not_the_last_thing_they_said() -> None:
@@ -194,6 +212,81 @@ def test_without_one_it_is_missing_when_all_lines_fall_at_once(name: str) -> Non
     assert sources(polls(driver, uart, 3))[-1] is Source.MAINS
 
 
+STEP_S = 0.05
+
+
+class Happening(Uart):
+    """Things happen at their second (from the beginning on), also while the driver waits within a poll."""
+
+    def __init__(self, cable: Cable, events: list[tuple[float, dict[str, bool]]]) -> None:
+        super().__init__(cable)
+        self._events = [(self.now_s + at_s, facts) for at_s, facts in events]
+
+    def pass_s(self, seconds: float) -> None:
+        for _ in range(round(seconds / STEP_S)):
+            super().pass_s(STEP_S)
+            while self._events and self.now_s > self._events[0][0]:
+                self.set(**self._events.pop(0)[1])
+
+
+def lived(name: str, poll_s: float, events: list[tuple[float, dict[str, bool]]], until_s: float) -> list[str]:
+    """What each poll said: mains, battery, battery low, or missing."""
+    uart = Happening(CABLES[name], events)
+    lines = UartLines(uart)
+    driver = contact.connect({"cable": name}, lines, lambda: uart.now_s)
+    found, end_s = [], uart.now_s + until_s
+    while uart.now_s < end_s:
+        next_s = uart.now_s + poll_s
+        lines.waited_s = 0.0
+        try:
+            status = driver.poll()
+            found.append(status.source.value + " low" * bool(status.battery.low))
+        except LinkError:
+            found.append("missing")
+        assert lines.waited_s < 1.0
+        uart.pass_s(next_s - uart.now_s)
+    return found
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("poll_s", [0.5, 1.0, 2.0])
+def test_a_battery_that_is_low_soon_after_the_mains_went_is_an_outage_and_no_missing_cable(
+    poll_s: float, phase_s: float
+) -> None:
+    first_s = 6.0 + phase_s * poll_s
+    then_s = first_s + poll_s + contact.PLUG_S + STEP_S
+    for first, then in (({"mains": False}, {"low": True}), ({"low": True}, {"mains": False})):
+        for name in ("generic-rups", "online-p"):
+            found = lived(name, poll_s, [(first_s, first), (then_s, then)], 30.0)
+            assert found[-1] == "battery low" and "missing" not in found
+
+
+@pytest.mark.parametrize("phase_s", [n / 10 for n in range(10)])
+def test_a_plug_whose_pins_part_one_after_the_other_is_missing_and_no_outage(phase_s: float) -> None:
+    for first in ({"mains": False}, {"low": True}):  # as its pins look
+        events = [(6.0 + phase_s, dict(first)), (6.2 + phase_s, {"plugged": False})]
+        found = lived("generic-rups", 1.0, events, 30.0)
+        assert set(found[1:7]) == {"mains"} and set(found[10:]) == {"missing"}
+        assert "battery" not in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "sense"), [("generic-rups", "dsr"), ("apc-940-0020b", "none"), ("tripp-lite-omni-450lan", "none")]
+)
+def test_a_cable_that_shows_it_otherwise_or_never_costs_no_second_look(name: str, sense: str) -> None:
+    driver, uart = connected(name, sense=sense, loop=sense.replace("none", ""))
+    for facts in ({"mains": False}, {"low": True}, {"mains": True}, {"low": False}):
+        uart.set(**facts)
+        polls(driver, uart, 3)
+    assert driver._lines.waited_s == 0.0
+
+
+def test_after_an_outage_that_is_over_a_pulled_plug_is_missing_again() -> None:
+    events = [(6.0, {"mains": False}), (7.5, {"mains": True}), (12.0, {"plugged": False})]
+    found = lived("generic-rups", 1.0, events, 30.0)
+    assert found[-1] == "missing" and "battery low" not in found
+
+
 @pytest.mark.parametrize("name", sorted(set(REAL) - MUTE))
 def test_a_start_without_the_cable_says_nothing_of_mains_or_battery(name: str) -> None:
     driver, uart = connected(name)
@@ -235,6 +328,28 @@ def test_gpio_contacts_that_open_when_cut_are_missing_when_the_plug_is() -> None
     with pytest.raises(LinkError, match="unplugged"):
         driver.poll()
     driver.close()
+
+
+def test_the_edge_of_the_first_pin_wakes_the_driver_and_is_no_outage_when_the_plug_goes_on_leaving() -> None:
+    chip, now = Gpiod(), [0.0]
+
+    class Board(GpioLines):
+        def pause(self, for_s: float) -> None:
+            now[0] += for_s
+            chip.move(27, 1)
+
+    board = Board("/dev/gpiochip0", "pull-up", chip, lambda: now[0])
+    driver = contact.connect({"cable": "custom", "on_line": "-17", "low_battery": "27"}, board, lambda: now[0])
+    chip.move(17, 0)
+    chip.move(27, 0)
+    for _ in range(3):
+        driver.poll()
+        now[0] += 1.0
+    chip.move(17, 1)
+    assert driver.poll().source is Source.MAINS
+    now[0] += 1.0
+    with pytest.raises(LinkError, match="unplugged"):
+        driver.poll()
 
 
 # --- switching off ------------------------------------------------------------------------------------------------
@@ -284,6 +399,19 @@ def test_a_break_lasts_at_least_as_long_as_nut_sends_it() -> None:
         polls(driver, uart, 1)
         held_s += uart.breaking
     assert 5 <= held_s <= 6
+
+
+def test_while_the_contacts_bounce_nothing_is_switched_off() -> None:
+    driver, uart = connected("best-patriot")
+    uart.set(mains=False)
+    polls(driver, uart, 3)
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=2, return_delay_s=60)
+    for _ in range(6):
+        uart.bounce(2, mains=True)
+        polls(driver, uart, 1)
+        assert uart.outputs == {"dtr"}
+    polls(driver, uart, 1)
+    assert uart.outputs == {"rts"}, "and when they are still, it is looked once more"
 
 
 HELD = [("powerware-3115", 5.0, 5), ("best-patriot", 30.0, 30)]  # by break, by a line: asked for, held

@@ -34,6 +34,7 @@ BREAK = "break"
 BREAK_S = 4.9  # (NUT)
 CHATTER_S = 10.0  # contacts that are not still for so long say nothing
 SLACK_S = 0.05  # polls are not punctual
+PLUG_S, PLUG_LOOKS = 0.3, 3  # a plug that is being pulled has left with all its pins after so long
 DELAY_S, RETURN_DELAY_S = (0.0, 3600.0), (0.0, 1e6)
 
 
@@ -196,6 +197,7 @@ class Contact:
         self._still_since_s = self._moved_since_s = now()
         self._moving = True
         self._settled: Meaning | None = None
+        self._one_by_one = False  # one of mains and battery has changed without the other: no plug was pulled
         if before is not None:
             self._seen, self._settled, self._moving = before._seen, before._settled, before._moving
             self._still_since_s, self._moved_since_s = before._still_since_s, before._moved_since_s
@@ -221,7 +223,12 @@ class Contact:
         off, and the signal must last its time.
         """
         self._release(self._now())
-        look = self._lines.read()
+        look = self._look()
+        for _ in range(PLUG_LOOKS):
+            if not self._half_gone(look.on) or self._one_by_one:
+                break
+            self._lines.pause(PLUG_S)
+            look = self._look()
         try:
             said = self._judge(look)
         except LinkError:
@@ -231,17 +238,26 @@ class Contact:
         self._switch_off_when_due(look.at_s)
         return self._status(look.at_s, said)
 
-    def _judge(self, look: Look) -> Meaning | None:
-        """What counts now: this look if the contacts have been still for long enough, else the last that were."""
+    def _look(self) -> Look:
+        """One look at these contacts: since when they are still, and whether they have changed one by one."""
+        look = self._lines.read()
         on = look.on & self._inputs
         seen = on, tuple(look.changes.get(line, 0) for line in sorted(self._inputs))
         if seen != self._seen:
             if not self._moving:
                 self._moved_since_s = look.at_s
             self._seen, self._still_since_s, self._moving = seen, look.at_s, True
+        if self._calm(self._meaning(on)):
+            self._one_by_one = False
+        elif self._half_gone(on) and look.at_s - self._still_since_s >= PLUG_S - SLACK_S:
+            self._one_by_one = True
+        return Look(on, look.changes, look.at_s)
+
+    def _judge(self, look: Look) -> Meaning | None:
+        """What counts now: this look if the contacts have been still for long enough, else the last that were."""
         if look.at_s - self._still_since_s >= self._debounce_s - SLACK_S:
             self._moving = False
-            self._settled = self._believe(on)
+            self._settled = self._believe(look.on)
         elif look.at_s - self._moved_since_s > CHATTER_S:
             raise LinkError(f"the contacts have not been still for {CHATTER_S:g} s: a loose cable?")
         return self._settled
@@ -281,6 +297,17 @@ class Contact:
             return None
         return self._inputs if self._lines.idle else frozenset()
 
+    @staticmethod
+    def _calm(said: Meaning | None) -> bool:
+        return said is None or (said.on_line and not said.low)
+
+    def _half_gone(self, on: frozenset[str]) -> bool:
+        """Of a cable that falls to a low battery when it is pulled: one of mains and battery has left its calm."""
+        absent, said = self._absent(), self._meaning(on)
+        if self._sense is not None or absent is None or not self._meaning(absent).low:
+            return False
+        return on != absent and said.on_line is said.low
+
     def _check_that_absence_shows(self, section: Mapping[str, Any]) -> None:
         absent = self._absent()
         if self._sense is not None:
@@ -307,8 +334,8 @@ class Contact:
                 self._settled = None
                 raise LinkError(f"the cable is unplugged: {self._sense.line} says so")
             return self._meaning(on)
-        said, before = self._meaning(on), self._settled
-        if on == self._absent() and said.low and (before is None or (before.on_line and not before.low)):
+        said = self._meaning(on)
+        if on == self._absent() and said.low and self._calm(self._settled) and not self._one_by_one:
             raise LinkError("the cable is unplugged: no line carries anything, and nothing announced a low battery")
         return said
 
