@@ -184,6 +184,48 @@ def test_a_change_of_a_line_that_means_nothing_disturbs_nobody() -> None:
         assert sources(polls(driver, uart, 1)) == [Source.MAINS]
 
 
+@pytest.mark.parametrize(("lost_s", "first"), [(5.0, Source.BATTERY), (600.0, Source.UNKNOWN)])
+@pytest.mark.parametrize("cable", ["apc-940-0020b", "generic-rups"])
+def test_after_a_connection_that_was_lost_for_long_the_state_of_before_is_not_told_as_new(
+    cable: str, lost_s: float, first: Source
+) -> None:
+    uart = Uart(CABLES[cable])
+    section, now = {"cable": cable, "sense": "none"}, lambda: uart.now_s
+    driver: Any = contact.connect(section, UartLines(uart), now)
+    uart.set(mains=False)
+    polls(driver, uart, 3)
+    driver.close()
+    uart.pass_s(lost_s)
+    uart.set(mains=True)
+    found = polls(contact.connect(section, UartLines(uart), now), uart, 3)
+    assert sources(found) == [first, Source.MAINS, Source.MAINS]
+    assert found[0] is not None and (found[0].battery.low is None) is (first is Source.UNKNOWN)
+
+
+def test_but_an_outage_of_before_is_remembered_so_that_a_low_battery_then_is_no_missing_cable() -> None:
+    uart = Uart(CABLES["generic-rups"])
+    section, now = {"cable": "generic-rups"}, lambda: uart.now_s
+    driver: Any = contact.connect(section, UartLines(uart), now)
+    uart.set(mains=False)
+    polls(driver, uart, 3)
+    driver.close()
+    uart.pass_s(600.0)
+    uart.set(low=True)
+    found = polls(contact.connect(section, UartLines(uart), now), uart, 3)
+    assert found[-1] is not None and (found[-1].source, found[-1].battery.low) == (Source.BATTERY, True)
+
+
+def test_a_cable_that_was_missing_for_long_is_plugged_in_and_nothing_is_told_before_it_was_still() -> None:
+    uart = Uart(CABLES["generic-rups"])
+    section, now = {"cable": "generic-rups"}, lambda: uart.now_s
+    driver: Any = contact.connect(section, UartLines(uart), now)
+    polls(driver, uart, 3)
+    uart.set(plugged=False)
+    polls(driver, uart, 60)
+    uart.set(plugged=True, mains=False)
+    assert sources(polls(driver, uart, 3)) == [Source.UNKNOWN, Source.BATTERY, Source.BATTERY]
+
+
 # --- an unplugged cable -------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 BREAK = "break"
 BREAK_S = 4.9  # (NUT)
-CHATTER_S = 10.0  # contacts that are not still for so long say nothing
+CHATTER_S, STALE_S = 10.0, 15.0  # contacts that are not still for so long say nothing; what they said is old
 SLACK_S = 0.05  # polls are not punctual
 PLUG_S, PLUG_LOOKS = 0.3, 3  # a plug that is being pulled has left with all its pins after so long
 DELAY_S, RETURN_DELAY_S = (0.0, 3600.0), (0.0, 1e6)
@@ -194,13 +194,14 @@ class Contact:
         self._inputs = frozenset(s.line for s in (*self._signals, self._sense) if s is not None)
         self._check_that_absence_shows(section)
         self._seen: tuple[frozenset[str], tuple[int, ...]] | None = None  # lines that are on, how often they changed
-        self._still_since_s = self._moved_since_s = now()
+        self._still_since_s = self._moved_since_s = self._settled_s = now()
         self._moving = True
         self._settled: Meaning | None = None
         self._one_by_one = False  # one of mains and battery has changed without the other: no plug was pulled
         if before is not None:
             self._seen, self._settled, self._moving = before._seen, before._settled, before._moving
             self._still_since_s, self._moved_since_s = before._still_since_s, before._moved_since_s
+            self._settled_s = before._settled_s
         self._off_at_s: float | None = None
         self._release_at_s: float | None = None
         lines.claim(self._inputs, self._power | self._off, self._power)
@@ -257,10 +258,10 @@ class Contact:
         """What counts now: this look if the contacts have been still for long enough, else the last that were."""
         if look.at_s - self._still_since_s >= self._debounce_s - SLACK_S:
             self._moving = False
-            self._settled = self._believe(look.on)
+            self._settled, self._settled_s = self._believe(look.on), look.at_s
         elif look.at_s - self._moved_since_s > CHATTER_S:
             raise LinkError(f"the contacts have not been still for {CHATTER_S:g} s: a loose cable?")
-        return self._settled
+        return self._settled if look.at_s - self._settled_s <= STALE_S else None
 
     def order(self, command: Command, **args: Any) -> None:
         """Switch off after `delay_s` (by a later poll, if the UPS is on battery then), or call that off.
