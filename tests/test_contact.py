@@ -65,6 +65,68 @@ def test_the_table_has_every_type_of_nut_once_and_only_lines_that_exist() -> Non
         assert outputs(row.power) <= OUTPUTS and outputs(row.shutdown) <= OUTPUTS, name
 
 
+#: NUT's table (drivers/genericups.h; the last row: its `upstype` 23), by itself: type, lines on for power, line and
+#: level of mains, of low battery, lines on to switch off (break: TxD; "": none, or not known)
+NUT: tuple[tuple[int, str, str, bool, str, bool, str], ...] = (
+    (0, "dtr rts", "cts", False, "dcd", True, "rts"),
+    (1, "dtr", "ri", False, "dcd", True, "rts"),
+    (2, "rts", "cts", False, "dcd", True, "dtr rts"),
+    (3, "dtr", "cts", False, "dcd", True, "dtr rts"),
+    (4, "rts", "cts", True, "dcd", False, ""),
+    (5, "dtr", "cts", True, "dcd", False, "dtr rts"),
+    (6, "dtr", "cts", True, "dcd", False, "rts"),
+    (7, "rts", "cts", True, "dcd", False, "dtr"),
+    (8, "dtr", "cts", True, "dcd", False, ""),
+    (9, "", "dcd", False, "cts", True, "rts"),
+    (10, "rts", "cts", True, "dcd", False, "dtr"),
+    (11, "dtr", "cts", False, "dcd", False, "break"),
+    (12, "rts", "cts", False, "dcd", True, "dtr"),
+    (13, "dtr rts", "dcd", True, "cts", False, "break"),
+    (14, "dtr", "dcd", True, "cts", False, "rts"),
+    (15, "dtr", "cts", True, "dcd", False, "break"),
+    (16, "dtr rts", "cts", True, "dcd", False, ""),
+    (17, "dtr", "cts", True, "dcd", False, ""),
+    (18, "dtr", "cts", True, "dcd", True, ""),
+    (19, "dtr", "cts", True, "dcd", False, "rts"),
+    (20, "dtr", "cts", False, "dcd", True, "break"),
+    (21, "rts", "cts", True, "dcd", False, "dtr rts"),
+    (22, "rts", "cts", True, "dcd", False, "dtr"),
+    (23, "rts", "cts", True, "dcd", False, ""),
+)
+
+
+class Wires(Uart):
+    """A port whose inputs are what the test puts on them, whatever our own table says."""
+
+    on: frozenset[str] = frozenset()
+
+    def inputs(self) -> frozenset[str]:
+        return self.on
+
+
+@pytest.mark.parametrize("row", NUT, ids=lambda row: str(row[0]))
+def test_the_lines_of_each_type_mean_what_they_mean_to_nut(row: tuple[int, str, str, bool, str, bool, str]) -> None:
+    upstype, power, mains, mains_on, low, low_on, off = row
+    (name,) = (name for name, cable in CABLES.items() if cable.upstype == upstype)
+    uart = Wires(CABLES[name])
+    driver: Any = contact.connect({"cable": name, "sense": "none"}, UartLines(uart), lambda: uart.now_s)
+    assert uart.outputs == set(power.split())
+    calm = {"ri", "dsr"} if name == "fttx" else set()  # replace battery, bypass: off
+    for is_mains, is_low in ((True, False), (False, False), (False, True)):
+        put = {mains: mains_on is is_mains, low: low_on is is_low}
+        uart.on = frozenset({line for line, on in put.items() if on} | calm)
+        uart._count()
+        status = polls(driver, uart, 3)[-1]
+        assert status is not None and status.source is (Source.MAINS if is_mains else Source.BATTERY)
+        assert status.battery.low is is_low and status.flags == ({Condition.LOW_BATTERY} if is_low else set())
+    assert bool(driver.commands) is bool(off)
+    if off:
+        driver.order(Command.SHUTDOWN_RETURN, delay_s=0, return_delay_s=60)
+        driver.poll()
+        assert uart.breaking is (off == "break")
+        assert uart.outputs == set((power if off == "break" else off).split())
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_each_cable_tells_mains_battery_and_low(name: str) -> None:
     driver, uart = connected(name)
@@ -629,6 +691,16 @@ def test_a_real_outage_with_bouncing_contacts_tells_everybody_in_order(section: 
     life.uart.bounce(9, low=True)
     life.seconds(10)
     assert life.play.tell == ("web", "files")
+
+
+def test_a_real_outage_with_a_battery_that_is_low_within_two_seconds_tells_everybody() -> None:
+    life = Life(**PLAIN)
+    life.uart.set(mains=False)
+    life.seconds(1)
+    life.uart.pass_s(0.3)
+    life.uart.set(low=True)
+    life.seconds(15)
+    assert life.play.so() >= {"on-battery", "low-battery"} and life.play.tell == ("web", "files")
 
 
 def test_the_documentation_has_every_cable_as_it_is_in_the_table() -> None:
