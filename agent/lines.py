@@ -17,6 +17,7 @@ import termios
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from .hidraw import pause
 from .link import remedy
 from .model import LinkError, Option
 
@@ -79,7 +80,8 @@ class Lines(Protocol):
         ...
 
     def claim(self, inputs: frozenset[str], outputs: frozenset[str], on: frozenset[str]) -> None:
-        """Use these inputs and outputs, and set the outputs: those in `on`, and the others off. LinkError."""
+        """Use these inputs and outputs, and set the outputs: those in `on`, and the others off. No break is sent
+        any more. LinkError."""
         ...
 
     def read(self) -> Look: ...
@@ -90,6 +92,10 @@ class Lines(Protocol):
 
     def send_break(self, on: bool) -> None:
         """Begin or end a break on TxD; does not wait. LinkError where there is none."""
+        ...
+
+    def pause(self, for_s: float) -> None:
+        """Do nothing for so long, where one look more must follow at once."""
         ...
 
     def close(self) -> None: ...
@@ -150,6 +156,11 @@ class ModemLines:
         if wrong := sorted((inputs - INPUTS) | (outputs - OUTPUTS)):
             raise LinkError(f"{self._port} has no line {', '.join(wrong)} of that direction: read {_names(INPUTS)}; "
                             f"set {_names(OUTPUTS)}")  # fmt: skip
+        try:
+            self._ioctl(self._fd, BREAK_OFF, 0)  # whoever had the port before may have ended in the midst of one
+        except OSError as e:
+            if e.errno not in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):  # a port that cannot send one
+                raise LinkError(f"{self._port}: {e}") from e
         self.set(on)
 
     def read(self) -> Look:
@@ -166,6 +177,10 @@ class ModemLines:
     def send_break(self, on: bool) -> None:
         """See Lines."""
         self._do(BREAK_ON if on else BREAK_OFF, 0)
+
+    def pause(self, for_s: float) -> None:
+        """See Lines."""
+        pause(for_s)
 
     def close(self) -> None:
         """Give the port back, or keep it for the next `open` if it still has its lines; they stay as they are."""
@@ -257,6 +272,10 @@ class GpioLines:
     def send_break(self, on: bool) -> None:
         """See Lines."""
         raise LinkError(f"{self._port}: a GPIO line has no break")
+
+    def pause(self, for_s: float) -> None:
+        """See Lines."""
+        pause(for_s)
 
     def close(self) -> None:
         """Give the lines back; the chip decides what they become."""

@@ -65,6 +65,68 @@ def test_the_table_has_every_type_of_nut_once_and_only_lines_that_exist() -> Non
         assert outputs(row.power) <= OUTPUTS and outputs(row.shutdown) <= OUTPUTS, name
 
 
+#: NUT's table (drivers/genericups.h; the last row: its `upstype` 23), by itself: type, lines on for power, line and
+#: level of mains, of low battery, lines on to switch off (break: TxD; "": none, or not known)
+NUT: tuple[tuple[int, str, str, bool, str, bool, str], ...] = (
+    (0, "dtr rts", "cts", False, "dcd", True, "rts"),
+    (1, "dtr", "ri", False, "dcd", True, "rts"),
+    (2, "rts", "cts", False, "dcd", True, "dtr rts"),
+    (3, "dtr", "cts", False, "dcd", True, "dtr rts"),
+    (4, "rts", "cts", True, "dcd", False, ""),
+    (5, "dtr", "cts", True, "dcd", False, "dtr rts"),
+    (6, "dtr", "cts", True, "dcd", False, "rts"),
+    (7, "rts", "cts", True, "dcd", False, "dtr"),
+    (8, "dtr", "cts", True, "dcd", False, ""),
+    (9, "", "dcd", False, "cts", True, "rts"),
+    (10, "rts", "cts", True, "dcd", False, "dtr"),
+    (11, "dtr", "cts", False, "dcd", False, "break"),
+    (12, "rts", "cts", False, "dcd", True, "dtr"),
+    (13, "dtr rts", "dcd", True, "cts", False, "break"),
+    (14, "dtr", "dcd", True, "cts", False, "rts"),
+    (15, "dtr", "cts", True, "dcd", False, "break"),
+    (16, "dtr rts", "cts", True, "dcd", False, ""),
+    (17, "dtr", "cts", True, "dcd", False, ""),
+    (18, "dtr", "cts", True, "dcd", True, ""),
+    (19, "dtr", "cts", True, "dcd", False, "rts"),
+    (20, "dtr", "cts", False, "dcd", True, "break"),
+    (21, "rts", "cts", True, "dcd", False, "dtr rts"),
+    (22, "rts", "cts", True, "dcd", False, "dtr"),
+    (23, "rts", "cts", True, "dcd", False, ""),
+)
+
+
+class Wires(Uart):
+    """A port whose inputs are what the test puts on them, whatever our own table says."""
+
+    on: frozenset[str] = frozenset()
+
+    def inputs(self) -> frozenset[str]:
+        return self.on
+
+
+@pytest.mark.parametrize("row", NUT, ids=lambda row: str(row[0]))
+def test_the_lines_of_each_type_mean_what_they_mean_to_nut(row: tuple[int, str, str, bool, str, bool, str]) -> None:
+    upstype, power, mains, mains_on, low, low_on, off = row
+    (name,) = (name for name, cable in CABLES.items() if cable.upstype == upstype)
+    uart = Wires(CABLES[name])
+    driver: Any = contact.connect({"cable": name, "sense": "none"}, UartLines(uart), lambda: uart.now_s)
+    assert uart.outputs == set(power.split())
+    calm = {"ri", "dsr"} if name == "fttx" else set()  # replace battery, bypass: off
+    for is_mains, is_low in ((True, False), (False, False), (False, True)):
+        put = {mains: mains_on is is_mains, low: low_on is is_low}
+        uart.on = frozenset({line for line, on in put.items() if on} | calm)
+        uart._count()
+        status = polls(driver, uart, 3)[-1]
+        assert status is not None and status.source is (Source.MAINS if is_mains else Source.BATTERY)
+        assert status.battery.low is is_low and status.flags == ({Condition.LOW_BATTERY} if is_low else set())
+    assert bool(driver.commands) is bool(off)
+    if off:
+        driver.order(Command.SHUTDOWN_RETURN, delay_s=0, return_delay_s=60)
+        driver.poll()
+        assert uart.breaking is (off == "break")
+        assert uart.outputs == set((power if off == "break" else off).split())
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_each_cable_tells_mains_battery_and_low(name: str) -> None:
     driver, uart = connected(name)
@@ -89,6 +151,13 @@ def test_replace_and_bypass_have_lines_too() -> None:
     status = polls(driver, uart, 3)[-1]
     assert status is not None and status.source is Source.BYPASS
     assert status.flags == {Condition.BATTERY_BAD, Condition.ON_BYPASS}
+
+
+def test_a_ups_on_bypass_that_loses_its_mains_is_on_battery() -> None:
+    driver, uart = connected("fttx")
+    uart.set(bypass=True, mains=False)
+    status = polls(driver, uart, 3)[-1]
+    assert status is not None and status.source is Source.BATTERY and Condition.ON_BYPASS not in status.flags
 
 
 def test_every_part_of_a_cable_can_be_set_otherwise_and_custom_is_all_of_it() -> None:
@@ -137,6 +206,17 @@ def test_a_contact_that_bounces_between_two_looks_is_not_believed_though_each_lo
     assert sources(polls(driver, uart, 2))[-1] is Source.BATTERY
 
 
+@pytest.mark.parametrize("debounce_s", [0.5, 1.0, 3.0])
+def test_contacts_count_when_they_were_still_for_the_time_that_is_set_and_not_before(debounce_s: float) -> None:
+    driver, uart = connected(debounce_s=debounce_s)
+    polls(driver, uart, 6)
+    uart.set(mains=False)
+    began_s = uart.now_s
+    while driver.poll().source is Source.MAINS:
+        uart.pass_s(0.1)
+    assert uart.now_s - began_s == pytest.approx(debounce_s, abs=0.06)
+
+
 def test_contacts_that_are_never_still_are_an_error_and_not_the_last_thing_they_said() -> None:
     driver, uart = connected()
     polls(driver, uart, 3)
@@ -166,6 +246,48 @@ def test_a_change_of_a_line_that_means_nothing_disturbs_nobody() -> None:
         assert sources(polls(driver, uart, 1)) == [Source.MAINS]
 
 
+@pytest.mark.parametrize(("lost_s", "first"), [(5.0, Source.BATTERY), (600.0, Source.UNKNOWN)])
+@pytest.mark.parametrize("cable", ["apc-940-0020b", "generic-rups"])
+def test_after_a_connection_that_was_lost_for_long_the_state_of_before_is_not_told_as_new(
+    cable: str, lost_s: float, first: Source
+) -> None:
+    uart = Uart(CABLES[cable])
+    section, now = {"cable": cable, "sense": "none"}, lambda: uart.now_s
+    driver: Any = contact.connect(section, UartLines(uart), now)
+    uart.set(mains=False)
+    polls(driver, uart, 3)
+    driver.close()
+    uart.pass_s(lost_s)
+    uart.set(mains=True)
+    found = polls(contact.connect(section, UartLines(uart), now), uart, 3)
+    assert sources(found) == [first, Source.MAINS, Source.MAINS]
+    assert found[0] is not None and (found[0].battery.low is None) is (first is Source.UNKNOWN)
+
+
+def test_but_an_outage_of_before_is_remembered_so_that_a_low_battery_then_is_no_missing_cable() -> None:
+    uart = Uart(CABLES["generic-rups"])
+    section, now = {"cable": "generic-rups"}, lambda: uart.now_s
+    driver: Any = contact.connect(section, UartLines(uart), now)
+    uart.set(mains=False)
+    polls(driver, uart, 3)
+    driver.close()
+    uart.pass_s(600.0)
+    uart.set(low=True)
+    found = polls(contact.connect(section, UartLines(uart), now), uart, 3)
+    assert found[-1] is not None and (found[-1].source, found[-1].battery.low) == (Source.BATTERY, True)
+
+
+def test_a_cable_that_was_missing_for_long_is_plugged_in_and_nothing_is_told_before_it_was_still() -> None:
+    uart = Uart(CABLES["generic-rups"])
+    section, now = {"cable": "generic-rups"}, lambda: uart.now_s
+    driver: Any = contact.connect(section, UartLines(uart), now)
+    polls(driver, uart, 3)
+    uart.set(plugged=False)
+    polls(driver, uart, 60)
+    uart.set(plugged=True, mains=False)
+    assert sources(polls(driver, uart, 3)) == [Source.UNKNOWN, Source.BATTERY, Source.BATTERY]
+
+
 # --- an unplugged cable -------------------------------------------------------------------------------------------
 
 
@@ -192,6 +314,81 @@ def test_without_one_it_is_missing_when_all_lines_fall_at_once(name: str) -> Non
     assert set(sources(polls(driver, uart, 6)[1:])) == {None}
     uart.set(plugged=True)
     assert sources(polls(driver, uart, 3))[-1] is Source.MAINS
+
+
+STEP_S = 0.05
+
+
+class Happening(Uart):
+    """Things happen at their second (from the beginning on), also while the driver waits within a poll."""
+
+    def __init__(self, cable: Cable, events: list[tuple[float, dict[str, bool]]]) -> None:
+        super().__init__(cable)
+        self._events = [(self.now_s + at_s, facts) for at_s, facts in events]
+
+    def pass_s(self, seconds: float) -> None:
+        for _ in range(round(seconds / STEP_S)):
+            super().pass_s(STEP_S)
+            while self._events and self.now_s > self._events[0][0]:
+                self.set(**self._events.pop(0)[1])
+
+
+def lived(name: str, poll_s: float, events: list[tuple[float, dict[str, bool]]], until_s: float) -> list[str]:
+    """What each poll said: mains, battery, battery low, or missing."""
+    uart = Happening(CABLES[name], events)
+    lines = UartLines(uart)
+    driver = contact.connect({"cable": name}, lines, lambda: uart.now_s)
+    found, end_s = [], uart.now_s + until_s
+    while uart.now_s < end_s:
+        next_s = uart.now_s + poll_s
+        lines.waited_s = 0.0
+        try:
+            status = driver.poll()
+            found.append(status.source.value + " low" * bool(status.battery.low))
+        except LinkError:
+            found.append("missing")
+        assert lines.waited_s < 1.0
+        uart.pass_s(next_s - uart.now_s)
+    return found
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("poll_s", [0.5, 1.0, 2.0])
+def test_a_battery_that_is_low_soon_after_the_mains_went_is_an_outage_and_no_missing_cable(
+    poll_s: float, phase_s: float
+) -> None:
+    first_s = 6.0 + phase_s * poll_s
+    then_s = first_s + poll_s + contact.PLUG_S + STEP_S
+    for first, then in (({"mains": False}, {"low": True}), ({"low": True}, {"mains": False})):
+        for name in ("generic-rups", "online-p"):
+            found = lived(name, poll_s, [(first_s, first), (then_s, then)], 30.0)
+            assert found[-1] == "battery low" and "missing" not in found
+
+
+@pytest.mark.parametrize("phase_s", [n / 10 for n in range(10)])
+def test_a_plug_whose_pins_part_one_after_the_other_is_missing_and_no_outage(phase_s: float) -> None:
+    for first in ({"mains": False}, {"low": True}):  # as its pins look
+        events = [(6.0 + phase_s, dict(first)), (6.2 + phase_s, {"plugged": False})]
+        found = lived("generic-rups", 1.0, events, 30.0)
+        assert set(found[1:7]) == {"mains"} and set(found[10:]) == {"missing"}
+        assert "battery" not in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "sense"), [("generic-rups", "dsr"), ("apc-940-0020b", "none"), ("tripp-lite-omni-450lan", "none")]
+)
+def test_a_cable_that_shows_it_otherwise_or_never_costs_no_second_look(name: str, sense: str) -> None:
+    driver, uart = connected(name, sense=sense, loop=sense.replace("none", ""))
+    for facts in ({"mains": False}, {"low": True}, {"mains": True}, {"low": False}):
+        uart.set(**facts)
+        polls(driver, uart, 3)
+    assert driver._lines.waited_s == 0.0
+
+
+def test_after_an_outage_that_is_over_a_pulled_plug_is_missing_again() -> None:
+    events = [(6.0, {"mains": False}), (7.5, {"mains": True}), (12.0, {"plugged": False})]
+    found = lived("generic-rups", 1.0, events, 30.0)
+    assert found[-1] == "missing" and "battery low" not in found
 
 
 @pytest.mark.parametrize("name", sorted(set(REAL) - MUTE))
@@ -235,6 +432,28 @@ def test_gpio_contacts_that_open_when_cut_are_missing_when_the_plug_is() -> None
     with pytest.raises(LinkError, match="unplugged"):
         driver.poll()
     driver.close()
+
+
+def test_the_edge_of_the_first_pin_wakes_the_driver_and_is_no_outage_when_the_plug_goes_on_leaving() -> None:
+    chip, now = Gpiod(), [0.0]
+
+    class Board(GpioLines):
+        def pause(self, for_s: float) -> None:
+            now[0] += for_s
+            chip.move(27, 1)
+
+    board = Board("/dev/gpiochip0", "pull-up", chip, lambda: now[0])
+    driver = contact.connect({"cable": "custom", "on_line": "-17", "low_battery": "27"}, board, lambda: now[0])
+    chip.move(17, 0)
+    chip.move(27, 0)
+    for _ in range(3):
+        driver.poll()
+        now[0] += 1.0
+    chip.move(17, 1)
+    assert driver.poll().source is Source.MAINS
+    now[0] += 1.0
+    with pytest.raises(LinkError, match="unplugged"):
+        driver.poll()
 
 
 # --- switching off ------------------------------------------------------------------------------------------------
@@ -284,6 +503,87 @@ def test_a_break_lasts_at_least_as_long_as_nut_sends_it() -> None:
         polls(driver, uart, 1)
         held_s += uart.breaking
     assert 5 <= held_s <= 6
+
+
+def test_while_the_contacts_bounce_nothing_is_switched_off() -> None:
+    driver, uart = connected("best-patriot")
+    uart.set(mains=False)
+    polls(driver, uart, 3)
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=2, return_delay_s=60)
+    for _ in range(6):
+        uart.bounce(2, mains=True)
+        polls(driver, uart, 1)
+        assert uart.outputs == {"dtr"}
+    polls(driver, uart, 1)
+    assert uart.outputs == {"rts"}, "and when they are still, it is looked once more"
+
+
+HELD = [("powerware-3115", 5.0, 5), ("best-patriot", 30.0, 30)]  # by break, by a line: asked for, held
+
+
+def ordered_off(cable: str, hold_s: float) -> tuple[Any, Uart]:
+    """On battery, and the shutdown signal has just begun."""
+    driver, uart = connected(cable, sense="dsr", loop="dsr", shutdown_hold_s=hold_s)
+    uart.set(mains=False)
+    polls(driver, uart, 3)
+    driver.order(Command.SHUTDOWN_RETURN, delay_s=0, return_delay_s=60)
+    polls(driver, uart, 1)
+    assert signals_off(uart)
+    return driver, uart
+
+
+def signals_off(uart: Uart) -> bool:
+    return uart.breaking or uart.outputs != outputs(uart.cable.power)
+
+
+@pytest.mark.parametrize(("cable", "hold_s", "held"), HELD)
+def test_the_signal_lasts_its_time_and_ends_though_the_ups_goes_off_at_once(
+    cable: str, hold_s: float, held: int
+) -> None:
+    driver, uart = ordered_off(cable, hold_s)
+    uart.set(off=True)
+    for _ in range(held - 1):
+        (status,) = polls(driver, uart, 1)
+        assert signals_off(uart) and status is not None and Condition.SHUTDOWN_PENDING in status.flags
+        assert status.source in (Source.BATTERY, Source.UNKNOWN) and not status.battery.low
+    assert sources(polls(driver, uart, 3)) == [None] * 3, "and then it is a cable that is missing"
+    assert not signals_off(uart)
+
+
+def test_it_lasts_its_time_though_the_contacts_never_stand_still() -> None:
+    driver, uart = ordered_off("best-patriot", 30.0)
+    for _ in range(28):
+        uart.bounce(2, mains=True)
+        assert polls(driver, uart, 1)[0] is not None and signals_off(uart)
+    uart.bounce(2, mains=True)
+    polls(driver, uart, 1)
+    uart.bounce(2, mains=True)
+    assert sources(polls(driver, uart, 1)) == [None] and not signals_off(uart)
+
+
+@pytest.mark.parametrize(("cable", "hold_s", "_held"), HELD)
+def test_giving_the_port_back_ends_it_and_whoever_has_the_port_next_does_not_begin_it_again(
+    cable: str, hold_s: float, _held: int
+) -> None:
+    driver, uart = ordered_off(cable, hold_s)
+    driver.close()
+    assert not signals_off(uart)
+    driver, _ = contact.connect({"cable": cable, "sense": "dsr"}, UartLines(uart), lambda: uart.now_s), uart
+    found = polls(driver, uart, 10)
+    assert not signals_off(uart) and found[-1] is not None and not found[-1].flags
+
+
+def test_a_port_that_fails_when_the_signal_should_end_is_asked_once_more_and_given_back_all_the_same() -> None:
+    driver, uart = ordered_off("powerware-3115", 5.0)
+    uart.pass_s(5.0)
+    uart.set(gone=True)
+    assert sources(polls(driver, uart, 1)) == [None]
+    uart.set(gone=False)
+    assert sources(polls(driver, uart, 1)) == [Source.BATTERY] and not uart.breaking
+    driver, uart = ordered_off("powerware-3115", 5.0)
+    uart.set(gone=True)
+    driver.close()
+    assert driver._lines.closed
 
 
 @pytest.mark.parametrize(
@@ -391,6 +691,16 @@ def test_a_real_outage_with_bouncing_contacts_tells_everybody_in_order(section: 
     life.uart.bounce(9, low=True)
     life.seconds(10)
     assert life.play.tell == ("web", "files")
+
+
+def test_a_real_outage_with_a_battery_that_is_low_within_two_seconds_tells_everybody() -> None:
+    life = Life(**PLAIN)
+    life.uart.set(mains=False)
+    life.seconds(1)
+    life.uart.pass_s(0.3)
+    life.uart.set(low=True)
+    life.seconds(15)
+    assert life.play.so() >= {"on-battery", "low-battery"} and life.play.tell == ("web", "files")
 
 
 def test_the_documentation_has_every_cable_as_it_is_in_the_table() -> None:

@@ -85,6 +85,31 @@ def test_a_break_begins_and_ends_without_waiting() -> None:
     assert not uart.breaking and uart.requests == [BREAK_ON, BREAK_OFF]
 
 
+def test_whoever_claims_a_port_ends_a_break_that_was_left_on_it() -> None:
+    uart = Uart()
+    modem(uart).send_break(True)  # and its process is gone, or the adapter was silent for a moment
+    modem(uart).claim(frozenset(("cts",)), frozenset(("rts",)), frozenset(("rts",)))
+    assert not uart.breaking and uart.outputs == {"rts"}
+
+
+@pytest.mark.parametrize("code", [errno.ENOTTY, errno.EINVAL, errno.EIO])
+def test_a_port_that_knows_no_break_can_be_claimed_and_one_that_fails_cannot(code: int) -> None:
+    uart = Uart()
+
+    def ioctl(fd: int, request: int, argument: Any) -> Any:
+        if request == BREAK_OFF:
+            raise OSError(code, os.strerror(code))
+        return uart.ioctl(fd, request, argument)
+
+    it = ModemLines(-1, "/dev/pretend", lambda: 0.0, ioctl)
+    if code == errno.EIO:
+        with pytest.raises(LinkError, match="Input/output error"):
+            it.claim(frozenset(), frozenset(("rts",)), frozenset(("rts",)))
+    else:
+        it.claim(frozenset(), frozenset(("rts",)), frozenset(("rts",)))
+        assert uart.outputs == {"rts"}
+
+
 def test_a_line_of_the_wrong_direction_is_refused_by_name() -> None:
     for inputs, outputs, name in ((("rts",), (), "rts"), ((), ("cts",), "cts"), (("17",), (), "17")):
         with pytest.raises(LinkError, match=f"no line {name} of that direction"):

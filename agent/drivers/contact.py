@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..cards import Card
-from ..lines import Lines
+from ..lines import Lines, Look
 from ..model import (
     Battery,
     Command,
@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 BREAK = "break"
 BREAK_S = 4.9  # (NUT)
-CHATTER_S = 10.0  # contacts that are not still for so long say nothing
+CHATTER_S, STALE_S = 10.0, 15.0  # contacts that are not still for so long say nothing; what they said is old
 SLACK_S = 0.05  # polls are not punctual
+PLUG_S, PLUG_LOOKS = 0.3, 3  # a plug that is being pulled has left with all its pins after so long
 DELAY_S, RETURN_DELAY_S = (0.0, 3600.0), (0.0, 1e6)
 
 
@@ -193,12 +194,14 @@ class Contact:
         self._inputs = frozenset(s.line for s in (*self._signals, self._sense) if s is not None)
         self._check_that_absence_shows(section)
         self._seen: tuple[frozenset[str], tuple[int, ...]] | None = None  # lines that are on, how often they changed
-        self._still_since_s = self._moved_since_s = now()
+        self._still_since_s = self._moved_since_s = self._settled_s = now()
         self._moving = True
         self._settled: Meaning | None = None
+        self._one_by_one = False  # one of mains and battery has changed without the other: no plug was pulled
         if before is not None:
             self._seen, self._settled, self._moving = before._seen, before._settled, before._moving
             self._still_since_s, self._moved_since_s = before._still_since_s, before._moved_since_s
+            self._settled_s = before._settled_s
         self._off_at_s: float | None = None
         self._release_at_s: float | None = None
         lines.claim(self._inputs, self._power | self._off, self._power)
@@ -215,8 +218,29 @@ class Contact:
         return None if self._moving else self._lines.wake_fd
 
     def poll(self) -> Status:
-        """Look, at once. LinkError: the port is gone, the cable is missing, or the contacts chatter."""
+        """Look, at once. LinkError: the port is gone, the cable is missing, or the contacts chatter.
+
+        While the shutdown signal is held, contacts that say nothing are no error but an unknown source: the UPS goes
+        off, and the signal must last its time.
+        """
         self._release(self._now())
+        look = self._look()
+        for _ in range(PLUG_LOOKS):
+            if not self._half_gone(look.on) or self._one_by_one:
+                break
+            self._lines.pause(PLUG_S)
+            look = self._look()
+        try:
+            said = self._judge(look)
+        except LinkError:
+            if self._release_at_s is None:
+                raise
+            said = None
+        self._switch_off_when_due(look.at_s)
+        return self._status(look.at_s, said)
+
+    def _look(self) -> Look:
+        """One look at these contacts: since when they are still, and whether they have changed one by one."""
         look = self._lines.read()
         on = look.on & self._inputs
         seen = on, tuple(look.changes.get(line, 0) for line in sorted(self._inputs))
@@ -224,13 +248,20 @@ class Contact:
             if not self._moving:
                 self._moved_since_s = look.at_s
             self._seen, self._still_since_s, self._moving = seen, look.at_s, True
+        if self._calm(self._meaning(on)):
+            self._one_by_one = False
+        elif self._half_gone(on) and look.at_s - self._still_since_s >= PLUG_S - SLACK_S:
+            self._one_by_one = True
+        return Look(on, look.changes, look.at_s)
+
+    def _judge(self, look: Look) -> Meaning | None:
+        """What counts now: this look if the contacts have been still for long enough, else the last that were."""
         if look.at_s - self._still_since_s >= self._debounce_s - SLACK_S:
             self._moving = False
-            self._settled = self._believe(on)
+            self._settled, self._settled_s = self._believe(look.on), look.at_s
         elif look.at_s - self._moved_since_s > CHATTER_S:
             raise LinkError(f"the contacts have not been still for {CHATTER_S:g} s: a loose cable?")
-        self._switch_off_when_due(look.at_s)
-        return self._status(look.at_s)
+        return self._settled if look.at_s - self._settled_s <= STALE_S else None
 
     def order(self, command: Command, **args: Any) -> None:
         """Switch off after `delay_s` (by a later poll, if the UPS is on battery then), or call that off.
@@ -248,7 +279,11 @@ class Contact:
         self._off_at_s = self._now() + delay_s
 
     def close(self) -> None:
-        """Give the port back; its outputs stay as they are."""
+        """Give the port back; a shutdown signal that is held ends first, the outputs stay as they are normally."""
+        try:
+            self._release(float("inf"))
+        except LinkError as e:
+            log.warning("contact: the shutdown signal could not be ended: %s", e)
         self._lines.close()
 
     # -- what the lines mean
@@ -262,6 +297,17 @@ class Contact:
         if self._lines.idle is None:
             return None
         return self._inputs if self._lines.idle else frozenset()
+
+    @staticmethod
+    def _calm(said: Meaning | None) -> bool:
+        return said is None or (said.on_line and not said.low)
+
+    def _half_gone(self, on: frozenset[str]) -> bool:
+        """Of a cable that falls to a low battery when it is pulled: one of mains and battery has left its calm."""
+        absent, said = self._absent(), self._meaning(on)
+        if self._sense is not None or absent is None or not self._meaning(absent).low:
+            return False
+        return on != absent and said.on_line is said.low
 
     def _check_that_absence_shows(self, section: Mapping[str, Any]) -> None:
         absent = self._absent()
@@ -289,13 +335,12 @@ class Contact:
                 self._settled = None
                 raise LinkError(f"the cable is unplugged: {self._sense.line} says so")
             return self._meaning(on)
-        said, before = self._meaning(on), self._settled
-        if on == self._absent() and said.low and (before is None or (before.on_line and not before.low)):
+        said = self._meaning(on)
+        if on == self._absent() and said.low and self._calm(self._settled) and not self._one_by_one:
             raise LinkError("the cable is unplugged: no line carries anything, and nothing announced a low battery")
         return said
 
-    def _status(self, taken_s: float) -> Status:
-        said = self._settled
+    def _status(self, taken_s: float, said: Meaning | None) -> Status:
         on_battery = said is not None and not said.on_line
         source = Source.UNKNOWN if said is None else Source.BATTERY if on_battery else Source.MAINS
         if said is not None and said.on_line and said.bypass:
@@ -334,11 +379,11 @@ class Contact:
         """Back to normal when the shutdown has been held long enough."""
         if self._release_at_s is None or now_s < self._release_at_s:
             return
-        self._release_at_s = None
         if self._cable.shutdown == BREAK:
             self._lines.send_break(False)
         else:
             self._lines.set(self._power)
+        self._release_at_s = None
 
 
 CARDS = tuple(

@@ -117,5 +117,9 @@ class UartLines(ModemLines):
     def now_s(self) -> float:
         return self.uart.now_s
 
+    def pause(self, for_s: float) -> None:
+        self.waited_s += for_s
+        self.uart.pass_s(for_s)
+
     def close(self) -> None:
         self.closed = True
