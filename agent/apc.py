@@ -126,7 +126,9 @@ COMMANDS_OF: Mapping[str, bytes] = {
 }
 
 _NUMBER = re.compile(rb"-?\d{1,4}(\.\d{0,2})?")
-_MINUTES = re.compile(rb"(\d{1,4}):?")
+_CHARGE = re.compile(rb"\d{3}\.\d")  # of fixed width, as the runtime: a lost byte must not make 0 of 100 or of 60
+_RUNTIME = re.compile(rb"\d{4}:")
+_MINUTES = re.compile(rb"\d{1,4}")
 _HEX = re.compile(rb"[0-9A-F]{2}")
 _TEXT = re.compile(rb"[\x20-\x7e]{1,64}")
 _FIRMWARE = re.compile(rb"[0-9A-Za-z]{1,6}\.[0-9A-Za-z]{1,4}\.[0-9A-Za-z]")
@@ -136,9 +138,11 @@ _PROTOCOL = re.compile(rb"[!$%+?=*#&|]*([0-9A-Za-z])\.([^.]*)\.([^.]{3,200})(\..
 
 #: question -> the form of its answer
 FORMS: Mapping[bytes, re.Pattern[bytes]] = {
-    **dict.fromkeys((b"B", b"C", b"F", b"L", b"O", b"P", b"f", b"g", b"h", b"l", b"o", b"t", b"u", b"/"), _NUMBER),
+    **dict.fromkeys((b"B", b"C", b"F", b"L", b"O", b"P", b"g", b"h", b"l", b"o", b"t", b"u", b"/"), _NUMBER),
     **dict.fromkeys((b"p", b"r"), re.compile(rb"\d{2,3}")),
-    **dict.fromkeys((b"j", b"q"), _MINUTES),
+    b"f": _CHARGE,
+    b"j": _RUNTIME,
+    b"q": _MINUTES,
     **dict.fromkeys((b"Q", b"~", b"'", b"8"), _HEX),
     b"b": _FIRMWARE,
     b"V": _OLD_FIRMWARE,
@@ -167,9 +171,9 @@ def parse(question: bytes, answer: bytes) -> Value | None:
         raise LinkError(f"{question!r}: not an answer to it: {answer[:80]!r}")
     if form is _HEX:
         return int(said, 16)
-    if form is _MINUTES:
+    if form in (_RUNTIME, _MINUTES):
         return 60.0 * float(said.rstrip(b":"))
-    if form is _NUMBER:
+    if form in (_NUMBER, _CHARGE):
         return float(said)
     return " ".join(said.decode("ascii").split())
 

@@ -133,6 +133,11 @@ def test_what_is_not_two_hexadecimal_digits_is_no_status(answer: bytes) -> None:
         (b"L", b"1e3"),
         (b"f", b""),
         (b"j", b"42m"),
+        (b"j", b"000:"),  # 0060: without a byte
+        (b"j", b"00&0:"),  # and with a bit that makes an alert of it
+        (b"j", b"0060"),
+        (b"f", b"00.0"),
+        (b"f", b"100."),
         (b"\x01", b"\x80abc"),
         (b"k", b"X"),
     ],
@@ -214,6 +219,30 @@ def test_a_source_counts_when_two_answers_say_it_so_one_damaged_answer_is_no_out
 
         line.ask = bent  # type: ignore[method-assign]
         assert driver.poll().source is Source.MAINS and count == 3
+
+
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_a_low_battery_counts_when_two_answers_say_it(damaged: int) -> None:
+    """One bit turned in one of them, in an outage or as one begins."""
+    driver, line = polled()
+    asked = line.ask
+    line.unit.mains = damaged == 3
+    count = 0
+
+    def bent(command: bytes, **more: Any) -> Reply:
+        nonlocal count
+        count += command == b"Q"
+        if command == b"Q" and count == 2:
+            line.unit.mains = False
+        reply = asked(command, **more)
+        return Reply(b"50", reply.received_s) if command == b"Q" and count == damaged else reply
+
+    line.ask = bent  # type: ignore[method-assign]
+    status = driver.poll()
+    assert status.source is Source.BATTERY and status.battery.low is False and count == max(2, damaged)
+    assert Condition.LOW_BATTERY not in status.flags
+    line.unit.set("battery_low", "1")
+    assert driver.poll().battery.low is True
 
 
 def test_a_self_test_is_told_by_the_cause_of_the_transfer() -> None:

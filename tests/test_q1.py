@@ -471,6 +471,44 @@ def test_any_bytes_are_facts_or_a_link_error_with_the_bytes(answer: bytes) -> No
             assert value is None or isinstance(value, (bool, str)) or abs(value) < 1e8, (ask, name)
 
 
+#: (parser, a whole answer of an outage with 60 minutes and 80 % left), wherever these are of a fixed width
+WIDE: dict[str, tuple[Callable[[bytes], Facts], bytes]] = {
+    "QBV": (voltronic.QBV.parse, b"(026.0 02 01 080 060"),
+    "QBV, newer": (voltronic.QBV.parse, b"(041.0 03 01 080 00060"),
+    "RT": (megatec.RT.parse, b"060"),
+    "RTS": (megatec.RTS.parse, b"0060"),
+    "Bl ?": (megatec.BL_ASKED.parse, b"080"),
+    "Q3": (
+        threephase.Q3.parse,
+        b"(00 000.0 000.0 230.0 030 50.0 02.20 35.0 060.00 080 10001000 00000000",
+    ),
+    "G1": (threephase.G1.parse, b"!240 080 0060 025.0 +35.0 50.1 50.0 50.0"),
+    "Q6": (
+        threephase.Q6.parse,
+        b"(000.0 000.0 000.0 00.0 230.0 230.0 230.0 50.0 030 030 030 240.0 240.0 25.0 03600 080 32 00000000 00000000"
+        b" 11",
+    ),
+    "Q2": (
+        threephase.Q2.parse,
+        b"(226.6 224.3 228.0 226.6 229.9 000.0 000.0 000 000 000 49.9 327.6 18.0 00000000 060.00 080 02 00 00 00 00"
+        b" 00000000 11",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_one_lost_byte_makes_no_empty_battery(name: str) -> None:
+    parse, whole = WIDE[name]
+    said = {key: value for key, value in parse(whole).items() if key in ("runtime_s", "charge_pct")}
+    assert said and all(said[key] == {"runtime_s": 3600.0, "charge_pct": 80.0}[key] for key in said)
+    for at in range(len(whole)):
+        try:
+            facts = parse(whole[:at] + whole[at + 1 :])
+        except LinkError:
+            continue
+        assert {key: facts[key] for key in said} == said, at
+
+
 #: what a status frame is in full: only such a one may say that the mains is gone
 _NUMBER = rb"([0-9]{1,5}(\.[0-9]{0,3})?|[-@#.]+|#+[0-9.]+)"
 _SIGNED = rb"([-+]?[0-9]{1,4}(\.[0-9]{0,3})?|[-@#.]+|#+[0-9.]+)"

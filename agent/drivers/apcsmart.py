@@ -74,6 +74,10 @@ def connect(section: Mapping[str, Any], link: Link | None, now: Callable[[], flo
     return ApcSmart(link, now)
 
 
+def _low_twice(bits: int, before: int) -> int:
+    return bits & (before | ~apc.Bits.BATTERY_LOW)
+
+
 class ApcSmart:
     """A connected unit. One poll: Q, the measurements, some facts, and Q again, so that the source is the newest."""
 
@@ -172,14 +176,15 @@ class ApcSmart:
         return bits, reply.received_s
 
     def _ask_last(self, first: int) -> tuple[int, float]:
-        """Q again. Two digits have no check: a source counts when two answers say it, so another one is asked for."""
+        """Q again. Two digits have no check: a source counts when two answers say it, so another one is asked for;
+        a low battery counts when the last two say it."""
         bits, taken_s = self._ask_bits()
         if apc.source(bits) is apc.source(first):
-            return bits, taken_s
+            return _low_twice(bits, first), taken_s
         again, taken_s = self._ask_bits()
         if apc.source(again) not in (apc.source(bits), apc.source(first)):
             raise LinkError(f"b'Q': three answers, three sources: {first:02X} {bits:02X} {again:02X}")
-        return again, taken_s
+        return _low_twice(again, bits), taken_s
 
     def _measure(self, bits: int) -> tuple[dict[bytes, apc.Value], bool]:
         """What changes, and whether all was asked. After silence nothing more is: an answer may be late."""
