@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import devices
 from .hidraw import Identity
-from .model import LinkError, Option, Reply
+from .model import Link, LinkError, Option, Reply
 
 if TYPE_CHECKING:
     import serial
@@ -191,8 +191,8 @@ class SerialLink:
             raise LinkError(f"{self._line.port}: {e}") from e
 
     def rest(self, for_s: float) -> None:
-        """Have the next question wait so long from now, and discard what comes until then: some units need a pause, and
-        after silence an answer may still come, which would be taken for that to the next question."""
+        """Have the next question wait so long from now, and discard what comes until then: some units need a
+        pause, and after silence an answer may still come, and would be taken for that to the next question."""
         self._ready_s = max(self._ready_s, self._now() + for_s)
 
     def read(self, limit_bytes: int, within_s: float) -> bytes:
@@ -229,6 +229,12 @@ class SerialLink:
         except OSError as e:
             self._line.reset_output_buffer()  # or half a command would be sent whenever the line is free again
             raise NotSent(f"{self._line.port}: {e}") from e
+
+
+def rest(link: Link, for_s: float) -> None:
+    """As SerialLink.rest, over any link that can; the others discard what is left of an answer."""
+    if (it := getattr(link, "rest", None)) is not None:
+        it(for_s)
 
 
 def _keep_lines_at_close(fd: int) -> None:

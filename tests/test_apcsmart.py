@@ -20,7 +20,7 @@ from agent.model import Command, Condition, Ident, LinkError, OrderError, Reply,
 from agent.pretend import Unit
 from agent.ups import Polled, Ups
 from tests.simulators.apcsmart import COMMANDS, ApcPty, ApcUnit
-from tests.simulators.script import ScriptLink
+from tests.simulators.script import LateLink, ScriptLink
 
 CASES = json.loads((Path(__file__).parent / "cases" / "apcsmart.json").read_text())
 
@@ -276,6 +276,55 @@ def test_silence_of_one_question_is_one_missing_value_and_the_rest_of_that_poll(
     assert line.asked()[-2:] == [b"L", b"Q"]
     line.silent = set()
     assert driver.poll().inputs[0].voltage_v == 230.0
+
+
+@pytest.mark.parametrize("late_s", [1.01, 1.2, 1.39, 1.7])
+def test_an_answer_that_is_late_is_not_taken_for_that_to_another_question(late_s: float) -> None:
+    """Each question in turn; what is read is as before or absent. After more than 1.4 s its own poll may fail."""
+    for question in (b"Q", *apcsmart.MEASURES, *apcsmart.FACTS):
+        late, apc_unit = dict[bytes, float](), ApcUnit(Unit(1000.0))
+
+        def say(command: bytes) -> tuple[bytes, float]:
+            said = apc_unit.alerts() + apc_unit.hear(command, link.now_s)  # noqa: B023
+            return said, late.pop(command, 0.1)  # noqa: B023
+
+        link = LateLink(say)
+        driver = apcsmart.connect({}, link, lambda: link.now_s)  # noqa: B023
+        for _ in range(16):
+            driver.poll()
+        link.now_s += 3600.0
+        for _ in range(16):
+            whole = driver.poll()
+        link.now_s += 3600.0  # all facts are due again
+        late[question] = late_s
+        failed = 0
+        for _ in range(20):
+            began_s = link.now_s
+            try:
+                status = driver.poll()
+            except LinkError:
+                failed += 1
+            else:
+                for name, value in vars_of(status).items():
+                    assert value in (None, vars_of(whole)[name]), (question, name)
+            assert link.now_s - began_s <= 5.0
+            link.now_s = max(link.now_s, began_s + 1.0)
+        asked = apc_unit.commands is not None and question in apc_unit.commands
+        assert bool(late) is not asked and failed <= (question == b"Q" or late_s > 1.4), question
+
+
+def vars_of(status: Status) -> dict[str, Any]:
+    battery, output = status.battery, status.outputs[0]
+    return {
+        "input": status.inputs[0].voltage_v, "hertz": status.inputs[0].frequency_hz, "output": output.voltage_v,
+        "load": output.load_pct, "amperes": output.current_a, "charge": battery.charge_pct, "low": battery.low,
+        "runtime": battery.runtime_s, "battery": battery.voltage_v, "celsius": status.temperature_c,
+        "model": status.ident.model, "serial": status.ident.serial,
+        "source": status.source, "flags": frozenset(status.flags), "beeper": status.beeper_on,
+        **{name: getattr(status.rating, name) for name in (
+            "output_voltage_v", "battery_voltage_v", "low_battery_s", "low_transfer_v", "high_transfer_v",
+        )},
+    }  # fmt: skip
 
 
 def test_a_question_that_stays_silent_is_left_alone_for_five_minutes() -> None:

@@ -29,7 +29,7 @@ from tests.peer import test_nut_bridge as peer_bridge
 from tests.peer import test_nut_q1 as peer_q1
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.megatec import MegatecPty
-from tests.simulators.script import ScriptLink, SpeakerLink
+from tests.simulators.script import LateLink, ScriptLink, SpeakerLink
 from tests.test_drivers import ARGUMENTS
 
 CASES = json.loads((Path(__file__).parent / "cases" / "q1.json").read_text())["cases"]
@@ -169,13 +169,73 @@ def test_a_poll_is_bounded_also_when_only_the_status_answers(speaker: str) -> No
     status = DIALECTS[FOUND.get(speaker, speaker)].poll[0].ask.rstrip(b"\r")
     speak = SPEAKERS[speaker]
     link._speak = lambda it, command: speak(it, command) if command == status else b""
-    for _ in range(25):
+    for _ in range(50):  # one silence in each
         began_s = link.now_s
         unit.poll()
         assert link.now_s - began_s <= 5.0
     before = len(link.sent)
     unit.poll()
     assert link.sent[before:] == [status + b"\r"], "what never answers is left alone"
+
+
+def test_each_question_that_was_given_up_is_asked_again_by_and_by() -> None:
+    unit, link = connected("voltronic-10", dialect="voltronic")
+    speak, silent = SPEAKERS["voltronic-10"], {b"QMOD", b"QBV", b"QWS"}
+    link._speak = lambda it, command: b"" if command in silent else speak(it, command)
+    for _ in range(12):
+        unit.poll()
+    silent.clear()
+    link.sent.clear()
+    for _ in range(60):
+        status = unit.poll()
+    assert status.battery.runtime_s == 1200 and {b"QMOD\r", b"QBV\r", b"QWS\r"} <= set(link.sent)
+    silent |= {b"QMOD", b"QBV", b"QWS"}
+    for _ in range(12):
+        unit.poll()
+    link.sent.clear()
+    for _ in range(60):
+        unit.poll()
+    assert {link.sent.count(ask + b"\r") for ask in silent} == {1}, "the first is not the only one"
+
+
+@pytest.mark.parametrize("late_s", [1.6, 2.4])
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_an_answer_that_is_late_is_not_taken_for_that_to_another_question(speaker: str, late_s: float) -> None:
+    """Each question in turn; all that is read is as before or absent, and the next poll works."""
+    dialect, pretended = DIALECTS[FOUND.get(speaker, speaker)], pretend.Unit(0.0)
+    for query in (*dialect.poll[1:], *dialect.once):
+        late, asked = {query.ask: late_s}, set[bytes]()
+
+        def say(command: bytes) -> tuple[bytes, float]:
+            asked.add(command)  # noqa: B023
+            return SPEAKERS[speaker](pretended, command[:-1]), late.pop(command, 0.05)  # noqa: B023
+
+        link = LateLink(say)
+        unit: Any = driver.connect({"dialect": dialect.name}, link, lambda: link.now_s)  # noqa: B023
+        statuses = []
+        for _ in range(6):
+            began_s = link.now_s
+            statuses.append(unit.poll())
+            assert link.now_s - began_s <= 5.0
+            link.now_s = max(link.now_s, began_s + 1.0)
+        whole = measured(statuses[-1])
+        for status in statuses:
+            for name, value in measured(status).items():
+                assert value in (None, whole.get(name, value)), (query.ask, name)  # 3/1 before it is known as such
+        assert not late or query.ask not in asked
+
+
+def measured(status: Status) -> dict[str, Any]:
+    """The values of a status by name; that of the first line as long as the unit is not known to have three."""
+    battery = status.battery
+    values = {"temperature": status.temperature_c, "volts": battery.voltage_v, "charge": battery.charge_pct}
+    values |= {"runtime": battery.runtime_s, "celsius": battery.temperature_c}
+    for side, lines in (("in", status.inputs), ("out", status.outputs), ("bypass", status.bypass)):
+        if len(lines) in (1, 3):
+            for n, line in enumerate(lines):
+                values |= {f"{side} {n} V": line.voltage_v, f"{side} {n} A": line.current_a}
+                values |= {f"{side} {n} %": line.load_pct, f"{side} {n} Hz": line.frequency_hz}
+    return values
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import apc
 from ..ages import older
+from ..link import rest
 from ..model import Command, Driver, Link, LinkError, Option, OrderError, Status
 from ..q1.orders import check_arguments, others
 
@@ -30,6 +31,7 @@ ANSWER_WITHIN_S = 1.0  # real units answer within 0.14 s
 LONG_ANSWER_WITHIN_S = 2.5  # to a: a real unit took 0.94 s
 CAPABILITIES_WITHIN_S = 4.0
 LAST_Q_S = 1.0  # of a poll are kept for the Q at its end
+QUIET_S, LATE_WITHIN_S = 0.4, 1.0  # after silence the line is left alone for so long: before that Q, and after it
 FACTS_WITHIN_S = 1.0  # one fact is asked in each poll, more only while the poll is so young
 GAP_S = 1.6  # between the two K: more than 1.5
 DIGIT_GAP_S = 0.1  # a unit that is hurried stops talking
@@ -85,6 +87,7 @@ class ApcSmart:
 
     def __init__(self, link: Link, now: Callable[[], float]) -> None:
         self._link, self._now = link, now
+        self._late = False  # an answer of this poll may still come
         self._smart = False  # it was told to be, and nothing has contradicted since
         self._until_s = 0.0  # the poll or order that is under way ends by then
         self._known: frozenset[bytes] | None = None  # the commands that the unit lists; None: not told (yet)
@@ -109,6 +112,7 @@ class ApcSmart:
     def poll(self) -> Status:
         """Ask and return. Takes at most 4.5 s; LinkError if the unit is silent or does not say its status."""
         self._until_s = (began_s := self._now()) + POLL_WITHIN_S
+        self._late = False
         if not self._smart:
             self._enter_smart_mode()
         first, _ = self._ask_bits()
@@ -116,6 +120,8 @@ class ApcSmart:
         while whole and self._ask_next_fact() and self._now() - began_s < FACTS_WITHIN_S:
             pass
         bits, taken_s = self._ask_last(first)
+        if self._late:
+            rest(self._link, LATE_WITHIN_S)
         facts = {q: one for q, one in self._facts.items() if taken_s - one[1] <= FACTS[q] + LATE_S}
         status = apc.look(bits, {**{q: value for q, (value, _) in facts.items()}, **values}, taken_s=taken_s)
         return replace(status, older=older(((apc.PLACES[q], at_s) for q, (_, at_s) in facts.items()), taken_s))
@@ -168,10 +174,14 @@ class ApcSmart:
     def _ask_bits(self) -> tuple[int, float]:
         self._smart, smart = False, self._smart  # until it has answered
         left_s = self._until_s - self._now()
-        reply = self._link.ask(b"Q", end=END, within_s=max(0.1, min(ANSWER_WITHIN_S, left_s)))
-        bits = apc.parse(b"Q", reply.data)
-        if not isinstance(bits, int):
-            raise LinkError(f"b'Q': the unit does not know it: {reply.data[:80]!r}")
+        try:
+            reply = self._link.ask(b"Q", end=END, within_s=max(0.1, min(ANSWER_WITHIN_S, left_s)))
+            bits = apc.parse(b"Q", reply.data)
+            if not isinstance(bits, int):
+                raise LinkError(f"b'Q': the unit does not know it: {reply.data[:80]!r}")
+        except LinkError:
+            rest(self._link, LATE_WITHIN_S)
+            raise
         self._smart = smart
         return bits, reply.received_s
 
@@ -236,6 +246,7 @@ class ApcSmart:
             self._known = apc.parse_commands(self._ask(b"a", LONG_ANSWER_WITHIN_S, spare_s=LAST_Q_S))
         except LinkError as e:
             log.info("apcsmart: the unit does not list its commands: %s", e)
+            self._leave_alone()
             return False
         return True
 
@@ -252,7 +263,13 @@ class ApcSmart:
             self._due_s[question] = self._now() + AGAIN_S
         return value
 
+    def _leave_alone(self) -> None:
+        """An answer that is late would be taken for that to the next question, and so on."""
+        self._late = True
+        rest(self._link, QUIET_S)
+
     def _went_silent(self, question: bytes, error: LinkError) -> None:
+        self._leave_alone()
         self._silent[question] = times = self._silent.get(question, 0) + 1
         if times >= (SILENT_LIMIT if question in self._answered else 1):
             self._due_s[question] = self._now() + AGAIN_S

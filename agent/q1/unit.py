@@ -9,7 +9,7 @@ from typing import Any
 
 from ..ages import older
 from ..bridges import Timers
-from ..link import NotSent
+from ..link import NotSent, rest
 from ..model import Command, Link, LinkError, OrderError, Status, Test, TestResult
 from . import meaning
 from .find import find, is_refusal
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 POLL_WITHIN_S = 4.9
 STATUS_WITHIN_S = 3.0
-EXTRA_WITHIN_S = 1.0  # for what not every unit has
+EXTRA_WITHIN_S = 1.5  # for what not every unit has
 EXTRA_TRIES = 3
 REST_POLLS = 60  # then a question that is asked in each poll is left out for so many
-SILENCES_LIMIT = 2  # in one poll: then the others wait for the next
+LATE_WITHIN_S = 1.0  # after silence the line is left alone for so long
 LOOKS = 3  # whether a countdown began, or ended
 COUNTS_DOWN = {
     Command.SHUTDOWN_RETURN: True,
@@ -50,7 +50,7 @@ class Unit:
         self._asking: dict[bytes, int] = {}  # what is still to be asked once, and how often
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
         self._polls = 0
-        self._silences = 0  # in this poll
+        self._late = False  # an answer of this poll may still come
         self._told: set[str] = set()  # facts that it ever told
         self._test = Test()
         self._stop_ordered = False
@@ -66,14 +66,17 @@ class Unit:
         return self._commands - lacks
 
     def poll(self) -> Status:
-        """Ask and return, within 5 s. LinkError if the status has no answer, or nothing known speaks here."""
+        """Ask and return, within 5 s. LinkError if the status has no answer, or nothing known speaks here.
+
+        After silence, or what is no answer to the question, nothing more is asked: the answer may still come, and all
+        that follow would be taken for that to the question after."""
         deadline_s = self._now() + POLL_WITHIN_S
         self._polls += 1
-        self._silences = 0
+        self._late = False
         dialect = self._dialect or self._speak(find(self._link))
         facts, taken_s = self._ask_status(dialect, deadline_s)
         for query in dialect.poll[1:]:
-            if self._is_due(query):
+            if self._is_due(dialect, query):
                 more = self._ask_again(query, deadline_s) or {}
                 if dialect.doubt(facts, more) and self._ask_again(query, deadline_s) != more:
                     more = {}
@@ -133,20 +136,29 @@ class Unit:
 
     def _ask_status(self, dialect: Dialect, deadline_s: float) -> tuple[Facts, float]:
         query = dialect.poll[0]
-        answer = self._link.ask(query.ask, within_s=min(STATUS_WITHIN_S, deadline_s - self._now()))
-        if is_refusal(query.ask, answer.data):
-            raise LinkError(f"{_name(query)}: the unit refuses it: {answer.data[:80]!r}")
-        return query.parse(answer.data), answer.received_s
+        try:
+            answer = self._link.ask(query.ask, within_s=min(STATUS_WITHIN_S, deadline_s - self._now()))
+            if is_refusal(query.ask, answer.data):
+                raise LinkError(f"{_name(query)}: the unit refuses it: {answer.data[:80]!r}")
+            return query.parse(answer.data), answer.received_s
+        except LinkError:
+            self._leave_alone()
+            raise
 
-    def _is_due(self, query: Query) -> bool:
+    def _leave_alone(self) -> None:
+        self._late = True
+        rest(self._link, LATE_WITHIN_S)
+
+    def _is_due(self, dialect: Dialect, query: Query) -> bool:
         if query.only and self._known.get("protocol") not in query.only:
             return False
-        return self._failures.get(query.ask, 0) < EXTRA_TRIES or self._polls % REST_POLLS == 0
+        turn = dialect.poll.index(query)  # or the first that stays silent would be the only one that is tried again
+        return self._failures.get(query.ask, 0) < EXTRA_TRIES or self._polls % REST_POLLS == turn
 
     def _ask_again(self, query: Query, deadline_s: float) -> Facts | None:
         """Ask what is asked in each poll. None: no good answer. Never an error: the status has just worked."""
         left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
-        if self._silences >= SILENCES_LIMIT or left_s < ECHO_WITHIN_S:
+        if self._late or left_s < ECHO_WITHIN_S:
             return None
         try:
             answer = self._link.ask(query.ask, within_s=left_s).data
@@ -157,7 +169,7 @@ class Unit:
             self._failures[query.ask] = EXTRA_TRIES
             log.debug("%s: refused: %r", _name(query), answer[:80])
         except LinkError as e:
-            self._silences += 1
+            self._leave_alone()
             self._failures[query.ask] = self._failures.get(query.ask, 0) + 1
             if self._failures[query.ask] == EXTRA_TRIES:
                 log.info("gave up asking %s: %s", _name(query), e)
@@ -166,7 +178,7 @@ class Unit:
     def _ask_once(self, query: Query, deadline_s: float) -> Facts | None:
         """The same for what is asked until it is answered, refused, or given up."""
         left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
-        if self._silences >= SILENCES_LIMIT or left_s < ECHO_WITHIN_S:
+        if self._late or left_s < ECHO_WITHIN_S:
             return None
         facts: Facts | None = None
         try:
@@ -174,7 +186,7 @@ class Unit:
             if not is_refusal(query.ask, answer):
                 facts = query.parse(answer)
         except LinkError as e:
-            self._silences += 1
+            self._leave_alone()
             self._asking[query.ask] -= 1
             if self._asking[query.ask] > 0:
                 return None
