@@ -107,6 +107,14 @@ TESTS: Mapping[str, Test] = {
 _OLD = b"@79ABCDEFGKLMNOPQRSUVWXYZcefgjklmnopqrsuxz"
 _OLDEST = b"@79ABCEFGKLMNOPQRSUVWXYZcfg"
 _MATRIX = b"@789ABCDEFGKLMNOPQRSTUVWXYZcefgjklmnopqrsuwxz/<>\\^\x0c\x16"
+#: asked in every poll, between two Q
+MEASURES = (b"f", b"j", b"B", b"L", b"O", b"P", b"F", b"C", b"/", b"t", b"h")
+#: asked in turn, as time allows -> how many seconds its answer is good for (LATE_S of the driver more)
+FACTS: Mapping[bytes, float] = {
+    b"b": 3600.0, b"V": 3600.0, b"\x01": 3600.0, b"n": 3600.0, b"X": 30.0, b"8": 15.0, b"'": 30.0, b"~": 15.0,
+    b"g": 3600.0, b"o": 600.0, b"l": 600.0, b"u": 600.0, b"q": 600.0, b"k": 600.0,
+}  # fmt: skip
+UNLISTED = frozenset((b"/",))  # answered by units whose list of commands leaves it out (NUT issue 757)
 #: question that is asked seldom -> the place in a Status that it fills
 PLACES: Mapping[bytes, str] = {
     **dict.fromkeys((b"b", b"V", b"\x01", b"n"), "ident"),
@@ -232,6 +240,11 @@ def source(bits: int, register: int = 0) -> Source:
     if any(register & bit for bit in REGISTERS[b"~"]):
         return Source.BYPASS
     return Source.BUCK if bits & Bits.TRIM else Source.BOOST if bits & Bits.BOOST else Source.MAINS
+
+
+def low_twice(bits: int, before: int) -> int:
+    """An answer to Q with low battery only if the one before says it, too: two digits have no check."""
+    return bits & (before | ~Bits.BATTERY_LOW)
 
 
 def look(bits: int, values: Values, *, taken_s: float) -> Status:

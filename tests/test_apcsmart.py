@@ -281,7 +281,7 @@ def test_silence_of_one_question_is_one_missing_value_and_the_rest_of_that_poll(
 @pytest.mark.parametrize("late_s", [1.01, 1.2, 1.39, 1.7])
 def test_an_answer_that_is_late_is_not_taken_for_that_to_another_question(late_s: float) -> None:
     """Each question in turn; what is read is as before or absent. After more than 1.4 s its own poll may fail."""
-    for question in (b"Q", *apcsmart.MEASURES, *apcsmart.FACTS):
+    for question in (b"Q", *apc.MEASURES, *apc.FACTS):
         late, apc_unit = dict[bytes, float](), ApcUnit(Unit(1000.0))
 
         def say(command: bytes) -> tuple[bytes, float]:
@@ -355,8 +355,8 @@ def test_a_poll_takes_no_longer_than_it_may_whatever_is_silent() -> None:
         {b"Y"},
         {b"Q"},
         {b"a"},
-        set(apcsmart.MEASURES),
-        set(apcsmart.FACTS),
+        set(apc.MEASURES),
+        set(apc.FACTS),
         {bytes((c,)) for c in range(128)},
     ):
         driver, line = connected()

@@ -45,15 +45,7 @@ DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
     Command.SHUTDOWN_STAY_OFF: {"delay_s": GRACE_S},
 }
 
-#: asked in every poll, between two Q
-MEASURES = (b"f", b"j", b"B", b"L", b"O", b"P", b"F", b"C", b"/", b"t", b"h")
-#: asked in turn, as time allows -> how many seconds its answer is good for; after LATE_S more it is no answer
-FACTS: Mapping[bytes, float] = {
-    b"b": 3600.0, b"V": 3600.0, b"\x01": 3600.0, b"n": 3600.0, b"X": 30.0, b"8": 15.0, b"'": 30.0, b"~": 15.0,
-    b"g": 3600.0, b"o": 600.0, b"l": 600.0, b"u": 600.0, b"q": 600.0, b"k": 600.0,
-}  # fmt: skip
 LATE_S = 180.0  # a turn through all of them, polled as seldom as may be configured, takes less
-UNLISTED = frozenset((b"/",))  # answered by units whose list of commands leaves it out (NUT issue 757)
 
 
 def probe(link: Link) -> float:
@@ -74,10 +66,6 @@ def connect(section: Mapping[str, Any], link: Link | None, now: Callable[[], flo
     if link is None:
         raise LinkError("driver apcsmart needs a serial line")
     return ApcSmart(link, now)
-
-
-def _low_twice(bits: int, before: int) -> int:
-    return bits & (before | ~apc.Bits.BATTERY_LOW)
 
 
 class ApcSmart:
@@ -122,7 +110,7 @@ class ApcSmart:
         bits, taken_s = self._ask_last(first)
         if self._late:
             rest(self._link, LATE_WITHIN_S)
-        facts = {q: one for q, one in self._facts.items() if taken_s - one[1] <= FACTS[q] + LATE_S}
+        facts = {q: one for q, one in self._facts.items() if taken_s - one[1] <= apc.FACTS[q] + LATE_S}
         status = apc.look(bits, {**{q: value for q, (value, _) in facts.items()}, **values}, taken_s=taken_s)
         return replace(status, older=older(((apc.PLACES[q], at_s) for q, (_, at_s) in facts.items()), taken_s))
 
@@ -190,17 +178,17 @@ class ApcSmart:
         a low battery counts when the last two say it."""
         bits, taken_s = self._ask_bits()
         if apc.source(bits) is apc.source(first):
-            return _low_twice(bits, first), taken_s
+            return apc.low_twice(bits, first), taken_s
         again, taken_s = self._ask_bits()
         if apc.source(again) not in (apc.source(bits), apc.source(first)):
             raise LinkError(f"b'Q': three answers, three sources: {first:02X} {bits:02X} {again:02X}")
-        return _low_twice(again, bits), taken_s
+        return apc.low_twice(again, bits), taken_s
 
     def _measure(self, bits: int) -> tuple[dict[bytes, apc.Value], bool]:
         """What changes, and whether all was asked. After silence nothing more is: an answer may be late."""
         found: dict[bytes, apc.Value] = {}
         causes = (b"G",) if bits & apc.Bits.ON_BATTERY else ()
-        for question in (*causes, *MEASURES):
+        for question in (*causes, *apc.MEASURES):
             if not self._worth_asking(question):
                 continue
             if self._now() > self._until_s - LAST_Q_S - ANSWER_WITHIN_S:
@@ -221,7 +209,7 @@ class ApcSmart:
             return False
         if self._known is None and now_s >= self._asked_a_s + AGAIN_S:
             return self._ask_commands(now_s)
-        due = [q for q in FACTS if self._worth_asking(q)]
+        due = [q for q in apc.FACTS if self._worth_asking(q)]
         if not due:
             return False
         question = min(due, key=lambda q: self._due_s.get(q, -math.inf))
@@ -230,11 +218,11 @@ class ApcSmart:
             value = self._put(question)
         except LinkError as e:
             self._went_silent(question, e)
-            self._due_s[question] = max(self._due_s.get(question, 0.0), now_s + FACTS[b"8"])
+            self._due_s[question] = max(self._due_s.get(question, 0.0), now_s + apc.FACTS[b"8"])
             return False
         if value is not None:
             self._facts[question] = value, now_s
-            self._due_s[question] = now_s + FACTS[question]
+            self._due_s[question] = now_s + apc.FACTS[question]
             firmware = str(value) if question in (b"b", b"V") else ""
             if self._known is None and firmware in apc.COMMANDS_OF:
                 self._known = frozenset(bytes((c,)) for c in apc.COMMANDS_OF[firmware])
@@ -251,7 +239,7 @@ class ApcSmart:
         return True
 
     def _worth_asking(self, question: bytes) -> bool:
-        listed = self._known is None or question in self._known or question in UNLISTED
+        listed = self._known is None or question in self._known or question in apc.UNLISTED
         return listed and self._now() >= self._due_s.get(question, -math.inf)
 
     def _put(self, question: bytes) -> apc.Value | None:
