@@ -221,6 +221,20 @@ def test_a_source_counts_when_two_answers_say_it_so_one_damaged_answer_is_no_out
         assert driver.poll().source is Source.MAINS and count == 3
 
 
+def test_three_answers_with_three_sources_fail_the_poll() -> None:
+    driver, line = polled()
+    asked, answers = line.ask, [b"08", b"10", b"00"]
+
+    def bent(command: bytes, **more: Any) -> Reply:
+        reply = asked(command, **more)
+        return Reply(answers.pop(0), reply.received_s) if command == b"Q" and answers else reply
+
+    line.ask = bent  # type: ignore[method-assign]
+    with pytest.raises(LinkError, match="three answers, three sources: 08 10 00"):
+        driver.poll()
+    assert driver.poll().source is Source.MAINS
+
+
 @pytest.mark.parametrize("damaged", [1, 2, 3])
 def test_a_low_battery_counts_when_two_answers_say_it(damaged: int) -> None:
     """One bit turned in one of them, in an outage or as one begins."""
@@ -431,6 +445,46 @@ def test_a_delay_that_the_unit_cannot_keep_becomes_its_next_longer_one_and_is_wr
     assert line.apc.writes == 1
     with pytest.raises(OrderError, match="delay_s must be from 0 to 600"):
         driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=601)
+
+
+WITHOUT_CAPABILITIES = COMMANDS.replace(b"\x1a", b"")
+
+
+def test_a_delay_that_the_unit_cannot_be_told_to_keep_is_refused_and_a_longer_one_is_said() -> None:
+    driver, line = polled(commands=WITHOUT_CAPABILITIES)
+    for command, args in (
+        (Command.SHUTDOWN_STAY_OFF, {"delay_s": 180}),
+        (Command.SHUTDOWN_RETURN, {"delay_s": 180, "return_delay_s": 360}),
+    ):
+        with pytest.raises(OrderError, match="waits 020 s and cannot be told to wait 180 s"):
+            driver.order(command, **args)
+    assert not {b"K", b"S", b"@", b"-"} & set(line.asked()) and line.unit.off_at_s is None
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=5) == "off after 20 s, not 5"
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_delay_counts_when_the_unit_says_it_twice(damaged: int) -> None:
+    """One bit turned makes 420 of 020, and the load would be off long before it is asked to be."""
+    driver, line = polled(commands=WITHOUT_CAPABILITIES)
+    asked, count = line.ask, 0
+
+    def bent(command: bytes, **more: Any) -> Reply:
+        nonlocal count
+        count += command == b"p"
+        reply = asked(command, **more)
+        return Reply(b"420", reply.received_s) if command == b"p" and count == damaged else reply
+
+    line.ask = bent  # type: ignore[method-assign]
+    with pytest.raises(OrderError, match="two delays"):
+        driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=180)
+    assert not {b"K", b"-"} & set(line.asked())
+
+
+def test_a_return_that_is_longer_than_the_longest_of_the_unit_is_its_longest() -> None:
+    driver, line = polled()
+    line.unit.mains = False
+    assert driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=9000) == "back after 300 s, not 9000"
+    assert line.apc.settings[b"r"] == "300"
 
 
 def test_on_battery_it_is_s_and_on_mains_it_is_at_with_tenths_of_an_hour() -> None:

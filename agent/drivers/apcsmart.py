@@ -366,7 +366,9 @@ class ApcSmart:
         What it is then. Nothing is written when it is so already: memory wears out. OrderError if it cannot be."""
         legal = sorted(int(v) for v in self._values(setting) if v.isdigit())
         fitting = [v for v in legal if v >= seconds] or (legal[-1:] if most else [])
-        now_is = apc.parse(setting, self._ask(setting))
+        now_is, again = (apc.parse(setting, self._ask(setting)) for _ in range(2))
+        if now_is != again:  # three digits have no check, and the load would go off at another time than asked
+            raise OrderError(f"this UPS tells two delays {setting!r}: {now_is!r} and {again!r}; try again")
         if now_is is None and most:
             return None
         if now_is is None:
