@@ -279,12 +279,21 @@ def test_each_line_of_three_phases_has_its_own_values(speaker: str, inputs: int,
         assert [round(line.load_pct) for line in status.outputs] in ([30, 29, 31], [30, 29, 30])
 
 
-def test_a_lost_line_of_three_is_seen() -> None:
+def test_a_unit_with_three_lines_in_and_one_out_is_asked_for_just_these() -> None:
+    unit, link = polled("voltronic-03")
+    assert [line.current_a for line in unit.poll().inputs] == [9.0, 8.0, 9.0]
+    assert {ask for ask in link.sent if ask[:2] == b"Q3"} == {b"Q3PV\r", b"Q3YV\r", b"Q3PC\r"}
+    unit, link = polled("voltronic")
+    unit.poll()
+    assert not [ask for ask in link.sent if ask[:2] == b"Q3"]
+
+
+def test_a_lost_line_of_three_is_seen_and_each_line_goes_before_what_the_unit_says_of_all() -> None:
     unit, link = polled("voltronic-10")
     speak = SPEAKERS["voltronic-10"]
-    lost = b"(230.0 000.0 234.6 230.0 234.6 398.0\r"
+    lost = b"(229.0 000.0 234.6 230.0 234.6 398.0\r"
     link._speak = lambda it, command: lost if command == b"Q3PV" else speak(it, command)
-    assert [line.voltage_v for line in unit.poll().inputs] == [230.0, 0.0, 234.6]
+    assert [line.voltage_v for line in unit.poll().inputs] == [229.0, 0.0, 234.6]
 
 
 def test_two_phases_are_two_lines_also_when_the_bypass_says_three_numbers() -> None:

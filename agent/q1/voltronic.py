@@ -157,7 +157,7 @@ VOLTRONIC = Dialect(
         Query(b"QBV\r", QBV.parse),
         *(_volts("Q3PV", "input_v", _PHASES_IN), _volts("Q3YV", "bypass_v", _PHASES_IN)),
         *(_volts("Q3OV", "output_v", _PHASES_OUT), _three("Q3LD", "load_pct", _PHASES_OUT)),
-        *(_three("Q3OC", "output_a", _PHASES_OUT), _three("Q3PC", "input_a", _PHASES_OUT)),
+        *(_three("Q3OC", "output_a", _PHASES_OUT), _three("Q3PC", "input_a", _PHASES_IN)),
         *(Query(b"QWS\r", warnings), *(_outlet(number) for number in range(1, 5))),
     ),
     (
