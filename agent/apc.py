@@ -107,6 +107,14 @@ TESTS: Mapping[str, Test] = {
 _OLD = b"@79ABCDEFGKLMNOPQRSUVWXYZcefgjklmnopqrsuxz"
 _OLDEST = b"@79ABCEFGKLMNOPQRSUVWXYZcfg"
 _MATRIX = b"@789ABCDEFGKLMNOPQRSTUVWXYZcefgjklmnopqrsuwxz/<>\\^\x0c\x16"
+#: asked in every poll, between two Q
+MEASURES = (b"f", b"j", b"B", b"L", b"O", b"P", b"F", b"C", b"/", b"t", b"h")
+#: asked in turn, as time allows -> how many seconds its answer is good for (LATE_S of the driver more)
+FACTS: Mapping[bytes, float] = {
+    b"b": 3600.0, b"V": 3600.0, b"\x01": 3600.0, b"n": 3600.0, b"X": 30.0, b"8": 15.0, b"'": 30.0, b"~": 15.0,
+    b"g": 3600.0, b"o": 600.0, b"l": 600.0, b"u": 600.0, b"q": 600.0, b"k": 600.0,
+}  # fmt: skip
+UNLISTED = frozenset((b"/",))  # answered by units whose list of commands leaves it out (NUT issue 757)
 #: question that is asked seldom -> the place in a Status that it fills
 PLACES: Mapping[bytes, str] = {
     **dict.fromkeys((b"b", b"V", b"\x01", b"n"), "ident"),
@@ -126,7 +134,9 @@ COMMANDS_OF: Mapping[str, bytes] = {
 }
 
 _NUMBER = re.compile(rb"-?\d{1,4}(\.\d{0,2})?")
-_MINUTES = re.compile(rb"(\d{1,4}):?")
+_CHARGE = re.compile(rb"\d{3}\.\d")  # of fixed width, as the runtime: a lost byte must not make 0 of 100 or of 60
+_RUNTIME = re.compile(rb"\d{4}:")
+_MINUTES = re.compile(rb"\d{1,4}")
 _HEX = re.compile(rb"[0-9A-F]{2}")
 _TEXT = re.compile(rb"[\x20-\x7e]{1,64}")
 _FIRMWARE = re.compile(rb"[0-9A-Za-z]{1,6}\.[0-9A-Za-z]{1,4}\.[0-9A-Za-z]")
@@ -136,9 +146,11 @@ _PROTOCOL = re.compile(rb"[!$%+?=*#&|]*([0-9A-Za-z])\.([^.]*)\.([^.]{3,200})(\..
 
 #: question -> the form of its answer
 FORMS: Mapping[bytes, re.Pattern[bytes]] = {
-    **dict.fromkeys((b"B", b"C", b"F", b"L", b"O", b"P", b"f", b"g", b"h", b"l", b"o", b"t", b"u", b"/"), _NUMBER),
+    **dict.fromkeys((b"B", b"C", b"F", b"L", b"O", b"P", b"g", b"h", b"l", b"o", b"t", b"u", b"/"), _NUMBER),
     **dict.fromkeys((b"p", b"r"), re.compile(rb"\d{2,3}")),
-    **dict.fromkeys((b"j", b"q"), _MINUTES),
+    b"f": _CHARGE,
+    b"j": _RUNTIME,
+    b"q": _MINUTES,
     **dict.fromkeys((b"Q", b"~", b"'", b"8"), _HEX),
     b"b": _FIRMWARE,
     b"V": _OLD_FIRMWARE,
@@ -167,9 +179,9 @@ def parse(question: bytes, answer: bytes) -> Value | None:
         raise LinkError(f"{question!r}: not an answer to it: {answer[:80]!r}")
     if form is _HEX:
         return int(said, 16)
-    if form is _MINUTES:
+    if form in (_RUNTIME, _MINUTES):
         return 60.0 * float(said.rstrip(b":"))
-    if form is _NUMBER:
+    if form in (_NUMBER, _CHARGE):
         return float(said)
     return " ".join(said.decode("ascii").split())
 
@@ -228,6 +240,11 @@ def source(bits: int, register: int = 0) -> Source:
     if any(register & bit for bit in REGISTERS[b"~"]):
         return Source.BYPASS
     return Source.BUCK if bits & Bits.TRIM else Source.BOOST if bits & Bits.BOOST else Source.MAINS
+
+
+def low_twice(bits: int, before: int) -> int:
+    """An answer to Q with low battery only if the one before says it, too: two digits have no check."""
+    return bits & (before | ~Bits.BATTERY_LOW)
 
 
 def look(bits: int, values: Values, *, taken_s: float) -> Status:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import devices
 from .hidraw import Identity
-from .model import LinkError, Option, Reply
+from .model import Link, LinkError, Option, Reply
 
 if TYPE_CHECKING:
     import serial
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SETTLE_S = 1.1  # a cable that lives on DTR/RTS needs this long before its UPS answers (NUT, drivers/nutdrv_qx.c)
 WRITE_WITHIN_S = 0.5
 WITHIN_LIMIT_S = 5.0  # no question may take longer, whatever the caller says
+NO_ANSWER = b"\n\0"  # no text begins so: the rest of an answer that ended with CR LF, the noise of a cable
 SHOWN_BYTES = 64  # of a wrong answer, in an error text
 BACK_OFF_S = (1.0, 2.0, 4.0)  # so that a cable that is plugged in again is found within 15 s, with all that follows
 
@@ -140,9 +141,9 @@ class SerialLink:
     def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
         """Discard what is waiting, send `command`, return what comes up to the first `end` (not with it).
 
-        What follows `end` is discarded by the next question. Takes at most `within_s` (never more than 5 s), plus
-        0.5 s to write and once, on a line just opened, SETTLE_S: many answers may take less. LinkError: silence,
-        more than `limit_bytes` without `end`, or a line that is gone.
+        What follows `end` is discarded by the next question, and so is NO_ANSWER before an answer. Takes at most
+        `within_s` (never more than 5 s), plus 0.5 s to write and once, on a line just opened, SETTLE_S: many answers
+        may take less. LinkError: silence, more than `limit_bytes` without `end`, or a line that is gone.
         """
 
         def missing(inbox: bytes) -> int:
@@ -152,7 +153,7 @@ class SerialLink:
                 raise LinkError(f"{_shown(command)}: more than {limit_bytes} bytes without end: {_shown(inbox)}")
             return limit_bytes + len(end) - len(inbox)
 
-        reply = self._exchange(command, missing, within_s)
+        reply = self._exchange(command, missing, within_s, NO_ANSWER)
         return reply._replace(data=reply.data.partition(end)[0])
 
     def ask_whole(self, command: bytes, size: Callable[[bytes], int], *, within_s: float = 3.0) -> Reply:
@@ -160,8 +161,11 @@ class SerialLink:
         all, as far as can be told yet. No more than that is read."""
         return self._exchange(command, lambda inbox: size(inbox) - len(inbox), within_s)
 
-    def _exchange(self, command: bytes, missing: Callable[[bytes], int], within_s: float) -> Reply:
-        """Ask; `missing(what came so far)` is how much more may be read at once, 0 or less: it is whole."""
+    def _exchange(
+        self, command: bytes, missing: Callable[[bytes], int], within_s: float, before: bytes = b""
+    ) -> Reply:
+        """Ask; `missing(what came so far)` is how much more may be read at once, 0 or less: it is whole. Bytes of
+        `before` at its begin are no part of it."""
         inbox = b""
         try:
             self._settle()
@@ -173,7 +177,7 @@ class SerialLink:
                     if not inbox:
                         raise Silence(f"{_shown(command)}: no answer within {within_s:g} s")
                     raise LinkError(f"{_shown(command)}: only {_shown(inbox)} within {within_s:g} s")
-                inbox += self._line.read(wanted)
+                inbox = (inbox + self._line.read(wanted)).lstrip(before)
         except (OSError, termios.error) as e:
             raise LinkError(f"{self._line.port}: {e}") from e
         return Reply(inbox, self._now())
@@ -187,7 +191,8 @@ class SerialLink:
             raise LinkError(f"{self._line.port}: {e}") from e
 
     def rest(self, for_s: float) -> None:
-        """Have the next question wait so long from now: some units need a pause."""
+        """Have the next question wait so long from now, and discard what comes until then: some units need a
+        pause, and after silence an answer may still come, and would be taken for that to the next question."""
         self._ready_s = max(self._ready_s, self._now() + for_s)
 
     def read(self, limit_bytes: int, within_s: float) -> bytes:
@@ -224,6 +229,12 @@ class SerialLink:
         except OSError as e:
             self._line.reset_output_buffer()  # or half a command would be sent whenever the line is free again
             raise NotSent(f"{self._line.port}: {e}") from e
+
+
+def rest(link: Link, for_s: float) -> None:
+    """As SerialLink.rest, over any link that can; the others discard what is left of an answer."""
+    if (it := getattr(link, "rest", None)) is not None:
+        it(for_s)
 
 
 def _keep_lines_at_close(fd: int) -> None:

@@ -105,7 +105,7 @@ def test_each_question_of_a_smart_ups_stands_for_the_place_that_it_fills() -> No
         b"b": "601.3.I", b"V": "FWI", b"\x01": "Smart-UPS", b"n": "AS1", b"X": "OK", b"8": 0x20, b"'": 0x01,
         b"~": 0x02, b"g": 24.0, b"o": 230.0, b"l": 196.0, b"u": 253.0, b"q": 120.0, b"k": "0",
     }  # fmt: skip
-    assert answers.keys() == apcsmart.FACTS.keys() == apc_codec.PLACES.keys()
+    assert answers.keys() == apc_codec.FACTS.keys() == apc_codec.PLACES.keys()
     without = apc_codec.look(0x08, {}, taken_s=1.0)
     for question, value in answers.items():
         said = apc_codec.look(0x08, {question: value}, taken_s=1.0)

@@ -20,7 +20,7 @@ from agent.model import Command, Condition, Ident, LinkError, OrderError, Reply,
 from agent.pretend import Unit
 from agent.ups import Polled, Ups
 from tests.simulators.apcsmart import COMMANDS, ApcPty, ApcUnit
-from tests.simulators.script import ScriptLink
+from tests.simulators.script import LateLink, ScriptLink
 
 CASES = json.loads((Path(__file__).parent / "cases" / "apcsmart.json").read_text())
 
@@ -133,6 +133,11 @@ def test_what_is_not_two_hexadecimal_digits_is_no_status(answer: bytes) -> None:
         (b"L", b"1e3"),
         (b"f", b""),
         (b"j", b"42m"),
+        (b"j", b"000:"),  # 0060: without a byte
+        (b"j", b"00&0:"),  # and with a bit that makes an alert of it
+        (b"j", b"0060"),
+        (b"f", b"00.0"),
+        (b"f", b"100."),
         (b"\x01", b"\x80abc"),
         (b"k", b"X"),
     ],
@@ -216,6 +221,44 @@ def test_a_source_counts_when_two_answers_say_it_so_one_damaged_answer_is_no_out
         assert driver.poll().source is Source.MAINS and count == 3
 
 
+def test_three_answers_with_three_sources_fail_the_poll() -> None:
+    driver, line = polled()
+    asked, answers = line.ask, [b"08", b"10", b"00"]
+
+    def bent(command: bytes, **more: Any) -> Reply:
+        reply = asked(command, **more)
+        return Reply(answers.pop(0), reply.received_s) if command == b"Q" and answers else reply
+
+    line.ask = bent  # type: ignore[method-assign]
+    with pytest.raises(LinkError, match="three answers, three sources: 08 10 00"):
+        driver.poll()
+    assert driver.poll().source is Source.MAINS
+
+
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_a_low_battery_counts_when_two_answers_say_it(damaged: int) -> None:
+    """One bit turned in one of them, in an outage or as one begins."""
+    driver, line = polled()
+    asked = line.ask
+    line.unit.mains = damaged == 3
+    count = 0
+
+    def bent(command: bytes, **more: Any) -> Reply:
+        nonlocal count
+        count += command == b"Q"
+        if command == b"Q" and count == 2:
+            line.unit.mains = False
+        reply = asked(command, **more)
+        return Reply(b"50", reply.received_s) if command == b"Q" and count == damaged else reply
+
+    line.ask = bent  # type: ignore[method-assign]
+    status = driver.poll()
+    assert status.source is Source.BATTERY and status.battery.low is False and count == max(2, damaged)
+    assert Condition.LOW_BATTERY not in status.flags
+    line.unit.set("battery_low", "1")
+    assert driver.poll().battery.low is True
+
+
 def test_a_self_test_is_told_by_the_cause_of_the_transfer() -> None:
     driver, line = polled()
     driver.order(Command.TEST_QUICK)
@@ -249,6 +292,55 @@ def test_silence_of_one_question_is_one_missing_value_and_the_rest_of_that_poll(
     assert driver.poll().inputs[0].voltage_v == 230.0
 
 
+@pytest.mark.parametrize("late_s", [1.01, 1.2, 1.39, 1.7])
+def test_an_answer_that_is_late_is_not_taken_for_that_to_another_question(late_s: float) -> None:
+    """Each question in turn; what is read is as before or absent. After more than 1.4 s its own poll may fail."""
+    for question in (b"Q", *apc.MEASURES, *apc.FACTS):
+        late, apc_unit = dict[bytes, float](), ApcUnit(Unit(1000.0))
+
+        def say(command: bytes) -> tuple[bytes, float]:
+            said = apc_unit.alerts() + apc_unit.hear(command, link.now_s)  # noqa: B023
+            return said, late.pop(command, 0.1)  # noqa: B023
+
+        link = LateLink(say)
+        driver = apcsmart.connect({}, link, lambda: link.now_s)  # noqa: B023
+        for _ in range(16):
+            driver.poll()
+        link.now_s += 3600.0
+        for _ in range(16):
+            whole = driver.poll()
+        link.now_s += 3600.0  # all facts are due again
+        late[question] = late_s
+        failed = 0
+        for _ in range(20):
+            began_s = link.now_s
+            try:
+                status = driver.poll()
+            except LinkError:
+                failed += 1
+            else:
+                for name, value in vars_of(status).items():
+                    assert value in (None, vars_of(whole)[name]), (question, name)
+            assert link.now_s - began_s <= 5.0
+            link.now_s = max(link.now_s, began_s + 1.0)
+        asked = apc_unit.commands is not None and question in apc_unit.commands
+        assert bool(late) is not asked and failed <= (question == b"Q" or late_s > 1.4), question
+
+
+def vars_of(status: Status) -> dict[str, Any]:
+    battery, output = status.battery, status.outputs[0]
+    return {
+        "input": status.inputs[0].voltage_v, "hertz": status.inputs[0].frequency_hz, "output": output.voltage_v,
+        "load": output.load_pct, "amperes": output.current_a, "charge": battery.charge_pct, "low": battery.low,
+        "runtime": battery.runtime_s, "battery": battery.voltage_v, "celsius": status.temperature_c,
+        "model": status.ident.model, "serial": status.ident.serial,
+        "source": status.source, "flags": frozenset(status.flags), "beeper": status.beeper_on,
+        **{name: getattr(status.rating, name) for name in (
+            "output_voltage_v", "battery_voltage_v", "low_battery_s", "low_transfer_v", "high_transfer_v",
+        )},
+    }  # fmt: skip
+
+
 def test_a_question_that_stays_silent_is_left_alone_for_five_minutes() -> None:
     driver, line = polled()
     line.silent = {b"C"}
@@ -277,8 +369,8 @@ def test_a_poll_takes_no_longer_than_it_may_whatever_is_silent() -> None:
         {b"Y"},
         {b"Q"},
         {b"a"},
-        set(apcsmart.MEASURES),
-        set(apcsmart.FACTS),
+        set(apc.MEASURES),
+        set(apc.FACTS),
         {bytes((c,)) for c in range(128)},
     ):
         driver, line = connected()
@@ -353,6 +445,46 @@ def test_a_delay_that_the_unit_cannot_keep_becomes_its_next_longer_one_and_is_wr
     assert line.apc.writes == 1
     with pytest.raises(OrderError, match="delay_s must be from 0 to 600"):
         driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=601)
+
+
+WITHOUT_CAPABILITIES = COMMANDS.replace(b"\x1a", b"")
+
+
+def test_a_delay_that_the_unit_cannot_be_told_to_keep_is_refused_and_a_longer_one_is_said() -> None:
+    driver, line = polled(commands=WITHOUT_CAPABILITIES)
+    for command, args in (
+        (Command.SHUTDOWN_STAY_OFF, {"delay_s": 180}),
+        (Command.SHUTDOWN_RETURN, {"delay_s": 180, "return_delay_s": 360}),
+    ):
+        with pytest.raises(OrderError, match="waits 020 s and cannot be told to wait 180 s"):
+            driver.order(command, **args)
+    assert not {b"K", b"S", b"@", b"-"} & set(line.asked()) and line.unit.off_at_s is None
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=5) == "off after 20 s, not 5"
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_delay_counts_when_the_unit_says_it_twice(damaged: int) -> None:
+    """One bit turned makes 420 of 020, and the load would be off long before it is asked to be."""
+    driver, line = polled(commands=WITHOUT_CAPABILITIES)
+    asked, count = line.ask, 0
+
+    def bent(command: bytes, **more: Any) -> Reply:
+        nonlocal count
+        count += command == b"p"
+        reply = asked(command, **more)
+        return Reply(b"420", reply.received_s) if command == b"p" and count == damaged else reply
+
+    line.ask = bent  # type: ignore[method-assign]
+    with pytest.raises(OrderError, match="two delays"):
+        driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=180)
+    assert not {b"K", b"-"} & set(line.asked())
+
+
+def test_a_return_that_is_longer_than_the_longest_of_the_unit_is_its_longest() -> None:
+    driver, line = polled()
+    line.unit.mains = False
+    assert driver.order(Command.SHUTDOWN_RETURN, delay_s=20, return_delay_s=9000) == "back after 300 s, not 9000"
+    assert line.apc.settings[b"r"] == "300"
 
 
 def test_on_battery_it_is_s_and_on_mains_it_is_at_with_tenths_of_an_hour() -> None:

@@ -102,6 +102,45 @@ def test_what_was_waiting_before_the_question_is_discarded(raw: tuple[int, str])
     it.close()
 
 
+def answering(master: int, *answers: bytes) -> threading.Thread:
+    """Each to one question, as it is."""
+
+    def run() -> None:
+        for answer in answers:
+            asked = b""
+            while not asked.endswith(b"\r"):
+                asked += os.read(master, 100)
+            os.write(master, answer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("before", [b"\n", b"\0", b"\n\0\n"])
+def test_what_is_left_of_a_line_end_is_no_part_of_the_next_answer(raw: tuple[int, str], before: bytes) -> None:
+    """A unit that ends with CR LF: the LF comes after the next question's flush."""
+    master, name = raw
+    it = link.open({"port": name}, time.monotonic)
+    unit = answering(master, b"(first\r", before + b"(sec\nond\r")
+    assert [it.ask(b"Q1\r").data for _ in range(2)] == [b"(first", b"(sec\nond"]
+    unit.join()
+    unit = answering(master, before)
+    with pytest.raises(link.Silence):
+        it.ask(b"Q1\r", within_s=0.1)
+    unit.join()
+    it.close()
+
+
+def test_a_binary_answer_keeps_its_first_bytes(raw: tuple[int, str]) -> None:
+    master, name = raw
+    it = link.open({"port": name}, time.monotonic)
+    unit = answering(master, b"\0\n\0!")
+    assert it.ask_whole(b"?\r", lambda inbox: 4).data == b"\0\n\0!"
+    unit.join()
+    it.close()
+
+
 def test_an_unplugged_cable_is_a_link_error_and_close_still_works(ups: MegatecPty, line: link.SerialLink) -> None:
     line.ask(b"Q1\r")
     ups.unplug()

@@ -13,7 +13,7 @@ from agent.model import Command, Condition, Flow, Ident, LinkError, OrderError, 
 from agent.q1 import meaning
 from agent.q1.form import identity
 from agent.q1.megatec import Q1, F
-from tests.simulators.script import ScriptLink
+from tests.simulators.script import LateLink, ScriptLink
 
 CASES = json.loads((Path(__file__).parent / "cases" / "megatec.json").read_text())
 ON_LINE = b"(230.0 229.0 231.0 030 50.0 26.0 25.0 00001001\r"
@@ -325,7 +325,7 @@ def test_an_extra_without_a_good_answer_is_given_up_after_three_and_never_an_err
     for _ in range(6):
         assert driver.poll().ident == Ident()
     assert link.sent.count(b"F\r") == link.sent.count(b"I\r") == 3
-    assert link.waited_s == 3.0
+    assert link.waited_s == 3 * 1.5
 
 
 def test_an_extra_that_answers_late_is_taken() -> None:
@@ -412,7 +412,7 @@ def test_an_order_is_sent_as_the_protocol_has_it(command: Command, args: dict[st
     driver.order(command, **args)
     looks = 3 if command in (Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF) else 1  # this one shows no countdown
     assert link.sent == [sent, *[b"Q1\r"] * looks]
-    assert link.waited_s == 0.5  # for an echo; the polls must not wait long for an order
+    assert link.waited_s == 1.0  # for an echo; the polls must not wait long for an order
 
 
 @pytest.mark.parametrize(
@@ -457,8 +457,29 @@ def test_an_order_that_is_acknowledged_is_given() -> None:
     driver.order(Command.TEST_QUICK)
 
 
-def test_an_order_to_a_unit_that_is_gone_is_a_link_error() -> None:
-    with pytest.raises(LinkError):
+@pytest.mark.parametrize("late_s", [0.05, 0.52, 0.6, 0.95, 1.02, 1.04])
+@pytest.mark.parametrize("refusal", [b"S.5R0000\r", b"NAK\r"])
+def test_an_order_that_is_refused_late_is_refused_and_costs_no_poll(refusal: bytes, late_s: float) -> None:
+    """A status takes 50 ms here, so what comes after 1.05 s is nobody's."""
+    answers = {b"Q1\r": (ON_LINE, 0.05), b"S.5R0000\r": (refusal, late_s)}
+    link = LateLink(lambda command: answers.get(command, (command, 0.05)))
+    driver: Any = megatec.connect({"dialect": "megatec"}, link, lambda: link.now_s)
+    driver.poll()
+    with pytest.raises(OrderError, match="this UPS refused S.5R0000: b'"):
+        driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=30)
+    assert driver.poll().source is Source.MAINS
+
+
+def test_an_answer_that_is_neither_yes_nor_no_is_said() -> None:
+    driver, link = connected({**WORKING, b"T": b"\xff\0zz\r"})
+    assert driver.order(Command.TEST_QUICK) == "the answer to T says neither yes nor no: b'\\xff\\x00zz'"
+    for yes in (b"ACK\r", b"(ACK\r", b"\r", b"(ACK\0\r"):
+        link.answers[b"T"] = yes
+        assert driver.order(Command.TEST_QUICK) == ""
+
+
+def test_an_order_to_a_unit_that_is_gone_is_a_link_error_that_names_it() -> None:
+    with pytest.raises(LinkError, match="^T was sent, then: "):
         connected({})[0].order(Command.TEST_QUICK)
 
 

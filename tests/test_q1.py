@@ -29,7 +29,7 @@ from tests.peer import test_nut_bridge as peer_bridge
 from tests.peer import test_nut_q1 as peer_q1
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.megatec import MegatecPty
-from tests.simulators.script import ScriptLink, SpeakerLink
+from tests.simulators.script import LateLink, ScriptLink, SpeakerLink
 from tests.test_drivers import ARGUMENTS
 
 CASES = json.loads((Path(__file__).parent / "cases" / "q1.json").read_text())["cases"]
@@ -169,13 +169,73 @@ def test_a_poll_is_bounded_also_when_only_the_status_answers(speaker: str) -> No
     status = DIALECTS[FOUND.get(speaker, speaker)].poll[0].ask.rstrip(b"\r")
     speak = SPEAKERS[speaker]
     link._speak = lambda it, command: speak(it, command) if command == status else b""
-    for _ in range(25):
+    for _ in range(50):  # one silence in each
         began_s = link.now_s
         unit.poll()
         assert link.now_s - began_s <= 5.0
     before = len(link.sent)
     unit.poll()
     assert link.sent[before:] == [status + b"\r"], "what never answers is left alone"
+
+
+def test_each_question_that_was_given_up_is_asked_again_by_and_by() -> None:
+    unit, link = connected("voltronic-10", dialect="voltronic")
+    speak, silent = SPEAKERS["voltronic-10"], {b"QMOD", b"QBV", b"QWS"}
+    link._speak = lambda it, command: b"" if command in silent else speak(it, command)
+    for _ in range(12):
+        unit.poll()
+    silent.clear()
+    link.sent.clear()
+    for _ in range(60):
+        status = unit.poll()
+    assert status.battery.runtime_s == 1200 and {b"QMOD\r", b"QBV\r", b"QWS\r"} <= set(link.sent)
+    silent |= {b"QMOD", b"QBV", b"QWS"}
+    for _ in range(12):
+        unit.poll()
+    link.sent.clear()
+    for _ in range(60):
+        unit.poll()
+    assert {link.sent.count(ask + b"\r") for ask in silent} == {1}, "the first is not the only one"
+
+
+@pytest.mark.parametrize("late_s", [1.6, 2.4])
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_an_answer_that_is_late_is_not_taken_for_that_to_another_question(speaker: str, late_s: float) -> None:
+    """Each question in turn; all that is read is as before or absent, and the next poll works."""
+    dialect, pretended = DIALECTS[FOUND.get(speaker, speaker)], pretend.Unit(0.0)
+    for query in (*dialect.poll[1:], *dialect.once):
+        late, asked = {query.ask: late_s}, set[bytes]()
+
+        def say(command: bytes) -> tuple[bytes, float]:
+            asked.add(command)  # noqa: B023
+            return SPEAKERS[speaker](pretended, command[:-1]), late.pop(command, 0.05)  # noqa: B023
+
+        link = LateLink(say)
+        unit: Any = driver.connect({"dialect": dialect.name}, link, lambda: link.now_s)  # noqa: B023
+        statuses = []
+        for _ in range(6):
+            began_s = link.now_s
+            statuses.append(unit.poll())
+            assert link.now_s - began_s <= 5.0
+            link.now_s = max(link.now_s, began_s + 1.0)
+        whole = measured(statuses[-1])
+        for status in statuses:
+            for name, value in measured(status).items():
+                assert value in (None, whole.get(name, value)), (query.ask, name)  # 3/1 before it is known as such
+        assert not late or query.ask not in asked
+
+
+def measured(status: Status) -> dict[str, Any]:
+    """The values of a status by name; that of the first line as long as the unit is not known to have three."""
+    battery = status.battery
+    values = {"temperature": status.temperature_c, "volts": battery.voltage_v, "charge": battery.charge_pct}
+    values |= {"runtime": battery.runtime_s, "celsius": battery.temperature_c}
+    for side, lines in (("in", status.inputs), ("out", status.outputs), ("bypass", status.bypass)):
+        if len(lines) in (1, 3):
+            for n, line in enumerate(lines):
+                values |= {f"{side} {n} V": line.voltage_v, f"{side} {n} A": line.current_a}
+                values |= {f"{side} {n} %": line.load_pct, f"{side} {n} Hz": line.frequency_hz}
+    return values
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
@@ -219,12 +279,21 @@ def test_each_line_of_three_phases_has_its_own_values(speaker: str, inputs: int,
         assert [round(line.load_pct) for line in status.outputs] in ([30, 29, 31], [30, 29, 30])
 
 
-def test_a_lost_line_of_three_is_seen() -> None:
+def test_a_unit_with_three_lines_in_and_one_out_is_asked_for_just_these() -> None:
+    unit, link = polled("voltronic-03")
+    assert [line.current_a for line in unit.poll().inputs] == [9.0, 8.0, 9.0]
+    assert {ask for ask in link.sent if ask[:2] == b"Q3"} == {b"Q3PV\r", b"Q3YV\r", b"Q3PC\r"}
+    unit, link = polled("voltronic")
+    unit.poll()
+    assert not [ask for ask in link.sent if ask[:2] == b"Q3"]
+
+
+def test_a_lost_line_of_three_is_seen_and_each_line_goes_before_what_the_unit_says_of_all() -> None:
     unit, link = polled("voltronic-10")
     speak = SPEAKERS["voltronic-10"]
-    lost = b"(230.0 000.0 234.6 230.0 234.6 398.0\r"
+    lost = b"(229.0 000.0 234.6 230.0 234.6 398.0\r"
     link._speak = lambda it, command: lost if command == b"Q3PV" else speak(it, command)
-    assert [line.voltage_v for line in unit.poll().inputs] == [230.0, 0.0, 234.6]
+    assert [line.voltage_v for line in unit.poll().inputs] == [229.0, 0.0, 234.6]
 
 
 def test_two_phases_are_two_lines_also_when_the_bypass_says_three_numbers() -> None:
@@ -469,6 +538,44 @@ def test_any_bytes_are_facts_or_a_link_error_with_the_bytes(answer: bytes) -> No
             continue
         for name, value in facts.items():
             assert value is None or isinstance(value, (bool, str)) or abs(value) < 1e8, (ask, name)
+
+
+#: (parser, a whole answer of an outage with 60 minutes and 80 % left), wherever these are of a fixed width
+WIDE: dict[str, tuple[Callable[[bytes], Facts], bytes]] = {
+    "QBV": (voltronic.QBV.parse, b"(026.0 02 01 080 060"),
+    "QBV, newer": (voltronic.QBV.parse, b"(041.0 03 01 080 00060"),
+    "RT": (megatec.RT.parse, b"060"),
+    "RTS": (megatec.RTS.parse, b"0060"),
+    "Bl ?": (megatec.BL_ASKED.parse, b"080"),
+    "Q3": (
+        threephase.Q3.parse,
+        b"(00 000.0 000.0 230.0 030 50.0 02.20 35.0 060.00 080 10001000 00000000",
+    ),
+    "G1": (threephase.G1.parse, b"!240 080 0060 025.0 +35.0 50.1 50.0 50.0"),
+    "Q6": (
+        threephase.Q6.parse,
+        b"(000.0 000.0 000.0 00.0 230.0 230.0 230.0 50.0 030 030 030 240.0 240.0 25.0 03600 080 32 00000000 00000000"
+        b" 11",
+    ),
+    "Q2": (
+        threephase.Q2.parse,
+        b"(226.6 224.3 228.0 226.6 229.9 000.0 000.0 000 000 000 49.9 327.6 18.0 00000000 060.00 080 02 00 00 00 00"
+        b" 00000000 11",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_one_lost_byte_makes_no_empty_battery(name: str) -> None:
+    parse, whole = WIDE[name]
+    said = {key: value for key, value in parse(whole).items() if key in ("runtime_s", "charge_pct")}
+    assert said and all(said[key] == {"runtime_s": 3600.0, "charge_pct": 80.0}[key] for key in said)
+    for at in range(len(whole)):
+        try:
+            facts = parse(whole[:at] + whole[at + 1 :])
+        except LinkError:
+            continue
+        assert {key: facts[key] for key in said} == said, at
 
 
 #: what a status frame is in full: only such a one may say that the mains is gone

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import apc
 from ..ages import older
+from ..link import rest
 from ..model import Command, Driver, Link, LinkError, Option, OrderError, Status
 from ..q1.orders import check_arguments, others
 
@@ -30,6 +31,7 @@ ANSWER_WITHIN_S = 1.0  # real units answer within 0.14 s
 LONG_ANSWER_WITHIN_S = 2.5  # to a: a real unit took 0.94 s
 CAPABILITIES_WITHIN_S = 4.0
 LAST_Q_S = 1.0  # of a poll are kept for the Q at its end
+QUIET_S, LATE_WITHIN_S = 0.4, 1.0  # after silence the line is left alone for so long: before that Q, and after it
 FACTS_WITHIN_S = 1.0  # one fact is asked in each poll, more only while the poll is so young
 GAP_S = 1.6  # between the two K: more than 1.5
 DIGIT_GAP_S = 0.1  # a unit that is hurried stops talking
@@ -43,15 +45,7 @@ DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
     Command.SHUTDOWN_STAY_OFF: {"delay_s": GRACE_S},
 }
 
-#: asked in every poll, between two Q
-MEASURES = (b"f", b"j", b"B", b"L", b"O", b"P", b"F", b"C", b"/", b"t", b"h")
-#: asked in turn, as time allows -> how many seconds its answer is good for; after LATE_S more it is no answer
-FACTS: Mapping[bytes, float] = {
-    b"b": 3600.0, b"V": 3600.0, b"\x01": 3600.0, b"n": 3600.0, b"X": 30.0, b"8": 15.0, b"'": 30.0, b"~": 15.0,
-    b"g": 3600.0, b"o": 600.0, b"l": 600.0, b"u": 600.0, b"q": 600.0, b"k": 600.0,
-}  # fmt: skip
 LATE_S = 180.0  # a turn through all of them, polled as seldom as may be configured, takes less
-UNLISTED = frozenset((b"/",))  # answered by units whose list of commands leaves it out (NUT issue 757)
 
 
 def probe(link: Link) -> float:
@@ -81,6 +75,7 @@ class ApcSmart:
 
     def __init__(self, link: Link, now: Callable[[], float]) -> None:
         self._link, self._now = link, now
+        self._late = False  # an answer of this poll may still come
         self._smart = False  # it was told to be, and nothing has contradicted since
         self._until_s = 0.0  # the poll or order that is under way ends by then
         self._known: frozenset[bytes] | None = None  # the commands that the unit lists; None: not told (yet)
@@ -105,6 +100,7 @@ class ApcSmart:
     def poll(self) -> Status:
         """Ask and return. Takes at most 4.5 s; LinkError if the unit is silent or does not say its status."""
         self._until_s = (began_s := self._now()) + POLL_WITHIN_S
+        self._late = False
         if not self._smart:
             self._enter_smart_mode()
         first, _ = self._ask_bits()
@@ -112,7 +108,9 @@ class ApcSmart:
         while whole and self._ask_next_fact() and self._now() - began_s < FACTS_WITHIN_S:
             pass
         bits, taken_s = self._ask_last(first)
-        facts = {q: one for q, one in self._facts.items() if taken_s - one[1] <= FACTS[q] + LATE_S}
+        if self._late:
+            rest(self._link, LATE_WITHIN_S)
+        facts = {q: one for q, one in self._facts.items() if taken_s - one[1] <= apc.FACTS[q] + LATE_S}
         status = apc.look(bits, {**{q: value for q, (value, _) in facts.items()}, **values}, taken_s=taken_s)
         return replace(status, older=older(((apc.PLACES[q], at_s) for q, (_, at_s) in facts.items()), taken_s))
 
@@ -164,28 +162,33 @@ class ApcSmart:
     def _ask_bits(self) -> tuple[int, float]:
         self._smart, smart = False, self._smart  # until it has answered
         left_s = self._until_s - self._now()
-        reply = self._link.ask(b"Q", end=END, within_s=max(0.1, min(ANSWER_WITHIN_S, left_s)))
-        bits = apc.parse(b"Q", reply.data)
-        if not isinstance(bits, int):
-            raise LinkError(f"b'Q': the unit does not know it: {reply.data[:80]!r}")
+        try:
+            reply = self._link.ask(b"Q", end=END, within_s=max(0.1, min(ANSWER_WITHIN_S, left_s)))
+            bits = apc.parse(b"Q", reply.data)
+            if not isinstance(bits, int):
+                raise LinkError(f"b'Q': the unit does not know it: {reply.data[:80]!r}")
+        except LinkError:
+            rest(self._link, LATE_WITHIN_S)
+            raise
         self._smart = smart
         return bits, reply.received_s
 
     def _ask_last(self, first: int) -> tuple[int, float]:
-        """Q again. Two digits have no check: a source counts when two answers say it, so another one is asked for."""
+        """Q again. Two digits have no check: a source counts when two answers say it, so another one is asked for;
+        a low battery counts when the last two say it."""
         bits, taken_s = self._ask_bits()
         if apc.source(bits) is apc.source(first):
-            return bits, taken_s
+            return apc.low_twice(bits, first), taken_s
         again, taken_s = self._ask_bits()
         if apc.source(again) not in (apc.source(bits), apc.source(first)):
             raise LinkError(f"b'Q': three answers, three sources: {first:02X} {bits:02X} {again:02X}")
-        return again, taken_s
+        return apc.low_twice(again, bits), taken_s
 
     def _measure(self, bits: int) -> tuple[dict[bytes, apc.Value], bool]:
         """What changes, and whether all was asked. After silence nothing more is: an answer may be late."""
         found: dict[bytes, apc.Value] = {}
         causes = (b"G",) if bits & apc.Bits.ON_BATTERY else ()
-        for question in (*causes, *MEASURES):
+        for question in (*causes, *apc.MEASURES):
             if not self._worth_asking(question):
                 continue
             if self._now() > self._until_s - LAST_Q_S - ANSWER_WITHIN_S:
@@ -206,7 +209,7 @@ class ApcSmart:
             return False
         if self._known is None and now_s >= self._asked_a_s + AGAIN_S:
             return self._ask_commands(now_s)
-        due = [q for q in FACTS if self._worth_asking(q)]
+        due = [q for q in apc.FACTS if self._worth_asking(q)]
         if not due:
             return False
         question = min(due, key=lambda q: self._due_s.get(q, -math.inf))
@@ -215,11 +218,11 @@ class ApcSmart:
             value = self._put(question)
         except LinkError as e:
             self._went_silent(question, e)
-            self._due_s[question] = max(self._due_s.get(question, 0.0), now_s + FACTS[b"8"])
+            self._due_s[question] = max(self._due_s.get(question, 0.0), now_s + apc.FACTS[b"8"])
             return False
         if value is not None:
             self._facts[question] = value, now_s
-            self._due_s[question] = now_s + FACTS[question]
+            self._due_s[question] = now_s + apc.FACTS[question]
             firmware = str(value) if question in (b"b", b"V") else ""
             if self._known is None and firmware in apc.COMMANDS_OF:
                 self._known = frozenset(bytes((c,)) for c in apc.COMMANDS_OF[firmware])
@@ -231,11 +234,12 @@ class ApcSmart:
             self._known = apc.parse_commands(self._ask(b"a", LONG_ANSWER_WITHIN_S, spare_s=LAST_Q_S))
         except LinkError as e:
             log.info("apcsmart: the unit does not list its commands: %s", e)
+            self._leave_alone()
             return False
         return True
 
     def _worth_asking(self, question: bytes) -> bool:
-        listed = self._known is None or question in self._known or question in UNLISTED
+        listed = self._known is None or question in self._known or question in apc.UNLISTED
         return listed and self._now() >= self._due_s.get(question, -math.inf)
 
     def _put(self, question: bytes) -> apc.Value | None:
@@ -247,7 +251,13 @@ class ApcSmart:
             self._due_s[question] = self._now() + AGAIN_S
         return value
 
+    def _leave_alone(self) -> None:
+        """An answer that is late would be taken for that to the next question, and so on."""
+        self._late = True
+        rest(self._link, QUIET_S)
+
     def _went_silent(self, question: bytes, error: LinkError) -> None:
+        self._leave_alone()
         self._silent[question] = times = self._silent.get(question, 0) + 1
         if times >= (SILENT_LIMIT if question in self._answered else 1):
             self._due_s[question] = self._now() + AGAIN_S
@@ -356,7 +366,9 @@ class ApcSmart:
         What it is then. Nothing is written when it is so already: memory wears out. OrderError if it cannot be."""
         legal = sorted(int(v) for v in self._values(setting) if v.isdigit())
         fitting = [v for v in legal if v >= seconds] or (legal[-1:] if most else [])
-        now_is = apc.parse(setting, self._ask(setting))
+        now_is, again = (apc.parse(setting, self._ask(setting)) for _ in range(2))
+        if now_is != again:  # three digits have no check, and the load would go off at another time than asked
+            raise OrderError(f"this UPS tells two delays {setting!r}: {now_is!r} and {again!r}; try again")
         if now_is is None and most:
             return None
         if now_is is None:

@@ -19,7 +19,7 @@ NUMBER = re.compile(rb"\d{1,5}(\.\d{0,3})?")
 SIGNED = re.compile(rb"[+-]?\d{1,4}(\.\d{0,3})?")
 _ABSENT = re.compile(rb"[-@#.]*")  # --.-  @@.@  ##.#
 _SKIPPED = re.compile(rb"[+-]?\d{1,5}(\.\d{0,3})?|[01]{8}")
-_CLOCK = re.compile(rb"\d{1,4}\.[0-5]\d")
+_CLOCK = re.compile(rb"\d{3,4}\.[0-5]\d")
 _ANY = re.compile(rb"[\x21-\x7e]*")
 _I = re.compile(rb"#[\x20-\x7e]*")
 SHOWN_BYTES = 80
@@ -39,6 +39,7 @@ class Word(NamedTuple):
     kind: str = "number"  # number | signed | clock | text | skip | flags
     factor: float = 1.0
     flags: tuple[Flag, ...] = ()
+    digits: tuple[int, ...] = ()  # a whole number of so many, or so many; (): as it comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def form(name: str, lead: bytes, words: str, **more: Any) -> Form:
     input_v             a number           -      is not looked at
     +temperature_c      with a sign        :model is text
     runtime_s*60        in 60 seconds      a/b/c  three in one word
+    charge_pct#3        of three digits, no more, no fewer (#3#5: three or five): a lost byte is no small number
     low|!beeper_on|.    flags: the second is so when it is 0, the third means nothing that we know
     """
     return Form(name, lead, tuple(_word(word) for word in words.split()), **more)
@@ -100,7 +102,8 @@ def _word(text: str) -> Word:
         return Word((), "flags", flags=tuple(Flag(*f) for f in flags))
     kind = {"+": "signed", ":": "text", "@": "clock"}.get(text[0], "number")
     name, _, factor = text.lstrip("+:@").partition("*")
-    return Word(tuple(name.split("/")), kind, float(factor or 1))
+    name, *digits = name.split("#")
+    return Word(tuple(name.split("/")), kind, float(factor or 1), digits=tuple(int(many) for many in digits))
 
 
 def _read(word: Word, field: bytes, answer: bytes) -> Facts:
@@ -124,6 +127,9 @@ def _read(word: Word, field: bytes, answer: bytes) -> Facts:
         if not _CLOCK.fullmatch(field):
             raise LinkError(f"not minutes and seconds: {field!r} in {answer[:SHOWN_BYTES]!r}")
         return {word.names[0]: float(int(field[:-3]) * 60 + int(field[-2:]))}
+    whole = field.isdigit() and len(field) in word.digits
+    if word.digits and not whole and not _ABSENT.fullmatch(field):
+        raise LinkError(f"not {' or '.join(map(str, word.digits))} digits: {field!r} in {answer[:SHOWN_BYTES]!r}")
     signs = SIGNED if word.kind == "signed" else NUMBER
     return {name: number(part, answer, signs, word.factor) for name, part in zip(word.names, parts, strict=True)}
 

@@ -35,7 +35,7 @@ Q1 = form(
 #     #MMM.M QQQ SS.SS RR.R      V, A, battery V, Hz
 F = form("F", b"#", "rated_v rated_a rated_battery_v rated_hz")
 #     025      minutes
-RT = form("RT", b"", "runtime_s*60")
+RT = form("RT", b"", "runtime_s#3*60")
 #     1     7     13    19    25    31  35  39   44  48  52    58   63
 #     (in V ?     ?     fault out V ?   %   Hz   ?   ?   batt  °C   letters
 Q4 = form(
@@ -127,7 +127,7 @@ def _ablerex(facts: Facts) -> Facts:
 
 
 #     100     0699             +22.5     49.9          charge %, minutes, °C of the battery, output Hz
-BL_ASKED, RTS = form("Bl ?", b"", "charge_pct"), form("RTS", b"", "runtime_s*60")
+BL_ASKED, RTS = form("Bl ?", b"", "charge_pct#3"), form("RTS", b"", "runtime_s#4*60")
 TPB, LF = form("TPb", b"", "+battery_temperature_c"), form("Lf ?", b"", "output_hz")
 _UN = re.compile(rb"(\d{4})W/(\d{4})VA/(\d{3})V/\d{3}W/\d{3}W")
 _FWV = re.compile(rb"M:(\d{1,3}\.\d{1,3})\(S:\d{1,3}\.\d{1,3}\) *")

@@ -19,7 +19,9 @@ from .table import Dialect, Query
 #     !SSS PPP NNNN RRR.R +TT.T FF.F FF.F FF.F
 #      |   |   |    A     °C    input Hz, bypass Hz, output Hz
 #      battery V, charge %, minutes
-G1 = form("G1", b"!", "battery_v charge_pct runtime_s*60 +battery_a +temperature_c frequency_hz bypass_hz output_hz")
+G1 = form(
+    "G1", b"!", "battery_v charge_pct#3 runtime_s#4*60 +battery_a +temperature_c frequency_hz bypass_hz output_hz"
+)
 #     !a7..a0 b7..b0 c7..c0
 G2 = form(
     "G2",
@@ -103,7 +105,7 @@ Q6 = form(
     "Q6",
     b"(",
     "input_v input_v2 input_v3 frequency_hz output_v output_v2 output_v3 output_hz load_pct load_pct2 load_pct3"
-    " battery_v - +temperature_c runtime_s charge_pct - - - -",
+    " battery_v - +temperature_c runtime_s#5 charge_pct#3 - - - -",
 )
 #     (kW1 kW2 kW3 kVA1 kVA2 kVA3 kW kVA A1 A2 A3 % flags
 WA = form(
@@ -140,7 +142,7 @@ Q2 = form(
     "Q2",
     b"(",
     "input_v input_v2 input_v3 fault_v output_v output_v2 output_v3 load_pct load_pct2 load_pct3 frequency_hz"
-    " battery_v +temperature_c - @runtime_s charge_pct - - - - - - -",
+    " battery_v +temperature_c - @runtime_s charge_pct#3 - - - - - - -",
 )
 Q2_DIALECT = Q6_DIALECT._replace(
     name="q2",
@@ -161,7 +163,7 @@ Q2_DIALECT = Q6_DIALECT._replace(
 Q3 = form(
     "Q3",
     b"(",
-    "- input_v fault_v output_v load_pct frequency_hz battery_v +temperature_c @runtime_s charge_pct"
+    "- input_v fault_v output_v load_pct frequency_hz battery_v +temperature_c @runtime_s charge_pct#3"
     " utility_fail|battery_low|regulating|failed|line_interactive|testing|shutdown_active|."
     " .|failed_parallel|.|battery_bad|no_battery|test_4|test_2|test_1",
     is_status=True,

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..ages import older
 from ..bridges import Timers
-from ..link import NotSent
+from ..link import NotSent, rest
 from ..model import Command, Link, LinkError, OrderError, Status, Test, TestResult
 from . import meaning
 from .find import find, is_refusal
@@ -21,17 +21,19 @@ log = logging.getLogger(__name__)
 
 POLL_WITHIN_S = 4.9
 STATUS_WITHIN_S = 3.0
-EXTRA_WITHIN_S = 1.0  # for what not every unit has
+EXTRA_WITHIN_S = 1.5  # for what not every unit has
 EXTRA_TRIES = 3
 REST_POLLS = 60  # then a question that is asked in each poll is left out for so many
-SILENCES_LIMIT = 2  # in one poll: then the others wait for the next
+LATE_WITHIN_S = 1.0  # after silence the line is left alone for so long
 LOOKS = 3  # whether a countdown began, or ended
 COUNTS_DOWN = {
     Command.SHUTDOWN_RETURN: True,
     Command.SHUTDOWN_STAY_OFF: True,
     Command.SHUTDOWN_STOP: False,
 }
-ECHO_WITHIN_S = 0.5  # an order has no answer, or a short one; a refused one is echoed within this
+ASK_WITHIN_S = 0.5  # what has less time left is not asked
+ECHO_WITHIN_S = 1.0  # an order has no answer, or a short one; a refused one is echoed, mostly within this
+ACKNOWLEDGED = (b"(ACK", b"ACK")  # what units say to an order that they obey, if anything (NUT, blazer.c)
 
 
 class Unit:
@@ -50,7 +52,7 @@ class Unit:
         self._asking: dict[bytes, int] = {}  # what is still to be asked once, and how often
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
         self._polls = 0
-        self._silences = 0  # in this poll
+        self._late = False  # an answer of this poll may still come
         self._told: set[str] = set()  # facts that it ever told
         self._test = Test()
         self._stop_ordered = False
@@ -66,14 +68,17 @@ class Unit:
         return self._commands - lacks
 
     def poll(self) -> Status:
-        """Ask and return, within 5 s. LinkError if the status has no answer, or nothing known speaks here."""
+        """Ask and return, within 5 s. LinkError if the status has no answer, or nothing known speaks here.
+
+        After silence, or what is no answer to the question, nothing more is asked: the answer may still come, and all
+        that follow would be taken for that to the question after."""
         deadline_s = self._now() + POLL_WITHIN_S
         self._polls += 1
-        self._silences = 0
+        self._late = False
         dialect = self._dialect or self._speak(find(self._link))
         facts, taken_s = self._ask_status(dialect, deadline_s)
         for query in dialect.poll[1:]:
-            if self._is_due(query):
+            if self._is_due(dialect, query):
                 more = self._ask_again(query, deadline_s) or {}
                 if dialect.doubt(facts, more) and self._ask_again(query, deadline_s) != more:
                     more = {}
@@ -96,8 +101,9 @@ class Unit:
         return replace(status, older=older(places, taken_s))
 
     def order(self, command: Command, **args: Any) -> str | None:
-        """Give an order (arguments: see model.Command). A word if a delay was rounded up, or a countdown is not seen.
-        OrderError: an argument out of range, or the unit echoed or NAKed it. LinkError: it cannot be read."""
+        """Give an order (arguments: see model.Command). A word if a delay was rounded up, a countdown is not seen, or
+        the answer is neither yes nor no. OrderError: an argument out of range, or the unit echoed or NAKed it.
+        LinkError: it cannot be read."""
         if self._dialect is None:
             raise OrderError("the UPS has not been understood yet")
         if command not in self.commands:
@@ -114,9 +120,9 @@ class Unit:
             told = encode(command, {**args, "delay_s": max(args["delay_s"], bridge.off_min_s)}, orders)
             if asked.pop("return_delay_s", None) is not None:
                 words = [f"back {bridge.back_s:g} s after the mains, whatever is asked"]
-        facts = self._tell(self._dialect, told)
+        facts, doubt = self._tell(self._dialect, told)
         self._stop_ordered = command is Command.TEST_STOP
-        words += [remark(told, asked), self._not_seen(self._dialect, COUNTS_DOWN.get(command), facts)]
+        words += [remark(told, asked), doubt, self._not_seen(self._dialect, COUNTS_DOWN.get(command), facts)]
         return "; ".join(word for word in words if word)
 
     def close(self) -> None:
@@ -131,22 +137,35 @@ class Unit:
         self._asking = {query.ask: EXTRA_TRIES for query in dialect.once}
         return dialect
 
-    def _ask_status(self, dialect: Dialect, deadline_s: float) -> tuple[Facts, float]:
+    def _ask_status(self, dialect: Dialect, deadline_s: float, order: bytes = b"") -> tuple[Facts, float]:
+        """The facts, and when they were said. OrderError: what comes is the refusal of `order`, late."""
         query = dialect.poll[0]
-        answer = self._link.ask(query.ask, within_s=min(STATUS_WITHIN_S, deadline_s - self._now()))
-        if is_refusal(query.ask, answer.data):
-            raise LinkError(f"{_name(query)}: the unit refuses it: {answer.data[:80]!r}")
-        return query.parse(answer.data), answer.received_s
+        try:
+            answer = self._link.ask(query.ask, within_s=min(STATUS_WITHIN_S, deadline_s - self._now()))
+            if order and is_refusal(order, answer.data):
+                self._leave_alone()
+                raise OrderError(f"this UPS refused {order.decode().strip()}: {answer.data[:80]!r}")
+            if is_refusal(query.ask, answer.data):
+                raise LinkError(f"{_name(query)}: the unit refuses it: {answer.data[:80]!r}")
+            return query.parse(answer.data), answer.received_s
+        except LinkError:
+            self._leave_alone()
+            raise
 
-    def _is_due(self, query: Query) -> bool:
+    def _leave_alone(self) -> None:
+        self._late = True
+        rest(self._link, LATE_WITHIN_S)
+
+    def _is_due(self, dialect: Dialect, query: Query) -> bool:
         if query.only and self._known.get("protocol") not in query.only:
             return False
-        return self._failures.get(query.ask, 0) < EXTRA_TRIES or self._polls % REST_POLLS == 0
+        turn = dialect.poll.index(query)  # or the first that stays silent would be the only one that is tried again
+        return self._failures.get(query.ask, 0) < EXTRA_TRIES or self._polls % REST_POLLS == turn
 
     def _ask_again(self, query: Query, deadline_s: float) -> Facts | None:
         """Ask what is asked in each poll. None: no good answer. Never an error: the status has just worked."""
         left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
-        if self._silences >= SILENCES_LIMIT or left_s < ECHO_WITHIN_S:
+        if self._late or left_s < ASK_WITHIN_S:
             return None
         try:
             answer = self._link.ask(query.ask, within_s=left_s).data
@@ -157,7 +176,7 @@ class Unit:
             self._failures[query.ask] = EXTRA_TRIES
             log.debug("%s: refused: %r", _name(query), answer[:80])
         except LinkError as e:
-            self._silences += 1
+            self._leave_alone()
             self._failures[query.ask] = self._failures.get(query.ask, 0) + 1
             if self._failures[query.ask] == EXTRA_TRIES:
                 log.info("gave up asking %s: %s", _name(query), e)
@@ -166,7 +185,7 @@ class Unit:
     def _ask_once(self, query: Query, deadline_s: float) -> Facts | None:
         """The same for what is asked until it is answered, refused, or given up."""
         left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
-        if self._silences >= SILENCES_LIMIT or left_s < ECHO_WITHIN_S:
+        if self._late or left_s < ASK_WITHIN_S:
             return None
         facts: Facts | None = None
         try:
@@ -174,7 +193,7 @@ class Unit:
             if not is_refusal(query.ask, answer):
                 facts = query.parse(answer)
         except LinkError as e:
-            self._silences += 1
+            self._leave_alone()
             self._asking[query.ask] -= 1
             if self._asking[query.ask] > 0:
                 return None
@@ -195,21 +214,26 @@ class Unit:
             return Test(result=TestResult.ABORTED)
         return Test(detail="ended; this UPS does not report a result")
 
-    def _tell(self, dialect: Dialect, command: bytes) -> Facts:
+    def _tell(self, dialect: Dialect, command: bytes) -> tuple[Facts, str]:
         """Send an order: silence is consent, unless the dialect acknowledges; an echo or NAK is a refusal. Then see
-        that the unit is still there, and what it says."""
+        that the unit is still there: what it says, and a word if it answered what is neither yes nor no."""
         try:
             answer = self._link.ask(command, within_s=ECHO_WITHIN_S).data
         except NotSent as e:
             raise OrderError(f"not given: {e}") from e
         except LinkError:
             answer = b""
+        word = command.decode().strip()
         if answer and is_refusal(command, answer):
-            raise OrderError(f"this UPS refused {command.decode().strip()}: {answer[:80]!r}")
-        facts, _ = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)
+            raise OrderError(f"this UPS refused {word}: {answer[:80]!r}")
+        try:
+            facts, _ = self._ask_status(dialect, self._now() + STATUS_WITHIN_S, command)
+        except LinkError as e:
+            raise LinkError(f"{word} was sent, then: {e}") from e
         if dialect.orders.accepted and answer != dialect.orders.accepted:
-            raise OrderError(f"this UPS did not acknowledge {command.decode().strip()}, it may have done it")
-        return facts
+            raise OrderError(f"this UPS did not acknowledge {word}, it may have done it")
+        clear = not answer or answer.strip(b"\0 ") in ACKNOWLEDGED
+        return facts, "" if clear else f"the answer to {word} says neither yes nor no: {answer[:80]!r}"
 
     def _not_seen(self, dialect: Dialect, wanted: bool | None, facts: Facts) -> str:
         """Look LOOKS times whether the countdown is as `wanted`; what to say if it is not and the unit shows it."""

@@ -45,8 +45,8 @@ QGS = form(
     " .|.|utility_fail|battery_low|regulating|failed|.|testing|shutdown_active|!beeper_on|.|.",
     is_status=True,
 )
-#     (MM.M NN PP QQQ RRR      battery V, in series, in parallel, charge %, minutes
-QBV = form("QBV", b"(", "battery_v - - charge_pct runtime_s*60")
+#     (MM.M NN PP QQQ RRR      battery V, in series, in parallel, charge %, minutes; RRRRR of newer units (NUT, #2765)
+QBV = form("QBV", b"(", "battery_v - - charge_pct#3 runtime_s#3#5*60")
 #     (MMM.M NNN PPP.P QQ.Q    output V, A, battery V, Hz
 QRI = form("QRI", b"(", "rated_output_v rated_a rated_battery_v rated_hz")
 #     (model15 VA7 PF2 in/out inV outV batteries V     padded with # or blanks
@@ -157,7 +157,7 @@ VOLTRONIC = Dialect(
         Query(b"QBV\r", QBV.parse),
         *(_volts("Q3PV", "input_v", _PHASES_IN), _volts("Q3YV", "bypass_v", _PHASES_IN)),
         *(_volts("Q3OV", "output_v", _PHASES_OUT), _three("Q3LD", "load_pct", _PHASES_OUT)),
-        *(_three("Q3OC", "output_a", _PHASES_OUT), _three("Q3PC", "input_a", _PHASES_OUT)),
+        *(_three("Q3OC", "output_a", _PHASES_OUT), _three("Q3PC", "input_a", _PHASES_IN)),
         *(Query(b"QWS\r", warnings), *(_outlet(number) for number in range(1, 5))),
     ),
     (

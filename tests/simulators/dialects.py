@@ -190,10 +190,9 @@ def voltronic(protocol: bytes) -> Callable[[Unit, bytes], bytes]:
             b"QLDL": b"(021 023\r",
         }
         if protocol in (b"03", b"10"):
-            said |= {b"Q3PV": _lines(unit.input_v), b"Q3YV": _lines(unit.mains_v)}
+            said |= {b"Q3PV": _lines(unit.input_v), b"Q3YV": _lines(unit.mains_v), b"Q3PC": _whole(9)}
         if protocol == b"10":
             said |= {b"Q3OV": _lines(unit.output_v), b"Q3LD": _whole(unit.load_now_pct), b"Q3OC": _whole(10)}
-            said |= {b"Q3PC": _whole(9)}
         if command in said:
             return said[command]
         if command in (b"BZON", b"BZOFF"):

@@ -45,6 +45,41 @@ class ScriptLink:
         self.closed = True
 
 
+class LateLink:
+    """A serial line as agent/link.py has it, in time that is a number: an answer comes when it comes, and is that of
+    the question which is waiting then. `say` gives the answer to a question, with its end, and how late it is."""
+
+    wake_fd: int | None = None
+
+    def __init__(self, say: Callable[[bytes], tuple[bytes, float]]) -> None:
+        self._say = say
+        self.now_s = self._ready_s = 1000.0
+        self._coming: list[tuple[float, bytes]] = []
+        self.sent: list[bytes] = []
+
+    def ask(self, command: bytes, *, end: bytes = b"\r", limit_bytes: int = 512, within_s: float = 3.0) -> Reply:
+        self.now_s = max(self.now_s, self._ready_s)
+        self._coming = [one for one in self._coming if one[0] > self.now_s]
+        self.sent.append(command)
+        answer, late_s = self._say(command)
+        if answer:
+            self._coming = sorted((*self._coming, (self.now_s + late_s, answer)))
+        if not self._coming or self._coming[0][0] > self.now_s + within_s:
+            self.now_s += within_s
+            raise Silence(f"{command!r}: no answer within {within_s:g} s")
+        self.now_s, answer = self._coming.pop(0)
+        return Reply(answer.partition(end)[0], self.now_s)
+
+    def rest(self, for_s: float) -> None:
+        self._ready_s = max(self._ready_s, self.now_s + for_s)
+
+    def send(self, command: bytes) -> None:
+        self.sent.append(command)
+
+    def close(self) -> None:
+        pass
+
+
 class SpeakerLink(ScriptLink):
     """A link to a pretend unit that answers in one dialect, see dialects.SPEAKERS; an empty answer is silence."""
 
