@@ -161,7 +161,7 @@ def test_version_1_names_the_enterprise_without_the_zero(tmp_path: Path) -> None
     core, peer = Core(tmp_path), Peer()
     switch(core)
     core.receiver.close()
-    core.notifier.receivers = [Receiver(peer.address, ber.V1, community=b"public-not")]
+    core.tell(Receiver(peer.address, ber.V1, community=b"public-not"))
     core.notifier.turn(101.0)
     sent = [peer.sock.recv(4096), peer.sock.recv(4096)]
     assert ber.tlv(0xA4, b"")[:1] in sent[1] and ber.oid(upsman.GENEREX) + b"\x40\x04" in sent[1]
