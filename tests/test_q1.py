@@ -336,6 +336,23 @@ def test_two_phases_are_two_lines_also_when_the_bypass_says_three_numbers() -> N
     assert [line.voltage_v for line in status.bypass] == [120.2, 119.8]
 
 
+def test_each_bit_of_g2_means_one_thing() -> None:
+    """a7..a0, b7..b0, c7..c0 of the document; a bit that is not here means nothing to us."""
+    bits = {
+        "a5": "battery_empty", "a4": "battery_low", "a3": "one_output", "a2": "utility_fail", "a1": "charging",
+        "b4": "bypass_bad", "b3": "manual_bypass", "b1": "on_inverter",
+        "c6": "emergency_off", "c5": "battery_high", "c3": "overload", "c2": "output_bad", "c1": "too_hot",
+        "c0": "output_short",
+    }  # fmt: skip
+    for word in "abc":
+        for n in range(8):
+            said = [f"{1 << n if one == word else 0:08b}" for one in "abc"]
+            facts = threephase.G2.parse(f"!{' '.join(said)}".encode())
+            so = {name for name, value in facts.items() if value and name != "bypass_absent"}
+            assert so == ({bits[f"{word}{n}"]} if f"{word}{n}" in bits else set()), (word, n)
+            assert facts["bypass_absent"] is ((word, n) != ("b", 2))
+
+
 def test_g_tells_bypass_from_inverter_and_from_off() -> None:
     bypass, absent = b"!00000010 00000100 00000000", b"!00000010 00000000 00000000"
     manual = b"!00000001 00001111 00000000"
