@@ -256,6 +256,17 @@ def test_an_answer_that_is_late_is_not_taken_for_that_to_another_question(speake
         assert not late or query.ask not in asked
 
 
+def test_a_unit_that_is_slow_with_each_answer_is_read_as_far_as_a_poll_goes() -> None:
+    pretended = pretend.Unit(0.0)
+    link = LateLink(lambda command: (SPEAKERS["voltronic"](pretended, command[:-1]), 1.3))
+    unit: Any = driver.connect({"dialect": "voltronic"}, link, lambda: link.now_s)
+    for _ in range(10):
+        began_s = link.now_s
+        status = unit.poll()
+        assert link.now_s - began_s <= 5.0 and status.battery.runtime_s == 1200
+        assert link.sent[-3:] == [b"QGS\r", b"QMOD\r", b"QBV\r"]
+
+
 def measured(status: Status) -> dict[str, Any]:
     """The values of a status by name; that of the first line as long as the unit is not known to have three."""
     battery = status.battery
