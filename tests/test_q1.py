@@ -113,6 +113,21 @@ def test_one_answer_that_is_lost_while_connecting_makes_no_other_dialect(speaker
         assert link.waited_s < 5.0
 
 
+def test_a_number_of_qpi_that_nobody_knows_is_no_voltronic_unit() -> None:
+    unit = pretend.Unit(0.0)
+    answers = {b"Q1": SPEAKERS["megatec"](unit, b"Q1"), b"QGS": SPEAKERS["voltronic"](unit, b"QGS")}
+    assert find(ScriptLink({**answers, b"QPI": b"(PI01\r"})).name == "voltronic"
+    link = ScriptLink({**answers, b"QPI": b"(PI77\r"})
+    assert find(link).name == "megatec" and b"QGS\r" not in link.sent
+
+
+def test_a_unit_that_answers_g_and_q6_speaks_g() -> None:
+    unit = pretend.Unit(0.0)
+    answers = {b"Q1": SPEAKERS["megatec"](unit, b"Q1"), b"Q6": SPEAKERS["q6"](unit, b"Q6")}
+    assert find(ScriptLink(answers)).name == "q6"
+    assert find(ScriptLink({**answers, b"G2": SPEAKERS["megatec-g"](unit, b"G2")})).name == "megatec-g"
+
+
 def test_what_is_found_by_itself_is_what_the_table_says() -> None:
     for name, dialect in DIALECTS.items():
         assert dialect.auto is (name != NOT_AT_ALL and NOT_FOUND.get(name, name) == name), name
@@ -178,6 +193,22 @@ def test_a_poll_is_bounded_also_when_only_the_status_answers(speaker: str) -> No
     assert link.sent[before:] == [status + b"\r"], "what never answers is left alone"
 
 
+@pytest.mark.parametrize("wrong", [b"", b"(late 1\r"])
+def test_after_silence_or_a_misfit_nothing_more_is_asked_in_that_poll(wrong: bytes) -> None:
+    unit, link = connected("voltronic", dialect="voltronic")
+    speak, silent = SPEAKERS["voltronic"], {b"QWS"}
+    link._speak = lambda it, command: wrong if command in silent else speak(it, command)
+    unit.poll()
+    assert link.sent == [b"QGS\r", b"QMOD\r", b"QBV\r", b"QWS\r"]
+    silent = {b"QRI"}
+    link.sent.clear()
+    unit.poll()
+    assert link.sent[-1] == b"QRI\r" and link.sent.count(b"QPI\r") == 1
+    silent = set()
+    link.sent.clear()
+    assert unit.poll().rating.output_voltage_v == 230.0 and link.sent[-1] == b"QFLAG\r"
+
+
 def test_each_question_that_was_given_up_is_asked_again_by_and_by() -> None:
     unit, link = connected("voltronic-10", dialect="voltronic")
     speak, silent = SPEAKERS["voltronic-10"], {b"QMOD", b"QBV", b"QWS"}
@@ -223,6 +254,17 @@ def test_an_answer_that_is_late_is_not_taken_for_that_to_another_question(speake
             for name, value in measured(status).items():
                 assert value in (None, whole.get(name, value)), (query.ask, name)  # 3/1 before it is known as such
         assert not late or query.ask not in asked
+
+
+def test_a_unit_that_is_slow_with_each_answer_is_read_as_far_as_a_poll_goes() -> None:
+    pretended = pretend.Unit(0.0)
+    link = LateLink(lambda command: (SPEAKERS["voltronic"](pretended, command[:-1]), 1.3))
+    unit: Any = driver.connect({"dialect": "voltronic"}, link, lambda: link.now_s)
+    for _ in range(10):
+        began_s = link.now_s
+        status = unit.poll()
+        assert link.now_s - began_s <= 5.0 and status.battery.runtime_s == 1200
+        assert link.sent[-3:] == [b"QGS\r", b"QMOD\r", b"QBV\r"]
 
 
 def measured(status: Status) -> dict[str, Any]:
@@ -305,6 +347,23 @@ def test_two_phases_are_two_lines_also_when_the_bypass_says_three_numbers() -> N
     assert [line.voltage_v for line in status.bypass] == [120.2, 119.8]
 
 
+def test_each_bit_of_g2_means_one_thing() -> None:
+    """a7..a0, b7..b0, c7..c0 of the document; a bit that is not here means nothing to us."""
+    bits = {
+        "a5": "battery_empty", "a4": "battery_low", "a3": "one_output", "a2": "utility_fail", "a1": "charging",
+        "b4": "bypass_bad", "b3": "manual_bypass", "b1": "on_inverter",
+        "c6": "emergency_off", "c5": "battery_high", "c3": "overload", "c2": "output_bad", "c1": "too_hot",
+        "c0": "output_short",
+    }  # fmt: skip
+    for word in "abc":
+        for n in range(8):
+            said = [f"{1 << n if one == word else 0:08b}" for one in "abc"]
+            facts = threephase.G2.parse(f"!{' '.join(said)}".encode())
+            so = {name for name, value in facts.items() if value and name != "bypass_absent"}
+            assert so == ({bits[f"{word}{n}"]} if f"{word}{n}" in bits else set()), (word, n)
+            assert facts["bypass_absent"] is ((word, n) != ("b", 2))
+
+
 def test_g_tells_bypass_from_inverter_and_from_off() -> None:
     bypass, absent = b"!00000010 00000100 00000000", b"!00000010 00000000 00000000"
     manual = b"!00000001 00001111 00000000"
@@ -350,12 +409,24 @@ def voltronic_status(bits: str, mode: bytes, protocol: str = "01", output_v: str
         ("0000000000", b"(S", "01", "000.0", Source.NONE),
         ("0000000000", b"(S", "01", "230.0", Source.MAINS),  # standby with the bypass switched through
         ("1000000000", b"(S", "01", "000.0", Source.NONE),
+        ("0000000000", b"(P", "01", "000.0", Source.NONE),  # switching on
     ],
 )
 def test_the_mode_and_the_bits_of_voltronic_mean_together(
     bits: str, mode: bytes, protocol: str, output_v: str, source: Source
 ) -> None:
     assert voltronic_status(bits, mode, protocol, output_v).source is source
+
+
+def test_each_bit_of_qgs_means_one_thing() -> None:
+    """The protocol: type (2), utility fail, battery low, bypass or AVR, fault, EPO, test, shutdown, beeper muted."""
+    names = {2: "utility_fail", 3: "battery_low", 4: "regulating", 5: "failed", 7: "testing", 8: "shutdown_active"}
+    for place in range(12):
+        bits = "".join("1" if n == place else "0" for n in range(12))
+        facts = voltronic.QGS.parse(f"(230.0 50.0 230.0 50.0 001.3 030 369.1 ---.- 026.5 ---.- 018.8 {bits}".encode())
+        said = {name for name, value in facts.items() if value is True and name != "beeper_on"}
+        assert said == ({names[place]} if place in names else set()), place
+        assert facts["beeper_on"] is (place != 9)
 
 
 def test_a_mode_alone_that_says_battery_must_say_it_twice() -> None:
@@ -372,13 +443,31 @@ def test_a_mode_alone_that_says_battery_must_say_it_twice() -> None:
     assert unit.poll().source is Source.BATTERY and link.sent.count(b"QMOD\r") == 1  # its bit says the same
 
 
+#: place among the warnings of QWS -> what it is to us, if anything
+WARNINGS = {
+    1: Condition.BATTERY_BAD,  # disconnected
+    3: Condition.INPUT_BAD,  # site fault
+    4: Condition.INPUT_BAD,  # phase sequence
+    6: Condition.BYPASS_BAD,  # its frequency
+    8: Condition.LOW_BATTERY,
+    9: Condition.OVERLOAD,
+    10: Condition.FAN_FAILURE,
+    13: Condition.TEMPERATURE_BAD,
+    14: Condition.CHARGER_FAILED,
+    16: Condition.FUSE_FAILURE,
+    17: Condition.FUSE_FAILURE,
+    18: Condition.FUSE_FAILURE,
+    56: Condition.BATTERY_BAD,  # to be replaced
+}
+
+
 def test_each_warning_is_a_condition_and_none_takes_one_back() -> None:
     answer = bytearray(b"(" + b"0" * 64)
     assert voltronic.warnings(bytes(answer)) == {}
-    for place, condition in ((8, Condition.LOW_BATTERY), (9, Condition.OVERLOAD), (56, Condition.BATTERY_BAD)):
-        answer[place] = ord("1")
+    for place in range(1, 65):
+        answer[1:] = b"".join(b"1" if n == place else b"0" for n in range(1, 65))
         facts = voltronic.VOLTRONIC.derive({"battery_low": False, **voltronic.warnings(bytes(answer))})
-        assert condition in meaning.look(facts, taken_s=0.0).flags
+        assert meaning.look(facts, taken_s=0.0).flags == ({WARNINGS[place]} if place in WARNINGS else set()), place
 
 
 def test_outlets_are_read_and_switched_where_there_are_some() -> None:
@@ -438,7 +527,10 @@ def test_a_masterguard_says_the_result_of_its_test_and_its_runtime() -> None:
     status = unit.poll()
     assert status.battery.runtime_s == 1200 and not status.battery.estimated  # it says how many cells there are
     speak = SPEAKERS["masterguard"]
-    for code, result in ((b"010", TestResult.PASSED), (b"011", TestResult.FAILED), (b"001", TestResult.RUNNING)):
+    for code, result in (
+        *((b"010", TestResult.PASSED), (b"011", TestResult.FAILED), (b"100", TestResult.ABORTED)),
+        *((b"101", TestResult.ABORTED), (b"001", TestResult.RUNNING), (b"110", TestResult.RUNNING)),
+    ):
         link._speak = lambda it, command, code=code: speak(it, command)[:-4] + code + b"\r"
         assert unit.poll().test.result is result
 
@@ -474,6 +566,66 @@ def test_a_best_power_unit_is_charged_between_its_own_two_voltages() -> None:
     link.unit.set("charge_pct", "0")
     battery = unit.poll().battery
     assert battery.voltage_v == 20.8 and battery.charge_pct == 10.5 and "charge_pct" in battery.estimated
+
+
+@pytest.mark.parametrize(("bits", "battery_v"), [(0, 12.0), (1, 24.0), (2, 36.0), (3, 48.0)])
+@pytest.mark.parametrize(
+    ("code", "output_v"), [(0, 110.0), (1, 120.0), (2, 220.0), (3, 230.0), (4, 240.0), (5, None)]
+)
+@pytest.mark.parametrize("hertz", [50.0, 60.0])
+def test_the_rating_byte_of_the_binary_answer_is_three_numbers(
+    bits: int, battery_v: float, code: int, output_v: float | None, hertz: float
+) -> None:
+    rating = bytes(((0x80 if hertz == 60.0 else 0) | bits << 5 | code,)).replace(b" ", b"\x28\x04")
+    facts = voltronic.qs_hex(SPEAKERS["qs-hex-t"](pretend.Unit(0.0), b"QS")[:-2] + rating)
+    assert (facts["rated_battery_v"], facts["rated_output_v"], facts["rated_hz"]) == (battery_v, output_v, hertz)
+
+
+def test_each_fact_that_is_a_condition_is_this_one() -> None:
+    conditions = {
+        "battery_low": Condition.LOW_BATTERY, "failed": Condition.GENERAL_FAULT, "testing": Condition.TEST_RUNNING,
+        "shutdown_active": Condition.SHUTDOWN_PENDING, "battery_bad": Condition.BATTERY_BAD,
+        "overload": Condition.OVERLOAD, "fan_failed": Condition.FAN_FAILURE, "fuse_failed": Condition.FUSE_FAILURE,
+        "too_hot": Condition.TEMPERATURE_BAD, "charger_failed": Condition.CHARGER_FAILED,
+        "bypass_bad": Condition.BYPASS_BAD, "bypass_absent": Condition.BYPASS_BAD, "input_bad": Condition.INPUT_BAD,
+        "output_bad": Condition.OUTPUT_BAD, "output_short": Condition.OUTPUT_BAD,
+        "battery_empty": Condition.BATTERY_DEPLETED, "battery_high": Condition.BATTERY_BAD,
+        "no_battery": Condition.BATTERY_BAD, "emergency_off": Condition.GENERAL_FAULT,
+        "failed_parallel": Condition.GENERAL_FAULT,
+    }  # fmt: skip
+    assert conditions.keys() == meaning.CONDITIONS.keys()
+    for name, condition in conditions.items():
+        assert meaning.look({name: True}, taken_s=0.0).flags == {condition}
+        assert meaning.look({name: False}, taken_s=0.0).flags == set()
+
+
+def test_a_unit_that_says_that_it_charges_does_and_its_rating_is_its_own() -> None:
+    charging = {**threephase.G2.parse(b"!00000010 00000110 00000000"), "rated_va": 1000.0, "rated_w": 700.0}
+    status = meaning.look(threephase.MEGATEC_G.derive(charging), taken_s=0.0)
+    assert status.battery.flow is Flow.CHARGING
+    assert (status.rating.apparent_va, status.rating.power_w) == (1000.0, 700.0)
+
+
+@pytest.mark.parametrize("name", ["temperature_c", "battery_temperature_c"])
+def test_a_temperature_that_cannot_be_is_unknown(name: str) -> None:
+    assert meaning.plausible({name: 35.0}) == ({name: 35.0}, {})
+    assert meaning.plausible({name: 400.0}) == ({name: None}, {name: 400.0})
+
+
+@pytest.mark.parametrize(
+    ("parse", "whole"),
+    [
+        (megatec.Q1.parse, b"(230.0 229.0 231.0 030 50.0 26.0      00001001"),  # no sensor: blanks
+        (voltronic.QMD.parse, b"(" + b" " * 15 + b" ###1000 80 1/1 230 230 02 12.0"),
+    ],
+)
+def test_blanks_for_a_value_are_read_by_the_columns_of_a_whole_answer_alone(
+    parse: Callable[[bytes], Facts], whole: bytes
+) -> None:
+    assert any(value is None for value in parse(whole).values())
+    for wrong in (whole + b"1", whole + b" ", whole[:-1], whole[:1] + whole[2:]):
+        with pytest.raises(LinkError):
+            parse(wrong)
 
 
 @pytest.mark.parametrize(

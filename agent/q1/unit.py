@@ -53,6 +53,7 @@ class Unit:
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
         self._polls = 0
         self._late = False  # an answer of this poll may still come
+        self._took_s = 0.0  # its status: a unit that is slow needs so long for the others, too
         self._told: set[str] = set()  # facts that it ever told
         self._test = Test()
         self._stop_ordered = False
@@ -140,6 +141,7 @@ class Unit:
     def _ask_status(self, dialect: Dialect, deadline_s: float, order: bytes = b"") -> tuple[Facts, float]:
         """The facts, and when they were said. OrderError: what comes is the refusal of `order`, late."""
         query = dialect.poll[0]
+        began_s = self._now()
         try:
             answer = self._link.ask(query.ask, within_s=min(STATUS_WITHIN_S, deadline_s - self._now()))
             if order and is_refusal(order, answer.data):
@@ -147,10 +149,14 @@ class Unit:
                 raise OrderError(f"this UPS refused {order.decode().strip()}: {answer.data[:80]!r}")
             if is_refusal(query.ask, answer.data):
                 raise LinkError(f"{_name(query)}: the unit refuses it: {answer.data[:80]!r}")
+            self._took_s = answer.received_s - began_s
             return query.parse(answer.data), answer.received_s
         except LinkError:
             self._leave_alone()
             raise
+
+    def _may_ask(self, left_s: float) -> bool:
+        return not self._late and left_s >= min(EXTRA_WITHIN_S, max(ASK_WITHIN_S, self._took_s))
 
     def _leave_alone(self) -> None:
         self._late = True
@@ -165,7 +171,7 @@ class Unit:
     def _ask_again(self, query: Query, deadline_s: float) -> Facts | None:
         """Ask what is asked in each poll. None: no good answer. Never an error: the status has just worked."""
         left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
-        if self._late or left_s < ASK_WITHIN_S:
+        if not self._may_ask(left_s):
             return None
         try:
             answer = self._link.ask(query.ask, within_s=left_s).data
@@ -185,7 +191,7 @@ class Unit:
     def _ask_once(self, query: Query, deadline_s: float) -> Facts | None:
         """The same for what is asked until it is answered, refused, or given up."""
         left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
-        if self._late or left_s < ASK_WITHIN_S:
+        if not self._may_ask(left_s):
             return None
         facts: Facts | None = None
         try:
