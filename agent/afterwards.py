@@ -37,6 +37,7 @@ def fresh(state: State) -> State:
         said_runtime_s=state.said_runtime_s,
         said_charge_pct=state.said_charge_pct,
         said_low=state.said_low,
+        charge_guessed=state.charge_guessed,
         says_low=state.says_low,
     )
 
@@ -137,8 +138,13 @@ def may_wake(state: State, now_s: float, plan: Plan, seen: Seen) -> bool:
     """May the servers be woken: had everybody his time to go down, and can the battery carry another outage?"""
     if state.line_from_s is None or (not state.cycled and now_s < down_s(state, plan, seen)):
         return False
-    charged = state.charge_pct is not None and state.charge_pct >= plan.wake_charge_pct
-    return charged or line_s(state) >= plan.wake_after_s
+    return charged(state, plan) or line_s(state) >= plan.wake_after_s
+
+
+def charged(state: State, plan: Plan) -> bool:
+    """Can the battery carry another outage, by the unit's own word? What is guessed of a voltage is full as soon as
+    the charger lifts that."""
+    return state.charge_pct is not None and not state.charge_guessed and state.charge_pct >= plan.wake_charge_pct
 
 
 def _recovery(state: State, now_s: float, plan: Plan, seen: Seen, effects: list[Effect]) -> State:

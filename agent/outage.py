@@ -79,6 +79,7 @@ class State:
     runtime_s: float | None = None  # as last believed, as are charge and low
     charge_pct: float | None = None
     low: bool = False
+    charge_guessed: bool = False
     said_runtime_s: float | None = None  # by the last frame alone
     said_charge_pct: float | None = None
     said_low: bool = False

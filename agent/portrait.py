@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .afterwards import line_s
+from .afterwards import charged, line_s
 from .config import Config, Stage
 from .curve import Curve
 from .forecast import Expectation, countdown, expect
@@ -122,5 +122,4 @@ def _wake_in_s(facts: Facts) -> float | None:
     if state.waking:
         return 0.0
     had_time_s = 0.0 if state.cycled else down_s(state, plan, facts.seen) - facts.now_s
-    charged = state.charge_pct is not None and state.charge_pct >= plan.wake_charge_pct
-    return max(0.0, had_time_s, 0.0 if charged else plan.wake_after_s - line_s(state))
+    return max(0.0, had_time_s, 0.0 if charged(state, plan) else plan.wake_after_s - line_s(state))

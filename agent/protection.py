@@ -131,6 +131,7 @@ def _take(state: State, look: Status) -> State:
         last_frame_s=now_s,
         runtime_s=runtime_s,
         charge_pct=_milder(said.charge_pct, None if gap else state.said_charge_pct, on_battery=battery),
+        charge_guessed="charge_pct" in said.estimated,
         low=low and state.said_low and not gap,
         said_runtime_s=said.runtime_s,
         said_charge_pct=said.charge_pct,

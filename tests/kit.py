@@ -76,6 +76,7 @@ def look(
     charge_pct: float | None = 100.0,
     volts: float | None = None,
     flags: frozenset[Condition] = frozenset(),
+    guessed: frozenset[str] = frozenset(),
     at_s: float = 0.0,
 ) -> Status:
     """A plausible frame."""
@@ -86,7 +87,7 @@ def look(
         source=source,
         inputs=(Line(voltage_v=volts, frequency_hz=50.0),),
         outputs=(Line(voltage_v=230.0, load_pct=30.0),),
-        battery=Battery(charge_pct=charge_pct, runtime_s=runtime_s, low=low),
+        battery=Battery(charge_pct=charge_pct, runtime_s=runtime_s, low=low, estimated=guessed),
         rating=Rating(input_voltage_v=230.0),
         flags=flags,
     )

@@ -378,6 +378,14 @@ def test_the_recovery_waits_for_the_servers_time_and_for_charge_or_time_on_line(
     assert drive.at("waking") == pytest.approx(361.0, abs=1)
 
 
+def test_a_charge_that_is_guessed_of_a_voltage_wakes_nobody_before_the_time_on_line() -> None:
+    drive = Drive().frames(61)
+    drive.seen = Seen(all_back=False)
+    drive.frames(400, MAINS, charge_pct=100.0, guessed=frozenset({"charge_pct"}))
+    line_s = drive.at("mains-back") - 10.0
+    assert drive.at("waking") - line_s == pytest.approx(300.0, abs=1)
+
+
 def test_in_the_recovery_only_the_mains_counts_as_time_on_line() -> None:
     drive = Drive().frames(61)
     drive.seen = Seen(all_back=False)
