@@ -177,16 +177,16 @@ def test_the_forecast_is_what_protection_does_on_an_ideal_battery(
     at = played(play)
     for name, due_s in expected.stages.items():
         if due_s is None:
-            assert name not in at or at[name] >= rest_s - 2
+            assert name not in at or at[name] >= rest_s - 3
         else:
-            assert at[name] == pytest.approx(due_s, abs=2.0)
+            assert at[name] == pytest.approx(due_s, abs=3.0)  # two frames must say so
     counts = [s.name for s in plan.stages if s.name in plan.needs_s or local_needs_s]
     if not counts or any(expected.stages.get(name, 0.0) is None for name in counts):
         assert expected.forecast.down_s is None and expected.forecast.margin_s is None
         return
     down_s = max(0.0, *(at[name] + plan.needs_s.get(name, 0.0) for name in counts)) + local_needs_s
-    assert expected.forecast.down_s == pytest.approx(down_s, abs=2.0)
-    assert expected.forecast.margin_s == pytest.approx(rest_s - down_s, abs=4.0)
+    assert expected.forecast.down_s == pytest.approx(down_s, abs=3.0)
+    assert expected.forecast.margin_s == pytest.approx(rest_s - down_s, abs=5.0)
 
 
 TWO = (Stage(name="a", on_battery_s=60), Stage(name="b", on_battery_s=600))
