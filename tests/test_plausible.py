@@ -107,6 +107,13 @@ def test_a_rating_that_no_ups_has_is_unknown(name: str, value: float) -> None:
     assert status.rating == replace(rated.rating, **{name: None}) and list(odd) == [f"rating {name}"]
 
 
+def test_what_cannot_be_is_no_estimate_either() -> None:
+    guessed = replace(GOOD, battery=replace(GOOD.battery, estimated=frozenset(("voltage_v", "charge_pct"))))
+    assert believable(guessed)[0].battery.estimated == {"voltage_v", "charge_pct"}
+    status, _ = believable(replace(guessed, battery=replace(guessed.battery, voltage_v=2.28)))
+    assert status.battery.voltage_v is None and status.battery.estimated == {"charge_pct"}
+
+
 def test_it_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "agent.ups")
 
