@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ READS = 3  # of each driver at each place that answers; of one that does not, TR
 TRIES = 2
 GOOD, LEAD = 0.75, 0.2  # the least score, and how far ahead of another driver at the same place it must be
 AGAIN_S = 30.0  # after it did not know
+DEAF_S, DEAF_GAP_S = (
+    300.0,
+    60.0,
+)  # so long chosen again and again, at most so far apart: what is remembered is not there
 NETWORK = ("modbus", "upsd", "snmp")  # links to a host; each is asked at its usual port
 MEMORY, MEMORY_LIMIT_BYTES = "detected.json", 4096
 
@@ -297,13 +302,14 @@ class Auto:
         self._steps: Iterator[str] | None = None
         self._look: Look | None = None
         self._not_before_s, self._words = 0.0, ""
+        self._chosen_s = self._deaf_from_s = -math.inf
 
     def choose(self) -> Found:
         """What to open now. LinkError while it looks, one step a call, and while it does not know."""
         found = self._remembered()
-        if found is not None:
+        if found is not None and not self._is_deaf(found):
             return found
-        if self._now() < self._not_before_s:
+        if found is None and self._now() < self._not_before_s:
             raise LinkError(self._words)
         if self._steps is None or self._look is None:
             self._look = Look(
@@ -312,7 +318,9 @@ class Auto:
             self._steps = self._look.steps()
         for step in self._steps:
             raise LinkError(f"looking for the UPS: {step}")
-        report, self._steps = self._look.report(), None
+        report, self._steps, self._chosen_s = self._look.report(), None, -math.inf
+        if report.found is None and found is not None:
+            return found
         if report.found is None:
             self._words = "; ".join((f"no UPS known: {report.words}", *report.skipped))
             self._not_before_s = self._now() + AGAIN_S
@@ -336,6 +344,20 @@ class Auto:
         if port and self._only and os.path.realpath(self._only) != os.path.realpath(port):
             return None
         return found
+
+    def _is_deaf(self, found: Found) -> bool:
+        """Has the serial line of `found` been opened again and again without an answer? Another UPS may hang on it,
+        which a line, unlike USB, does not tell."""
+        if self._steps is not None:
+            return True
+        now_s = self._now()
+        if now_s - self._chosen_s > DEAF_GAP_S:
+            self._deaf_from_s = now_s
+        self._chosen_s = now_s
+        if "port" not in found.section or now_s - self._deaf_from_s < DEAF_S:
+            return False
+        log.info("detect: %s has not answered for %.0f s: the UPS is looked for anew", found.driver, DEAF_S)
+        return True
 
     def _another(self, found: Found) -> str:
         """What is there with the USB ids of `found` but other strings; "" if it is there, or absent."""

@@ -306,6 +306,31 @@ def test_auto_says_what_it_does_not_know_and_looks_again_after_a_while(tmp_path:
     assert settle(auto).section["dialect"] == "megatec"
 
 
+def test_another_ups_on_the_same_serial_line_is_found_after_five_minutes_of_silence(tmp_path: Path) -> None:
+    bench = Bench(serial=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
+    auto = Auto(tmp_path, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    before = settle(auto)
+    assert before.section["dialect"] == "voltronic"
+    bench.now_s += 86400.0  # it worked for a day
+    bench.links["serial"], bench.opened = SpeakerLink(SPEAKERS["megatec"], Unit(0.0)), []
+    for _ in range(19):  # tried again, each 15 s
+        assert auto.choose() == before and bench.opened == []
+        bench.now_s += 15.0
+    bench.now_s += 15.0
+    assert settle(auto).section["dialect"] == "megatec" and bench.opened
+
+
+def test_a_ups_that_is_silent_for_long_is_looked_for_and_stays_remembered(tmp_path: Path) -> None:
+    bench = Bench(serial=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
+    auto = Auto(tmp_path, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    before = settle(auto)
+    bench.links["serial"] = ScriptLink({})
+    for _ in range(60):
+        bench.now_s += 15.0
+        assert settle(auto) == before
+    assert 2 <= sum(kind.startswith("serial") for kind in bench.opened[1:]) <= 40
+
+
 def test_a_usb_unit_without_a_serial_number_is_remembered_by_its_ids_and_strings(tmp_path: Path) -> None:
     one = Identity(0x0665, 0x5161, "INNO TECH", "USB to Serial", "", "1-2")
     bench = Bench(usb=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
