@@ -1,6 +1,6 @@
 """Which test of the UPS began last, by an order or by itself. No UPS says so: it is told from the events. Pure.
 
-Its use is RFC 1628's upsTestId, which names the running test, or the last one.
+Its use is RFC 1628's upsTestId.
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ _OF_TEST = (
     "upsTestElapsedTime",
 )  # fmt: skip
 _UNKNOWN = ber.NO_SUCH_INSTANCE  # what a GET says of it in versions 2c and 3
-_OBJECTS: Mapping[str, Object] = {o.name: o for o in upsmib.MEASURED}
+_OBJECTS: dict[str, Object] = {o.name: o for o in upsmib.MEASURED}
+#: a notification of a test that is over still names it
+_OBJECTS["upsTestId"] = _OBJECTS["upsTestId"]._replace(read=upsmib.last_test_id)
 
 
 @dataclass(frozen=True, slots=True)

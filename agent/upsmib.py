@@ -130,15 +130,24 @@ def _test(look: Look) -> Test:
 
 
 def _test_id(look: Look) -> Oid | None:
-    """RFC 1628: the name of the running test, or of the last. What the UPS began itself, or nobody remembers, is the
+    """RFC 1628: the name of the running test. It would allow that of the last one, too, but NUT's snmp-ups takes that
+    for a test that goes on, and its upsmon shuts nobody down during a calibration."""
+    kept, now_s = look.written, look.now_s
+    ordered = kept is not None and kept.test_id is not None and now_s <= kept.test_s + ORDER_WITHIN_S
+    if ordered or _holds(look, Condition.TEST_RUNNING) or _test(look).result is TestResult.RUNNING:
+        return last_test_id(look)
+    return NO_TESTS_INITIATED
+
+
+def last_test_id(look: Look) -> Oid:
+    """The name of the running test, or of the last. What the UPS began itself, or nobody remembers, is the
     maker's standard test."""
     kept, began_s = look.written, look.view.test_s
     if kept is not None and kept.test_id and (began_s is None or began_s <= kept.test_s + ORDER_WITHIN_S):
         return kept.test_id
     if began_s is not None:
         return (*TESTS, _TEST_NUMBERS.get(look.view.test_order, GENERAL_TEST))
-    none = _test(look).result is TestResult.NONE and not _holds(look, Condition.TEST_RUNNING)
-    return NO_TESTS_INITIATED if none else (*TESTS, GENERAL_TEST)
+    return (*TESTS, GENERAL_TEST)
 
 
 def _test_start(look: Look) -> int | None:

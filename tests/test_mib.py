@@ -311,7 +311,7 @@ def test_load_is_clamped_to_200_percent() -> None:
     assert ups(view(loaded))["upsOutputVoltage.1"] == 0
 
 
-GENERAL = f"{UPS}.7.7.3"
+NO_TEST, GENERAL = f"{UPS}.7.7.1", f"{UPS}.7.7.3"
 
 
 def test_a_running_test_tells_its_start_and_the_time_since() -> None:
@@ -324,7 +324,7 @@ def test_a_running_test_tells_its_start_and_the_time_since() -> None:
 
 def test_a_finished_test_tells_its_result_and_nothing_unknown() -> None:
     found = ups(view(replace(ON_LINE, test=Test(result=TestResult.PASSED))))
-    assert found["upsTestResultsSummary"] == 1 and found["upsTestId"] == GENERAL
+    assert found["upsTestResultsSummary"] == 1 and found["upsTestId"] == NO_TEST
     assert not {"upsTestStartTime", "upsTestElapsedTime"} & found.keys()
 
 
@@ -333,7 +333,7 @@ def test_a_finished_test_tells_its_result_and_nothing_unknown() -> None:
     [(Command.TEST_QUICK, 4), (Command.TEST_MINUTES, 4), (Command.TEST_DEEP, 5), (None, 3)],
 )
 @pytest.mark.parametrize("running", [True, False])
-def test_a_test_that_others_began_has_its_name_while_it_runs_and_afterwards(
+def test_a_test_that_others_began_has_its_name_while_it_runs_and_its_start_afterwards(
     order: Command | None, number: int, running: bool
 ) -> None:
     result = TestResult.RUNNING if running else TestResult.PASSED
@@ -342,7 +342,9 @@ def test_a_test_that_others_began_has_its_name_while_it_runs_and_afterwards(
         test_order=order.value if order else "", test_s=101.0,
     )  # fmt: skip
     found = ups(shown, now_s=104.0)
-    assert found["upsTestId"] == f"{UPS}.7.7.{number}" and found["upsTestStartTime"] == 100
+    # NUT takes the name of a calibration that is over for one that goes on, in which no outage counts
+    assert found["upsTestId"] == (f"{UPS}.7.7.{number}" if running else NO_TEST)
+    assert found["upsTestStartTime"] == 100
 
 
 def test_no_countdown_is_claimed_absent_while_one_runs() -> None:

@@ -146,6 +146,7 @@ def test_the_end_of_a_test_has_a_notification_of_its_own_and_no_other(core: Core
     assert core.turn(10) == []
     core.happens("ended", Condition.TEST_RUNNING)
     assert core.turn(10) == [TEST_COMPLETED] and len(core.last[0][1]) == 7
+    assert ber.arcs(core.last[0][1][f"{UPS}.7.1.0"])[-1] == 3, "it names the test, though none runs now"
 
 
 def test_each_test_is_told_with_its_own_result(tmp_path: Path) -> None:
