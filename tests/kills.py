@@ -81,6 +81,7 @@ class Installation:
         config = self.folder / "c.toml"
         config.write_text(
             f'[agent]\nstate_dir = "{self.folder}/state"\nrun_dir = "{self.folder}/run"\nmode = "armed"\n'
+            "wake_after_s = 5\n"  # its charge is guessed: that wakes nobody
             f'[ups]\ndriver = "megatec"\nport = "{self.folder}/ups"\npoll_s = 0.2\n'
             f'[web]\nlisten = "127.0.0.1:{free_port()}"\n'
             f'[[stage]]\nname = "early"\non_battery_s = {STAGE_S}\n[[stage]]\nname = "late"\n{servers}'
