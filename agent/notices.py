@@ -42,6 +42,7 @@ _OF_TEST = (
     "upsTestId", "upsTestSpinLock", "upsTestResultsSummary", "upsTestResultsDetail", "upsTestStartTime",
     "upsTestElapsedTime",
 )  # fmt: skip
+FIRST_WORD_S = 30.0  # so long after the start of the faces a core that was never heard is no lost one
 _UNKNOWN = ber.NO_SUCH_INSTANCE  # what a GET says of it in versions 2c and 3
 _OBJECTS: dict[str, Object] = {o.name: o for o in upsmib.MEASURED}
 #: a notification of a test that is over still names it
@@ -97,6 +98,7 @@ class Watch:
         self.open: dict[int, int] = dict(open_ or {})  # alarm's number -> upsAlarmId
         self._battery_s: float | None = None  # when "on battery" was told last
         self._links: dict[int, tuple[int, int]] | None = None  # ifIndex -> ifAdminStatus, ifOperStatus
+        self._heard = False  # the core, since this start
         self._last: dict[str, bytes] = {}  # scalar that goes with a notice -> its last known value
 
     def events(self, events: Iterable[Event], look: Look, last_id: int) -> list[Notice]:
@@ -141,6 +143,9 @@ class Watch:
         """A core that is silent is a lost UPS to managers; of that there is no event."""
         number = ALARM_NUMBER[Condition.COMM_LOST]
         gone = any(a.condition is Condition.NO_CORE for a in look.view.conditions)
+        self._heard = self._heard or not gone
+        if not self._heard and look.now_s - look.started_s < FIRST_WORD_S:
+            return []  # at the machine's start the faces may be there first
         lost = gone or any(a.condition is Condition.COMM_LOST for a in look.view.conditions)
         began = gone and number not in self.open
         if not began and (lost or number not in self.open):

@@ -352,10 +352,29 @@ def test_what_was_known_of_an_outage_or_a_test_is_not_told_of_the_next() -> None
 
 def test_a_silent_core_is_told_in_the_private_tree_too() -> None:
     watch, silent = notices.Watch(0), view(None, since(Condition.NO_CORE, 1.0))
-    shown = Look(silent, NOTHING, 5.0, 0.0, {}, upsman=True)
+    shown = Look(silent, NOTHING, 50.0, 0.0, {}, upsman=True)
     assert notices.Watch(0).core(shown._replace(upsman=False), 0)[0].trap[-1] == 3
     assert watch.core(shown, 0)[0].trap == (*upsman.TRAPS, 1)
     assert watch.core(shown._replace(view=view(ON_LINE)), 0)[0].trap == (*upsman.TRAPS, 4)
+
+
+def test_a_core_that_starts_after_the_faces_is_no_lost_ups_for_half_a_minute(core: Core) -> None:
+    here: View = core.stage.view
+    core.stage.view = view(None, since(Condition.NO_CORE, core.stage.now_s))
+    core.silent = True
+    first = core.turn(0)
+    assert ADDED not in first + core.turn(10)
+    core.stage.view, core.silent = here, False
+    assert not {ADDED, REMOVED} & set(core.turn(10) + core.turn(10))
+    core.stage.view = view(None, since(Condition.NO_CORE, core.stage.now_s))
+    assert core.turn() == [ADDED], "it was heard before: then it counts at once"
+
+
+def test_a_core_that_never_comes_is_a_lost_ups_after_half_a_minute(core: Core) -> None:
+    core.stage.view = view(None, since(Condition.NO_CORE, core.stage.now_s))
+    core.silent = True
+    core.turn(0)
+    assert ADDED in core.turn(notices.FIRST_WORD_S + 1)
 
 
 def test_a_new_log_begins_with_what_holds_now(core: Core) -> None:
