@@ -20,6 +20,7 @@ from agent import hidraw
 from agent.drivers import usbhid
 from agent.model import Driver, LinkError
 from agent.ups import Polled, Ups
+from agent.usbport import Rescue
 
 NUT = "/lib/nut/usbhid-ups"
 UPS_USER, DIALOUT = 1000, 20
@@ -103,8 +104,8 @@ def child(what: str, section: dict[str, str]) -> list[str]:
     return [sys.executable, "-m", "tests.usbguest.inside", what, json.dumps(section)]
 
 
-def connect(section: dict[str, str]) -> Driver:
-    link = hidraw.open(section, time.monotonic)
+def connect(section: dict[str, str], meant: hidraw.Meant) -> Driver:
+    link = hidraw.open(section, time.monotonic, meant=meant)
     try:
         return usbhid.connect(section, link, time.monotonic)
     except LinkError:
@@ -151,7 +152,8 @@ def watch(section: dict[str, str]) -> None:
             last[0] = now
             tell(source=source, remedy=now[1], error=polled.error)
 
-    ups = Ups(lambda: connect(section), take, 2.0, hidraw.BACK_OFF_S)
+    rescue = Rescue(time.monotonic)
+    ups = Ups(lambda: connect(section, rescue.meant), take, 2.0, hidraw.BACK_OFF_S, rescue)
     thread = threading.Thread(target=ups.run, args=(stop,), daemon=True)
     thread.start()
     sys.stdin.read()
