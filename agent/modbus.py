@@ -17,6 +17,7 @@ import ipaddress
 import select
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -175,7 +176,7 @@ class Below(Protocol):
     def close(self) -> None: ...
 
 
-class ModbusLink:
+class ModbusLink(ABC):
     """What all three share. After silence or nonsense the link is dead: what comes late would be taken for the next
     answer (RTU and USB number no request). A refusal is an answer."""
 
@@ -198,8 +199,9 @@ class ModbusLink:
             self._dead = str(e)
             raise
 
+    @abstractmethod
     def _exchange(self, command: bytes, within_s: float) -> Reply:
-        raise NotImplementedError
+        """The answer's PDU. LinkError: none in time, or none that can be read."""
 
     def send(self, command: bytes) -> None:
         """Every request to one unit has an answer, and one that nobody awaits would be taken for the next."""
