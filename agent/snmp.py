@@ -233,7 +233,7 @@ class Agent:
         look, table = self.seen(now_s)
         writer = f"community {community.label}" if community.writes else ""
         reply = pdu.answer(header, request, table, look, counts, self._budget_bytes, writer)
-        if not writer:
+        if request.tag == ber.SET and not writer:
             self._no_access(f"community {community.label}", host, request)
         if reply is None:
             raise _RefusedError("no request")
@@ -251,7 +251,7 @@ class Agent:
             look, table = self.seen(now_s)
             writer = f"user {user.name}" if user.writes else ""
             reply = pdu.answer(header, request, table, look, self.counts, room, writer)
-            if not writer:
+            if request.tag == ber.SET and not writer:
                 self._no_access(f"user {user.name}", host, request)
             return reply
 
