@@ -33,7 +33,7 @@ from ..model import (
     Test,
     TestResult,
 )  # fmt: skip
-from ..q1.orders import check_arguments
+from ..q1.orders import check_arguments, countdown_not_seen
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ AGAIN_S = 300.0  # a block that the unit refuses is asked again after so long
 DELAY_S = (0.0, 32767.0)
 OFF_DELAY, ON_DELAY, OUTLETS, BATTERY_TEST, CALIBRATION = 1029, 1030, 1538, 1541, 1542
 OFF_TIMER = 155  # seconds until the main group is off; below 0: it does not count
-LOOKS = 3  # whether it counts, or has stopped
 #: which outlet groups there are: bit 0 the main one, then switched ones. Each has a state (3, +3), a name (604, +8)
 #: and delays (+5) of its own
 GROUPS, GROUP_STATE, GROUP_NAME, DELAY_STEP, SWITCHED = 590, 3, 604, 5, (1, 2, 3)
@@ -205,24 +204,21 @@ class ApcModbus:
         except Refused as e:
             raise OrderError(f"{command.value}: {e}") from e
         wanted = COUNTS_DOWN.get(command)
-        return None if wanted is None or (wanted and values[0] == 0) else self._not_seen(wanted)
+        if wanted is None or (wanted and values[0] == 0):
+            return None
+        return countdown_not_seen(self._counts, wanted) or None
 
     def close(self) -> None:
         """Give the line back."""
         self._link.close()
 
-    def _not_seen(self, wanted: bool) -> str | None:
-        """Look up to LOOKS times whether the countdown is as `wanted`; what to say if not, of a unit that has one."""
-        for _ in range(LOOKS):
-            try:
-                (left,), _ = self._read((OFF_TIMER, 1))
-            except Refused:
-                return None
-            except LinkError as e:  # the order was taken all the same
-                return f"it was not seen whether it counts down: {e}"
-            if (0 < left < 0x8000) is wanted:
-                return None
-        return "the UPS shows no countdown" if wanted else "the UPS still shows a countdown"
+    def _counts(self) -> bool | None:
+        """Whether the main group counts down; None: this unit does not say."""
+        try:
+            (left,), _ = self._read((OFF_TIMER, 1))
+        except Refused:
+            return None
+        return 0 < left < 0x8000
 
     def _test(self, orders: Sequence[tuple[int, int]]) -> None:
         """All of them; of several, such as the abort of either test, one must be taken. Refused."""

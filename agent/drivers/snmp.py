@@ -18,7 +18,7 @@ from typing import Any
 from .. import ber
 from ..cards import Card
 from ..model import Command, Condition, Driver, Link, LinkError, Option, OrderError, Status
-from ..q1.orders import check_arguments
+from ..q1.orders import check_arguments, countdown_not_seen
 from ..snmplook import Value, look, places, whole_oid
 from ..snmptables import TABLES, Alarms, Table
 
@@ -56,7 +56,6 @@ CARDS = tuple(
 POLL_WITHIN_S, ASK_WITHIN_S, ORDER_WITHIN_S, PROBE_WITHIN_S = 4.5, 2.5, 1.2, 0.9
 NAMES_AT_ONCE = 24  # with long texts their values still fit in one datagram
 ALARMS_LIMIT = 72  # rows of a table of alarms; what is behind them is not looked at
-LOOKS = 3  # whether a countdown began
 LOOK_AGAIN_S = 60.0  # which objects there are
 TEXT_LIMIT = 128
 TOO_BIG, NO_SUCH_NAME = 1, 2
@@ -178,19 +177,12 @@ class Snmp:
                 raise OrderError(f"the agent refused it: {word}{remedy}")
         parts = (part.partition("=") for step in self._table.orders[command] for part in step.split())
         timers = [whole_oid(name) for name, _, word in parts if word == "delay"]
-        return self._not_seen(timers, end_s) if timers else None
+        return (countdown_not_seen(lambda: self._count(timers, end_s), True) or None) if timers else None
 
-    def _not_seen(self, timers: list[ber.Oid], end_s: float) -> str | None:
-        """Look up to LOOKS times whether what was written counts: -1 says that it does not."""
-        for _ in range(LOOKS):
-            try:
-                answer = self._link.ask(request(ber.GET, timers), within_s=min(ORDER_WITHIN_S, self._left_s(end_s)))
-                said = _values(answer.data)[0]
-            except LinkError as e:
-                return f"it was not seen whether it counts down: {e}"
-            if not any(value == -1 for value in said.values()):
-                return None
-        return "the UPS shows no countdown"
+    def _count(self, timers: list[ber.Oid], end_s: float) -> bool:
+        """Whether what was written counts: -1 says that it does not."""
+        answer = self._link.ask(request(ber.GET, timers), within_s=min(ORDER_WITHIN_S, self._left_s(end_s)))
+        return all(value != -1 for value in _values(answer.data)[0].values())
 
     def close(self) -> None:
         """Give the socket back."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..model import Command, OrderError
+from ..model import Command, LinkError, OrderError
 
 RETURN_DELAY_S = (0.0, 9999 * 60.0)
 RETURN_MINUTES_MIN = 3  # early GE units that got R0001 or R0002 never came back (NUT, blazer)
 TEST_MINUTES = (1, 99)
+LOOKS = 3  # whether a countdown began, or ended
 _TIMES = re.compile(rb"S(\.\d|\d\d)(?:R(\d{4}))?\r")
 
 
@@ -146,6 +147,19 @@ def example(command: Command, orders: Orders) -> bytes:
 def _off_delay(delay_s: float) -> bytes:
     sixths = math.ceil(delay_s / 6)
     return b".%d" % sixths if sixths <= 9 else b"%02d" % math.ceil(delay_s / 60)
+
+
+def countdown_not_seen(counts: Callable[[], bool | None], wanted: bool) -> str:
+    """Look up to LOOKS times whether the countdown is as `wanted`; what to say if it is not. `counts()` asks the unit
+    whether it counts down; None: it does not show that."""
+    for _ in range(LOOKS):
+        try:
+            seen = counts()
+        except LinkError as e:  # the order was taken all the same
+            return f"it was not seen whether it counts down: {e}"
+        if seen in (None, wanted):
+            return ""
+    return "the UPS shows no countdown" if wanted else "the UPS still shows a countdown"
 
 
 def check_arguments(command: Command, args: Mapping[str, Any], **ranges: tuple[float, float]) -> list[float]:

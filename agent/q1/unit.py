@@ -14,7 +14,7 @@ from ..model import Command, Link, LinkError, OrderError, Status, Test, TestResu
 from . import meaning
 from .find import find, is_refusal
 from .form import Facts
-from .orders import check_arguments, encode, example, remark
+from .orders import check_arguments, countdown_not_seen, encode, example, remark
 from .table import Dialect, Query
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ EXTRA_WITHIN_S = 1.5  # for what not every unit has
 EXTRA_TRIES = 3
 REST_POLLS = 60  # then a question that is asked in each poll is left out for so many
 LATE_WITHIN_S = 1.0  # after silence the line is left alone for so long
-LOOKS = 3  # whether a countdown began, or ended
 COUNTS_DOWN = {
     Command.SHUTDOWN_RETURN: True,
     Command.SHUTDOWN_STAY_OFF: True,
@@ -242,15 +241,17 @@ class Unit:
         return facts, "" if clear else f"the answer to {word} says neither yes nor no: {answer[:80]!r}"
 
     def _not_seen(self, dialect: Dialect, wanted: bool | None, facts: Facts) -> str:
-        """Look LOOKS times whether the countdown is as `wanted`; what to say if it is not and the unit shows it."""
-        for looks in range(LOOKS):
-            try:
-                facts = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)[0] if looks else facts
-            except LinkError as e:  # the order was taken all the same
-                return f"it was not seen whether it counts down: {e}"
-            if wanted is None or facts.get("shutdown_active") in (None, wanted):
-                return ""
-        return "the UPS shows no countdown" if wanted else "the UPS still shows a countdown"
+        """See countdown_not_seen; the first look is at `facts`, which came after the order."""
+        given = iter((facts,))
+
+        def counts() -> bool | None:
+            found = next(given, None)
+            if found is None:
+                found = self._ask_status(dialect, self._now() + STATUS_WITHIN_S)[0]
+            active = found.get("shutdown_active")
+            return None if active is None else bool(active)
+
+        return "" if wanted is None else countdown_not_seen(counts, wanted)
 
     def _set_beeper(self, dialect: Dialect, toggle: bytes, on: bool) -> None:
         """There is only a toggle: read, toggle, read again."""
