@@ -31,6 +31,7 @@ LOST_WAIT_S = 10.0  # before a lost report is asked again; doubled each time
 LOST_WAIT_LIMIT_S = 640.0
 REFUSED_WAIT_S = 1.0  # some refuse at first, when they have just come back; then ten times as long each time
 REFUSED_WAIT_LIMIT_S = 3600.0
+NEW_S = 0.5  # an interrupt report that came in so shortly before is as good as asking
 INPUTS_LIMIT = 64  # interrupt reports taken in one poll
 
 Key = tuple[str, int]  # (feature | input, report id)
@@ -113,6 +114,9 @@ class Reader:
             if fresh:
                 taken_s, asked = self._ask_mains(fresh)
                 self._ask_vital(fresh, asked)
+        place = self._place("ac") or self._place("discharging")
+        if place is not None and place.input is not None and place.input.report in self._take_inputs():
+            return self._seen["input", place.input.report].received_s  # nobody is woken for what is read already
         return taken_s
 
     def numbers(self) -> dict[str, float]:
@@ -145,13 +149,15 @@ class Reader:
         return tuple(hid.value(one[1], one[2]) if one is not None else None for one in newest)
 
     def _take_inputs(self) -> set[int]:
-        """The ids of the interrupt reports that have come in."""
+        """The ids of the interrupt reports that have just come in. Some links read them while they ask: one can have
+        waited since the last poll."""
         fresh: set[int] = set()
         for reply in self._link.inputs(INPUTS_LIMIT) if self._quirk.interrupts else ():
             described = self.descriptor.lengths.get(("input", reply.data[0])) if reply.data else None
             if described is not None and len(reply.data) >= described:
                 self._seen["input", reply.data[0]] = reply
-                fresh.add(reply.data[0])
+                if self._now() - reply.received_s <= NEW_S:
+                    fresh.add(reply.data[0])
         return fresh
 
     def _ask_mains(self, fresh: set[int]) -> tuple[float, set[Key]]:

@@ -129,6 +129,38 @@ def test_a_mains_failure_is_told_unasked(line: ShutScript) -> None:
     assert made.poll().source is Source.MAINS
 
 
+def test_a_report_that_ends_while_something_is_asked_is_no_answer_to_the_next_poll(line: ShutScript) -> None:
+    made, read = ready(line), line.read
+    line.there.mains(False)
+    line.read = lambda limit, within_s: read(min(limit, 3), within_s)  # type: ignore[method-assign]  # as it comes in
+    assert made.poll().source is Source.BATTERY and not line.there.told
+    line.now_s += 10.0
+    began_s = line.now_s
+    assert made.poll().taken_s >= began_s
+
+
+def test_news_that_come_at_the_end_of_a_poll_are_in_its_status(line: ShutScript) -> None:
+    made = ready(line)
+    for _ in range(6):
+        line.now_s += 10.0
+        made.poll()
+    before = len(line.there.requests)
+    made.poll()  # so soon, nothing is measured
+    last, hear = 2 * len(line.there.requests) - before, line.there.hear
+
+    def late(data: bytes) -> bytes:
+        said = hear(data)
+        if len(line.there.requests) == last and not line.there.told:
+            line.there.mains(False)
+        return said
+
+    line.there.hear = late  # type: ignore[method-assign]
+    began_s = line.now_s
+    status = made.poll()
+    assert len(line.there.requests) == last
+    assert status.source is Source.BATTERY and began_s <= status.taken_s <= line.now_s
+
+
 def test_a_damaged_frame_is_asked_for_again(line: ShutScript) -> None:
     made = ready(line)
     line.there.damage = 1
