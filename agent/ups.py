@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import select
@@ -75,7 +76,7 @@ class Ups:
         self._failed_polls = 0
         self._openings = 0  # failed ones in a row
         self._open_at_s = 0.0
-        self._hurry_s = 0.0
+        self._hurry_s = math.inf  # not later than this
         self._polled_s = 0.0
         self._oddities = Oddities()
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
@@ -123,7 +124,8 @@ class Ups:
             pass  # it is already awake
 
     def hurry(self, at_s: float) -> None:
-        """Poll at this monotonic second, if that is before the next regular poll."""
+        """Poll at this monotonic second, if that is before the next regular poll; at once if it has passed: a slow
+        poll may have taken longer."""
         self._hurry_s = at_s
         self.wake()
 
@@ -132,12 +134,13 @@ class Ups:
         next_s = time.monotonic()
         while not stop.is_set():
             now_s = self.turned_s = time.monotonic()
-            if now_s >= next_s:
+            due_s = min(next_s, self._hurry_s)
+            if now_s >= due_s:
+                if now_s >= self._hurry_s:
+                    self._hurry_s = math.inf  # before the poll: what it brings may ask for the next one
                 self._poll()
-                next_s = max(next_s + self._poll_s, time.monotonic() - self._poll_s)
-            if now_s < self._hurry_s < next_s:
-                next_s = self._hurry_s
-            woken = self._wait(max(0.0, next_s - time.monotonic()))
+                next_s = max(due_s + self._poll_s, time.monotonic() - self._poll_s)
+            woken = self._wait(max(0.0, min(next_s, self._hurry_s) - time.monotonic()))
             if self._serve_orders() or woken:
                 next_s = time.monotonic()
         if self._driver is not None:
@@ -163,6 +166,7 @@ class Ups:
         try:
             if self._driver is None:
                 if time.monotonic() < self._open_at_s:
+                    self._hurry_s = self._open_at_s
                     return
                 self._rescue.before_open()
                 self._driver = self._opener()

@@ -175,6 +175,37 @@ def test_a_poll_can_be_hurried_and_then_the_pace_goes_on() -> None:
         assert polled[1].status is not None and 0 <= polled[1].status.taken_s - at_s < 0.05
 
 
+def test_a_second_that_has_passed_when_a_slow_poll_is_over_is_now() -> None:
+    class Slow(Fake):
+        def poll(self) -> Status:
+            began_s = time.monotonic()
+            time.sleep(0.05)
+            return look(at_s=began_s)
+
+    polled: list[Polled] = []
+    came = threading.Event()
+
+    def take(one: Polled) -> None:
+        polled.append(one)
+        came.set()
+
+    ups, stop = Ups(lambda: Slow([]), take, 10.0), threading.Event()
+    thread = threading.Thread(target=ups.run, args=(stop,))
+    thread.start()
+    try:
+        assert came.wait(1.0)
+        first = polled[0].status
+        assert first is not None
+        ups.hurry(first.taken_s + 0.03)
+        until(lambda: len(polled) == 2, 1.0)
+        time.sleep(0.15)
+        assert len(polled) == 2  # once, and then the pace goes on
+    finally:
+        stop.set()
+        ups.wake()
+        thread.join()
+
+
 def test_a_ups_that_wakes_without_end_is_polled_some_twenty_times_a_second() -> None:
     wake_r, wake_w = os.pipe()
     os.write(wake_w, b"x")  # nobody reads it: always readable
