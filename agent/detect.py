@@ -13,7 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,10 +31,7 @@ READS = 3  # of each driver at each place that answers; of one that does not, TR
 TRIES = 2
 GOOD, LEAD = 0.75, 0.2  # the least score, and how far ahead of another driver at the same place it must be
 AGAIN_S = 30.0  # after it did not know
-DEAF_S, DEAF_GAP_S = (
-    300.0,
-    60.0,
-)  # so long chosen again and again, at most so far apart: what is remembered is not there
+DEAF_S, DEAF_GAP_S = 300.0, 60.0  # so long chosen again and again, at most so far apart: it does not answer
 NETWORK = ("modbus", "upsd", "snmp")  # links to a host; each is asked at its usual port
 MEMORY, MEMORY_LIMIT_BYTES = "detected.json", 4096
 
@@ -301,8 +298,10 @@ class Auto:
         self._serial_ok, self._only = bool(section.get("serial_ok")), str(section.get("port") or "")
         self._steps: Iterator[str] | None = None
         self._look: Look | None = None
+        self._instead_of: Found | None = None  # what is remembered, and the look is for what hangs there now
         self._not_before_s, self._words = 0.0, ""
         self._chosen_s = self._deaf_from_s = -math.inf
+        self._told = False  # that it has not answered
 
     def choose(self) -> Found:
         """What to open now. LinkError while it looks, one step a call, and while it does not know."""
@@ -312,13 +311,13 @@ class Auto:
         if found is None and self._now() < self._not_before_s:
             raise LinkError(self._words)
         if self._steps is None or self._look is None:
-            self._look = Look(
-                self._open_link, self._now, serial_ok=self._serial_ok, only=self._only, around=self._around
-            )
-            self._steps = self._look.steps()
+            around, only = (self._around or Around(), self._only) if found is None else self._place_of(found)
+            self._look = Look(self._open_link, self._now, serial_ok=self._serial_ok, only=only, around=around)
+            self._steps, self._instead_of = self._look.steps(), found
         for step in self._steps:
             raise LinkError(f"looking for the UPS: {step}")
-        report, self._steps, self._chosen_s = self._look.report(), None, -math.inf
+        report, self._steps = self._look.report(), None
+        self._chosen_s = self._deaf_from_s = self._now()
         if report.found is None and found is not None:
             return found
         if report.found is None:
@@ -346,26 +345,38 @@ class Auto:
         return found
 
     def _is_deaf(self, found: Found) -> bool:
-        """Has the serial line of `found` been opened again and again without an answer? Another UPS may hang on it,
-        which a line, unlike USB, does not tell."""
-        if self._steps is not None:
+        """Has the line of `found`, behind a bridge or not, been opened again and again without an answer? Another UPS
+        may hang on it. A unit that obeys single characters is waited for: others' questions could be orders to it."""
+        if self._steps is not None and self._instead_of == found:
             return True
-        now_s = self._now()
+        self._steps, now_s = None, self._now()
         if now_s - self._chosen_s > DEAF_GAP_S:
-            self._deaf_from_s = now_s
+            self._deaf_from_s, self._told = now_s, False
         self._chosen_s = now_s
-        if "port" not in found.section or now_s - self._deaf_from_s < DEAF_S:
+        module = drivers.load(found.driver)
+        is_line = "port" in found.section or getattr(module, "USB_LINK", "") == "bridge"
+        if not is_line or getattr(module, "PROBE_FIRST", False) or now_s - self._deaf_from_s < DEAF_S:
             return False
-        log.info("detect: %s has not answered for %.0f s: the UPS is looked for anew", found.driver, DEAF_S)
+        if not self._told:
+            self._told = True
+            log.info("detect: %s has not answered for %.0f s: the UPS is looked for anew", found.driver, DEAF_S)
         return True
+
+    def _place_of(self, found: Found) -> tuple[Around, str]:
+        """Where `found` is, and nothing else: at other places there may be somebody else's UPS."""
+        around = replace(self._around or Around(), power_devices=list, usb=lambda: self._equals(found))
+        port = found.section.get("port", "")
+        return (around if port else replace(around, ports=list)), port
+
+    def _equals(self, found: Found) -> list[Identity]:
+        """What is there with the USB ids of `found`."""
+        ids = (found.section.get("usb_vendor"), found.section.get("usb_product"))
+        there = (self._around or Around()).usb() if None not in ids else ()
+        return [one for one in there if (f"{one.vendor:04x}", f"{one.product:04x}") == ids]
 
     def _another(self, found: Found) -> str:
         """What is there with the USB ids of `found` but other strings; "" if it is there, or absent."""
-        ids = (found.section.get("usb_vendor"), found.section.get("usb_product"))
-        if None in ids or not found.who:
-            return ""
-        around = self._around or Around()
-        there = [one for one in around.usb() if (f"{one.vendor:04x}", f"{one.product:04x}") == ids]
+        there = self._equals(found) if found.who else []
         said = set(found.who.split())
         if any(said.issuperset(_who(one).split()) for one in there):
             return ""  # also one that says less than before: in an outage some lose their strings

@@ -331,6 +331,59 @@ def test_a_ups_that_is_silent_for_long_is_looked_for_and_stays_remembered(tmp_pa
     assert 2 <= sum(kind.startswith("serial") for kind in bench.opened[1:]) <= 40
 
 
+def test_what_is_looked_for_after_silence_is_looked_for_at_its_own_place_alone(tmp_path: Path) -> None:
+    unit = HidUnit.of("0764-0501")
+    bench = Bench(serial=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)), usb=unit)
+    auto = Auto(tmp_path, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    before = settle(auto)
+    bench.links["serial"] = ScriptLink({})
+    auto._around = bench.around(ports=2, power=(unit.identity,), usb=(unit.identity,))  # somebody else's
+    for _ in range(60):
+        bench.now_s += 15.0
+        assert settle(auto) == before
+    assert set(bench.opened) == {f"serial {PORT}"}
+
+
+def test_a_smart_ups_that_is_silent_for_long_never_hears_a_question_of_another_driver(tmp_path: Path) -> None:
+    link = ApcLink()
+    bench = Bench(serial=link)
+    auto = Auto(tmp_path, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    assert settle(auto).driver == "apcsmart"
+    plugged, link.sent = link.ask, []
+
+    def pulled(command: bytes, **_: Any) -> Reply:
+        raise Silence(f"{command!r}: no answer")
+
+    link.ask = pulled  # type: ignore[assignment, method-assign]
+    for _ in range(200):
+        bench.now_s += 2.0
+        try:
+            auto.choose()
+        except LinkError as e:
+            if "megatec" in str(e):  # the cable is in again, at a bad moment
+                link.ask = plugged  # type: ignore[method-assign]
+    assert set(link.sent) <= {b"Y", b"Q"}
+
+
+def test_another_ups_behind_an_equal_bridge_is_found_after_five_minutes_of_silence(tmp_path: Path) -> None:
+    one = Identity(0x0665, 0x5161, "INNO TECH", "USB to Serial", "", "1-2")
+    other = Identity(0x0001, 0, "", "MEC0003", "", "1-3")
+    bench = Bench(usb=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
+    auto = Auto(tmp_path, {}, bench.open, lambda: bench.now_s, bench.around(ports=0, usb=(one,)))
+    before = settle(auto)
+    assert before.section["dialect"] == "voltronic"
+    auto._around, bench.opened = bench.around(ports=0, usb=(other,)), []
+    for _ in range(60):  # it is absent: another one is not taken for it
+        bench.now_s += 15.0
+        assert settle(auto) == before and bench.opened == []
+    bench.links["usb"] = SpeakerLink(SPEAKERS["megatec"], Unit(0.0))
+    auto._around = bench.around(ports=0, usb=(one, other))
+    for _ in range(60):
+        bench.now_s += 15.0
+        found = settle(auto)
+    assert found.section["dialect"] == "megatec" and set(bench.opened) == {"bridge 5161"}
+
+
 def test_a_usb_unit_without_a_serial_number_is_remembered_by_its_ids_and_strings(tmp_path: Path) -> None:
     one = Identity(0x0665, 0x5161, "INNO TECH", "USB to Serial", "", "1-2")
     bench = Bench(usb=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
