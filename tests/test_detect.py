@@ -365,6 +365,23 @@ def test_a_smart_ups_that_is_silent_for_long_never_hears_a_question_of_another_d
     assert set(link.sent) <= {b"Y", b"Q"}
 
 
+def test_a_smart_ups_that_is_plugged_in_amid_a_look_hears_one_question_of_another_driver() -> None:
+    link = ApcLink()
+    link.apc.smart = True  # whoever had it before told it so
+    plugged = link.ask
+
+    def pulled(command: bytes, **_: Any) -> Reply:
+        raise Silence(f"{command!r}: no answer")
+
+    link.ask = pulled  # type: ignore[assignment, method-assign]
+    bench = Bench(serial=link)
+    look = Look(bench.open, lambda: bench.now_s, serial_ok=True, around=bench.around())
+    for step in look.steps():
+        if "megatec" in step:
+            link.ask = plugged  # type: ignore[method-assign]
+    assert link.sent == [b"Q1\r"] and look.report().found is None
+
+
 def test_another_ups_behind_an_equal_bridge_is_found_after_five_minutes_of_silence(tmp_path: Path) -> None:
     one = Identity(0x0665, 0x5161, "INNO TECH", "USB to Serial", "", "1-2")
     other = Identity(0x0001, 0, "", "MEC0003", "", "1-3")
