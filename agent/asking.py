@@ -14,8 +14,8 @@ SMART_UPS = re.compile(rb"[!$%+?=*#&|]*[0-9A-F]{2}")
 
 
 class Asking:
-    """A link that lets only `queries` through, and keeps what was said. `heard`: at least a byte came. When a Smart-UPS
-    has answered what was not meant for it, nothing more is let through: in others there are orders to it."""
+    """A link that lets only `queries` through, and keeps what was said. `heard`: at least a byte came. When a
+    Smart-UPS has answered what was not meant for it, nothing more is let through: in others are orders to it."""
 
     wake_fd: int | None = None
 
