@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from .hidraw import pause
-from .link import remedy
+from .link import BACK_OFF_S as BACK_OFF_S  # a kept port is opened again for nothing
+from .link import follow, know, remedy
 from .model import LinkError, Option
 
 OPTIONS: tuple[Option, ...] = (
@@ -108,8 +109,8 @@ def open(section: Mapping[str, Any], now: Callable[[], float], ioctl: Ioctl = fc
     """The lines of the port that `section` describes (see OPTIONS); `now` is CLOCK_MONOTONIC in seconds.
 
     A serial port that this process has had before, and that is still there, is not opened again: opening moves DTR
-    and RTS, and a driver that waits for its cable connects every few seconds. LinkError if it cannot be had, or has
-    no such lines, with the remedy.
+    and RTS, and a driver that waits for its cable connects every few seconds. A USB adapter is followed, see
+    link.follow. LinkError if it cannot be had, or has no such lines, with the remedy.
     """
     port = str(section.get("port") or "")
     if port.startswith("/dev/gpiochip"):
@@ -118,8 +119,9 @@ def open(section: Mapping[str, Any], now: Callable[[], float], ioctl: Ioctl = fc
         raise LinkError(f"port {port!r} is not a device: set [ups] port to a path, see ls /dev/serial/by-id")
     if port in _kept:
         return ModemLines(_kept.pop(port), port, now, ioctl)
+    node = follow(port)
     try:
-        fd = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(node, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
         raise LinkError(remedy(port, e)) from e
     found = ModemLines(fd, port, now, ioctl)
@@ -135,6 +137,7 @@ def open(section: Mapping[str, Any], now: Callable[[], float], ioctl: Ioctl = fc
     except LinkError:
         found.close()
         raise
+    know(port, node)
     return found
 
 

@@ -71,6 +71,7 @@ OPTIONS: tuple[Option, ...] = (
 _NO_SUCH_IOCTL = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP)
 _told_no_lines: set[str] = set()  # ports of the configuration, so it stays small
 _was: dict[str, Identity] = {}  # port -> the USB device that it was when it was last open; as small
+_moved: dict[str, str] = {}  # port -> where it was followed to, and that was said; as small
 
 
 def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  # noqa: A001 (link.open reads well)
@@ -98,8 +99,7 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  #
     except (OSError, termios.error) as e:
         line.close()
         raise LinkError(remedy(port, e)) from e
-    if (found := devices.port(node)) is not None and found.usb is not None:
-        _was[port] = found.usb
+    know(port, node)
     return SerialLink(line, now, ready_s=now() + (SETTLE_S if has_lines else 0.0))
 
 
@@ -120,11 +120,20 @@ def follow(
         return port
     for other in devices.ports(sys, dev):
         if other.usb is not None and devices.same(mine, other.usb):
-            log.warning("%s is %s now; a name under /dev/serial/by-id would not move", port, other.node)
-            return str(other.node)
+            node = str(other.node)
+            if _moved.get(port) != node:  # it is opened again and again while its UPS is silent
+                log.warning("%s is %s now; a name under /dev/serial/by-id would not move", port, node)
+            _moved[port] = node
+            return node
     if there is not None:
         raise LinkError(f"{port} is another device now, and that of the UPS is not there; plug its cable in")
     return port
+
+
+def know(port: str, node: str) -> None:
+    """Remember whose device `port` was, which is open as `node`, for `follow`."""
+    if (found := devices.port(node)) is not None and found.usb is not None:
+        _was[port] = found.usb
 
 
 class SerialLink:

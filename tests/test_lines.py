@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from agent import lines
+from agent import devices, lines, link, process
+from agent.devices import Port
 from agent.drivers.contact import CABLES
+from agent.hidraw import Identity
 from agent.lines import BREAK_OFF, BREAK_ON, GpioLines, ModemLines
 from agent.model import LinkError
 from tests.simulators.contact import Uart
@@ -169,6 +171,32 @@ def test_a_port_that_is_still_there_is_not_opened_again_because_opening_moves_dt
     second.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_an_adapter_that_comes_back_under_another_number_is_followed_and_no_other_is_opened(
+    port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uart, named = Uart(), "/dev/ttyUSB0"
+    opened: list[tuple[str, str]] = []
+    monkeypatch.setattr(lines, "follow", lambda name: port)
+    monkeypatch.setattr(lines, "know", lambda name, node: opened.append((name, node)))
+    it: Any = lines.open({"port": named}, time.monotonic, uart.ioctl)
+    assert opened == [(named, port)] and os.ttyname(it._fd) == port
+    uart.set(gone=True)
+    it.close()
+    monkeypatch.undo()
+    who = Identity(0x067B, 0x2303, "Prolific", "USB-Serial", "A1", "1-1.2")
+    monkeypatch.setitem(link._was, port, who)
+    monkeypatch.setattr(devices, "port", lambda *_: Port(Path(port), who._replace(serial="GPS")))
+    uart.set(gone=False)
+    uart.requests.clear()
+    with pytest.raises(LinkError, match="is another device now"):
+        lines.open({"port": port}, time.monotonic, uart.ioctl)
+    assert uart.requests == []
+
+
+def test_a_cable_is_looked_for_again_often_enough_to_be_found_within_15_s() -> None:
+    assert max(process.back_off_s("contact", {"port": "/dev/ttyS0", "cable": "generic-rups"})) <= 4.0
 
 
 def test_a_port_in_use_is_said(port: str) -> None:
