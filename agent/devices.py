@@ -20,11 +20,13 @@ NAMES = ("ttyS", "ttyUSB", "ttyACM", "ttyAMA", "ttySC", "ttyO", "ttymxc", "ttyTH
 
 
 class Port(NamedTuple):
-    """A serial port. `usb` None: it is none of USB. `lasting`: the name for the configuration, "" if it has none."""
+    """A serial port. `usb` None: it is none of USB. `lasting`: the name for the configuration, "" if it has none.
+    `part`: which of the ports of its USB device."""
 
     node: Path
     usb: Identity | None = None
     lasting: str = ""
+    part: str = ""
 
     @property
     def name(self) -> str:
@@ -56,22 +58,27 @@ def port(path: str, sys: Path = TTY, dev: Path = DEV) -> Port | None:
     return _port(node.name, sys, dev) if (sys / node.name / "device").exists() and node.exists() else None
 
 
-def same(one: Identity, other: Identity) -> bool:
-    """Whether it is the same device, perhaps under another number: by its serial number, else by its socket."""
-    if (one.vendor, one.product, one.serial) != (other.vendor, other.product, other.serial):
+def same(one: Port, other: Port) -> bool:
+    """Whether it is the same port of the same USB device, perhaps under another number: by its serial number, else by
+    its socket."""
+    if one.usb is None or other.usb is None or one.part != other.part:
         return False
-    return bool(one.serial) or one.place == other.place
+    if (one.usb.vendor, one.usb.product, one.usb.serial) != (other.usb.vendor, other.usb.product, other.usb.serial):
+        return False
+    return bool(one.usb.serial) or one.usb.place == other.usb.place
 
 
 def _port(name: str, sys: Path, dev: Path) -> Port:
     place = (sys / name / "device").resolve()
     usb = next((who for folder in (place, *place.parents)[:8] if (who := _usb(folder)) is not None), None)
+    interface = next((folder.name for folder in (place, *place.parents)[:8] if ":" in folder.name), "")
+    part = f"{interface.partition(':')[2]}/{text(place / 'port_number')}" if usb is not None else ""
     kinds = ("by-id", "by-path") if usb is not None and usb.serial else ("by-path", "by-id")
     for kind in kinds:
         for path in _entries(dev / "serial" / kind):
             if path.resolve() == dev / name:
-                return Port(dev / name, usb, str(path))
-    return Port(dev / name, usb)
+                return Port(dev / name, usb, str(path), part)
+    return Port(dev / name, usb, part=part)
 
 
 def _usb(folder: Path) -> Identity | None:

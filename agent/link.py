@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import devices
-from .hidraw import Identity
 from .model import Link, LinkError, Option, Reply
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ OPTIONS: tuple[Option, ...] = (
 
 _NO_SUCH_IOCTL = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP)
 _told_no_lines: set[str] = set()  # ports of the configuration, so it stays small
-_was: dict[str, Identity] = {}  # port -> the USB device that it was when it was last open; as small
+_was: dict[str, devices.Port] = {}  # port -> what it was when it was last open, of USB; as small
 _moved: dict[str, str] = {}  # port -> where it was followed to, and that was said; as small
 
 
@@ -105,7 +104,7 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  #
 
 def follow(
     port: str,
-    was: Mapping[str, Identity] = _was,
+    was: Mapping[str, devices.Port] = _was,
     sys: Path = devices.TTY,
     dev: Path = devices.DEV,
 ) -> str:
@@ -116,10 +115,10 @@ def follow(
     """
     mine = was.get(port)
     there = devices.port(port, sys, dev) if mine is not None else None
-    if mine is None or (there is not None and there.usb is not None and devices.same(mine, there.usb)):
+    if mine is None or (there is not None and devices.same(mine, there)):
         return port
     for other in devices.ports(sys, dev):
-        if other.usb is not None and devices.same(mine, other.usb):
+        if devices.same(mine, other):
             node = str(other.node)
             if _moved.get(port) != node:  # it is opened again and again while its UPS is silent
                 log.warning("%s is %s now; a name under /dev/serial/by-id would not move", port, node)
@@ -133,7 +132,7 @@ def follow(
 def know(port: str, node: str) -> None:
     """Remember whose device `port` was, which is open as `node`, for `follow`."""
     if (found := devices.port(node)) is not None and found.usb is not None:
-        _was[port] = found.usb
+        _was[port] = found
 
 
 class SerialLink:

@@ -29,18 +29,22 @@ class Machine:
             folder.mkdir(parents=True)
         (self.sys / "console" / "active").write_text("tty0 ttyS0\n")
 
-    def plug(self, name: str, who: Identity | None = UPS, by: str = "by-id") -> str:
+    def plug(self, name: str, who: Identity | None = UPS, by: str = "by-id", part: str = "1.0", at: int = 0) -> str:
+        """`part`: the interface of the adapter; `at`: the number of the port behind it."""
         device = self.usb / "platform" / name
         if who is not None:
             usb = self.usb / who.place
             usb.mkdir(exist_ok=True)
-            device = usb / f"{who.place}:1.0" / name
+            device = usb / f"{who.place}:{part}" / name
             numbers = {"idVendor": f"{who.vendor:04x}", "idProduct": f"{who.product:04x}", "bDeviceClass": "00"}
             texts = {"manufacturer": who.maker, "product": who.name, "serial": who.serial}
             for file, text in {**numbers, **texts}.items():
                 (usb / file).write_text(text + "\n")
-            (self.dev / "serial" / by / f"usb-{who.name}-{name}").symlink_to(self.dev / name)
-        device.mkdir(parents=True)
+            lasting = self.dev / "serial" / by / f"usb-{who.name}-{name}"
+            lasting.unlink(missing_ok=True)
+            lasting.symlink_to(self.dev / name)
+        device.mkdir(parents=True, exist_ok=True)
+        (device / "port_number").write_text(f"{at}\n")
         (self.sys / name).mkdir()
         (self.sys / name / "device").symlink_to(device)
         (self.dev / name).write_text("")
@@ -55,7 +59,16 @@ class Machine:
         return devices.ports(self.sys, self.dev)
 
     def follow(self, port: str, was: dict[str, Identity]) -> str:
+        """`was`: who the adapter of each was; of one with several ports its first."""
+        return self.follow_port(port, {name: Port(Path(name), who, part="1.0/0") for name, who in was.items()})
+
+    def follow_port(self, port: str, was: dict[str, Port]) -> str:
         return link.follow(port, was, self.sys, self.dev)
+
+    def port(self, name: str) -> Port:
+        found = devices.port(name, self.sys, self.dev)
+        assert found is not None
+        return found
 
 
 @pytest.fixture
@@ -106,6 +119,29 @@ def test_no_other_device_is_grabbed_that_has_got_the_number(machine: Machine) ->
     machine.plug("ttyUSB2", UPS._replace(serial="", place="1-6"))
     with pytest.raises(LinkError, match="is another device now"):
         machine.follow(port, {port: nameless})
+
+
+@pytest.mark.parametrize("parts", [("1.0", 0, "1.1", 0), ("1.0", 0, "1.0", 1)], ids=["interfaces", "ports of one"])
+def test_of_an_adapter_with_several_ports_the_same_port_is_followed(
+    machine: Machine, parts: tuple[str, int, str, int]
+) -> None:
+    part, number, other_part, other_number = parts
+    machine.plug("ttyUSB0", part=part, at=number)
+    mine = machine.plug("ttyUSB1", part=other_part, at=other_number)
+    was = {mine: machine.port(mine)}
+    assert machine.follow_port(mine, was) == mine
+    machine.unplug("ttyUSB0")
+    machine.unplug("ttyUSB1")
+    machine.plug("ttyUSB0", part=part, at=number)
+    assert machine.follow_port(mine, was) == mine, "the first is there before the second"
+    machine.plug("ttyUSB2", part=other_part, at=other_number)
+    assert machine.follow_port(mine, was) == str(machine.dev / "ttyUSB2")
+    machine.unplug("ttyUSB0")
+    machine.plug("ttyUSB1", part=part, at=number)
+    assert machine.follow_port(mine, was) == str(machine.dev / "ttyUSB2"), "the name is the other port's now"
+    machine.unplug("ttyUSB2")
+    with pytest.raises(LinkError, match="is another device now"):
+        machine.follow_port(mine, was)
 
 
 def test_the_udev_rule_of_a_usb_adapter_is_in_the_text_where_no_group_may(

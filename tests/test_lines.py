@@ -186,7 +186,7 @@ def test_an_adapter_that_comes_back_under_another_number_is_followed_and_no_othe
     it.close()
     monkeypatch.undo()
     who = Identity(0x067B, 0x2303, "Prolific", "USB-Serial", "A1", "1-1.2")
-    monkeypatch.setitem(link._was, port, who)
+    monkeypatch.setitem(link._was, port, Port(Path(port), who))
     monkeypatch.setattr(devices, "port", lambda *_: Port(Path(port), who._replace(serial="GPS")))
     uart.set(gone=False)
     uart.requests.clear()
