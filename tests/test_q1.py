@@ -181,16 +181,21 @@ def test_each_order_of_each_dialect_is_obeyed(speaker: str) -> None:
 @pytest.mark.parametrize("speaker", SPEAKERS)
 def test_a_poll_is_bounded_also_when_only_the_status_answers(speaker: str) -> None:
     unit, link = connected(speaker, dialect=FOUND.get(speaker, speaker))
-    status = DIALECTS[FOUND.get(speaker, speaker)].poll[0].ask.rstrip(b"\r")
+    dialect = DIALECTS[FOUND.get(speaker, speaker)]
+    status = dialect.poll[0].ask.rstrip(b"\r")
     speak = SPEAKERS[speaker]
     link._speak = lambda it, command: speak(it, command) if command == status else b""
     for _ in range(50):  # one silence in each
         began_s = link.now_s
         unit.poll()
         assert link.now_s - began_s <= 5.0
-    before = len(link.sent)
-    unit.poll()
-    assert link.sent[before:] == [status + b"\r"], "what never answers is left alone"
+    link.sent.clear()
+    until_s = link.now_s + 60.0
+    while link.now_s < until_s:
+        unit.poll()
+        link.now_s += 1.0
+    asked = {query.ask: link.sent.count(query.ask) for query in (*dialect.poll[1:], *dialect.once)}
+    assert max(asked.values(), default=0) <= 1, "what never answers is left alone"
 
 
 @pytest.mark.parametrize("wrong", [b"", b"(late 1\r"])
@@ -213,20 +218,64 @@ def test_each_question_that_was_given_up_is_asked_again_by_and_by() -> None:
     unit, link = connected("voltronic-10", dialect="voltronic")
     speak, silent = SPEAKERS["voltronic-10"], {b"QMOD", b"QBV", b"QWS"}
     link._speak = lambda it, command: b"" if command in silent else speak(it, command)
+
+    def in_a_minute() -> list[bytes]:
+        link.sent.clear()
+        until_s = link.now_s + 60.0
+        while link.now_s < until_s:
+            unit.poll()
+        return link.sent
+
     for _ in range(12):
         unit.poll()
+    sent = in_a_minute()
+    assert {sent.count(ask + b"\r") for ask in silent} == {1}, "the first is not the only one"
     silent.clear()
-    link.sent.clear()
-    for _ in range(60):
-        status = unit.poll()
-    assert status.battery.runtime_s == 1200 and {b"QMOD\r", b"QBV\r", b"QWS\r"} <= set(link.sent)
+    assert {ask + b"\r" for ask in (b"QMOD", b"QBV", b"QWS")} <= set(in_a_minute())
+    assert unit.poll().battery.runtime_s == 1200
     silent |= {b"QMOD", b"QBV", b"QWS"}
     for _ in range(12):
         unit.poll()
-    link.sent.clear()
-    for _ in range(60):
-        unit.poll()
-    assert {link.sent.count(ask + b"\r") for ask in silent} == {1}, "the first is not the only one"
+    sent = in_a_minute()
+    assert all(3 <= sent.count(ask + b"\r") <= 5 for ask in silent), "it has answered them: they are worth more"
+    assert sent.count(b"Q3PV\r") == sent.count(b"QGS\r"), "and cost the others nothing"
+
+
+@pytest.mark.parametrize("poll_s", [0.2, 1.0, 10.0])
+@pytest.mark.parametrize(("bad", "times", "within_s"), [(b"(NAK\r", 1, 2.0), (b"", 3, 20.0)], ids=["NAK", "silence"])
+def test_charge_and_runtime_are_soon_asked_again_after_what_a_noisy_line_has_cost(
+    poll_s: float, bad: bytes, times: int, within_s: float
+) -> None:
+    unit, link = polled("voltronic")
+    assert unit.poll().battery.runtime_s == 1200
+    speak, bads = SPEAKERS["voltronic"], [bad] * times
+    link._speak = lambda it, command: bads.pop() if command == b"QBV" and bads else speak(it, command)
+    link.unit.mains = False
+    absent_s, began_s = 0.0, link.now_s
+    while bads or unit.poll().battery.runtime_s is None:
+        if bads:
+            assert unit.poll().battery.runtime_s is None
+            began_s = link.now_s
+        absent_s = link.now_s - began_s
+        assert absent_s <= within_s + poll_s
+        link.now_s += poll_s
+
+
+def test_who_it_is_and_what_it_is_made_for_is_asked_again_by_and_by(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    unit, link = connected("megatec", dialect="megatec")
+    speak, deaf = SPEAKERS["megatec"], {b"F": b"", b"I": b"NAK\r"}
+    link._speak = lambda it, command: deaf.get(command) if command in deaf else speak(it, command)
+    while link.now_s < 2000.0:
+        assert unit.poll().battery.charge_pct is None
+        link.now_s += 1.0
+    assert link.sent.count(b"F\r") == 3 + 3 and link.sent.count(b"I\r") == 1 + 3
+    assert len([r for r in caplog.records if "gave up" in r.message]) == 1
+    deaf.clear()
+    link.now_s += 300.0
+    status = unit.poll()
+    assert status.battery.charge_pct is not None and status.rating.input_voltage_v and status.ident.model
+    assert not status.older
 
 
 @pytest.mark.parametrize("late_s", [1.6, 2.4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,8 @@ POLL_WITHIN_S = 4.9
 STATUS_WITHIN_S = 3.0
 EXTRA_WITHIN_S = 1.5  # for what not every unit has
 EXTRA_TRIES = 3
-REST_POLLS = 60  # then a question that is asked in each poll is left out for so many
+REST_S, KNOWN_REST_S = 60.0, 15.0  # then what is asked in each poll is left out; what it has answered before, shorter
+AGAIN_S = 300.0  # and what is asked once
 LATE_WITHIN_S = 1.0  # after silence the line is left alone for so long
 COUNTS_DOWN = {
     Command.SHUTDOWN_RETURN: True,
@@ -49,8 +51,11 @@ class Unit:
         self._known: Facts = {}  # what is asked once: it holds as long as the connection
         self._known_s: dict[str, float] = {}  # place (agent/ages.py) -> when it was said
         self._asking: dict[bytes, int] = {}  # what is still to be asked once, and how often
+        self._again_s: dict[bytes, float] = {}  # what was given up -> not before this second
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
-        self._polls = 0
+        self._answered: set[bytes] = set()
+        self._said: set[bytes] = set()  # that it was given up
+        self._wants_cells = False  # that was said
         self._late = False  # an answer of this poll may still come
         self._took_s = 0.0  # its status: a unit that is slow needs so long for the others, too
         self._told: set[str] = set()  # facts that it ever told
@@ -73,16 +78,15 @@ class Unit:
         After silence, or what is no answer to the question, nothing more is asked: the answer may still come, and all
         that follow would be taken for that to the question after."""
         deadline_s = self._now() + POLL_WITHIN_S
-        self._polls += 1
         self._late = False
         dialect = self._dialect or self._speak(find(self._link))
         facts, taken_s = self._ask_status(dialect, deadline_s)
-        for query in dialect.poll[1:]:
-            if self._is_due(dialect, query):
-                more = self._ask_again(query, deadline_s) or {}
-                if dialect.doubt(facts, more) and self._ask_again(query, deadline_s) != more:
-                    more = {}
-                facts = facts | more if query.only else more | facts
+        for query in self._due(dialect):
+            more = self._ask_again(query, deadline_s) or {}
+            if dialect.doubt(facts, more) and self._ask_again(query, deadline_s) != more:
+                more = {}
+            facts = facts | more if query.only else more | facts
+        self._asking |= {query.ask: 1 for query in dialect.once if self._is_over(query)}
         was_asking = bool(self._asking)
         for query in dialect.once:
             if query.ask in self._asking:
@@ -94,7 +98,8 @@ class Unit:
         facts = dialect.derive(meaning.with_battery({**self._known, **facts}, self._cells))
         self._test = self._test_after(facts)
         facts, self.odd = meaning.plausible(facts)
-        if one_cell and facts["battery_v"] is None and was_asking and not self._asking:
+        if one_cell and facts["battery_v"] is None and was_asking and not self._asking and not self._wants_cells:
+            self._wants_cells = True
             log.info("%s: volts per cell and no rating; set battery_cells to know the battery voltage", dialect.name)
         status = meaning.look(facts, test=self._test, taken_s=taken_s)
         places = (one for one in self._known_s.items() if one[0])
@@ -161,11 +166,30 @@ class Unit:
         self._late = True
         rest(self._link, LATE_WITHIN_S)
 
-    def _is_due(self, dialect: Dialect, query: Query) -> bool:
-        if query.only and self._known.get("protocol") not in query.only:
-            return False
-        turn = dialect.poll.index(query)  # or the first that stays silent would be the only one that is tried again
-        return self._failures.get(query.ask, 0) < EXTRA_TRIES or self._polls % REST_POLLS == turn
+    def _due(self, dialect: Dialect) -> list[Query]:
+        """What is asked in this poll after the status. Of what was given up the one that waits longest, at the end:
+        after silence nothing more is asked."""
+        wanted = [one for one in dialect.poll[1:] if not one.only or self._known.get("protocol") in one.only]
+        over = [one for one in wanted if self._is_over(one)]
+        due = [one for one in wanted if one.ask not in self._again_s]
+        return due + sorted(over, key=lambda one: self._again_s[one.ask])[:1]
+
+    def _is_over(self, query: Query) -> bool:
+        return self._again_s.get(query.ask, math.inf) <= self._now()
+
+    def _give_up(self, query: Query, for_s: float, why: LinkError | None = None) -> None:
+        self._again_s[query.ask] = self._now() + for_s
+        if why is not None and query.ask not in self._said:
+            self._said.add(query.ask)
+            log.info("gave up asking %s: %s", _name(query), why)
+
+    def _failed(self, query: Query, why: LinkError | None) -> None:
+        """What is asked in each poll has had no good answer; `why` None: it was refused, which may be a question that
+        was damaged if the unit has answered it before."""
+        known = query.ask in self._answered
+        self._failures[query.ask] = times = self._failures.get(query.ask, 0) + 1
+        if times >= EXTRA_TRIES or (why is None and not known):
+            self._give_up(query, KNOWN_REST_S if known else REST_S, why)
 
     def _ask_again(self, query: Query, deadline_s: float) -> Facts | None:
         """Ask what is asked in each poll. None: no good answer. Never an error: the status has just worked."""
@@ -176,33 +200,36 @@ class Unit:
             answer = self._link.ask(query.ask, within_s=left_s).data
             if not is_refusal(query.ask, answer):
                 facts = query.parse(answer)
+                self._answered.add(query.ask)
                 self._failures.pop(query.ask, None)
+                self._again_s.pop(query.ask, None)
                 return facts
-            self._failures[query.ask] = EXTRA_TRIES
             log.debug("%s: refused: %r", _name(query), answer[:80])
+            self._failed(query, None)
         except LinkError as e:
             self._leave_alone()
-            self._failures[query.ask] = self._failures.get(query.ask, 0) + 1
-            if self._failures[query.ask] == EXTRA_TRIES:
-                log.info("gave up asking %s: %s", _name(query), e)
+            self._failed(query, e)
         return None
 
     def _ask_once(self, query: Query, deadline_s: float) -> Facts | None:
-        """The same for what is asked until it is answered, refused, or given up."""
+        """The same for what is asked until it is answered, refused, or given up: then by and by."""
         left_s = min(EXTRA_WITHIN_S, deadline_s - self._now())
         if not self._may_ask(left_s):
             return None
         facts: Facts | None = None
         try:
             answer = self._link.ask(query.ask, within_s=left_s).data
-            if not is_refusal(query.ask, answer):
+            if is_refusal(query.ask, answer):
+                self._give_up(query, AGAIN_S)
+            else:
                 facts = query.parse(answer)
+                self._again_s.pop(query.ask, None)
         except LinkError as e:
             self._leave_alone()
             self._asking[query.ask] -= 1
             if self._asking[query.ask] > 0:
                 return None
-            log.info("gave up asking %s: %s", _name(query), e)
+            self._give_up(query, AGAIN_S, e)
         del self._asking[query.ask]
         return facts
 
