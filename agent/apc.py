@@ -41,6 +41,12 @@ NEEDS: Mapping[Command, frozenset[bytes]] = {
     Command.LOAD_OFF: frozenset((b"Z", b"\x0e")),  # what could not be switched on again is not switched off
     Command.LOAD_ON: frozenset((b"\x0e",)),
 }
+TENTHS_OF_HOUR_S, GRACE_S = 360.0, (0.0, 600.0)
+#: the delays of a command, from and to
+DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
+    Command.SHUTDOWN_RETURN: {"delay_s": GRACE_S, "return_delay_s": (0.0, 999 * TENTHS_OF_HOUR_S)},
+    Command.SHUTDOWN_STAY_OFF: {"delay_s": GRACE_S},
+}
 #: the status cards; what each unit can do of these commands it says itself
 CARDS = (
     Card(

@@ -352,6 +352,39 @@ def test_a_question_that_stays_silent_is_left_alone_for_five_minutes() -> None:
     assert driver.poll().temperature_c == 25.0
 
 
+@pytest.mark.parametrize("question", [b"f", b"j"])
+def test_charge_and_runtime_are_soon_asked_again_after_what_a_noisy_line_has_cost(question: bytes) -> None:
+    driver, line = polled()
+    line.unit.mains = False
+
+    def absent() -> bool:
+        battery = driver.poll().battery
+        return (battery.charge_pct if question == b"f" else battery.runtime_s) is None
+
+    line.noise = {question: b"NA\r\n"}  # it came as another one, once
+    assert absent()
+    line.noise = {}
+    assert not absent()
+    line.silent = {question}
+    for _ in range(apcsmart.SILENT_LIMIT):
+        assert absent()
+    line.silent, began_s = set(), line.now_s
+    while absent():
+        assert line.now_s - began_s < 20.0
+        line.now_s += 1.0
+    line.noise = {question: b"NA\r\n"}
+    for _ in range(apcsmart.SILENT_LIMIT):
+        assert absent()
+
+
+def test_what_a_unit_does_not_know_is_asked_every_five_minutes() -> None:
+    driver, line = connected()
+    line.noise = {b"f": b"NA\r\n"}
+    while line.now_s < 1610.0:
+        driver.poll()
+    assert line.asked().count(b"f") == apcsmart.SILENT_LIMIT + 2
+
+
 def test_an_old_unit_that_does_not_list_its_commands_is_known_by_its_firmware() -> None:
     driver, line = connected(commands=None)
     line.noise = {b"b": b"NA\r\n", b"V": b"9II\r\n"}

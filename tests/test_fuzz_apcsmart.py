@@ -94,7 +94,7 @@ def test_a_driver_on_a_mad_line_polls_on(answers: list[bytes | None]) -> None:
     for command in sorted(driver.commands, key=lambda c: c.value):
         began_s = link.now_s
         try:
-            driver.order(command, **{k: low for k, (low, _) in apcsmart.DELAYS.get(command, {}).items()})
+            driver.order(command, **{k: low for k, (low, _) in apc.DELAYS.get(command, {}).items()})
         except (LinkError, OrderError):
             pass
         assert link.now_s - began_s <= 10.0

@@ -37,14 +37,8 @@ GAP_S = 1.6  # between the two K: more than 1.5
 DIGIT_GAP_S = 0.1  # a unit that is hurried stops talking
 CALIBRATION_WITHIN_S = 3.0
 AGAIN_S = 300.0  # what a unit does not know, or did not answer, is asked again after so long
-SILENT_LIMIT = 3  # times in a row, for a question that it has answered before
-TENTHS_OF_HOUR_S = 360.0
-GRACE_S = (0.0, 600.0)
-DELAYS: Mapping[Command, Mapping[str, tuple[float, float]]] = {
-    Command.SHUTDOWN_RETURN: {"delay_s": GRACE_S, "return_delay_s": (0.0, 999 * TENTHS_OF_HOUR_S)},
-    Command.SHUTDOWN_STAY_OFF: {"delay_s": GRACE_S},
-}
-
+SILENT_LIMIT = 3  # times in a row, for a question that it has answered before, or of BATTERY
+BATTERY, SOON_S = b"fj", 15.0  # charge and runtime, that servers may go by: if it has told them, asked again so soon
 LATE_S = 180.0  # a turn through all of them, polled as seldom as may be configured, takes less
 
 
@@ -122,7 +116,7 @@ class ApcSmart:
         """
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
-        delays = check_arguments(command, args, **DELAYS.get(command, {}))
+        delays = check_arguments(command, args, **apc.DELAYS.get(command, {}))
         self._until_s = self._now() + ORDER_WITHIN_S
         if not self._smart:
             self._enter_smart_mode()
@@ -245,11 +239,19 @@ class ApcSmart:
     def _put(self, question: bytes) -> apc.Value | None:
         """Ask, and remember when it is worth asking again. LinkError: silence, or no answer to it."""
         value = apc.parse(question, self._ask(question, spare_s=LAST_Q_S))
-        self._silent[question] = 0
-        self._answered.add(question)
         if value is None:
-            self._due_s[question] = self._now() + AGAIN_S
+            self._missed(question)
+        else:
+            self._silent[question] = 0
+            self._answered.add(question)
         return value
+
+    def _missed(self, question: bytes) -> None:
+        """What it has answered before it may have heard as another question."""
+        self._silent[question] = times = self._silent.get(question, 0) + 1
+        known, vital = question in self._answered, question in BATTERY
+        if times >= (SILENT_LIMIT if known or vital else 1):
+            self._due_s[question] = self._now() + (SOON_S if known and vital else AGAIN_S)
 
     def _leave_alone(self) -> None:
         """An answer that is late would be taken for that to the next question, and so on."""
@@ -258,9 +260,7 @@ class ApcSmart:
 
     def _went_silent(self, question: bytes, error: LinkError) -> None:
         self._leave_alone()
-        self._silent[question] = times = self._silent.get(question, 0) + 1
-        if times >= (SILENT_LIMIT if question in self._answered else 1):
-            self._due_s[question] = self._now() + AGAIN_S
+        self._missed(question)
         log.debug("apcsmart: %s", error)
 
     # -- orders
@@ -324,13 +324,13 @@ class ApcSmart:
             return others(("off", off_s, delay_s), ("back", back_s, return_delay_s))
         if self._known is not None and b"@" not in self._known:
             raise OrderError("this UPS can be switched off with return only while it is on battery")
-        tenths = math.ceil(return_delay_s / TENTHS_OF_HOUR_S)
+        tenths = math.ceil(return_delay_s / apc.TENTHS_OF_HOUR_S)
         digits = b"%03d" % tenths
         for said in (b"@", digits[:1], digits[1:2]):
             if answer := self._listen(said, DIGIT_GAP_S):
                 raise OrderError(f"this UPS refused b'@': {answer[:80]!r}")
         self._confirmed(b"@" + digits, self._listen(digits[2:], ANSWER_WITHIN_S + 0.5))
-        return others(("off", off_s, delay_s), ("back", tenths * TENTHS_OF_HOUR_S, return_delay_s))
+        return others(("off", off_s, delay_s), ("back", tenths * apc.TENTHS_OF_HOUR_S, return_delay_s))
 
     def _calibrate(self, start: bool) -> None:
         """D starts and stops; what happened is read back, because some units answer with an alert alone."""
