@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from . import bus, busserver, config, curve, vault, wire
+from . import bus, busserver, config, curve, seldom, vault, wire
 from .book import Book
 from .config import Config, Server
 from .curve import Curve
@@ -384,4 +384,5 @@ def main(path: Path, faces: str = "") -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be served
     os.umask(0o077)
     many_descriptors()
+    seldom.bound(logging.getLogger().handlers, time.monotonic)
     return Core(path, faces).run()

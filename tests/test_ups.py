@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent import seldom
 from agent import ups as ups_module
 from agent.model import Command, LinkError, OrderError, Status
 from agent.ups import Polled, Ups
@@ -237,3 +239,56 @@ def test_a_line_is_opened_again_at_the_end_of_its_pause_however_seldom_it_is_pol
         stop.set()
         ups.wake()
         thread.join()
+
+
+class Paper(logging.Handler):
+    """A log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def paper() -> Iterator[Paper]:
+    """What is logged, as the core writes it at second `paper.now_s`."""
+    it, root = Paper(), logging.getLogger()
+    before = root.level
+    root.addHandler(it)
+    root.setLevel(logging.INFO)
+    yield it
+    root.removeHandler(it)
+    root.setLevel(before)
+
+
+def test_a_link_that_flaps_is_a_few_lines_an_hour_and_how_many_were_left_out(paper: Paper) -> None:
+    now = [0.0]
+    seldom.bound([paper], lambda: now[0])
+    driver = Fake([])
+    ups = Ups(lambda: driver, lambda polled: None, 1.0)
+    for second in range(3601):
+        now[0], driver.script = float(second), [second % 2 == 0]
+        ups._poll()
+    assert paper.lines == ["poll failed: silence"] * seldom.LINES
+    now[0], driver.script = 3602.0, [False]
+    ups._poll()
+    assert paper.lines[seldom.LINES :] == ["poll failed: silence (1790 lines like this were left out)"]
+    driver.script = [True]
+    ups._poll()
+    now[0], driver.script = 9000.0, [False]
+    ups._poll()
+    assert paper.lines[-1] == "poll failed: silence"
+
+
+def test_each_kind_of_line_counts_for_itself_and_those_of_others_are_all_written(paper: Paper) -> None:
+    seldom.bound([paper], lambda: 0.0)
+    for number in range(20):
+        logging.getLogger("agent.q1.find").info("the UPS speaks %s", f"d{number}")
+        logging.getLogger("agent.bridge").info("usb: bridge %s at %s", "cypress", number)
+        logging.getLogger("agent.engine").info("event %d", number)
+        logging.getLogger("agent.ups").warning("%s", f"a value {number}")
+    kinds = [sum(line.startswith(text) for line in paper.lines) for text in ("the", "usb", "event", "a value")]
+    assert kinds == [10, 10, 20, 20]
