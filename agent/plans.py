@@ -119,6 +119,12 @@ def hints(config: Config) -> tuple[str, ...]:
             "[ups] ignore_low_battery: if this UPS says no runtime either, only 60 s of silence are an emergency; "
             "set full_load_minutes"
         )
+    if config.driver == "contact" and config.poll_s > 1 and config.ups.get("sense") in (None, "", "none"):
+        texts.append(
+            f"[ups] poll_s = {config.poll_s:g}: a battery that is low before the next look at the contacts is taken "
+            "for a missing cable, and a cable that is being pulled more easily for an outage; set poll_s = 1, or "
+            "sense to a line (docs/drivers-contact.md)"
+        )
     return (*texts, *_far_switches(config.snmp or Snmp()))
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from agent import reach
+from agent import process, reach
 from agent.addresses import normal
 from agent.config import Config, Problem
 from agent.reading import parse
@@ -149,6 +149,14 @@ def test_who_may_cut_the_power_from_everywhere_is_said(who: str, everywhere: str
     )
     for less in (("= true", "= false"), ("read-write", "read-only"), (everywhere, "192.0.2.0/24")):
         assert not any("allow_shutdown" in hint for hint in read(text.replace(*less))[0].hints)
+
+
+@pytest.mark.parametrize(("poll_s", "sense", "said"), [(1, "", False), (1.5, "", True), (10, 'sense = "dsr"', False)])
+def test_contacts_that_are_looked_at_too_seldom_are_said(poll_s: float, sense: str, said: bool) -> None:
+    ups = f'driver = "contact"\ncable = "generic-rups"\n{sense}\npoll_s = {poll_s}'
+    text = PLAN.replace('driver = "megatec"', ups)
+    found, wrong = parse(text, process.ups_options, reach.load, lambda: OWN)
+    assert wrong == () and any("taken for a missing cable" in hint for hint in found.hints) is said
 
 
 def test_armed_without_a_server_is_refused_and_in_dry_run_it_is_not() -> None:
