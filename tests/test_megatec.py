@@ -283,7 +283,8 @@ def test_a_total_voltage_is_not_multiplied() -> None:
         (23.4, 24.0, 50.0),
         (20.8, 24.0, 0.0),
         (19.0, 24.0, 0.0),
-        (11.9, 24.0, None),  # below half: not this battery
+        (13.7, 24.0, None),  # one battery of two, or another rating: an empty one would end all in an outage
+        (17.9, 24.0, None),
         (31.3, 24.0, None),
         (54.0, 12.0, None),  # the rating of one battery of four
         (None, 24.0, None),

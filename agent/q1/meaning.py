@@ -159,9 +159,10 @@ def _between(volts: float, empty_v: float, full_v: float) -> float:
 def estimate_charge_pct(battery_v: float | None, nominal_v: float | None) -> float | None:
     """A guess: empty at nominal * 104/120, full at nominal * 130/120, linear between (NUT, docs/man/nutdrv_qx.txt).
 
-    None if a voltage is unknown, or the two cannot belong to one battery (some units rate one battery of several).
+    None if a voltage is unknown, or the two cannot belong to one battery: some units rate one battery of several,
+    some measure one, and no cell of 2 V that feeds a load has less than 1.5.
     """
-    if not battery_v or not nominal_v or not 0.5 * nominal_v <= battery_v <= 1.3 * nominal_v:
+    if not battery_v or not nominal_v or not 0.75 * nominal_v <= battery_v <= 1.3 * nominal_v:
         return None
     return _between(battery_v, nominal_v * EMPTY, nominal_v * FULL)
 
