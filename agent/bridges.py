@@ -37,7 +37,7 @@ class Packets(NamedTuple):
     into: int = 0x81  # the endpoint of the answers
     take_bytes: int = 8  # asked for at a time
     counted: int = 0  # the first byte of each packet tells, under this mask, how many follow; 0: there is none
-    drain_ms: int = 25  # silence of so long means that nothing old is waiting
+    drain_ms: int = 50  # silence of so long means that nothing old is waiting: packets are 32 to 40 ms apart
     silence_ends: bool = False  # an answer may come without its CR
     unheard: frozenset[bytes] = frozenset()  # questions that it never answers: not asked
     timers: Timers | None = None  # None: those of the unit

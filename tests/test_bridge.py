@@ -318,6 +318,26 @@ def test_what_is_left_of_an_earlier_answer_is_thrown_away_and_endless_talk_is_an
         link.ask(b"Q1\r")
 
 
+def test_an_answer_that_was_left_stands_for_no_later_poll_where_packets_are_40_ms_apart() -> None:
+    it, unit = device("cypress")
+    driver, clock = connected(it, "megatec")
+    read = it.read
+
+    def slow(endpoint: int, size: int, timeout: int) -> bytes:
+        if timeout < 40:
+            raise simulated.failed(errno.ETIMEDOUT)
+        clock.wait(0.04)
+        return read(endpoint, size, timeout)
+
+    it.read = slow  # type: ignore[method-assign]
+    driver.poll()
+    it._answer(it.speak(b"Q1"))  # it came late, when nobody waited any more
+    unit.mains = False
+    for _ in range(3):
+        assert driver.poll().source is Source.BATTERY
+        clock.wait(10.0)
+
+
 def test_padding_after_the_end_may_be_anything() -> None:
     it, _ = device("cypress")
     it.filling = b"7"
