@@ -126,7 +126,7 @@ class Ups:
     def hurry(self, at_s: float) -> None:
         """Poll at this monotonic second, if that is before the next regular poll; at once if it has passed: a slow
         poll may have taken longer."""
-        self._hurry_s = at_s
+        self._hurry_s = min(self._hurry_s, at_s)
         self.wake()
 
     def run(self, stop: threading.Event) -> None:
@@ -182,6 +182,8 @@ class Ups:
         if self._failed_polls >= REOPEN_AFTER:
             log.info("the UPS answers again after %d failed polls", self._failed_polls)
         self._failed_polls = 0
+        if (again_s := getattr(self._driver, "again_s", None)) is not None:
+            self._hurry_s = min(self._hurry_s, time.monotonic() + again_s)
         self._deliver(Polled(status, "", 0, "up", self._driver.commands, self._driver.off_return))
 
     def _believed(self, status: Status) -> Status:

@@ -385,6 +385,28 @@ def test_a_cable_that_shows_it_otherwise_or_never_costs_no_second_look(name: str
     assert driver._lines.waited_s == 0.0
 
 
+@pytest.mark.parametrize(("poll_s", "debounce_s"), [(0.2, 1.0), (1.0, 0.1), (1.0, 1.0), (10.0, 1.0), (10.0, 5.0)])
+def test_an_outage_is_seen_a_poll_and_the_debounce_after_it_began(poll_s: float, debounce_s: float) -> None:
+    for tenth in range(10):
+        driver, uart = connected("generic-rups", debounce_s=debounce_s)
+
+        def step() -> Source:
+            source: Source = driver.poll().source  # noqa: B023
+            uart.pass_s(min(poll_s, driver.again_s or poll_s))  # noqa: B023
+            return source
+
+        while step() is not Source.MAINS:
+            pass
+        driver.poll()
+        uart.pass_s(poll_s * tenth / 10)
+        uart.set(mains=False)
+        cut_s = uart.now_s
+        uart.pass_s(poll_s * (10 - tenth) / 10)
+        while step() is not Source.BATTERY:
+            pass
+        assert uart.now_s - poll_s - cut_s <= poll_s + debounce_s + 0.4  # 0.3 for a plug that may be leaving
+
+
 def test_after_an_outage_that_is_over_a_pulled_plug_is_missing_again() -> None:
     events = [(6.0, {"mains": False}), (7.5, {"mains": True}), (12.0, {"plugged": False})]
     found = lived("generic-rups", 1.0, events, 30.0)

@@ -241,6 +241,27 @@ def test_a_line_is_opened_again_at_the_end_of_its_pause_however_seldom_it_is_pol
         thread.join()
 
 
+def test_a_driver_that_wants_to_look_again_soon_is_polled_then_and_after_that_at_its_pace() -> None:
+    class Moving(Fake):
+        again_s: float | None = None
+        looks = 0
+
+        def poll(self) -> Status:
+            self.looks += 1
+            self.again_s = 0.05 if self.looks < 3 else None
+            return super().poll()
+
+    driver = Moving([])
+    with running(lambda: driver, poll_s=10.0) as (ups, polled):
+        until(lambda: polled)
+        ups.hurry(time.monotonic() + 5.0)  # what others want later does not put it off
+        until(lambda: len(polled) == 3, 1.0)
+        time.sleep(0.15)
+        assert len(polled) == 3
+    times = [p.status.taken_s for p in polled if p.status is not None]
+    assert times[1] - times[0] >= 0.05 and times[2] - times[1] >= 0.05
+
+
 class Paper(logging.Handler):
     """A log."""
 

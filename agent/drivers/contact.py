@@ -86,9 +86,7 @@ CABLES: Mapping[str, Cable] = {
 NAME, TITLE, LINK = "contact", "Contact closure: serial lines or GPIO", "lines"
 _LINE = "a line, with - before it if it is so while the line is off: cts -cts dcd ri dsr, or a GPIO number"
 OPTIONS = (
-    Option(
-        name="cable", kind=str, required=True, choices=tuple(CABLES), help="the cable; custom: all by the options"
-    ),
+    Option(name="cable", kind=str, required=True, choices=tuple(CABLES), help="the cable; custom: by the options"),
     Option(name="on_line", kind=str, help=f"mains is there: {_LINE}"),
     Option(name="low_battery", kind=str, help=f"the battery is low: {_LINE}; none"),
     Option(name="replace_battery", kind=str, help=f"the battery must be replaced: {_LINE}; none"),
@@ -196,6 +194,7 @@ class Contact:
         self._seen: tuple[frozenset[str], tuple[int, ...]] | None = None  # lines that are on, how often they changed
         self._still_since_s = self._moved_since_s = self._settled_s = now()
         self._moving = True
+        self.again_s: float | None = None  # a look after so long may show that the contacts have come to rest
         self._settled: Meaning | None = None
         self._one_by_one = False  # one of mains and battery has changed without the other: no plug was pulled
         if before is not None:
@@ -236,6 +235,7 @@ class Contact:
             if self._release_at_s is None:
                 raise
             said = None
+        self.again_s = self._debounce_s if self._moving else None
         self._switch_off_when_due(look.at_s)
         return self._status(look.at_s, said)
 
