@@ -266,13 +266,13 @@ def test_who_it_is_and_what_it_is_made_for_is_asked_again_by_and_by(caplog: pyte
     unit, link = connected("megatec", dialect="megatec")
     speak, deaf = SPEAKERS["megatec"], {b"F": b"", b"I": b"NAK\r"}
     link._speak = lambda it, command: deaf.get(command) if command in deaf else speak(it, command)
-    while link.now_s < 2000.0:
+    while link.now_s < 4000.0:
         assert unit.poll().battery.charge_pct is None
         link.now_s += 1.0
-    assert link.sent.count(b"F\r") == 3 + 3 and link.sent.count(b"I\r") == 1 + 3
+    assert link.sent.count(b"F\r") == 3 + 3 and link.sent.count(b"I\r") == 1 + 3  # after 5, 10, 20 minutes
     assert len([r for r in caplog.records if "gave up" in r.message]) == 1
     deaf.clear()
-    link.now_s += 300.0
+    link.now_s += 2400.0
     status = unit.poll()
     assert status.battery.charge_pct is not None and status.rating.input_voltage_v and status.ident.model
     assert not status.older

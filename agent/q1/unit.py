@@ -25,7 +25,7 @@ STATUS_WITHIN_S = 3.0
 EXTRA_WITHIN_S = 1.5  # for what not every unit has
 EXTRA_TRIES = 3
 REST_S, KNOWN_REST_S = 60.0, 15.0  # then what is asked in each poll is left out; what it has answered before, shorter
-AGAIN_S = 300.0  # and what is asked once
+AGAIN_S, AGAIN_LIMIT_S = 300.0, 6 * 3600.0  # and what is asked once, doubled each time
 LATE_WITHIN_S = 1.0  # after silence the line is left alone for so long
 COUNTS_DOWN = {
     Command.SHUTDOWN_RETURN: True,
@@ -52,7 +52,7 @@ class Unit:
         self._known_s: dict[str, float] = {}  # place (agent/ages.py) -> when it was said
         self._asking: dict[bytes, int] = {}  # what is still to be asked once, and how often
         self._again_s: dict[bytes, float] = {}  # what was given up -> not before this second
-        self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll
+        self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll; of the others: given up
         self._answered: set[bytes] = set()
         self._said: set[bytes] = set()  # that it was given up
         self._wants_cells = False  # that was said
@@ -177,11 +177,17 @@ class Unit:
     def _is_over(self, query: Query) -> bool:
         return self._again_s.get(query.ask, math.inf) <= self._now()
 
-    def _give_up(self, query: Query, for_s: float, why: LinkError | None = None) -> None:
+    def _give_up(self, query: Query, for_s: float, why: LinkError | None) -> None:
         self._again_s[query.ask] = self._now() + for_s
         if why is not None and query.ask not in self._said:
             self._said.add(query.ask)
             log.info("gave up asking %s: %s", _name(query), why)
+
+    def _put_off(self, query: Query, why: LinkError | None) -> None:
+        """What is asked once has had no good answer, and is asked again by and by."""
+        times = self._failures.get(query.ask, 0)
+        self._failures[query.ask] = min(times + 1, 16)
+        self._give_up(query, min(AGAIN_S * 2**times, AGAIN_LIMIT_S), why)
 
     def _failed(self, query: Query, why: LinkError | None) -> None:
         """What is asked in each poll has had no good answer; `why` None: it was refused, which may be a question that
@@ -220,7 +226,7 @@ class Unit:
         try:
             answer = self._link.ask(query.ask, within_s=left_s).data
             if is_refusal(query.ask, answer):
-                self._give_up(query, AGAIN_S)
+                self._put_off(query, None)
             else:
                 facts = query.parse(answer)
                 self._again_s.pop(query.ask, None)
@@ -229,7 +235,7 @@ class Unit:
             self._asking[query.ask] -= 1
             if self._asking[query.ask] > 0:
                 return None
-            self._give_up(query, AGAIN_S, e)
+            self._put_off(query, e)
         del self._asking[query.ask]
         return facts
 
