@@ -43,8 +43,9 @@ _MAY_BE_ZERO = frozenset(("frequency_hz",))
 SAID_EVERY_S = 3600.0  # of a value that comes and goes: one line, with how often
 
 
-def believable(status: Status) -> tuple[Status, dict[str, float]]:
-    """The status with None for every number that cannot be, and those numbers by name (`input 1 voltage_v`)."""
+def believable(status: Status, *, tells_runtime: bool = True) -> tuple[Status, dict[str, float]]:
+    """The status with None for every number that cannot be, and those numbers by name (`input 1 voltage_v`).
+    `tells_runtime`: see there."""
     odd: dict[str, float] = {}
     fed = status.source in (Source.MAINS, Source.BOOST, Source.BUCK)
     live = any(row.voltage_v is not None and row.voltage_v >= LIVE_V[0] for row in status.inputs)
@@ -56,7 +57,8 @@ def believable(status: Status) -> tuple[Status, dict[str, float]]:
         )
         for side in ("inputs", "outputs", "bypass")
     )
-    battery = _cut(status.battery, _SOME_RUNTIME if _is_full(status) else _BATTERY, "battery", odd)
+    some = not tells_runtime or _is_full(status)
+    battery = _cut(status.battery, _SOME_RUNTIME if some else _BATTERY, "battery", odd)
     rating = _cut(status.rating, _RATING, "rating", odd)
     temperature_c = status.temperature_c
     if temperature_c is not None and not _inside(temperature_c, CELSIUS):
@@ -67,6 +69,12 @@ def believable(status: Status) -> tuple[Status, dict[str, float]]:
     battery = replace(battery, estimated=battery.estimated & known)
     cut = replace(status, inputs=inputs, outputs=outputs, bypass=bypass, battery=battery, temperature_c=temperature_c)
     return replace(cut, rating=rating), odd
+
+
+def tells_runtime(before: bool, status: Status, odd: Mapping[str, float]) -> bool:
+    """Whether this unit has a runtime to tell, after what is left of a frame; `before`: after the one before. One
+    that says 0 with a full battery says so with an emptier one, too."""
+    return bool(status.battery.runtime_s) or (before and odd.get("battery runtime_s") != 0)
 
 
 def _is_full(status: Status) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 from agent import seldom
 from agent import ups as ups_module
-from agent.model import Command, LinkError, OrderError, Status
+from agent.model import Battery, Command, LinkError, OrderError, Source, Status
 from agent.ups import Polled, Ups
 from tests.kit import look
 
@@ -239,6 +239,24 @@ def test_a_line_is_opened_again_at_the_end_of_its_pause_however_seldom_it_is_pol
         stop.set()
         ups.wake()
         thread.join()
+
+
+def test_a_unit_that_said_no_runtime_with_a_full_battery_has_none_to_tell_when_it_is_empty() -> None:
+    said = [(100.0, 0.0, False), (89.0, 0.0, False), (20.0, 0.0, True), (19.0, 600.0, True), (18.0, 0.0, True)]
+    left = list(said)
+
+    class Mute(Fake):
+        def poll(self) -> Status:
+            charge_pct, runtime_s, low = left.pop(0)
+            battery = Battery(charge_pct=charge_pct, runtime_s=runtime_s, low=low)
+            return Status(taken_s=time.monotonic(), source=Source.BATTERY, battery=battery)
+
+    polled: list[Polled] = []
+    ups = Ups(lambda: Mute([]), polled.append, 1.0)
+    for _ in said:
+        ups._poll()
+    runtimes = [one.status.battery.runtime_s for one in polled if one.status is not None]
+    assert runtimes == [None, None, None, 600.0, 0.0]  # one that tells some is believed
 
 
 def test_a_driver_that_wants_to_look_again_soon_is_polled_then_and_after_that_at_its_pace() -> None:
