@@ -513,6 +513,16 @@ def test_a_delay_counts_when_the_unit_says_it_twice(damaged: int) -> None:
     assert not {b"K", b"-"} & set(line.asked())
 
 
+def test_a_capability_string_that_was_lost_is_asked_for_anew_with_the_next_order() -> None:
+    driver, line = polled()
+    line.silent = {b"\x1a"}
+    with pytest.raises(OrderError, match="waits 020 s and cannot be told"):
+        driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+    assert line.asked().count(b"\x1a") == 1
+    line.silent = set()
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60) == "off after 180 s, not 60"
+
+
 def test_a_return_that_is_longer_than_the_longest_of_the_unit_is_its_longest() -> None:
     driver, line = polled()
     line.unit.mains = False

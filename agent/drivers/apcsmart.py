@@ -117,7 +117,7 @@ class ApcSmart:
         if command not in self.commands:
             raise OrderError(f"this UPS cannot do {command.value}")
         delays = check_arguments(command, args, **apc.DELAYS.get(command, {}))
-        self._until_s = self._now() + ORDER_WITHIN_S
+        self._until_s, self._legal = self._now() + ORDER_WITHIN_S, self._legal or None  # what was lost is asked anew
         if not self._smart:
             self._enter_smart_mode()
         if command is Command.SHUTDOWN_RETURN:
