@@ -316,6 +316,30 @@ def test_a_unit_that_is_slow_with_each_answer_is_read_as_far_as_a_poll_goes() ->
         assert link.sent[-3:] == [b"QGS\r", b"QMOD\r", b"QBV\r"]
 
 
+@pytest.mark.parametrize("speaker", ["megatec", "voltronic-qs", "bestups", "masterguard", "q6"])
+def test_what_the_charge_is_guessed_by_is_said_twice(speaker: str) -> None:
+    unit, link = connected(speaker, dialect=speaker)
+    speak, said = SPEAKERS[speaker], list[bytes]()
+    asked = next(query.ask for query in DIALECTS[speaker].once if query.ask in (b"F\r", b"ID\r", b"WH\r"))
+
+    def say(it: pretend.Unit, command: bytes) -> bytes:
+        answer = speak(it, command)
+        if command + b"\r" == asked:
+            said.append(answer)
+            if len(said) == 1:
+                answer = answer.replace(b"24.0", b"26.0").replace(b"27.6", b"23.6").replace(b" 012 ", b" 016 ")
+                assert answer not in said
+        return answer
+
+    link._speak = say
+    for _ in range(4):
+        unit.poll()
+    clean, _ = connected(speaker, dialect=speaker)
+    link.sent.clear()
+    status, wanted = unit.poll(), clean.poll()
+    assert (status.battery, status.rating, asked in link.sent) == (wanted.battery, wanted.rating, False)
+
+
 def measured(status: Status) -> dict[str, Any]:
     """The values of a status by name; that of the first line as long as the unit is not known to have three."""
     battery = status.battery

@@ -26,6 +26,8 @@ EXTRA_WITHIN_S = 1.5  # for what not every unit has
 EXTRA_TRIES = 3
 REST_S, KNOWN_REST_S = 60.0, 15.0  # then what is asked in each poll is left out; what it has answered before, shorter
 AGAIN_S, AGAIN_LIMIT_S = 300.0, 6 * 3600.0  # and what is asked once, doubled each time
+#: what a charge is guessed by counts for weeks, and its answer has no check: it is asked until it is said twice
+TWICE = frozenset(("rated_battery_v", "battery_empty_v", "cells"))
 LATE_WITHIN_S = 1.0  # after silence the line is left alone for so long
 COUNTS_DOWN = {
     Command.SHUTDOWN_RETURN: True,
@@ -54,6 +56,7 @@ class Unit:
         self._again_s: dict[bytes, float] = {}  # what was given up -> not before this second
         self._failures: dict[bytes, int] = {}  # in a row, of what is asked in each poll; of the others: given up
         self._answered: set[bytes] = set()
+        self._first: dict[bytes, Facts] = {}  # what is asked once has said, and must say again
         self._said: set[bytes] = set()  # that it was given up
         self._wants_cells = False  # that was said
         self._late = False  # an answer of this poll may still come
@@ -230,6 +233,10 @@ class Unit:
             else:
                 facts = query.parse(answer)
                 self._again_s.pop(query.ask, None)
+                if TWICE & facts.keys() and self._first.get(query.ask) != facts and self._asking[query.ask] > 1:
+                    self._first[query.ask] = facts
+                    self._asking[query.ask] -= 1
+                    return facts
         except LinkError as e:
             self._leave_alone()
             self._asking[query.ask] -= 1
