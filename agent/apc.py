@@ -120,7 +120,9 @@ FACTS: Mapping[bytes, float] = {
     b"b": 3600.0, b"V": 3600.0, b"\x01": 3600.0, b"n": 3600.0, b"X": 30.0, b"8": 15.0, b"'": 30.0, b"~": 15.0,
     b"g": 3600.0, b"o": 600.0, b"l": 600.0, b"u": 600.0, b"q": 600.0, b"k": 600.0,
 }  # fmt: skip
-UNLISTED = frozenset((b"/",))  # answered by units whose list of commands leaves it out (NUT issue 757)
+#: asked whatever the list of commands says: some leave / out (NUT issue 757), and one damaged character of it shall
+#: not cost charge and runtime
+UNLISTED = frozenset((b"/", b"f", b"j"))
 #: question that is asked seldom -> the place in a Status that it fills
 PLACES: Mapping[bytes, str] = {
     **dict.fromkeys((b"b", b"V", b"\x01", b"n"), "ident"),

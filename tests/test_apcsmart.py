@@ -377,6 +377,16 @@ def test_charge_and_runtime_are_soon_asked_again_after_what_a_noisy_line_has_cos
         assert absent()
 
 
+@pytest.mark.parametrize("question", [b"f", b"j"])
+def test_one_damaged_character_of_the_list_of_commands_costs_no_charge_and_no_runtime(question: bytes) -> None:
+    driver, line = connected()
+    line.noise = {b"a": b"3.!$%+?=." + COMMANDS.replace(question, b"_") + b"\r\n"}
+    for _ in range(3):
+        battery = driver.poll().battery
+    assert battery.charge_pct == 100.0 and battery.runtime_s is not None
+    assert Command.TEST_QUICK in driver.commands and line.asked().count(b"a") == 1
+
+
 def test_what_a_unit_does_not_know_is_asked_every_five_minutes() -> None:
     driver, line = connected()
     line.noise = {b"f": b"NA\r\n"}
@@ -394,7 +404,7 @@ def test_an_old_unit_that_does_not_list_its_commands_is_known_by_its_firmware() 
     assert {Command.TEST_QUICK, Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_RETURN} <= driver.commands
     line.sent.clear()
     driver.poll()
-    assert not {b"j", b"n", b"\x01"} & set(line.asked())
+    assert not {b"l", b"n", b"\x01"} & set(line.asked())
 
 
 def test_a_poll_takes_no_longer_than_it_may_whatever_is_silent() -> None:
