@@ -135,17 +135,21 @@ class Ups:
         next_s = time.monotonic()
         while not stop.is_set():
             now_s = self.turned_s = time.monotonic()
-            due_s = min(next_s, self._hurry_s)
+            due_s = self._due_s(next_s)
             if now_s >= due_s:
                 if now_s >= self._hurry_s:
                     self._hurry_s = math.inf  # before the poll: what it brings may ask for the next one
                 self._poll()
                 next_s = max(due_s + self._poll_s, time.monotonic() - self._poll_s)
-            woken = self._wait(max(0.0, min(next_s, self._hurry_s) - time.monotonic()))
+            woken = self._wait(max(0.0, self._due_s(next_s) - time.monotonic()))
             if self._serve_orders() or woken:
                 next_s = time.monotonic()
         if self._driver is not None:
             self._driver.close()
+
+    def _due_s(self, next_s: float) -> float:
+        """When to poll: the next regular time, or sooner; one hurried poll does not follow the other at once."""
+        return min(next_s, max(self._hurry_s, self._polled_s + WOKEN_EVERY_S))
 
     def _wait(self, within_s: float) -> bool:
         """Wait for the next poll, an order, or the driver's wake_fd; True if the UPS asks to be polled."""

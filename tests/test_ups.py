@@ -241,6 +241,23 @@ def test_a_line_is_opened_again_at_the_end_of_its_pause_however_seldom_it_is_pol
         thread.join()
 
 
+def test_one_that_is_hurried_without_end_is_polled_some_twenty_times_a_second() -> None:
+    polled: list[Polled] = []
+
+    def take(one: Polled) -> None:
+        polled.append(one)
+        ups.hurry(time.monotonic() - 1.0)
+
+    ups, stop = Ups(lambda: Fake([]), take, 30.0), threading.Event()
+    thread = threading.Thread(target=ups.run, args=(stop,))
+    thread.start()
+    time.sleep(0.2)
+    stop.set()
+    ups.wake()
+    thread.join()
+    assert 2 <= len(polled) <= 6
+
+
 def test_a_unit_that_said_no_runtime_with_a_full_battery_has_none_to_tell_when_it_is_empty() -> None:
     said = [(100.0, 0.0, False), (89.0, 0.0, False), (20.0, 0.0, True), (19.0, 600.0, True), (18.0, 0.0, True)]
     left = list(said)
