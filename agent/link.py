@@ -125,7 +125,10 @@ def follow(
             _moved[port] = node
             return node
     if there is not None:
-        raise LinkError(f"{port} is another device now, and that of the UPS is not there; plug its cable in")
+        raise LinkError(
+            f"{port} is another device now, and that of the UPS is not there; plug its cable in, or restart the "
+            "agent if this is its new adapter"
+        )
     return port
 
 

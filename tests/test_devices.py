@@ -111,7 +111,7 @@ def test_an_adapter_that_comes_back_under_another_number_is_followed(machine: Ma
 
 def test_no_other_device_is_grabbed_that_has_got_the_number(machine: Machine) -> None:
     port = machine.plug("ttyUSB0", UPS._replace(serial="GPS", place="1-4"))
-    with pytest.raises(LinkError, match="is another device now"):
+    with pytest.raises(LinkError, match="is another device now.*or restart the agent if this is its new adapter"):
         machine.follow(port, {port: UPS})
     other = machine.plug("ttyUSB1")
     assert machine.follow(port, {port: UPS}) == other
