@@ -340,9 +340,22 @@ def _backup(args: argparse.Namespace, settings: Config) -> int:
 
 
 def _update(args: argparse.Namespace, settings: Config) -> int:
-    from . import update
+    from . import seconds, update
 
-    return update.main(args, settings, lambda: _ask_view(settings))
+    def views() -> dict[str, View]:
+        found = {"": _ask_view(settings)}
+        for name in seconds.known(args.config):
+            its = seconds.read(args.config, name)
+            if its is None or its.run_dir == settings.run_dir:
+                continue  # no core can run by that
+            try:
+                found[name] = _ask_view(its)
+            except bus.BusError as e:
+                if not args.without_ups:
+                    raise ConfigError(f"UPS {name}: {e}; --without-ups, if that is what the update is to mend") from e
+        return found
+
+    return update.main(args, settings, views)
 
 
 def _spare(args: argparse.Namespace, settings: Config) -> int:
