@@ -32,6 +32,7 @@ def main(args: argparse.Namespace) -> int:
         "wake": steer.wake,
         **dict.fromkeys(("message", "execute"), sayto.say),
         "shutdown": lambda args, settings: steer.shutdown(args, settings, _ask_view(settings)),
+        "ups": lambda args, settings: steer.ups(args, settings, _ask_view(settings)),
         "arm": _arm,
         "disarm": steer.disarm,
         "rehearse": _rehearse,
