@@ -76,7 +76,7 @@ class Ups:
         self._openings = 0  # failed ones in a row
         self._open_at_s = 0.0
         self._hurry_s = 0.0
-        self._polled_s = 0.0
+        self._began_s = self._polled_s = 0.0  # begin and end of the last poll
         self._oddities = Oddities()
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
         self._lock = threading.Lock()
@@ -123,7 +123,7 @@ class Ups:
             pass  # it is already awake
 
     def hurry(self, at_s: float) -> None:
-        """Poll at this monotonic second, if that is before the next regular poll."""
+        """Poll at this monotonic second, if that is before the next regular poll; at once, if it went by in one."""
         self._hurry_s = at_s
         self.wake()
 
@@ -133,9 +133,10 @@ class Ups:
         while not stop.is_set():
             now_s = self.turned_s = time.monotonic()
             if now_s >= next_s:
+                self._began_s = now_s
                 self._poll()
                 next_s = max(next_s + self._poll_s, time.monotonic() - self._poll_s)
-            if now_s < self._hurry_s < next_s:
+            if self._began_s < self._hurry_s < next_s:
                 next_s = self._hurry_s
             woken = self._wait(max(0.0, next_s - time.monotonic()))
             if self._serve_orders() or woken:

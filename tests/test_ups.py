@@ -175,6 +175,28 @@ def test_a_poll_can_be_hurried_and_then_the_pace_goes_on() -> None:
         assert polled[1].status is not None and 0 <= polled[1].status.taken_s - at_s < 0.05
 
 
+def test_a_poll_that_began_before_the_hurried_second_is_not_that_poll() -> None:
+    go = threading.Event()
+
+    class Slow(Fake):
+        def poll(self) -> Status:
+            status = super().poll()  # what was said is older than the end of the poll
+            go.wait(3.0)
+            return status
+
+    driver = Slow([])
+    with running(lambda: driver, poll_s=10.0) as (ups, polled):
+        time.sleep(0.05)  # it is in its poll
+        at_s = time.monotonic()
+        go.set()
+        until(lambda: len(polled) == 1)
+        ups.hurry(at_s)  # known only now that its status has been looked at
+        until(lambda: len(polled) == 2, 1.0)
+        time.sleep(0.1)
+        assert len(polled) == 2 and polled[0].status is not None and polled[1].status is not None
+        assert polled[0].status.taken_s < at_s <= polled[1].status.taken_s
+
+
 def test_a_ups_that_wakes_without_end_is_polled_some_twenty_times_a_second() -> None:
     wake_r, wake_w = os.pipe()
     os.write(wake_w, b"x")  # nobody reads it: always readable
