@@ -161,6 +161,29 @@ def test_news_that_come_at_the_end_of_a_poll_are_in_its_status(line: ShutScript)
     assert status.source is Source.BATTERY and began_s <= status.taken_s <= line.now_s
 
 
+def test_news_that_come_while_a_name_is_asked_for_are_in_the_status_of_that_poll(line: ShutScript) -> None:
+    made, hear = ready(line), line.there.hear
+    line.there.mains(False)
+    told, ours = [checked(0x85, report) for report in line.there.told], []
+    line.there.told.clear()
+
+    def crossing(data: bytes) -> bytes:
+        if data[2:6] == bytes.fromhex("80060603") and not ours:  # the string of iVersion
+            ours.append(len(told))
+            return b"".join(told) + hear(data)
+        if data == bytes([shut.ACK]) and ours and ours[0]:  # of what was told
+            ours[0] -= 1
+            return b""
+        return hear(data)
+
+    line.there.unit.mains(True)
+    line.there.hear = crossing  # type: ignore[method-assign]
+    while not ours:
+        line.now_s += 10.0
+        status = made.poll()
+    assert status.source is Source.BATTERY
+
+
 def test_a_damaged_frame_is_asked_for_again(line: ShutScript) -> None:
     made = ready(line)
     line.there.damage = 1
