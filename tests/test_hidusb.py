@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import usb.core
 
-from agent import hidusb, usbdevice
+from agent import hid, hidusb, usbdevice
 from agent.drivers import usbhid
 from agent.model import Command, LinkError, Source
 from tests.simulators.hidunit import HidUnit
@@ -39,7 +39,7 @@ class Device:
         self.other_descriptor: bytes | None = b""  # of a second HID interface, number 0; None: it stalls
         self.kernel_driver = True
         self.log: list[str] = []
-        self.interrupts: queue.Queue[bytes] = queue.Queue()
+        self.interrupts: queue.Queue[bytes | None] = queue.Queue()  # None: nothing comes in time
         self.overflow = self.halted = False
         self.clears = True  # what is halted runs again when it is cleared
 
@@ -93,10 +93,10 @@ class Device:
             raise usb.core.USBError("No such device", -4, 19)
         if self.halted:
             raise usb.core.USBError("Pipe error", -9, 32)
-        try:
-            return self.interrupts.get(timeout=timeout / 1000)
-        except queue.Empty:
-            raise usb.core.USBTimeoutError("Operation timed out", -7, 110) from None
+        with contextlib.suppress(queue.Empty):
+            if (data := self.interrupts.get(timeout=timeout / 1000)) is not None:
+                return data
+        raise usb.core.USBTimeoutError("Operation timed out", -7, 110)
 
     def clear_halt(self, endpoint: int) -> None:
         assert endpoint == 0x81
@@ -278,6 +278,26 @@ def test_interrupt_reports_wake_the_thread_of_the_ups(device: Device) -> None:
     assert time.monotonic() - begin_s < 0.2
     assert [reply.data for reply in link.inputs(4)] == [b"\x0b\x00"]
     assert not select.select([link.wake_fd], [], [], 0)[0]
+    link.close()
+
+
+@pytest.mark.parametrize(("lost", "comes"), [(None, True), (4, False)])
+def test_a_report_of_several_packets_is_one_report_and_its_end_is_no_other(lost: int | None, comes: bool) -> None:
+    device = Device(HidUnit.of("075d"))
+    lengths = hid.parse(device.unit.descriptor).lengths
+    ((_, number), length) = max(((key, n) for key, n in lengths.items() if key[0] == "input"), key=lambda one: one[1])
+    report, other = bytes([number]) * length, bytes([next(n for k, n in lengths if k == "input" and n != number), 0])
+    link = opened(device)
+    packets = [report[at : at + 8] for at in range(0, length, 8)]
+    assert len(packets) == 5
+    for place, packet in enumerate(packets):
+        device.interrupts.put(packet if place != lost else None)
+    device.interrupts.put(other)
+    got: list[bytes] = []
+    while other not in got:
+        assert link.wake_fd is not None and select.select([link.wake_fd], [], [], 1.0)[0], got
+        got += [reply.data for reply in link.inputs(9)]
+    assert got == ([report] if comes else []) + [other]
     link.close()
 
 
