@@ -230,6 +230,7 @@ class ShutLink:
             while (left_s := until_s - self._now()) > 0:
                 if bytes([word]) in self._line.read(PIECE_BYTES, left_s):
                     self._synced, self._begun = True, None
+                    self._telling.clear()
                     return
         raise LinkError("no answer to SHUT's sync byte: another protocol, another cable, or nothing there")
 

@@ -184,6 +184,24 @@ def test_news_that_come_while_a_name_is_asked_for_are_in_the_status_of_that_poll
     assert status.source is Source.BATTERY
 
 
+def test_the_begin_of_a_report_that_was_broken_off_is_no_part_of_the_next(line: ShutScript) -> None:
+    made = ready(line)
+    (report,) = line.there.unit.mains(False)
+    failed = line.there.unit.reports["input", report]
+    line.there.unit.mains(True)
+    line.out += checked(0x05, failed)  # and its end never comes
+    made.poll()
+    line.there.silent = True
+    for _ in range(2):
+        line.now_s += 10.0
+        with pytest.raises(LinkError):
+            made.poll()
+    line.there.silent = False
+    made.poll()
+    line.there.mains(True)
+    assert made.poll().source is Source.MAINS and not line.there.told
+
+
 def test_a_damaged_frame_is_asked_for_again(line: ShutScript) -> None:
     made = ready(line)
     line.there.damage = 1
