@@ -195,8 +195,9 @@ class Ups:
             log.warning("poll failed: %s", why)
         else:
             log.debug("poll failed %d times: %s", self._failed_polls, why)
-        # what was opened anew and fails at once has had its chance
-        if self._driver is None or self._rescue.strikes or self._failed_polls % REOPEN_AFTER == 0:
+        # what was opened anew and fails at once has had its chance; what is still learning would begin again
+        due = self._failed_polls % REOPEN_AFTER == 0 and not getattr(self._driver, "learning", False)
+        if self._driver is None or self._rescue.strikes or due:
             if self._driver is not None:
                 self._driver.close()
                 self._driver = None

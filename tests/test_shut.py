@@ -120,6 +120,32 @@ def test_a_long_description_takes_several_polls_and_none_is_too_long(line: ShutS
     assert len(asked) == 1, "it went on, it did not begin again"
 
 
+def test_a_description_that_comes_slowly_is_no_reason_to_begin_again(line: ShutScript) -> None:
+    read, made = line.read, connected(line)
+
+    def slow(limit: int, within_s: float) -> bytes:
+        data = read(limit, within_s)
+        line.now_s += 0.06 if data else 0.0  # of a USB adapter, and of the unit before it answers
+        return data
+
+    line.read = slow  # type: ignore[method-assign]
+    learning = []
+    while not made.commands:
+        with pytest.raises(LinkError, match="bytes so far"):
+            made.poll()
+        learning.append(made.learning)
+        if len(learning) == 3:
+            break
+    assert learning == [True] * 3
+    made.poll()
+    assert not made.learning and made.commands
+    line.there.silent = True
+    fresh = connected(line)
+    with pytest.raises(LinkError):
+        fresh.poll()
+    assert not fresh.learning
+
+
 def test_a_mains_failure_is_told_unasked(line: ShutScript) -> None:
     made = ready(line)
     assert line.there.syncs == [0x16]

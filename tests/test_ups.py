@@ -83,6 +83,21 @@ def test_failed_polls_are_counted_and_the_third_one_opens_the_line_anew(monkeypa
     assert drivers[0].closed
 
 
+def test_a_driver_that_is_still_learning_what_its_unit_is_keeps_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ups_module, "FAILED_AGAIN_S", 0.01)
+
+    class Learning(Fake):
+        @property
+        def learning(self) -> bool:
+            return len(self.script) > 3
+
+    drivers = [Learning([False] * 8), Fake([])]
+    left = list(drivers)
+    with running(lambda: left.pop(0)) as (_, polled):
+        until(lambda: len(polled) >= 6)
+        assert [p.link for p in polled[:6]] == ["up"] * 5 + ["down"] and drivers[0].closed
+
+
 def test_a_line_that_cannot_be_opened_is_tried_for_ever_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ups_module, "BACK_OFF_S", (0.01, 0.05))
     tries: list[float] = []
