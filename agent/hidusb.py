@@ -68,6 +68,7 @@ def open(  # noqa: A001 (hidusb.open reads well)
         link.close()
     if error is not None:
         raise LinkError(remedy(chosen.identity, error)) from error
+    meant("")  # it is not silent, so its port is left alone
     raise LinkError(f"{chosen.identity.name or 'this USB device'} is no power device")
 
 

@@ -169,7 +169,7 @@ class Ups:
                 self._driver = self._opener()
             status = self._believed(self._driver.poll())
         except LinkError as e:
-            self._failed(str(e))
+            self._failed(e)
             return
         finally:
             self._polled_s = time.monotonic()
@@ -188,8 +188,8 @@ class Ups:
             log.log(logging.WARNING if is_warning else logging.INFO, "%s", line)
         return status
 
-    def _failed(self, why: str) -> None:
-        why = _shown(why)
+    def _failed(self, error: LinkError) -> None:
+        why = _shown(str(error))
         self._failed_polls += 1
         if self._failed_polls == 1:
             log.warning("poll failed: %s", why)
@@ -201,7 +201,7 @@ class Ups:
             if self._driver is not None:
                 self._driver.close()
                 self._driver = None
-            if told := self._rescue.failed():
+            if told := self._rescue.failed(error):
                 why = _shown(f"{why}; {told}")
             self._open_at_s = time.monotonic() + self._back_off_s[min(self._openings, len(self._back_off_s) - 1)]
             self._hurry_s = self._open_at_s

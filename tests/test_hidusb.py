@@ -250,10 +250,10 @@ def test_a_read_that_outlives_the_link_writes_into_nobodys_file(
 
 
 def test_a_hid_device_that_is_no_power_device_is_left_alone(device: Device) -> None:
-    device.unit.descriptor = KEYBOARD
+    device.unit.descriptor, meant = KEYBOARD, []
     with pytest.raises(LinkError, match="is no power device"):
-        opened(device)
-    assert device.kernel_driver
+        hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**util(device)), meant.append)
+    assert device.kernel_driver and meant == ["1-2.3", ""], "nor is its port reset"
 
 
 def test_a_kernel_driver_that_was_not_there_is_not_put_there(device: Device) -> None:
