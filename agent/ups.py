@@ -55,8 +55,8 @@ class _Order:
 class Ups:
     """`opener()` connects to the UPS or raises LinkError; `deliver(polled)` takes what a poll brought at once.
 
-    `back_off_s`: pauses before it is opened again, the last one for ever; empty: BACK_OFF_S. `rescue` helps where
-    opening again does not.
+    `rescue` helps where opening again does not; the opener tells it the USB socket. `back_off_s`: pauses before it is
+    opened again, the last one for ever; empty: BACK_OFF_S.
     """
 
     def __init__(
@@ -64,11 +64,10 @@ class Ups:
         opener: Callable[[], Driver],
         deliver: Callable[[Polled], None],
         poll_s: float,
+        rescue: Rescue,
         back_off_s: tuple[float, ...] = (),
-        rescue: Rescue | None = None,
     ) -> None:
-        self._opener, self._deliver, self._poll_s = opener, deliver, poll_s
-        self._rescue = rescue if rescue is not None else Rescue(time.monotonic)
+        self._opener, self._deliver, self._poll_s, self._rescue = opener, deliver, poll_s, rescue
         self._back_off_s = back_off_s or BACK_OFF_S
         self._driver: Driver | None = None
         self._off_return = "no"  # of the unit that was last connected

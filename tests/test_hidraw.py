@@ -18,6 +18,7 @@ from agent.drivers import usbhid
 from agent.hidraw import Identity
 from agent.model import Command, LinkError, Source
 from agent.ups import Polled, Ups
+from agent.usbport import Rescue
 from tests.simulators.hidkernel import UnitKernel, plug
 from tests.simulators.hidunit import HidUnit
 
@@ -284,6 +285,7 @@ class Running:
             lambda: usbhid.connect({}, machine.open(usb_serial="S1"), time.monotonic),
             self.take,
             poll_s,
+            Rescue(time.monotonic),
             back_off_s,
         )
         self.thread = threading.Thread(target=self.ups.run, args=(self.stop,))

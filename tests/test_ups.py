@@ -14,6 +14,7 @@ import pytest
 from agent import ups as ups_module
 from agent.model import Command, LinkError, OrderError, Status
 from agent.ups import Polled, Ups
+from agent.usbport import Rescue
 from tests.kit import look
 
 
@@ -46,7 +47,7 @@ class Fake:
 @contextmanager
 def running(opener: Any, poll_s: float = 0.02) -> Iterator[tuple[Ups, list[Polled]]]:
     polled: list[Polled] = []
-    ups, stop = Ups(opener, polled.append, poll_s), threading.Event()
+    ups, stop = Ups(opener, polled.append, poll_s, Rescue(time.monotonic)), threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()
     try:
@@ -234,7 +235,7 @@ def test_a_line_is_opened_again_at_the_end_of_its_pause_however_seldom_it_is_pol
         return made
 
     polled: list[Polled] = []
-    ups, stop = Ups(opener, polled.append, 30.0, (0.02,)), threading.Event()
+    ups, stop = Ups(opener, polled.append, 30.0, Rescue(time.monotonic), (0.02,)), threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()
     try:

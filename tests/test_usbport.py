@@ -187,7 +187,7 @@ class Hanging:
         self.openings = 0
         self.root = root
         self.rescue = Rescue(time.monotonic, self.port.sys, self.port.dev, self.reset)
-        self.ups = Ups(self.open, self.polled.append, 0.01, (0.01,), self.rescue)
+        self.ups = Ups(self.open, self.polled.append, 0.01, self.rescue, (0.01,))
         self.stop = threading.Event()
 
     def open(self) -> usbhid.UsbHid:
@@ -326,7 +326,7 @@ def test_a_units_own_words_in_an_error_are_capped_and_have_no_control_characters
         raise LinkError(f"no USB UPS; there are: {HOSTILE}")
 
     polled: list[Polled] = []
-    ups = Ups(opener, polled.append, 0.01, (0.01,), Rescue(time.monotonic))
+    ups = Ups(opener, polled.append, 0.01, Rescue(time.monotonic), (0.01,))
     stop = threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()
