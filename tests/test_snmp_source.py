@@ -91,6 +91,19 @@ def test_the_makers_tables(
     assert len(status.inputs) == len(status.outputs) == 1
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("rows", [RFC, POWERNET, EATON, CYBER])
+def test_a_status_is_of_its_own_poll_also_where_the_agent_ends_before_the_table(
+    rows: dict[str, Any], version: int
+) -> None:
+    unit = SnmpUnit(rows, version)
+    it = driver(unit)
+    for _ in range(4):
+        begin_s = unit.now_s
+        assert begin_s <= it.poll().taken_s <= unit.now_s
+        unit.now_s += snmp.LOOK_AGAIN_S / 2
+
+
 def test_the_finer_value_counts_and_a_negative_one_is_none() -> None:
     status = driver(SnmpUnit(POWERNET)).poll()
     assert status.inputs[0].voltage_v == 230.9 and status.outputs[0].load_pct == 31.0
