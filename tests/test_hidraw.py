@@ -221,6 +221,19 @@ def test_interrupt_reports_are_taken_without_waiting_and_wake_the_poll(machine: 
     assert len(link.inputs(9)) == 1
 
 
+def test_reports_that_filled_the_kernels_buffer_are_too_old_to_be_believed(machine: Machine) -> None:
+    """As after a stop of the machine: the kernel drops what comes to a full buffer, so the newest are not there."""
+    unit = HidUnit.of("0764")
+    machine.plug(unit)
+    driver = usbhid.connect({}, machine.open(), time.monotonic)
+    assert driver.poll().source is Source.MAINS
+    for _ in range(63):
+        machine.kernel.push(0x0B)
+    unit.mains(False)
+    assert driver.poll().source is Source.BATTERY
+    driver.close()
+
+
 def test_a_unit_without_report_ids_has_id_0_in_front(machine: Machine) -> None:
     descriptor = bytes.fromhex("05840904a1010924a1000585150025017501950109d0810209d0b102c0c0")
     unit = machine.plug(
