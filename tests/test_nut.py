@@ -87,6 +87,7 @@ def test_a_load_of_the_whole_is_said_of_each_line_that_has_none() -> None:
     assert [line.load_pct for line in nut.look(v, 5.0).outputs] == [40.0, 40.0, 40.0]
     v["output.L2.power.percent"] = "55"
     assert [line.load_pct for line in nut.look(v, 5.0).outputs] == [40.0, 55.0, 40.0]
+    assert nut.look({"ups.status": "OL", "ups.load": "40"}, 5.0).outputs == (Line(load_pct=40.0),)
 
 
 def test_numbers_are_read_as_servers_write_them() -> None:
