@@ -104,6 +104,13 @@ def test_a_status_is_of_its_own_poll_also_where_the_agent_ends_before_the_table(
         unit.now_s += snmp.LOOK_AGAIN_S / 2
 
 
+def test_a_load_of_the_whole_is_no_phases_own() -> None:
+    three = {f"{XUPS}.4.3.0": 3, **{f"{XUPS}.4.4.1.2.{n}": 230 for n in (1, 2, 3)}}
+    own = {f"{UPS}.4.4.1.5.{n}": 10 * n for n in (1, 2, 3)}
+    for more, loads in ((three, [40.0] * 3), (three | own, [10.0, 20.0, 30.0])):
+        assert [line.load_pct for line in driver(SnmpUnit({**EATON, **more})).poll().outputs] == loads
+
+
 def test_the_finer_value_counts_and_a_negative_one_is_none() -> None:
     status = driver(SnmpUnit(POWERNET)).poll()
     assert status.inputs[0].voltage_v == 230.9 and status.outputs[0].load_pct == 31.0
