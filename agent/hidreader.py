@@ -165,6 +165,8 @@ class Reader:
         asked: set[Key] = set()
         while True:  # until the place that tells of the mains has answered: a refusal makes way for the next place
             place = self._place("ac") or self._place("discharging")
+            if place is None and self._forgive():
+                continue
             if place is None:
                 raise LinkError("none of its reports says whether the mains is there")
             if place.input is not None and place.input.report in fresh:
@@ -174,6 +176,15 @@ class Reader:
             reply = self._ask(key)
             if reply is not None:
                 return reply.received_s, asked
+
+    def _forgive(self) -> bool:
+        """Where all places of the mains are refused no round of measuring comes to ask again: whether one may be."""
+        places = [place for name in ("ac", "discharging") for place in self.places.get(name, ())]
+        keys = {(kind, f.report) for p in places for kind, f in (("feature", p.feature), ("input", p.input)) if f}
+        due = [key for key in keys if self._refused.get(key, (float("inf"), 0.0))[0] <= self._now()]
+        for key in due:
+            del self._refused[key]
+        return bool(due)
 
     def _ask_vital(self, fresh: set[int], asked: set[Key]) -> None:
         """Ask what else is vital, as long as there is time; what has not had its turn goes first at the next poll."""

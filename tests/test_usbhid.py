@@ -726,6 +726,20 @@ def test_a_mains_report_that_is_refused_once_makes_way_for_the_next_place_and_co
     assert driver.poll().source is Source.BATTERY
 
 
+def test_a_unit_that_refuses_all_for_a_second_after_it_came_back_is_read_at_the_next_poll() -> None:
+    unit = made(GENERIC)
+    driver, kept, unit.reports = connect(unit), unit.reports, {}
+    with pytest.raises(LinkError, match="whether the mains is there"):
+        driver.poll()
+    asked = len(unit.sent)
+    with pytest.raises(LinkError, match="whether the mains is there"):
+        driver.poll()  # woken, and it was asked just now
+    assert len(unit.sent) == asked
+    unit.reports = kept
+    unit.now_s += 1.0
+    assert driver.poll().source is Source.MAINS and unit.sent[asked:][:1] == [("feature", 1)]
+
+
 def test_a_report_that_is_refused_for_good_is_asked_a_few_times_in_an_hour() -> None:
     unit = made(GENERIC)
     del unit.reports["feature", 2]
