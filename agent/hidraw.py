@@ -106,7 +106,6 @@ def _request(direction: int, number: int, size: int) -> int:
 
 RDESC_SIZE = _request(2, 0x01, 4)
 RDESC = _request(2, 0x02, 4 + DESCRIPTOR_LIMIT_BYTES)
-RAW_INFO = _request(2, 0x03, 8)
 RAW_NAME = _request(2, 0x04, TEXT_LIMIT)
 
 

@@ -164,6 +164,15 @@ def test_the_kernels_driver_is_taken_off_and_given_back(device: Device) -> None:
     assert device.kernel_driver and device.log == ["claim_interface", "release_interface", "dispose_resources"]
 
 
+def test_the_kernels_driver_is_given_back_also_by_a_device_that_does_not_let_go(device: Device) -> None:
+    def fails(*_: Any) -> None:
+        raise usb.core.USBError("Input/Output Error", -1, 5)
+
+    names = {**util(device), "release_interface": fails}
+    hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**names)).close()
+    assert device.kernel_driver and device.log[-1] == "dispose_resources"
+
+
 def test_of_two_hid_interfaces_the_power_device_is_taken_and_the_other_left_as_it_was(device: Device) -> None:
     device.configuration[0] = Interface(bInterfaceClass=3, bInterfaceNumber=0, endpoints=[])
     device.other_descriptor = KEYBOARD
