@@ -26,11 +26,12 @@ CONTROL_WITHIN_MS = 2000
 INTERRUPT_WITHIN_MS = 250  # so long it takes to end the thread
 CLOSE_WITHIN_S = 2.0  # waited for that; libusb may take longer with a device that is dead
 WAITING_LIMIT = 64  # interrupt reports; the oldest goes
-EPIPE, EOVERFLOW, ETIMEDOUT = 32, 75, 110
+EBUSY, EPIPE, EOVERFLOW, ETIMEDOUT = 16, 32, 75, 110
 HID_CLASS, HUB_CLASS, REPORT_DESCRIPTOR = 3, 9, 0x22
 KINDS = {"input": 1, "feature": 3}
 #: items of a report descriptor (HID 1.11, 6.2.2)
 SIZE, REPORT_ID, COUNT, PUSH, POP, INPUT = 0x74, 0x84, 0x94, 0xA4, 0xB4, 0x80
+_hung: list[threading.Thread] = []  # of links that were closed while libusb hung: they still have the device
 
 
 def open(  # noqa: A001 (hidusb.open reads well)
@@ -66,6 +67,9 @@ def open(  # noqa: A001 (hidusb.open reads well)
         if hidraw.is_power_device(link.descriptor):
             return link
         link.close()
+    _hung[:] = [thread for thread in _hung if thread.is_alive()]
+    if error is not None and error.errno == EBUSY and not _hung:
+        meant("")  # another program has it: its port is left alone
     if error is not None:
         raise LinkError(remedy(chosen.identity, error)) from error
     meant("")  # it is not silent, so its port is left alone
@@ -174,6 +178,7 @@ class HidUsbLink:
         self._thread.join(CLOSE_WITHIN_S)
         os.close(self._wake_r)
         if self._thread.is_alive():
+            _hung.append(self._thread)
             log.warning("usb: libusb hangs at reading; the device is given back when it comes back")
 
     def _read_descriptor(self) -> bytes:

@@ -232,6 +232,29 @@ def test_why_a_device_cannot_be_opened_is_told_with_what_helps(device: Device, e
         hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**names))
 
 
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_device_that_another_program_has_is_not_reset_but_one_that_a_read_of_ours_holds_is(
+    device: Device, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung, meant = threading.Event(), []
+
+    def fails(*_: Any) -> None:
+        raise usb.core.USBError("Resource busy", -6, 16)
+
+    if ours:
+        monkeypatch.setattr(device, "read", lambda *_: hung.wait(10) and b"")
+        monkeypatch.setattr(hidusb, "CLOSE_WITHIN_S", 0.01)
+        first = opened(device)
+        first.close()
+    with pytest.raises(LinkError, match="another program"):
+        names = {**util(device), "claim_interface": fails}
+        hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**names), meant.append)
+    hung.set()
+    if ours:
+        first._thread.join(10)
+    assert meant == (["1-2.3"] if ours else ["1-2.3", ""])
+
+
 def test_a_read_that_outlives_the_link_writes_into_nobodys_file(
     device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
