@@ -524,7 +524,7 @@ def test_a_child_that_fails_is_a_lost_link_and_waits_before_it_is_started_again(
     child.write_text(program)
     link = opened(161, **V3)
     with pytest.raises(LinkError, match=told):
-        link.ask(ASKED, within_s=0.2)
+        link.ask(ASKED, within_s=0.2 if "starting" in told else 4.0)  # a busy machine is slow at starting it
     with pytest.raises(LinkError, match=told if "starting" in told else "started again soon"):
         link.ask(ASKED, within_s=0.1)
     link.close()
