@@ -55,8 +55,8 @@ class _Order:
 class Ups:
     """`opener()` connects to the UPS or raises LinkError; `deliver(polled)` takes what a poll brought at once.
 
-    `back_off_s`: pauses before it is opened again, the last one for ever; empty: BACK_OFF_S. `rescue` helps where
-    opening again does not.
+    `rescue` helps where opening again does not; the opener tells it the USB socket. `back_off_s`: pauses before it is
+    opened again, the last one for ever; empty: BACK_OFF_S.
     """
 
     def __init__(
@@ -64,11 +64,10 @@ class Ups:
         opener: Callable[[], Driver],
         deliver: Callable[[Polled], None],
         poll_s: float,
+        rescue: Rescue,
         back_off_s: tuple[float, ...] = (),
-        rescue: Rescue | None = None,
     ) -> None:
-        self._opener, self._deliver, self._poll_s = opener, deliver, poll_s
-        self._rescue = rescue if rescue is not None else Rescue(time.monotonic)
+        self._opener, self._deliver, self._poll_s, self._rescue = opener, deliver, poll_s, rescue
         self._back_off_s = back_off_s or BACK_OFF_S
         self._driver: Driver | None = None
         self._off_return = "no"  # of the unit that was last connected
@@ -76,7 +75,7 @@ class Ups:
         self._openings = 0  # failed ones in a row
         self._open_at_s = 0.0
         self._hurry_s = 0.0
-        self._polled_s = 0.0
+        self._began_s = self._polled_s = 0.0  # begin and end of the last poll
         self._oddities = Oddities()
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
         self._lock = threading.Lock()
@@ -123,7 +122,7 @@ class Ups:
             pass  # it is already awake
 
     def hurry(self, at_s: float) -> None:
-        """Poll at this monotonic second, if that is before the next regular poll."""
+        """Poll at this monotonic second, if that is before the next regular poll; at once, if it went by in one."""
         self._hurry_s = at_s
         self.wake()
 
@@ -133,9 +132,10 @@ class Ups:
         while not stop.is_set():
             now_s = self.turned_s = time.monotonic()
             if now_s >= next_s:
+                self._began_s = now_s
                 self._poll()
                 next_s = max(next_s + self._poll_s, time.monotonic() - self._poll_s)
-            if now_s < self._hurry_s < next_s:
+            if self._began_s < self._hurry_s < next_s:
                 next_s = self._hurry_s
             woken = self._wait(max(0.0, next_s - time.monotonic()))
             if self._serve_orders() or woken:
@@ -168,7 +168,7 @@ class Ups:
                 self._driver = self._opener()
             status = self._believed(self._driver.poll())
         except LinkError as e:
-            self._failed(str(e))
+            self._failed(e)
             return
         finally:
             self._polled_s = time.monotonic()
@@ -187,19 +187,20 @@ class Ups:
             log.log(logging.WARNING if is_warning else logging.INFO, "%s", line)
         return status
 
-    def _failed(self, why: str) -> None:
-        why = _shown(why)
+    def _failed(self, error: LinkError) -> None:
+        why = _shown(str(error))
         self._failed_polls += 1
         if self._failed_polls == 1:
             log.warning("poll failed: %s", why)
         else:
             log.debug("poll failed %d times: %s", self._failed_polls, why)
-        # what was opened anew and fails at once has had its chance
-        if self._driver is None or self._rescue.strikes or self._failed_polls % REOPEN_AFTER == 0:
+        # what was opened anew and fails at once has had its chance; what is still learning would begin again
+        due = self._failed_polls % REOPEN_AFTER == 0 and not getattr(self._driver, "learning", False)
+        if self._driver is None or self._rescue.strikes or due:
             if self._driver is not None:
                 self._driver.close()
                 self._driver = None
-            if told := self._rescue.failed():
+            if told := self._rescue.failed(error):
                 why = _shown(f"{why}; {told}")
             self._open_at_s = time.monotonic() + self._back_off_s[min(self._openings, len(self._back_off_s) - 1)]
             self._hurry_s = self._open_at_s

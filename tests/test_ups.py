@@ -14,6 +14,7 @@ import pytest
 from agent import ups as ups_module
 from agent.model import Command, LinkError, OrderError, Status
 from agent.ups import Polled, Ups
+from agent.usbport import Rescue
 from tests.kit import look
 
 
@@ -46,7 +47,7 @@ class Fake:
 @contextmanager
 def running(opener: Any, poll_s: float = 0.02) -> Iterator[tuple[Ups, list[Polled]]]:
     polled: list[Polled] = []
-    ups, stop = Ups(opener, polled.append, poll_s), threading.Event()
+    ups, stop = Ups(opener, polled.append, poll_s, Rescue(time.monotonic)), threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()
     try:
@@ -81,6 +82,21 @@ def test_failed_polls_are_counted_and_the_third_one_opens_the_line_anew(monkeypa
     assert [p.failed_polls for p in polled[:6]] == [0, 1, 2, 3, 0, 0]
     assert [p.link for p in polled[1:4]] == ["up", "up", "down"]
     assert drivers[0].closed
+
+
+def test_a_driver_that_is_still_learning_what_its_unit_is_keeps_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ups_module, "FAILED_AGAIN_S", 0.01)
+
+    class Learning(Fake):
+        @property
+        def learning(self) -> bool:
+            return len(self.script) > 3
+
+    drivers = [Learning([False] * 8), Fake([])]
+    left = list(drivers)
+    with running(lambda: left.pop(0)) as (_, polled):
+        until(lambda: len(polled) >= 6)
+        assert [p.link for p in polled[:6]] == ["up"] * 5 + ["down"] and drivers[0].closed
 
 
 def test_a_line_that_cannot_be_opened_is_tried_for_ever_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +191,28 @@ def test_a_poll_can_be_hurried_and_then_the_pace_goes_on() -> None:
         assert polled[1].status is not None and 0 <= polled[1].status.taken_s - at_s < 0.05
 
 
+def test_a_poll_that_began_before_the_hurried_second_is_not_that_poll() -> None:
+    go = threading.Event()
+
+    class Slow(Fake):
+        def poll(self) -> Status:
+            status = super().poll()  # what was said is older than the end of the poll
+            go.wait(3.0)
+            return status
+
+    driver = Slow([])
+    with running(lambda: driver, poll_s=10.0) as (ups, polled):
+        time.sleep(0.05)  # it is in its poll
+        at_s = time.monotonic()
+        go.set()
+        until(lambda: len(polled) == 1)
+        ups.hurry(at_s)  # known only now that its status has been looked at
+        until(lambda: len(polled) == 2, 1.0)
+        time.sleep(0.1)
+        assert len(polled) == 2 and polled[0].status is not None and polled[1].status is not None
+        assert polled[0].status.taken_s < at_s <= polled[1].status.taken_s
+
+
 def test_a_ups_that_wakes_without_end_is_polled_some_twenty_times_a_second() -> None:
     wake_r, wake_w = os.pipe()
     os.write(wake_w, b"x")  # nobody reads it: always readable
@@ -197,7 +235,7 @@ def test_a_line_is_opened_again_at_the_end_of_its_pause_however_seldom_it_is_pol
         return made
 
     polled: list[Polled] = []
-    ups, stop = Ups(opener, polled.append, 30.0, (0.02,)), threading.Event()
+    ups, stop = Ups(opener, polled.append, 30.0, Rescue(time.monotonic), (0.02,)), threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()
     try:
