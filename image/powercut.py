@@ -173,7 +173,10 @@ class Life:
     @staticmethod
     def _seen(machine: Machine, view: Mapping[str, Any] | None = None) -> dict[int, str]:
         """The events on the page; with `view` those alone that are on the disk by then: it shows them before."""
-        rows = json.loads(machine.get("/api/events?limit=500"))["events"]
+        rows, more = list[dict[str, Any]](), True
+        while more:
+            page = json.loads(machine.get(f"/api/events?limit=500&since={rows[-1]['id'] if rows else 0}"))
+            rows, more = rows + page["events"], page["more"]
         if view is not None:
             rows = [r for r in rows if r["boot"] != view["boot"] or r["mono_s"] < view["now_s"] - WRITTEN_S]
         return {int(row["id"]): str(row["name"]) for row in rows}
