@@ -7,9 +7,10 @@ import logging
 import sys
 from pathlib import Path
 
-from .model import VERSION, ConfigError
+from .model import VERSION, Command, ConfigError
 
 DEFAULT_CONFIG = Path("/etc/ridethrough/ridethrough.toml")
+ORDERS = tuple(command.value for command in Command if command is not Command.SIMULATE)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
     execute = verb("execute", "have a server run one of the commands that it was set up for (RCCMD)")
     execute.add_argument("to", metavar="SERVER", help="who runs it")
     execute.add_argument("text", metavar="NAME", help="the command's name in the server's rccmd.ini")
+    ups = verb("ups", "give the UPS an order: a test, its beeper, off and on; without one: what this UPS can do")
+    ups.add_argument("order", nargs="?", choices=ORDERS, metavar="ORDER", help="one of " + ", ".join(ORDERS))
+    ups.add_argument("--delay", type=float, metavar="SECONDS", help="of a shutdown: so long after the order")
+    ups.add_argument("--return-delay", type=float, metavar="SECONDS", help="of shutdown-return: off for so long")
+    ups.add_argument("--minutes", type=int, metavar="N", help="of test-minutes")
+    ups.add_argument("--number", type=int, metavar="N", help="of an outlet")
+    ups.add_argument("--yes", action="store_true", help="really, for what can take power from somebody")
     drill = verb("drill", "play the plan through with a pretend outage: nobody is told, the protection goes on")
     drill.add_argument("--end", action="store_true", help="end it")
     rehearse = verb("rehearse", "prove every server and walk the plan: does it hold, does it fit the battery?")

@@ -105,6 +105,9 @@ def lines(sock: socket.socket) -> Iterator[bytes]:
             raise BusError("the core sent an endless line")
 
 
+ORDER_WITHIN_S = 25.0  # for the answer to an order: some units are slow, and some orders are looked after
+
+
 def ask(path: str, message: Message, within_s: float = 5.0) -> Message:
     """Send one request on a connection of its own and return the reply. BusError says why not."""
     with connect(path, within_s) as sock:

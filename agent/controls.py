@@ -1,4 +1,5 @@
-"""The buttons by which people steer the protection, and the pages on which a planned shutdown is confirmed. Pure.
+"""The buttons by which people steer the protection and test the UPS, and the pages on which a planned shutdown is
+confirmed. Pure.
 
 They ask, the core decides. Forms work without the script. Nothing here is shown to a reader who is not logged in.
 """
@@ -10,27 +11,32 @@ from collections.abc import Sequence
 
 from . import layout
 from .layout import Reader
-from .model import Condition, ServerView, View
+from .model import Command, Condition, ServerView, Source, TestResult, View
 from .words import Html, Words, html, join
 
 ALL = "all"
 #: what `POST /protect` takes: the bus request `protect` (docs/upsmon-protocol.md)
 DEEDS = ("hold", "abort", "release", "shutdown", "clear", "wake", "drill", "drill-end", "prove")
-SAID = ("prove", "wake")  # nothing is seen of these at once, so the page says that they were done
+#: what it takes as well, for the UPS: nothing that takes power from anybody
+ORDERS = tuple(
+    command.value for command in (Command.TEST_QUICK, Command.TEST_STOP, Command.BEEPER_OFF, Command.BEEPER_ON)
+)
+SAID = ("prove", "wake", *ORDERS)  # nothing is seen of these at once, so the page says that they were done
 
 
 def pieces(view: View, reader: Reader, did: str = "") -> dict[str, str]:
     """The pieces of the status page that depend on who reads it: `urgent` stands at its top, `routine` with the plan,
-    `danger` at its foot. `did`: what was just asked for, without the script."""
-    nobody = reader.token is None or any(a.condition is Condition.NO_CORE for a in view.conditions)
-    if nobody or not view.servers:
-        return {"urgent": Html(""), "routine": Html(""), "danger": Html("")}
-    text = said(reader, did)
-    return {
-        "urgent": _form(reader, _urgent(view), "card steer", text),
-        "routine": _form(reader, _routine(view), "steer", text),
-        "danger": _danger(reader, view),
-    }
+    `orders` and `danger` at its foot. `did`: what was just asked for, without the script."""
+    made = dict.fromkeys(("urgent", "routine", "orders", "danger"), Html(""))
+    if reader.token is None or any(a.condition is Condition.NO_CORE for a in view.conditions):
+        return {**made}
+    to_ups, text = did in ORDERS, said(reader, did)
+    made["orders"] = _orders(reader, view, text if to_ups else "")
+    if view.servers:
+        made["urgent"] = _form(reader, _urgent(view), "card steer", "" if to_ups else text)
+        made["routine"] = _form(reader, _routine(view), "steer", "" if to_ups else text)
+        made["danger"] = _danger(reader, view)
+    return {**made}
 
 
 def _urgent(view: View) -> list[str]:
@@ -50,6 +56,33 @@ def _routine(view: View) -> list[str]:
         return []
     drill = [] if view.mode == "setup" else ["drill" if view.drill_left_s is None else "drill-end"]
     return ["prove", *drill, *(["wake"] if view.mode == "armed" else [])]
+
+
+def _orders(reader: Reader, view: View, text: str) -> Html:
+    """What may be asked of the UPS, and what its last test brought."""
+    words, deeds = reader.words, orders(view)
+    result = view.status.test.result if view.status is not None and view.status.test is not None else TestResult.NONE
+    if not deeds and result is TestResult.NONE:
+        return Html("")
+    last = None if result is TestResult.NONE else html("<p>{t}</p>", t=words(f"test.{result.value}"))
+    return html(
+        '<section class="card ups"><h2>{title}</h2>{last}{form}</section>', title=words("ups.title"), last=last,
+        form=_form(reader, deeds, "steer", text),
+    )  # fmt: skip
+
+
+def orders(view: View) -> list[str]:
+    """Of ORDERS what this UPS can do and what makes sense now."""
+    status, found = view.status, []
+    if status is None:
+        return []
+    if any(a.condition is Condition.TEST_RUNNING for a in view.conditions):
+        found.append(Command.TEST_STOP)
+    elif view.phase == "idle" and status.source in (Source.MAINS, Source.BOOST, Source.BUCK):
+        found.append(Command.TEST_QUICK)
+    found += [] if status.beeper_on is False else [Command.BEEPER_OFF]
+    found += [] if status.beeper_on is True else [Command.BEEPER_ON]
+    return [command.value for command in found if command in view.commands]
 
 
 def said(reader: Reader, do: str) -> str:

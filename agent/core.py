@@ -95,7 +95,7 @@ class Core:
         self._auto = Auto(self._folder, self._config.ups, open_link, time.monotonic)
         pauses_s = back_off_s(self._config.driver, self._config.ups)
         self._rescue = Rescue(time.monotonic)
-        self._ups = Ups(self._open, self._take, self._config.poll_s, pauses_s, self._rescue)
+        self._ups = Ups(self._open, self._take, self._config.poll_s, self._rescue, pauses_s)
         self._server: busserver.Server | None = None
         self._engine = Engine(
             boot=boot_id(),

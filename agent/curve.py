@@ -29,10 +29,12 @@ class Curve:
     s_per_pct: tuple[float | None, ...] = (None,) * BANDS
     outages: int = 0
     of: Ident = NOBODY  # the UPS that it was learned of: its model and serial number, as far as they are known
+    guessed: bool = False  # percents that were guessed of the battery's voltage: another scale than a UPS's own
 
     def runtime_s(self, charge_pct: float | None, load_pct: float | None) -> float | None:
         """Seconds from this charge to empty at this load; None if nothing was learned or no charge is known.
-        A band that was not seen takes the value of the nearest one that was."""
+        A band that was not seen takes the value of the nearest one that was; of guessed percents those above the
+        highest one that was seen last no time."""
         if charge_pct is None or all(value is None for value in self.s_per_pct):
             return None
         total_s = 0.0
@@ -43,17 +45,21 @@ class Curve:
 
     def _near(self, band: int) -> float:
         known = [(abs(band - number), value) for number, value in enumerate(self.s_per_pct) if value is not None]
+        if self.guessed and all(self.s_per_pct[number] is None for number in range(band, BANDS)):
+            return 0.0  # by so much the voltage falls as soon as the battery carries the load
         return min(known)[1]
 
     def merge(self, newer: Curve | None) -> Curve:
-        """Both: where both know a band the newer one weighs half."""
+        """Both: where both know a band the newer one weighs half. Two scales cannot be mixed: then the newer one."""
         if newer is None:
             return self
+        if newer.guessed != self.guessed:
+            return newer
         mixed = tuple(
             new if old is None else old if new is None else old + NEWER_WEIGHS * (new - old)
             for old, new in zip(self.s_per_pct, newer.s_per_pct, strict=True)
         )
-        return Curve(s_per_pct=mixed, outages=self.outages + 1, of=newer.of)
+        return Curve(s_per_pct=mixed, outages=self.outages + 1, of=newer.of, guessed=newer.guessed)
 
 
 def is_another(before: Ident, now: Ident) -> bool:
@@ -89,6 +95,7 @@ class Learner:
     """
 
     def __init__(self) -> None:
+        self._guessed: bool | None = None  # the scale of this discharge, as in Curve
         self._spent, self._fallen = [0.0] * BANDS, [0.0] * BANDS  # seconds x load/100, and percent, in each band
         self._seconds = 0.0
         self._low_pct: float | None = None  # the newest low
@@ -97,12 +104,15 @@ class Learner:
         self._last_pct: float | None = None
         self._paused = False
 
-    def see(self, at_s: float, charge_pct: float | None, load_pct: float | None) -> None:
-        """One frame on battery."""
+    def see(self, at_s: float, charge_pct: float | None, load_pct: float | None, guessed: bool = False) -> None:
+        """One frame on battery. A charge of another scale than the first one's is none."""
         if self._last_s is not None:
             self._pass(at_s - self._last_s, load_pct)
         self._last_s = at_s
         if charge_pct is None or not 0 <= charge_pct <= 100:
+            return
+        self._guessed = guessed if self._guessed is None else self._guessed
+        if guessed != self._guessed:
             return
         before_pct, self._last_pct = self._last_pct, charge_pct
         if before_pct is not None:
@@ -151,4 +161,5 @@ class Learner:
             ),
             outages=1,
             of=of,
+            guessed=bool(self._guessed),
         )

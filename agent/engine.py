@@ -284,11 +284,11 @@ class Engine:
                 if state.outage is None or state.phase is Phase.RECOVERY:
                     self._curve, self._learner = self._taught(self._learner), None
             return
-        if look is None or "charge_pct" in look.battery.estimated:
+        if look is None:
             return
         if self._learner is None:
             self._learner, self._curve_kept_s = Learner(), now_s
-        self._learner.see(look.taken_s, look.battery.charge_pct, forecast.load_pct(look))
+        self._learner.see(look.taken_s, look.battery.charge_pct, forecast.load_pct(look), forecast.is_guessed(look))
         if now_s - self._curve_kept_s >= LEARN_EVERY_S:
             self._curve_kept_s = now_s
             self._taught(self._learner)

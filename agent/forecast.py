@@ -27,18 +27,36 @@ class Expectation:
 def filled(look: Status, curve: Curve | None, full_load_minutes: float | None) -> Status:
     """The frame with a runtime where the unit says none but a charge: from the learned curve, else from the
     configured minutes at full load, longer at less load as far as CONFIGURED_LOAD_FLOOR_PCT. Marked as estimated;
-    else nothing is invented."""
+    else nothing is invented. Of a guessed charge the smaller of both, and none that was not configured."""
     battery = look.battery
     if battery.runtime_s is not None or battery.charge_pct is None:
         return look
-    runtime_s = curve.runtime_s(battery.charge_pct, load_pct(look)) if curve else None
-    if runtime_s is None and full_load_minutes is not None:
+    learned_s, configured_s = _learned_s(look, curve), None
+    if full_load_minutes is not None:
         load = load_pct(look)
         part = 1.0 if load is None else max(CONFIGURED_LOAD_FLOOR_PCT, load) / 100.0
-        runtime_s = full_load_minutes * 60.0 * battery.charge_pct / 100.0 / part
+        configured_s = full_load_minutes * 60.0 * battery.charge_pct / 100.0 / part
+    runtime_s = configured_s if learned_s is None else learned_s
+    if is_guessed(look):  # a voltage hardly falls for long and then all at once: what was not seen may be much less
+        runtime_s = None if configured_s is None else min(configured_s, runtime_s or 0.0)
     if runtime_s is None:
         return look
     return replace(look, battery=replace(battery, runtime_s=runtime_s, estimated=battery.estimated | {"runtime_s"}))
+
+
+def is_guessed(look: Status) -> bool:
+    """Is its charge guessed of the battery's voltage?"""
+    return "charge_pct" in look.battery.estimated
+
+
+def _usable(look: Status | None, curve: Curve | None) -> Curve | None:
+    """The curve, if it was learned on the scale of this frame's charge."""
+    return curve if look is not None and curve is not None and curve.guessed == is_guessed(look) else None
+
+
+def _learned_s(look: Status, curve: Curve | None) -> float | None:
+    usable = _usable(look, curve)
+    return usable.runtime_s(look.battery.charge_pct, load_pct(look)) if usable else None
 
 
 def load_pct(look: Status) -> float | None:
@@ -139,14 +157,14 @@ def _runtime(look: Status | None, curve: Curve | None) -> tuple[float, str] | No
         return None
     said = []
     battery = look.battery
-    learned_s = curve.runtime_s(battery.charge_pct, load_pct(look)) if curve else None
-    if learned_s is not None:
+    learned_s = _learned_s(look, curve)
+    if learned_s is not None and (battery.runtime_s is not None or not is_guessed(look)):
         said.append((learned_s, "learned"))
     if battery.runtime_s is not None and "runtime_s" not in battery.estimated:
         said.append((battery.runtime_s, "ups"))
-    elif battery.runtime_s is not None and learned_s is None:
+    elif battery.runtime_s is not None and (learned_s is None or is_guessed(look)):
         said.append((battery.runtime_s, "configured"))
-    return min(said, default=None)
+    return min(said, default=None, key=lambda one: one[0])
 
 
 def _pace(state: State, look: Status, runtime_s: float) -> float:
@@ -226,8 +244,8 @@ def _until_charge_s(
     """Until the charge has fallen so far: in the learned curve's shape, else evenly."""
     if charge_pct <= below_pct:
         return 0.0
-    load = load_pct(look)
-    whole_s, rest_s = (curve.runtime_s(pct, load) if curve else None for pct in (charge_pct, below_pct))
+    load, usable = load_pct(look), _usable(look, curve)
+    whole_s, rest_s = (usable.runtime_s(pct, load) if usable else None for pct in (charge_pct, below_pct))
     if whole_s and rest_s is not None:
         return runtime_s * (1 - rest_s / whole_s)
     return runtime_s * (1 - below_pct / charge_pct)

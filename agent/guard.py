@@ -56,7 +56,7 @@ class Ordered:
 
 class Guard:
     """See the module. `order` gets the deliveries wanted; `power` an order to the UPS, whose outcome comes back as
-    Ordered; `hurry` the monotonic second at which a poll would confirm an outage."""
+    Ordered; `hurry` the monotonic second at which a poll would decide something."""
 
     def __init__(
         self,
@@ -150,9 +150,9 @@ class Guard:
         self.state, effects = protection.step(
             before, look, now_s, plan=self.plan, failed_polls=failed_polls, fresh_id=self._fresh_id, seen=seen
         )
-        confirms_s = protection.confirms_at_s(self.state)
-        if look is not None and confirms_s is not None:
-            self._hurry(confirms_s)
+        again_s = protection.look_again_at_s(self.state)
+        if look is not None and again_s is not None:
+            self._hurry(again_s)
         self._follow(before, now_s)
         notices = [notice for effect in effects for notice in self._happened(effect, before)]
         self._switch_outlets(now_s)

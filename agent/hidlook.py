@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from .hidtable import FIXED, OUTLETS, PHASES
 from .model import Battery, Condition, Flow, Ident, Line, LinkError, Outlet, Rating, Source, Status, Test, TestResult
+from .phases import with_load
 from .quirks import Quirk
 
 Numbers = Mapping[
@@ -72,7 +72,7 @@ def look(numbers: Numbers, quirk: Quirk, ident: Ident, *, taken_s: float) -> Sta
         taken_s=taken_s,
         source=source,
         inputs=_lines("input", numbers),
-        outputs=_with_load(_lines("output", numbers), numbers.get("load")),
+        outputs=with_load(_lines("output", numbers), numbers.get("load")),
         bypass=_lines("bypass", numbers),
         battery=Battery(
             charge_pct=charge_pct,
@@ -200,15 +200,6 @@ def _line(place: str, numbers: Numbers, frequency_hz: float | None) -> Line:
         load_pct=value("load"),
         apparent_va=value("apparent"),
     )
-
-
-def _with_load(lines: tuple[Line, ...], load_pct: float | None) -> tuple[Line, ...]:
-    """The load of the whole unit belongs to the one output; of three, to each that does not say its own."""
-    if load_pct is None:
-        return lines
-    if len(lines) > 1:
-        return tuple(replace(line, load_pct=load_pct) if line.load_pct is None else line for line in lines)
-    return (replace(lines[0] if lines else Line(), load_pct=load_pct),)
 
 
 def _rating(numbers: Numbers) -> Rating:

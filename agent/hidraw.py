@@ -26,6 +26,7 @@ SYS, DEV = Path("/sys/class/hidraw"), Path("/dev")
 REPORT_LIMIT_BYTES = 1025  # id byte and what the parser allows
 LARGER_BYTES = 256  # asked for when a report turns out longer than it was described (APC ES 525, CS)
 DESCRIPTOR_LIMIT_BYTES = 4096
+FULL = 63  # interrupt reports that the kernel keeps; what comes then it drops (drivers/hid/hidraw.c)
 BACK_OFF_S = (0.25,)  # a look into a folder costs nothing, and a unit that re-enumerated shall not be missed long
 DEVICES_LIMIT = 64  # looked at; more are not listed
 TEXT_LIMIT = 256
@@ -105,7 +106,6 @@ def _request(direction: int, number: int, size: int) -> int:
 
 RDESC_SIZE = _request(2, 0x01, 4)
 RDESC = _request(2, 0x02, 4 + DESCRIPTOR_LIMIT_BYTES)
-RAW_INFO = _request(2, 0x03, 8)
 RAW_NAME = _request(2, 0x04, TEXT_LIMIT)
 
 
@@ -311,7 +311,8 @@ class HidrawLink:
             raise LinkError(f"{self._node}: report {data[0]:#04x} not sent: {e.strerror}") from e
 
     def inputs(self, limit: int) -> list[Reply]:
-        """The interrupt reports that have come in, at most `limit`, without waiting. LinkError: the unit is gone."""
+        """The interrupt reports that have come in, at most `limit`, without waiting; none if so many waited that the
+        newest were lost. LinkError: the unit is gone."""
         taken: list[Reply] = []
         while len(taken) < limit:
             try:
@@ -323,7 +324,7 @@ class HidrawLink:
             if not data:
                 raise LinkError(f"{self._node}: the device is gone")
             taken.append(Reply(data if self._numbered else b"\0" + data, self._now()))
-        return taken
+        return taken if len(taken) < FULL else []
 
     def string(self, index: int) -> str | None:
         """A string descriptor, by way of the USB device; None if it cannot be had."""

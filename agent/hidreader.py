@@ -94,7 +94,7 @@ class Reader:
 
     def read(self) -> float:
         """One poll: take the interrupt reports, ask the vital reports, then others within their time. The second at
-        which the report that tells of the mains was complete. LinkError if there is none.
+        which the newest report that tells of the mains was complete. LinkError if there is none.
 
         News of the mains does not wait for what is measured: that comes at the next poll, at the latest. Nor does it
         wait for a slow unit: what does not fit into POLL_S has its turn at a later poll."""
@@ -110,14 +110,13 @@ class Reader:
         self._put_off = news and not self._put_off
         if not self._put_off and (self._now() - self._measured_s >= MEASURE_EVERY_S or self._queue):
             self._starved = not self._turn and self._now() >= self._until_s
-            fresh = self._measure()
-            if fresh:
-                taken_s, asked = self._ask_mains(fresh)
-                self._ask_vital(fresh, asked)
-        place = self._place("ac") or self._place("discharging")
-        if place is not None and place.input is not None and place.input.report in self._take_inputs():
-            return self._seen["input", place.input.report].received_s  # nobody is woken for what is read already
-        return taken_s
+            found = self._measure()
+            if found is not None:
+                taken_s, asked = self._ask_mains(found)
+                self._ask_vital(found, asked)
+        self._take_inputs()  # nobody is woken for what is read already
+        newest = self._newest("ac") or self._newest("discharging")
+        return taken_s if newest is None else max(taken_s, newest[0])
 
     def numbers(self) -> dict[str, float]:
         """Variable -> its newest value, as the unit says it, in SI units. Ages count from the last `read`."""
@@ -166,6 +165,8 @@ class Reader:
         asked: set[Key] = set()
         while True:  # until the place that tells of the mains has answered: a refusal makes way for the next place
             place = self._place("ac") or self._place("discharging")
+            if place is None and self._forgive():
+                continue
             if place is None:
                 raise LinkError("none of its reports says whether the mains is there")
             if place.input is not None and place.input.report in fresh:
@@ -175,6 +176,15 @@ class Reader:
             reply = self._ask(key)
             if reply is not None:
                 return reply.received_s, asked
+
+    def _forgive(self) -> bool:
+        """Where all places of the mains are refused no round of measuring comes to ask again: whether one may be."""
+        places = [place for name in ("ac", "discharging") for place in self.places.get(name, ())]
+        keys = {(kind, f.report) for p in places for kind, f in (("feature", p.feature), ("input", p.input)) if f}
+        due = [key for key in keys if self._refused.get(key, (float("inf"), 0.0))[0] <= self._now()]
+        for key in due:
+            del self._refused[key]
+        return bool(due)
 
     def _ask_vital(self, fresh: set[int], asked: set[Key]) -> None:
         """Ask what else is vital, as long as there is time; what has not had its turn goes first at the next poll."""
@@ -189,9 +199,9 @@ class Reader:
             if self._may_ask(key) and not self._try(key):
                 break
 
-    def _measure(self) -> set[int]:
+    def _measure(self) -> set[int] | None:
         """A round through the other reports; what does not fit into the time goes on at the next poll. It ends when
-        the mains changes: the ids of the interrupt reports that say so."""
+        the mains changes: the ids of the interrupt reports that have just come in; else None."""
         begin_s, before = self._now(), self._mains()
         budget_s = BUDGET_S if self._measured_s > float("-inf") else FIRST_BUDGET_S
         if not self._queue:
@@ -203,9 +213,9 @@ class Reader:
             if self._may_ask(key) and not self._try(key):
                 break
             fresh = self._take_inputs()
-            if fresh and self._mains() != before:
+            if self._mains() != before:
                 return fresh
-        return set()
+        return None
 
     def _wanted(self) -> list[Key]:
         """What a round asks for: what was refused and may be asked again, measured values, and fixed ones that are

@@ -26,9 +26,12 @@ CONTROL_WITHIN_MS = 2000
 INTERRUPT_WITHIN_MS = 250  # so long it takes to end the thread
 CLOSE_WITHIN_S = 2.0  # waited for that; libusb may take longer with a device that is dead
 WAITING_LIMIT = 64  # interrupt reports; the oldest goes
-EPIPE, EOVERFLOW, ETIMEDOUT = 32, 75, 110
+EBUSY, EPIPE, EOVERFLOW, ETIMEDOUT = 16, 32, 75, 110
 HID_CLASS, HUB_CLASS, REPORT_DESCRIPTOR = 3, 9, 0x22
 KINDS = {"input": 1, "feature": 3}
+#: items of a report descriptor (HID 1.11, 6.2.2)
+SIZE, REPORT_ID, COUNT, PUSH, POP, INPUT = 0x74, 0x84, 0x94, 0xA4, 0xB4, 0x80
+_hung: list[threading.Thread] = []  # of links that were closed while libusb hung: they still have the device
 
 
 def open(  # noqa: A001 (hidusb.open reads well)
@@ -64,8 +67,12 @@ def open(  # noqa: A001 (hidusb.open reads well)
         if hidraw.is_power_device(link.descriptor):
             return link
         link.close()
+    _hung[:] = [thread for thread in _hung if thread.is_alive()]
+    if error is not None and error.errno == EBUSY and not _hung:
+        meant("")  # another program has it: its port is left alone
     if error is not None:
         raise LinkError(remedy(chosen.identity, error)) from error
+    meant("")  # it is not silent, so its port is left alone
     raise LinkError(f"{chosen.identity.name or 'this USB device'} is no power device")
 
 
@@ -171,6 +178,7 @@ class HidUsbLink:
         self._thread.join(CLOSE_WITHIN_S)
         os.close(self._wake_r)
         if self._thread.is_alive():
+            _hung.append(self._thread)
             log.warning("usb: libusb hangs at reading; the device is given back when it comes back")
 
     def _read_descriptor(self) -> bytes:
@@ -200,10 +208,12 @@ class HidUsbLink:
 
     def _listen(self, endpoint: tuple[int, int] | None) -> None:
         cleared = False  # since it last sent something: a pipe that stalls again at once is not mended that way
+        lengths, began = _input_bytes(self.descriptor), b""  # a long report comes in several packets
         while endpoint is not None and not self._stop.is_set():
             try:
-                data = bytes(self._device.read(*endpoint, INTERRUPT_WITHIN_MS))
+                packet = bytes(self._device.read(*endpoint, INTERRUPT_WITHIN_MS))
             except self._error as e:
+                began = b""
                 if e.errno == ETIMEDOUT:
                     continue
                 if e.errno == EPIPE and not cleared and self._clear_halt(endpoint[0]):
@@ -212,6 +222,10 @@ class HidUsbLink:
                 self._gone = f"interrupt reports: {e}"
             else:
                 cleared = False
+                data, began = began + packet, b""
+                if len(packet) == endpoint[1] and len(data) < lengths.get(data[0] if self._numbered else 0, 0):
+                    began = data
+                    continue
                 self._waiting.append(Reply(data if self._numbered else b"\0" + data, self._now()))
             try:
                 os.write(self._wake_w, b"x")
@@ -231,3 +245,19 @@ class HidUsbLink:
             return False
         log.info("usb: endpoint %#04x was halted and is cleared", address)
         return True
+
+
+def _input_bytes(descriptor: bytes) -> dict[int, int]:
+    """How long each input report is on the wire, by its id; 0 in a unit without ids."""
+    bits: dict[int, int] = {}
+    now, kept = dict.fromkeys((SIZE, REPORT_ID, COUNT), 0), []
+    for tag, number in hidraw.items(descriptor):
+        if tag in now:
+            now[tag] = number
+        elif tag == PUSH:
+            kept.append(dict(now))
+        elif tag == POP and kept:
+            now = kept.pop()
+        elif tag == INPUT:
+            bits[now[REPORT_ID]] = bits.get(now[REPORT_ID], 0) + now[SIZE] * now[COUNT]
+    return {report: min(bool(report) + (said + 7) // 8, REPORT_LIMIT_BYTES) for report, said in bits.items()}

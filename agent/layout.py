@@ -134,6 +134,7 @@ def status(pieces: Mapping[str, str], reader: Reader) -> Html:
 <section class="card"><h2>{events_title}</h2>
 <table class="events"><thead><tr><th scope="col">{time}</th><th scope="col">{event}</th></tr></thead>
 <tbody id="events">{events}</tbody></table></section>
+<div id="orders">{orders}</div>
 <div id="danger">{danger}</div>
 </main>
 <footer><p id="unit">{unit}</p>{more}</footer>
@@ -142,7 +143,8 @@ def status(pieces: Mapping[str, str], reader: Reader) -> Html:
         line=pieces["line"], alert=pieces["alert"], conditions=pieces["conditions"],
         flow_title=words("flow.title"), flow=_flow(pieces, words), tiles_title=words("tiles.title"),
         tiles=join(tiles), demo=pieces["demo"], drill=pieces["drill"], urgent=pieces["urgent"],
-        forecast=pieces["forecast"], routine=pieces["routine"], danger=pieces["danger"],
+        forecast=pieces["forecast"], routine=pieces["routine"], orders=pieces["orders"],
+        danger=pieces["danger"],
         plan_title=words("plan.title"), plan=_plan(pieces, words),
         events_title=words("events.title"), time=words("events.time"), event=words("events.event"),
         events=pieces["events"], unit=pieces["unit"], more=_more(reader),

@@ -50,6 +50,7 @@ def open(  # noqa: A001
     try:
         return TunnelLink(device, now, unit)
     except LinkError:
+        meant("")  # it is not silent, so its port is left alone
         device.close()
         raise
 

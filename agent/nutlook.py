@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 from .model import (
     Battery,
@@ -21,6 +20,7 @@ from .model import (
     Test,
     TestResult,
 )
+from .phases import with_load
 
 OUTLETS = range(1, 65)
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}(?:\.[0-9]{0,9})?")
@@ -74,7 +74,7 @@ def look(variables: Mapping[str, str], taken_s: float) -> Status:
         taken_s=taken_s,
         source=_source(tokens),
         inputs=_lines(v, ("input",)),
-        outputs=_lines(v, ("output",), load=True),
+        outputs=with_load(_lines(v, ("output",), whole=True), number(v, "ups.load", 0, 1000)),
         bypass=_lines(v, ("input.bypass", "output.bypass")),
         battery=Battery(
             charge_pct=_at_most(number(v, "battery.charge", 0, 110), 100.0),
@@ -112,10 +112,8 @@ def _source(tokens: frozenset[str]) -> Source:
     return next((source for token, source in SOURCES.items() if token in tokens), Source.UNKNOWN)
 
 
-def _lines(v: Mapping[str, str], places: tuple[str, ...], *, load: bool = False) -> tuple[Line, ...]:
-    """One or three lines of the first place that NUT tells of; `load`: with what `ups.` says of the whole. A load of
-    the whole is said of each line that has none of its own."""
-    total = number(v, "ups.load", 0, 1000) if load else None
+def _lines(v: Mapping[str, str], places: tuple[str, ...], *, whole: bool = False) -> tuple[Line, ...]:
+    """One or three lines of the first place that NUT tells of; `whole`: one with what `ups.` says of it."""
     for place in places:
         hertz = number(v, f"{place}.frequency", 0, 500)
         three = tuple(
@@ -130,14 +128,13 @@ def _lines(v: Mapping[str, str], places: tuple[str, ...], *, load: bool = False)
             for n in (1, 2, 3)
         )
         if any(line != Line(frequency_hz=hertz) for line in three):
-            return tuple(replace(line, load_pct=total) if line.load_pct is None else line for line in three)
+            return three
         one = Line(
             voltage_v=number(v, f"{place}.voltage", 0, 2000),
             frequency_hz=hertz,
             current_a=number(v, f"{place}.current"),
-            power_w=number(v, f"{place}.realpower", also="ups.realpower" if load else ""),
-            load_pct=total,
-            apparent_va=number(v, f"{place}.power", also="ups.power" if load else ""),
+            power_w=number(v, f"{place}.realpower", also="ups.realpower" if whole else ""),
+            apparent_va=number(v, f"{place}.power", also="ups.power" if whole else ""),
             fault_voltage_v=number(v, f"{place}.voltage.fault", 0, 2000),
         )
         if one != Line():

@@ -25,6 +25,7 @@ from .model import Condition, Source, Status
 from .outage import MARGIN_S, Effect, Latch, Phase, Plan, Seen, State, budget_s
 
 CONFIRM_S = 3.0  # battery frames must span this, and be two
+LOW_AGAIN_S = 1.0  # after a first frame with low battery, whatever the usual pace
 STALE_S = 15.0  # a gap between two frames after which a run starts anew
 BLIND_S = 60.0  # on battery without a frame for so long: latch all
 LOST_POLLS = 3  # silence counts only if it was asked so often
@@ -96,6 +97,13 @@ def confirms_at_s(state: State) -> float | None:
     if state.battery_from_s is None or (state.on_battery and not state.unproven):
         return None
     return state.battery_from_s + CONFIRM_S
+
+
+def look_again_at_s(state: State) -> float | None:
+    """The second at which one more frame would decide something: confirm the outage, or a low battery in it."""
+    if state.battery_now() and state.said_low and not state.low and state.last_frame_s is not None:
+        return state.last_frame_s + LOW_AGAIN_S
+    return confirms_at_s(state)
 
 
 def virtual_runtime_s(state: State, now_s: float) -> float | None:

@@ -208,8 +208,7 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
     if given.settings is not None:
         s = given.settings
         what = f"{len(s.servers)} servers in {len(s.stages)} stages, mode {s.mode}, driver {s.driver or 'none'}"
-        lines.append(f"  {what}")
-        lines += [f"  note: {hint}" for hint in s.hints]
+        lines += [f"  {what}", *(f"  note: {hint}" for hint in s.hints)]
     else:
         lines.append("  [system] alone; the rest of the configuration stays as it is")
     return [*lines, *_scrub(places, path, data, mistakes)]
@@ -319,13 +318,16 @@ def _seconds(places: Places, system: System, mistakes: list[str]) -> list[str]:
         else:
             said += _take(places.of(name), System(), mistakes)
     for name in seconds.known(places.config):
+        wrong = list[str]()
         if (settings := seconds.read(places.config, name)) is not None:
             said += seconds.page(name, settings, system.hostname, _code(places.of(name), said))
+            wrong = [f"UPS {name}: {line}" for line in seconds.clash(settings, FILE, _settings(places))]
         try:
             places.start(seconds.units(name))
         except OSError as e:
-            said.append(f"UPS {name}: {e.filename}: {e.strerror}")
-            mistakes.append(said[-1])
+            wrong.append(f"UPS {name}: {e.filename}: {e.strerror}")
+        said += wrong
+        mistakes += wrong
     return ["", *said] if said else []
 
 

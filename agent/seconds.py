@@ -77,13 +77,18 @@ def wrong(name: str, given: Given, first: Config, others: Mapping[str, Config]) 
         if getattr(settings, key) != path:
             found.append(f'[agent] {key}: must be "{path}" for this UPS')
     for who, other in {"ridethrough.toml": first, **{file_of(n): c for n, c in others.items()}}.items():
-        if detect.AUTO in (settings.driver, other.driver):
-            found.append(
-                f'[ups] driver = "auto", here or in {who}: with a second UPS each must say which one is its own'
-            )
-        for key, mine, theirs in (("web", settings.web, other.web), ("snmp", settings.snmp, other.snmp)):
-            if mine and theirs and _port(mine.listen) == _port(theirs.listen):
-                found.append(f'[{key}] listen = "{mine.listen}": {who} has this port already')
+        found += clash(settings, who, other)
+    return found
+
+
+def clash(settings: Config, who: str, other: Config) -> list[str]:
+    """What `settings` cannot have because `other`, the configuration of the file `who`, has it."""
+    found = []
+    if detect.AUTO in (settings.driver, other.driver):
+        found.append(f'[ups] driver = "auto", here or in {who}: with a second UPS each must say which one is its own')
+    for key, mine, theirs in (("web", settings.web, other.web), ("snmp", settings.snmp, other.snmp)):
+        if mine and theirs and _port(mine.listen) == _port(theirs.listen):
+            found.append(f'[{key}] listen = "{mine.listen}": {who} has this port already')
     return found
 
 

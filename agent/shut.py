@@ -129,6 +129,7 @@ class ShutLink:
         self._sizes: dict[int, int] = {}  # report -> bytes of its last answer
         self.descriptor = b""
         self.identity = Identity(0, 0)
+        self.learning = False  # the last `learn` brought something, and not yet all
         self.until_s = math.inf  # whatever is asked ends by then: a poll is many questions, and a bad line costs each
 
     @property
@@ -139,7 +140,7 @@ class ShutLink:
     def learn(self, within_s: float) -> None:
         """Ask what it is, which takes some seconds at this speed. LinkError: it does not answer; or the time is over,
         then it goes on with the next call."""
-        deadline_s, before = self._now() + within_s, self._got
+        deadline_s, before, self.learning = self._now() + within_s, self._got, False
         try:
             self._sync(deadline_s)
             if self._device is None:
@@ -161,6 +162,7 @@ class ShutLink:
             if not isinstance(e, _LateError) or self._got == before:
                 self._synced = False
                 raise
+            self.learning = True
             raise LinkError(f"it is being asked what it is: {self._got} bytes so far") from None
 
     def get(self, kind: str, report: int, length: int) -> Reply | None:
@@ -230,6 +232,7 @@ class ShutLink:
             while (left_s := until_s - self._now()) > 0:
                 if bytes([word]) in self._line.read(PIECE_BYTES, left_s):
                     self._synced, self._begun = True, None
+                    self._telling.clear()
                     return
         raise LinkError("no answer to SHUT's sync byte: another protocol, another cable, or nothing there")
 

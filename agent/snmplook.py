@@ -24,6 +24,7 @@ from .model import (
     Test,
     TestResult,
 )
+from .phases import with_load
 from .snmptables import PHASES, Table
 
 FLOWS: Mapping[int, Flow] = {1: Flow.CHARGING, 2: Flow.DISCHARGING, 3: Flow.RESTING, 4: Flow.RESTING}
@@ -75,7 +76,7 @@ def look(table: Table, known: Mapping[str, float | str], alarms: frozenset[Condi
         taken_s=taken_s,
         source=table.sources.get(source, Source.UNKNOWN),
         inputs=_lines(known, "input"),
-        outputs=_lines(known, "output"),
+        outputs=with_load(_lines(known, "output"), _number(known, "load_pct")),
         bypass=_lines(known, "bypass"),
         battery=Battery(
             charge_pct=_number(known, "battery.charge_pct"),

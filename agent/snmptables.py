@@ -285,7 +285,7 @@ EATON = Table(
         input.#.voltage_v 3.4.1.2.#
         input.#.current_a 3.4.1.3.#
         input.#.power_w 3.4.1.4.#
-        output.1.load_pct 4.1.0
+        load_pct 4.1.0
         output.frequency_hz 4.2.0 0.1
         output.count 4.3.0
         output.#.voltage_v 4.4.1.2.#

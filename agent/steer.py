@@ -1,4 +1,4 @@
-"""The verbs that steer protection: shutdown, hold, abort, release, clear, wake, drill, arm, disarm."""
+"""The verbs that steer: shutdown, hold, abort, release, clear, wake, drill, arm, disarm; and ups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from . import bus, vault
 from .config import PROTECTING, Config
-from .model import ConfigError, View
+from .model import Command, ConfigError, View
 from .process import last_good, load
 
 _ARMED = re.compile(rb"""^([^#\n]*\bmode["']?[ \t]*=[ \t]*)(["'])armed\2""", re.MULTILINE)
@@ -23,6 +23,17 @@ SAID = {
     "clear": "ended",
     "drill": "the drill runs, nobody is told; watch it with `ridethrough log`; it ends after 30 min at the latest",
     "drill-end": "the drill is over",
+}
+#: orders that can take the power from somebody, or the battery's charge, and what they do
+RISKY = {
+    Command.TEST_DEEP: "runs on the battery until it is nearly empty: an outage soon after it finds little left",
+    Command.TEST_MINUTES: "runs on the battery for so long: an outage soon after it finds less left",
+    Command.SHUTDOWN_RETURN: "takes the power from all it feeds until the mains is there; no server is told before",
+    Command.SHUTDOWN_STAY_OFF: "takes the power from all it feeds, and stays off; no server is told before",
+    Command.LOAD_OFF: "takes the power from all it feeds, at once; no server is told before",
+    Command.OUTLET_OFF: "takes the power from what hangs on this outlet; no server is told before",
+    Command.BYPASS_ON: "feeds the load from the mains alone: nothing protects it in an outage",
+    Command.ECO_ON: "feeds the load from the mains while that is good: unfiltered, with a short gap in an outage",
 }
 
 
@@ -79,6 +90,30 @@ def shutdown(args: argparse.Namespace, settings: Config, view: View) -> int:
         return 2
     ask(settings, "shutdown", args.stage)
     print("ordered; see `ridethrough status --watch`")
+    return 0
+
+
+def ups(args: argparse.Namespace, settings: Config, view: View) -> int:
+    """Give the UPS an order; without one: what it can do. BusError says why not."""
+    can = sorted((c for c in view.commands if c is not Command.SIMULATE), key=list(Command).index)
+    if not args.order:
+        for one in can:
+            print(f"{one.value}{f' --yes   ({risk})' if (risk := RISKY.get(one)) else ''}")
+        if not can:
+            print("this UPS takes no orders" if view.status else "the UPS says nothing: nobody knows what it can do")
+        return 0
+    command = Command(args.order)
+    if command not in can:
+        raise ConfigError(f"this UPS cannot do {args.order}; it can: {', '.join(c.value for c in can) or 'nothing'}")
+    if command in RISKY and not args.yes:
+        print(f"nothing was done; {args.order} {RISKY[command]}. Add --yes if it shall")
+        return 2
+    asked = {"delay_s": args.delay, "return_delay_s": args.return_delay}
+    asked |= {"minutes": args.minutes, "number": args.number}
+    told = {name: value for name, value in asked.items() if value is not None}
+    order: bus.Message = {"type": "command", "command": command.value, "args": told, "origin": origin()}
+    reply = bus.ask(socket_path(settings), order, within_s=bus.ORDER_WITHIN_S)
+    print(f"the UPS took it{f': {remark}' if (remark := reply.get('remark')) else ''}; see `ridethrough status`")
     return 0
 
 

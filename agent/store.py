@@ -105,6 +105,7 @@ class Store:
         self._recent: deque[Event] = deque(maxlen=RECENT_LIMIT)
         self._recent_lock = threading.Lock()
         self.failed = ""  # why the last write failed; '' while all is well
+        self._unread = ""  # why the last reading failed
 
     def start(self) -> Memory:
         """Open the file and read what a restart needs. Never raises: without a disk the history starts empty."""
@@ -289,8 +290,12 @@ class Store:
                     last = db.execute("SELECT max(id) FROM event").fetchone()[0] or 0
                     start = max(0, last - limit)
                 found = _read(db, start, limit + 1)
-        except (sqlite3.Error, ValueError, TypeError):
+            self._unread = ""
+        except (sqlite3.Error, ValueError, TypeError) as e:
             found = []
+            if self._unread != str(e):
+                log.warning("%s cannot be read: %s: the events in memory are shown", self._path, e)
+            self._unread = str(e)
         with self._recent_lock:
             recent = [e for e in self._recent if e.id > (since or 0)]
         # what the writer has not yet written, or cannot write

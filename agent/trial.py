@@ -1,8 +1,8 @@
 """`ridethrough update --confirm`: if this start is one on trial, the new version must prove itself within 5 minutes.
 
-Proven: core, faces and a fresh word of the UPS are all there, three looks in a row (a process that dies and is
-started again, over and over, is there now and then). Else, and whatever else goes wrong, the host starts again, and
-the firmware takes the old slot: select.txt still names it.
+Proven: core, faces and a fresh word of the UPS, and those of each second UPS that was there before, are all there,
+three looks in a row (a process that dies and is started again, over and over, is there now and then). Else, and
+whatever else goes wrong, the host starts again, and the firmware takes the old slot: select.txt still names it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import addresses, bus, process, steer, twoslots, update, vault, wire
+from . import addresses, bus, process, seconds, steer, twoslots, update, vault, wire
 from .config import Config
 from .model import VERSION, ConfigError, View
 from .twoslots import Card
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 TRIAL_S, LOOK_EVERY_S, LOOKS = 300.0, 5.0, 3
 ANSWER_S = 5.0
-FACES = "ridethrough-faces.service"
+FACES = "ridethrough-faces.service"  # of the first UPS
 
 
 def confirm(
@@ -58,12 +58,15 @@ def confirm(
 
 
 def at_work(config: Path) -> bool:
-    """Is the core in the middle of an outage? Not if it does not answer."""
-    try:
-        settings, _ = process.load(config)
-        return _view(settings).phase != "idle"
-    except (ConfigError, bus.BusError, ValueError):
-        return False
+    """Is a core in the middle of an outage? Not if it does not answer."""
+    for path in (config, *(config.with_name(f"{name}.toml") for name in seconds.known(config))):
+        try:
+            settings, _ = process.load(path)
+            if _view(settings).phase != "idle":
+                return True
+        except (ConfigError, bus.BusError, ValueError):
+            continue
+    return False
 
 
 def _view(settings: Config) -> View:
@@ -72,8 +75,16 @@ def _view(settings: Config) -> View:
     return view
 
 
-def health(config: Path, without_ups: bool) -> str:
-    """What is not well, or ''."""
+def health(config: Path, without_ups: bool, second: Sequence[str] = ()) -> str:
+    """What is not well, or ''; `second`: the names of the other UPSes that must be there, too."""
+    why = _health(config, without_ups, FACES)
+    for name in second if not why else ():
+        if why := _health(config.with_name(f"{name}.toml"), without_ups, seconds.units(name)[1]):
+            return f"UPS {name}: {why}"
+    return why
+
+
+def _health(config: Path, without_ups: bool, faces: str) -> str:
     try:
         settings, _ = process.load(config)
         view = _view(settings)
@@ -83,7 +94,7 @@ def health(config: Path, without_ups: bool) -> str:
         return f"core: {e}"
     if not without_ups and (view.status is None or view.age_s is None or view.age_s > FRESH_S):
         return f"UPS: no fresh word of it ({view.link} {view.link_detail})".rstrip()
-    return page(settings) if settings.web is not None else _faces()
+    return page(settings) if settings.web is not None else _faces(faces)
 
 
 def page(settings: Config) -> str:
@@ -110,15 +121,15 @@ def page(settings: Config) -> str:
     return why
 
 
-def _faces() -> str:
+def _faces(unit: str) -> str:
     """Without a page: do the faces run, as systemd says?"""
     try:
         done = subprocess.run(
-            ["systemctl", "is-active", FACES], capture_output=True, text=True, check=False, timeout=ANSWER_S
+            ["systemctl", "is-active", unit], capture_output=True, text=True, check=False, timeout=ANSWER_S
         )
     except (OSError, subprocess.TimeoutExpired) as e:
-        return f"{FACES}: {e}"
-    return "" if done.returncode == 0 else f"{FACES}: {done.stdout.strip() or 'not there'}"
+        return f"{unit}: {e}"
+    return "" if done.returncode == 0 else f"{unit}: {done.stdout.strip() or 'not there'}"
 
 
 def here(config: Path) -> Card:
@@ -137,7 +148,9 @@ def main(config: Path, here: Card, reboot: Callable[[str], None] = update.reboot
     about, kept = twoslots.trial_of(here), False
     try:
         without_ups = about.get("without_ups") is True
-        look, busy = (lambda: health(config, without_ups)), (lambda: at_work(config))
+        told = about.get("seconds")
+        second = [str(n) for n in told if not seconds.wrong_name(str(n))] if isinstance(told, list) else []
+        look, busy = (lambda: health(config, without_ups, second)), (lambda: at_work(config))
         kept = confirm(here, look, time.monotonic, time.sleep, _say, busy)
     except (OSError, ConfigError) as e:
         log.error("slot %s: its trial failed: %s; the old one comes back", here.running, e)

@@ -23,7 +23,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, cast
 
@@ -56,6 +56,14 @@ def refusal(view: View, without_ups: bool) -> str:
     charge_pct = status.battery.charge_pct
     if charge_pct is not None and charge_pct < CHARGE_LEAST_PCT:
         return f"the battery is at {charge_pct:.0f} %: wait for {CHARGE_LEAST_PCT:.0f} %"
+    return ""
+
+
+def refusal_of_all(views: Mapping[str, View], without_ups: bool) -> str:
+    """As `refusal`, of each UPS of this host; the first one's name is ''."""
+    for name, view in views.items():
+        if why := refusal(view, without_ups):
+            return f"UPS {name}: {why}" if name else why
     return ""
 
 
@@ -244,8 +252,8 @@ def _write(path: Path, data: bytes) -> tuple[int, str]:
 # --- the verb ---------------------------------------------------------------------------------------------------
 
 
-def main(args: argparse.Namespace, settings: Config, view: Callable[[], View]) -> int:
-    """`ridethrough update FILE|URL`. ConfigError."""
+def main(args: argparse.Namespace, settings: Config, views: Callable[[], Mapping[str, View]]) -> int:
+    """`ridethrough update FILE|URL`. `views()`: what the core of each UPS says (`refusal_of_all`). ConfigError."""
     here = twoslots.find(settings)
     if bool(args.source) == args.back:
         raise ConfigError("say which: ridethrough update FILE or URL, or --back")
@@ -253,11 +261,13 @@ def main(args: argparse.Namespace, settings: Config, view: Callable[[], View]) -
         raise ConfigError("this host was not started from an image with two slots; update it as it was installed")
     if os.geteuid() != 0:
         raise ConfigError("an update writes the card: run it as root")
-    if why := refusal(view(), args.without_ups):
+    seen = views()
+    if why := refusal_of_all(seen, args.without_ups):
         raise ConfigError(f"not now: {why}")
+    about: dict[str, object] = {"without_ups": args.without_ups, "seconds": [name for name in seen if name]}
     if args.back:
         twoslots.back(here)
-        twoslots.begin_trial(here, {"without_ups": args.without_ups})
+        twoslots.begin_trial(here, about)
         reboot("0 tryboot")
         return 0
     with _open(args.source) as stream:
@@ -266,10 +276,8 @@ def main(args: argparse.Namespace, settings: Config, view: Callable[[], View]) -
             raise ConfigError(why)
         print(f"version {manifest.version} into slot {here.other}", flush=True)
         install(stream, manifest, here, lambda line: print(line, flush=True))
-    twoslots.begin_trial(
-        here, {"without_ups": args.without_ups, "version": manifest.version, "made_s": manifest.made_s}
-    )
-    if why := refusal(view(), args.without_ups):
+    twoslots.begin_trial(here, {**about, "version": manifest.version, "made_s": manifest.made_s})
+    if why := refusal_of_all(views(), args.without_ups):
         raise ConfigError(f"written, but not started: {why}; then once more: ridethrough update {args.source}")
     print("the host starts again now, with the new version on trial")
     reboot("0 tryboot")

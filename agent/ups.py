@@ -56,8 +56,8 @@ class _Order:
 class Ups:
     """`opener()` connects to the UPS or raises LinkError; `deliver(polled)` takes what a poll brought at once.
 
-    `back_off_s`: pauses before it is opened again, the last one for ever; empty: BACK_OFF_S. `rescue` helps where
-    opening again does not.
+    `rescue` helps where opening again does not; the opener tells it the USB socket. `back_off_s`: pauses before it is
+    opened again, the last one for ever; empty: BACK_OFF_S.
     """
 
     def __init__(
@@ -65,11 +65,10 @@ class Ups:
         opener: Callable[[], Driver],
         deliver: Callable[[Polled], None],
         poll_s: float,
+        rescue: Rescue,
         back_off_s: tuple[float, ...] = (),
-        rescue: Rescue | None = None,
     ) -> None:
-        self._opener, self._deliver, self._poll_s = opener, deliver, poll_s
-        self._rescue = rescue if rescue is not None else Rescue(time.monotonic)
+        self._opener, self._deliver, self._poll_s, self._rescue = opener, deliver, poll_s, rescue
         self._back_off_s = back_off_s or BACK_OFF_S
         self._driver: Driver | None = None
         self._off_return = "no"  # of the unit that was last connected
@@ -77,7 +76,7 @@ class Ups:
         self._openings = 0  # failed ones in a row
         self._open_at_s = 0.0
         self._hurry_s = math.inf  # not later than this
-        self._polled_s = 0.0
+        self._began_s = self._polled_s = 0.0  # begin and end of the last poll
         self._oddities = Oddities()
         self._tells_runtime = True
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
@@ -125,9 +124,9 @@ class Ups:
             pass  # it is already awake
 
     def hurry(self, at_s: float) -> None:
-        """Poll at this monotonic second, if that is before the next regular poll; at once if it has passed: a slow
-        poll may have taken longer."""
-        self._hurry_s = min(self._hurry_s, at_s)
+        """Poll at this monotonic second, if that is before the next regular poll; at once, if it went by in one."""
+        if at_s > self._began_s:
+            self._hurry_s = min(self._hurry_s, at_s)
         self.wake()
 
     def run(self, stop: threading.Event) -> None:
@@ -137,6 +136,7 @@ class Ups:
             now_s = self.turned_s = time.monotonic()
             due_s = self._due_s(next_s)
             if now_s >= due_s:
+                self._began_s = now_s
                 if now_s >= self._hurry_s:
                     self._hurry_s = math.inf  # before the poll: what it brings may ask for the next one
                 self._poll()
@@ -177,7 +177,7 @@ class Ups:
                 self._driver = self._opener()
             status = self._believed(self._driver.poll())
         except LinkError as e:
-            self._failed(str(e))
+            self._failed(e)
             return
         finally:
             self._polled_s = time.monotonic()
@@ -199,19 +199,20 @@ class Ups:
             log.log(logging.WARNING if is_warning else logging.INFO, "%s", line)
         return status
 
-    def _failed(self, why: str) -> None:
-        why = _shown(why)
+    def _failed(self, error: LinkError) -> None:
+        why = _shown(str(error))
         self._failed_polls += 1
         if self._failed_polls == 1:
             log.warning("poll failed: %s", why)
         else:
             log.debug("poll failed %d times: %s", self._failed_polls, why)
-        # what was opened anew and fails at once has had its chance
-        if self._driver is None or self._rescue.strikes or self._failed_polls % REOPEN_AFTER == 0:
+        # what was opened anew and fails at once has had its chance; what is still learning would begin again
+        due = self._failed_polls % REOPEN_AFTER == 0 and not getattr(self._driver, "learning", False)
+        if self._driver is None or self._rescue.strikes or due:
             if self._driver is not None:
                 self._driver.close()
                 self._driver = None
-            if told := self._rescue.failed():
+            if told := self._rescue.failed(error):
                 why = _shown(f"{why}; {told}")
             self._open_at_s = time.monotonic() + self._back_off_s[min(self._openings, len(self._back_off_s) - 1)]
             self._hurry_s = self._open_at_s

@@ -83,12 +83,14 @@ class Claim:
         """To the kernel's driver, if it had it."""
         import usb.core
 
-        try:
-            self._util.release_interface(self._device, self._interface)
-            if self._detached:
-                self._device.attach_kernel_driver(self._interface)
-        except usb.core.USBError as e:
-            log.debug("usb: closing: %s", e)  # it was unplugged
+        steps: list[Callable[[], Any]] = [lambda: self._util.release_interface(self._device, self._interface)]
+        if self._detached:
+            steps.append(lambda: self._device.attach_kernel_driver(self._interface))
+        for step in steps:
+            try:
+                step()
+            except usb.core.USBError as e:
+                log.debug("usb: closing: %s", e)  # it was unplugged
         self._util.dispose_resources(self._device)
 
 

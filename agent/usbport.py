@@ -7,6 +7,7 @@ drivers/usb/core/devio.c (USBDEVFS_RESET, USBDEVFS_CONTROL); /sys/bus/usb/device
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -116,10 +117,12 @@ class Rescue:
         """The UPS is the device in this socket; it is being opened."""
         self._place = place
 
-    def failed(self) -> str:
-        """A connection was given up, or could not be made. Takes at most RESET_WITHIN_S. What to add to the error: ""
-        or, when nothing else is left, what a person must do; `hint` is the same as a word."""
+    def failed(self, error: LinkError | None = None) -> str:
+        """A connection was given up, or could not be made: `error`. Takes at most RESET_WITHIN_S. What to add to it:
+        "" or, when nothing else is left, what a person must do; `hint` is the same as a word."""
         self.hint = ""
+        if error is not None and getattr(error.__cause__, "errno", None) in (errno.EACCES, errno.EPERM):
+            return ""  # it was not asked, so it is not silent
         if self._thread is not None and self._thread.is_alive():
             return self._remedy()
         device = self._there()

@@ -32,6 +32,7 @@ def main(args: argparse.Namespace) -> int:
         "wake": steer.wake,
         **dict.fromkeys(("message", "execute"), sayto.say),
         "shutdown": lambda args, settings: steer.shutdown(args, settings, _ask_view(settings)),
+        "ups": lambda args, settings: steer.ups(args, settings, _ask_view(settings)),
         "arm": _arm,
         "disarm": steer.disarm,
         "rehearse": _rehearse,
@@ -340,9 +341,22 @@ def _backup(args: argparse.Namespace, settings: Config) -> int:
 
 
 def _update(args: argparse.Namespace, settings: Config) -> int:
-    from . import update
+    from . import seconds, update
 
-    return update.main(args, settings, lambda: _ask_view(settings))
+    def views() -> dict[str, View]:
+        found = {"": _ask_view(settings)}
+        for name in seconds.known(args.config):
+            its = seconds.read(args.config, name)
+            if its is None or its.run_dir == settings.run_dir:
+                continue  # no core can run by that
+            try:
+                found[name] = _ask_view(its)
+            except bus.BusError as e:
+                if not args.without_ups:
+                    raise ConfigError(f"UPS {name}: {e}; --without-ups, if that is what the update is to mend") from e
+        return found
+
+    return update.main(args, settings, views)
 
 
 def _spare(args: argparse.Namespace, settings: Config) -> int:

@@ -18,7 +18,7 @@ import bottle
 
 from . import controls, layout, page, passwords, wire, words
 from .assets import YEAR_S, Files
-from .bus import BusError, Client
+from .bus import ORDER_WITHIN_S, BusError, Client
 from .config import Web
 from .history import History
 from .httpd import App
@@ -213,21 +213,22 @@ class _Site:
         return _html(controls.choose(reader, view))
 
     def protect(self) -> bottle.HTTPResponse:
-        """What an administrator asks of protection (docs/api.md); the core decides whether it can be."""
+        """What an administrator asks of protection or the UPS (docs/api.md); the core decides whether it can be."""
         sid, session = self._guard()
         if not session or session.new_password:
             return self._problem(403, "error.form")
         do, stage, view = _field("do"), _field("stage"), self._client.view()
-        if do not in controls.DEEDS:
-            return self._problem(400, "error.core", why="do must be one of " + ", ".join(controls.DEEDS))
+        if do not in (*controls.DEEDS, *controls.ORDERS):
+            names = ", ".join((*controls.DEEDS, *controls.ORDERS))
+            return self._problem(400, "error.core", why=f"do must be one of {names}")
         if do == "shutdown" and _field("sure") != "yes":
             return self._problem(400, "error.sure")
         if do == "shutdown" and _field("list") != controls.checksum(controls.whom(view, stage)):
             return self._problem(409, "error.changed")
         if do == "wake":
             stage = stage or controls.ALL
-        refused = self._order("protect", do=do, **({"stage": stage} if stage else {}))
-        if refused:
+        what = {"command": do} if do in controls.ORDERS else {"do": do, **({"stage": stage} if stage else {})}
+        if refused := self._order("command" if do in controls.ORDERS else "protect", **what):
             return refused
         if _wants_json():
             return _json(200, {"do": do, "said": controls.said(self._reader(sid, session), do)})
@@ -237,7 +238,7 @@ class _Site:
         """Ask the core, in the name of the account; the answer to give if it did not do so."""
         origin = {"user": passwords.USER, "address": bottle.request.remote_addr or ""}
         try:
-            self._client.ask({"type": kind, **what, "origin": origin})
+            self._client.ask({"type": kind, **what, "origin": origin}, ORDER_WITHIN_S)
         except BusError as e:
             return self._problem(503, "error.core", why=str(e))
         return None

@@ -25,7 +25,7 @@ CONTACT = "1.3.6.1.2.1.1.4.0"  # sysContact: a setting that is kept by the faces
 CONTROL_CUTS = 4  # by then a lying disk must have been caught
 TOLD_S = 180.0
 NOTED_S = 60.0
-WRITTEN_S = 5.0  # until an event is on the disk, emulated
+WRITTEN_S = 5.0  # until an event is on the disk, emulated and with nothing else to write
 
 
 class Server:
@@ -63,6 +63,11 @@ class Settings:
     def __init__(self, machine: Machine, first: int) -> None:
         self.tried = self.acknowledged = first
         self._machine, self._stop = machine, threading.Event()
+        self.go()
+
+    def go(self) -> None:
+        """Begin, or go on after `stop`."""
+        self._stop.clear()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -105,7 +110,10 @@ class Life:
                 self._look(machine)
                 writer = Settings(machine, self._contacts[1])
                 self._work(machine, disk, number)
+                writer.stop()
+                time.sleep(WRITTEN_S)
                 self._note(machine)
+                writer.go()
                 disk.cut_at(number % 4, self._chance.uniform(2, 10))
                 writes, kept = disk.cut(self._chance)
                 machine.kill()
@@ -124,9 +132,10 @@ class Life:
             found = int(machine.snmp_get(CONTACT).rpartition(" ")[2] or 0)
             if not self._contacts[0] <= found <= self._contacts[1]:
                 raise Failed(f"settings: {found} is there, {self._contacts[0]} was acknowledged")
-        there = self._seen(machine)
-        if gone := [f"{number} {name}" for number, name in self._events.items() if there.get(number) != name]:
-            raise Failed(f"events that were shown are gone: {', '.join(gone)}")
+        try:
+            machine.until("the events are there", lambda: not self._gone(machine), NOTED_S)
+        except Failed:
+            raise Failed(f"events that were shown are gone: {', '.join(self._gone(machine))}") from None
         if errors := machine.view().get("config_errors"):
             raise Failed(f"the configuration: {errors}")
         for word in ("EXT4-fs error", "cannot be used", "damaged"):
@@ -157,10 +166,17 @@ class Life:
 
         machine.until("the events are read", noted, NOTED_S)  # emulated, the core may keep the page waiting
 
+    def _gone(self, machine: Machine) -> list[str]:
+        there = self._seen(machine)
+        return [f"{number} {name}" for number, name in self._events.items() if there.get(number) != name]
+
     @staticmethod
     def _seen(machine: Machine, view: Mapping[str, Any] | None = None) -> dict[int, str]:
         """The events on the page; with `view` those alone that are on the disk by then: it shows them before."""
-        rows = json.loads(machine.get("/api/events?limit=500"))["events"]
+        rows, more = list[dict[str, Any]](), True
+        while more:
+            page = json.loads(machine.get(f"/api/events?limit=500&since={rows[-1]['id'] if rows else 0}"))
+            rows, more = rows + page["events"], page["more"]
         if view is not None:
             rows = [r for r in rows if r["boot"] != view["boot"] or r["mono_s"] < view["now_s"] - WRITTEN_S]
         return {int(row["id"]): str(row["name"]) for row in rows}

@@ -1,12 +1,13 @@
 """A disk with a volatile write cache, as an NBD server: what was not flushed when the power goes is lost, or torn.
 
 Wire: NBD protocol, "fixed newstyle" (the NBD project's doc/proto.md); options GO, INFO, EXPORT_NAME, LIST refused,
-ABORT; commands READ, WRITE, DISC, FLUSH. One connection at a time, as QEMU makes it. `honest` false is the
-control: a disk that acknowledges a flush and does not do it.
+ABORT; commands READ, WRITE, DISC, FLUSH. One connection at a time, as QEMU makes it, and none once the power is gone:
+QEMU would connect again by itself. `honest` false is the control: a disk that says of a flush that it is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -67,9 +68,15 @@ class Disk:
                     continue
                 os.pwrite(self._file, data, at)
             self._writes, self._cache, self._at = [], {}, 0
-            if self._connection is not None:
-                self._connection.close()
+            self._no_more()
             return len(writes), kept
+
+    def _no_more(self) -> None:
+        """Nobody is served any more, nor taken on; `close` would leave somebody who waits waiting."""
+        for sock in (self._listener, self._connection):
+            if sock is not None:
+                with contextlib.suppress(OSError):  # it is gone already
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._listener.close()
@@ -81,8 +88,10 @@ class Disk:
                 connection, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            self._connection = connection
-            self._dead.clear()
+            with self._lock:
+                self._connection = connection
+                if self._dead.is_set():
+                    self._no_more()
             try:
                 with connection:
                     self._greet(connection)
@@ -132,6 +141,7 @@ class Disk:
                 self._write(at, given)
                 if self._at and len(self._writes) >= self._at:
                     self._dead.set()
+                    self._no_more()
                     return False
             elif kind == FLUSH:
                 self._flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from agent.ages import MEASURED_LIMIT_S, NOTED_S, older
 from agent.drivers import apcmodbus, apcsmart
 from agent.model import Condition, Driver, Ident, Reply, Status
 from agent.ups import Ups
+from agent.usbport import Rescue
 from agent.verbs import describe
 from agent.words import load
 from tests.fakecore import on_line
@@ -45,7 +47,7 @@ def test_managers_are_told_no_measurement_that_is_too_old_and_what_is_set_stays(
     def nobody() -> Driver:
         raise AssertionError
 
-    status = Ups(nobody, lambda polled: None, 1.0)._believed(status)
+    status = Ups(nobody, lambda polled: None, 1.0, Rescue(time.monotonic))._believed(status)
     told = ups(view(status))
     for name in ("upsInputVoltage.1", "upsOutputPercentLoad.1", "upsBypassVoltage.1", "upsEstimatedChargeRemaining",
                  "upsBatteryTemperature", "upsEstimatedMinutesRemaining"):  # fmt: skip

@@ -19,6 +19,7 @@ from agent.drivers import apcsmart
 from agent.model import Command, Condition, Ident, LinkError, OrderError, Reply, Source, Status, TestResult
 from agent.pretend import Unit
 from agent.ups import Polled, Ups
+from agent.usbport import Rescue
 from tests.simulators.apcsmart import COMMANDS, ApcPty, ApcUnit
 from tests.simulators.script import LateLink, ScriptLink
 
@@ -669,7 +670,12 @@ def test_the_ups_thread_hears_of_an_outage_long_before_its_next_poll_and_finds_t
     monkeypatch.setattr(ups_module, "BACK_OFF_S", (0.05,))
     frames: queue.Queue[Polled] = queue.Queue()
     section = {"port": str(ups.path)}
-    it = Ups(lambda: apcsmart.connect({}, link.open(section, time.monotonic), time.monotonic), frames.put, 60.0)
+    it = Ups(
+        lambda: apcsmart.connect({}, link.open(section, time.monotonic), time.monotonic),
+        frames.put,
+        60.0,
+        Rescue(time.monotonic),
+    )
     stop = threading.Event()
     thread = threading.Thread(target=it.run, args=(stop,))
     thread.start()

@@ -22,6 +22,7 @@ from agent.drivers import megatec, usbhid
 from agent.model import Command, Condition, LinkError, OrderError, Source
 from agent.q1.dialects import DIALECTS
 from agent.ups import Polled, Ups
+from agent.usbport import Rescue
 from tests.simulators import bridge as simulated
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.script import SpeakerLink
@@ -378,7 +379,7 @@ def test_pulled_out_and_put_in_again_elsewhere_it_is_found_by_the_thread_of_the_
         link = bridge.open({}, time.monotonic, lambda: list(there), simulated.util(there[0]) if there else None)
         return megatec.connect({"dialect": "megatec"}, link, time.monotonic)
 
-    ups = Ups(opener, frames.append, 0.02, (0.02,))
+    ups = Ups(opener, frames.append, 0.02, Rescue(time.monotonic), (0.02,))
     thread = threading.Thread(target=ups.run, args=(stop,), daemon=True)
     thread.start()
 

@@ -187,6 +187,24 @@ def test_the_newer_outage_weighs_half_and_only_where_it_was_seen() -> None:
     assert Curve().merge(newer) == newer and FLAT.merge(None) is FLAT
 
 
+def test_two_scales_of_charge_are_not_mixed() -> None:
+    guesses = Curve(s_per_pct=(2.0,) * 10, outages=1, guessed=True)
+    assert FLAT.merge(guesses) == guesses and guesses.merge(FLAT) == FLAT
+    assert guesses.merge(guesses) == replace(guesses, outages=2)
+    learner = Learner()
+    for second in range(121):
+        learner.see(float(second), 100.0 - second / 2, 100.0, guessed=True)
+        learner.see(float(second), 100.0 - second, 100.0)  # falls twice as fast, on another scale
+    learned = learner.finish()
+    assert learned is not None and learned.guessed and learned.s_per_pct[8] == pytest.approx(2.0)
+
+
+def test_of_guessed_percents_those_that_the_voltage_falls_at_once_last_no_time() -> None:
+    sagged = Curve(s_per_pct=(None, 4.0, None, 2.0, None, None, None, None, None, None), guessed=True)
+    assert sagged.runtime_s(100.0, 100.0) == sagged.runtime_s(40.0, 100.0) == 10 * (4 + 4 + 2 + 2)
+    assert replace(sagged, guessed=False).runtime_s(100.0, 100.0) == 10 * (4 + 4 + 2 + 2 * 7)
+
+
 SMALL, LARGE = Ident(model="Smart 700", serial="A1"), Ident(model="Smart 3000", serial="B2")
 
 

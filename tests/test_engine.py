@@ -396,6 +396,19 @@ def test_a_poll_is_asked_for_at_the_second_that_confirms_the_outage() -> None:
     assert len(play.hurries) == 3  # none once it is confirmed
 
 
+def test_a_poll_is_asked_for_soon_after_a_first_frame_with_low_battery_in_an_outage() -> None:
+    play = Play()
+    play.mains(2, low=True)  # no word of it on mains
+    play.mains(2)
+    play.battery(10)
+    play.hurries.clear()
+    said_s = play.clock.now_s
+    play.battery(1, low=True)
+    assert play.hurries == [said_s + 1.0]
+    play.battery(5, low=True)
+    assert len(play.hurries) == 1  # it is believed
+
+
 def test_the_view_says_of_a_server_that_its_last_proof_failed() -> None:
     play = Play()
     play.mains(2)

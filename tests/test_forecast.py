@@ -12,7 +12,7 @@ from agent import byhand, ladder, rehearse, verbs, words
 from agent.config import Server, Stage
 from agent.curve import Curve
 from agent.forecast import Expectation, expect, filled
-from agent.model import Battery, Condition, OrderError, Rating, Status
+from agent.model import Battery, Condition, OrderError, Rating, Source, Status
 from agent.outage import Latch, Phase, Plan, State
 from agent.protection import step
 from tests.kit import BATTERY, MAINS, Play, look
@@ -296,6 +296,50 @@ def test_the_engine_learns_in_an_outage_and_forecasts_from_it() -> None:
     assert forecast.runtime_s == pytest.approx(200.0, rel=0.05)
     assert play.view.status is not None and "runtime_s" in play.view.status.battery.estimated
     assert play.view.stages[0].forecast_s == 3.0  # less than the 300 s of the last stage
+
+
+def guessed(status: Status) -> Status:
+    return replace(status, battery=replace(status.battery, estimated=frozenset({"charge_pct"})))
+
+
+def test_a_guessed_charge_gives_a_runtime_only_where_one_is_configured_and_then_the_smaller_one() -> None:
+    silent = guessed(plain(look(MAINS), charge_pct=50.0))  # at 30 % load
+    of_guesses = replace(FLAT, guessed=True)
+    assert filled(silent, None, None) is silent and filled(silent, of_guesses, None) is silent
+    assert filled(silent, None, 10.0).battery.runtime_s == 600.0
+    assert filled(silent, of_guesses, 10.0).battery.runtime_s == 600.0  # 1000 were learned
+    found = filled(silent, of_guesses, 20.0).battery
+    assert found.runtime_s == pytest.approx(1000.0) and found.estimated == {"charge_pct", "runtime_s"}
+
+
+def test_what_was_learned_on_one_scale_of_charge_says_nothing_on_the_other() -> None:
+    silent = plain(look(MAINS), charge_pct=50.0)
+    of_guesses = replace(FLAT, guessed=True)
+    assert filled(guessed(silent), FLAT, 20.0).battery.runtime_s == 1200.0
+    assert filled(silent, of_guesses, 10.0).battery.runtime_s == 600.0
+    plan = Plan(stages=(Stage(name="all", charge_below_pct=25.0),), needs_s={"all": 60})
+    found = expect(State(), plan, guessed(plain(look(MAINS), charge_pct=50.0, runtime_s=900.0)), FLAT, 0.0)
+    assert found is not None and found.forecast.basis == "ups" and found.stages == {"all": 450.0}
+
+
+def test_the_engine_learns_of_a_guessed_charge_that_the_battery_lasts_less_than_configured() -> None:
+    play = Play(full_load_minutes=10)  # 20 min at the load of 30 %
+
+    def second(source: Source, charge_pct: float) -> None:
+        play.second(guessed(look(source, runtime_s=None, charge_pct=charge_pct)))
+
+    for _ in range(5):
+        second(MAINS, 100.0)
+    assert play.view.forecast is not None and play.view.forecast.basis == "configured"
+    assert play.view.forecast.runtime_s == 1200.0
+    for passed_s in range(200):
+        second(BATTERY, max(70.0, 100.0 - 10 * passed_s) - passed_s / 4)  # sags, then falls slowly
+    assert play.learned and play.learned[-1].guessed
+    for _ in range(300):  # the servers have had their time
+        second(MAINS, 100.0)
+    forecast = play.view.forecast
+    assert forecast is not None and forecast.basis == "learned"
+    assert forecast.runtime_s == pytest.approx(4 * 70.0, rel=0.1)
 
 
 # --- the countdown ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from agent.drivers import usbhid
 from agent.hidraw import Identity
 from agent.model import Command, LinkError, Source
 from agent.ups import Polled, Ups
+from agent.usbport import Rescue
 from tests.simulators.hidkernel import UnitKernel, plug
 from tests.simulators.hidunit import HidUnit
 
@@ -48,7 +49,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_the_request_numbers_are_those_of_the_kernels_header() -> None:
-    assert (hidraw.RDESC_SIZE, hidraw.RDESC, hidraw.RAW_INFO) == (0x80044801, 0x90044802, 0x80084803)
+    assert (hidraw.RDESC_SIZE, hidraw.RDESC) == (0x80044801, 0x90044802)
     assert (hidraw.set_feature(9), hidraw.get_feature(9)) == (0xC0094806, 0xC0094807)
     assert hidraw.get_input(9) == 0xC009480A
 
@@ -220,6 +221,19 @@ def test_interrupt_reports_are_taken_without_waiting_and_wake_the_poll(machine: 
     assert len(link.inputs(9)) == 1
 
 
+def test_reports_that_filled_the_kernels_buffer_are_too_old_to_be_believed(machine: Machine) -> None:
+    """As after a stop of the machine: the kernel drops what comes to a full buffer, so the newest are not there."""
+    unit = HidUnit.of("0764")
+    machine.plug(unit)
+    driver = usbhid.connect({}, machine.open(), time.monotonic)
+    assert driver.poll().source is Source.MAINS
+    for _ in range(63):
+        machine.kernel.push(0x0B)
+    unit.mains(False)
+    assert driver.poll().source is Source.BATTERY
+    driver.close()
+
+
 def test_a_unit_without_report_ids_has_id_0_in_front(machine: Machine) -> None:
     descriptor = bytes.fromhex("05840904a1010924a1000585150025017501950109d0810209d0b102c0c0")
     unit = machine.plug(
@@ -284,6 +298,7 @@ class Running:
             lambda: usbhid.connect({}, machine.open(usb_serial="S1"), time.monotonic),
             self.take,
             poll_s,
+            Rescue(time.monotonic),
             back_off_s,
         )
         self.thread = threading.Thread(target=self.ups.run, args=(self.stop,))

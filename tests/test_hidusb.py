@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import usb.core
 
-from agent import hidusb, usbdevice
+from agent import hid, hidusb, usbdevice
 from agent.drivers import usbhid
 from agent.model import Command, LinkError, Source
 from tests.simulators.hidunit import HidUnit
@@ -39,7 +39,7 @@ class Device:
         self.other_descriptor: bytes | None = b""  # of a second HID interface, number 0; None: it stalls
         self.kernel_driver = True
         self.log: list[str] = []
-        self.interrupts: queue.Queue[bytes] = queue.Queue()
+        self.interrupts: queue.Queue[bytes | None] = queue.Queue()  # None: nothing comes in time
         self.overflow = self.halted = False
         self.clears = True  # what is halted runs again when it is cleared
 
@@ -93,10 +93,10 @@ class Device:
             raise usb.core.USBError("No such device", -4, 19)
         if self.halted:
             raise usb.core.USBError("Pipe error", -9, 32)
-        try:
-            return self.interrupts.get(timeout=timeout / 1000)
-        except queue.Empty:
-            raise usb.core.USBTimeoutError("Operation timed out", -7, 110) from None
+        with contextlib.suppress(queue.Empty):
+            if (data := self.interrupts.get(timeout=timeout / 1000)) is not None:
+                return data
+        raise usb.core.USBTimeoutError("Operation timed out", -7, 110)
 
     def clear_halt(self, endpoint: int) -> None:
         assert endpoint == 0x81
@@ -164,6 +164,15 @@ def test_the_kernels_driver_is_taken_off_and_given_back(device: Device) -> None:
     assert device.kernel_driver and device.log == ["claim_interface", "release_interface", "dispose_resources"]
 
 
+def test_the_kernels_driver_is_given_back_also_by_a_device_that_does_not_let_go(device: Device) -> None:
+    def fails(*_: Any) -> None:
+        raise usb.core.USBError("Input/Output Error", -1, 5)
+
+    names = {**util(device), "release_interface": fails}
+    hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**names)).close()
+    assert device.kernel_driver and device.log[-1] == "dispose_resources"
+
+
 def test_of_two_hid_interfaces_the_power_device_is_taken_and_the_other_left_as_it_was(device: Device) -> None:
     device.configuration[0] = Interface(bInterfaceClass=3, bInterfaceNumber=0, endpoints=[])
     device.other_descriptor = KEYBOARD
@@ -223,6 +232,29 @@ def test_why_a_device_cannot_be_opened_is_told_with_what_helps(device: Device, e
         hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**names))
 
 
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_device_that_another_program_has_is_not_reset_but_one_that_a_read_of_ours_holds_is(
+    device: Device, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung, meant = threading.Event(), []
+
+    def fails(*_: Any) -> None:
+        raise usb.core.USBError("Resource busy", -6, 16)
+
+    if ours:
+        monkeypatch.setattr(device, "read", lambda *_: hung.wait(10) and b"")
+        monkeypatch.setattr(hidusb, "CLOSE_WITHIN_S", 0.01)
+        first = opened(device)
+        first.close()
+    with pytest.raises(LinkError, match="another program"):
+        names = {**util(device), "claim_interface": fails}
+        hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**names), meant.append)
+    hung.set()
+    if ours:
+        first._thread.join(10)
+    assert meant == (["1-2.3"] if ours else ["1-2.3", ""])
+
+
 def test_a_read_that_outlives_the_link_writes_into_nobodys_file(
     device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -250,10 +282,10 @@ def test_a_read_that_outlives_the_link_writes_into_nobodys_file(
 
 
 def test_a_hid_device_that_is_no_power_device_is_left_alone(device: Device) -> None:
-    device.unit.descriptor = KEYBOARD
+    device.unit.descriptor, meant = KEYBOARD, []
     with pytest.raises(LinkError, match="is no power device"):
-        opened(device)
-    assert device.kernel_driver
+        hidusb.open({}, time.monotonic, lambda: [device], SimpleNamespace(**util(device)), meant.append)
+    assert device.kernel_driver and meant == ["1-2.3", ""], "nor is its port reset"
 
 
 def test_a_kernel_driver_that_was_not_there_is_not_put_there(device: Device) -> None:
@@ -278,6 +310,26 @@ def test_interrupt_reports_wake_the_thread_of_the_ups(device: Device) -> None:
     assert time.monotonic() - begin_s < 0.2
     assert [reply.data for reply in link.inputs(4)] == [b"\x0b\x00"]
     assert not select.select([link.wake_fd], [], [], 0)[0]
+    link.close()
+
+
+@pytest.mark.parametrize(("lost", "comes"), [(None, True), (4, False)])
+def test_a_report_of_several_packets_is_one_report_and_its_end_is_no_other(lost: int | None, comes: bool) -> None:
+    device = Device(HidUnit.of("075d"))
+    lengths = hid.parse(device.unit.descriptor).lengths
+    ((_, number), length) = max(((key, n) for key, n in lengths.items() if key[0] == "input"), key=lambda one: one[1])
+    report, other = bytes([number]) * length, bytes([next(n for k, n in lengths if k == "input" and n != number), 0])
+    link = opened(device)
+    packets = [report[at : at + 8] for at in range(0, length, 8)]
+    assert len(packets) == 5
+    for place, packet in enumerate(packets):
+        device.interrupts.put(packet if place != lost else None)
+    device.interrupts.put(other)
+    got: list[bytes] = []
+    while other not in got:
+        assert link.wake_fd is not None and select.select([link.wake_fd], [], [], 1.0)[0], got
+        got += [reply.data for reply in link.inputs(9)]
+    assert got == ([report] if comes else []) + [other]
     link.close()
 
 

@@ -44,7 +44,7 @@ FLOORS = {
     "config": 1, "reading": 1, "plans": 1, "store": 1, "slots": 1, "magic": 1, "neighbours": 1, "link": 1, "vault": 1,
     "routes": 1, "hostsetup": 1, "pins": 1, "lines": 1, "upsd": 1, "modbus": 1, "modbususb": 1,
     "snmplink": 1, "snmp3link": 1, "snmpchild": 1, "ber": 1,
-    "snmptables": 2, "snmplook": 2, "nutlook": 2, "shut": 1,
+    "snmptables": 2, "snmplook": 2, "nutlook": 2, "phases": 2, "shut": 1,
     "devices": 1, "tape": 1, "seldom": 1, "plausible": 2, "ages": 2, "detect": 3, "asking": 3,
     "wire": 1, "addresses": 1, "commands": 1, "errands": 2,
     "model": 0,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import controls, layout, outage, page, saying, words
-from agent.model import Condition
+from agent.model import Condition, TestResult
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = {name: json.loads((ROOT / f"agent/static/lang/{name}.json").read_text()) for name in words.LANGUAGES}
@@ -80,12 +80,13 @@ def families():
     keys |= {f"tile.{t}" for t in ("charge", "runtime", "load", "input")} | {f"protection.{m}" for m in MODES[:2]}
     keys |= {f"why.{w}" for w in outage.WHYS} | {f"detail.{d.lower().replace(' ', '-')}" for d in DETAILS}
     keys |= {f"why.{w}" for w in WHYS} | {f"wake.{w}" for w in WAKES} | {f"basis.{b}" for b in BASES}
-    keys |= {f"do.{d}{h}" for d in controls.DEEDS if d != "shutdown" for h in ("", ".help")}
+    keys |= {f"do.{d}{h}" for d in (*controls.DEEDS, *controls.ORDERS) if d != "shutdown" for h in ("", ".help")}
     keys |= (
         {"quote", "shutdown.title"}
         | {f"ago.{a}" for a in ("now", "before", "days")}
         | {f"said.{d}" for d in controls.SAID}
     )
+    keys |= {f"test.{r.value}" for r in TestResult if r is not TestResult.NONE}
     keys |= {f"forecast.{f}" for f in ("first", "down", "battery", "margin")}
     keys |= {f"trust.{t}" for t in ("secure", "classic", "not-enrolled")}  # agent/reach/rccmd.py
     keys |= {f"remedy.{h}" for h in saying.HINTS}

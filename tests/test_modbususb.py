@@ -62,6 +62,17 @@ def test_the_reports_are_those_of_a_real_descriptor_and_other_units_have_none() 
         modbususb.reports(bytes.fromhex(case("051d-0002-back-ups-bx1600mi")["descriptor"]))
 
 
+def test_a_unit_without_them_is_given_back_and_its_port_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit, meant, there = HidUnit.of("051d-0002-back-ups-bx1600mi"), [], hidraw.open
+    kernel, places = UnitKernel({plug(tmp_path, unit): unit}), {"sys": tmp_path / "class", "dev": tmp_path / "dev"}
+    monkeypatch.setattr(hidraw, "open", lambda *what, meant: there(*what, **places, kernel=kernel, meant=meant))
+    with pytest.raises(LinkError, match="carries no Modbus"):
+        modbususb.open({}, time.monotonic, 1, meant.append)
+    assert meant == ["1-1", ""] and not kernel.open_as
+
+
 def test_a_request_is_these_bytes(usb: Tunnel) -> None:
     link = usb.open()
     link.ask(modbus.read_request(516, 30))

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent import upsd
 from agent.drivers import nut
-from agent.model import Command, Condition, Flow, Line, LinkError, OrderError, Sensor, Source, TestResult
+from agent.model import Command, Condition, Flow, Line, LinkError, OrderError, Reply, Sensor, Source, TestResult
 from tests.simulators.script import ScriptLink
 
 
@@ -86,6 +87,7 @@ def test_a_load_of_the_whole_is_said_of_each_line_that_has_none() -> None:
     assert [line.load_pct for line in nut.look(v, 5.0).outputs] == [40.0, 40.0, 40.0]
     v["output.L2.power.percent"] = "55"
     assert [line.load_pct for line in nut.look(v, 5.0).outputs] == [40.0, 55.0, 40.0]
+    assert nut.look({"ups.status": "OL", "ups.load": "40"}, 5.0).outputs == (Line(load_pct=40.0),)
 
 
 def test_numbers_are_read_as_servers_write_them() -> None:
@@ -105,6 +107,20 @@ def test_a_server_without_the_optional_lists_is_read_all_the_same() -> None:
                 link.answers[name] = answer
         it = driver(link)
         assert it.poll().source is Source.MAINS and it.commands == frozenset()
+
+
+def test_the_first_poll_of_a_slow_server_takes_under_five_seconds() -> None:
+    class Slow(ScriptLink):
+        def ask(self, command: bytes, *, within_s: float = 3.0, **more: Any) -> Reply:
+            began_s, reply = self.now_s, super().ask(command, within_s=within_s, **more)
+            self.now_s = began_s + 0.99 * within_s
+            return reply
+
+    listed = b'BEGIN LIST UPS\nUPS ups "the only one"\nEND LIST UPS\n'
+    link = Slow({**unit().answers, b"LIST UPS\n": listed, b"LOGIN ups\n": b"OK\n"})
+    began_s = link.now_s
+    nut.connect({"login": True}, link, lambda: link.now_s).poll()
+    assert len(link.sent) == 5 and link.now_s - began_s < 5.0
 
 
 def test_a_login_that_is_not_answered_costs_no_poll() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from agent.outage import Plan, State
 from agent.plausible import Oddities, believable
 from agent.protection import step
 from agent.ups import Ups
+from agent.usbport import Rescue
 from agent.verbs import describe
 from tests.fakecore import on_line
 
@@ -120,7 +122,7 @@ def test_it_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFix
     def nobody() -> Driver:
         raise AssertionError
 
-    ups = Ups(nobody, lambda polled: None, 1.0)
+    ups = Ups(nobody, lambda polled: None, 1.0, Rescue(time.monotonic))
     wrong = replace(GOOD, battery=replace(GOOD.battery, voltage_v=2.28))
     for look in (wrong, wrong, wrong, GOOD, GOOD):
         ups._believed(look)

@@ -113,6 +113,15 @@ def test_a_first_one_that_takes_any_ups_is_said(box: Box) -> None:  # noqa: F811
     assert box.started == []
 
 
+def test_a_first_one_that_takes_the_port_of_the_second_later_is_said(box: Box) -> None:  # noqa: F811
+    offer(box, SECOND)
+    assert "UPS rack-2: [web]" not in box.start(FIRST)
+    report = box.start(FIRST.replace("[::]:443", "0.0.0.0:8443"))
+    line = 'UPS rack-2: [web] listen = "[::]:8443": ridethrough.toml has this port already'
+    assert line in report and line in box.run_file("ridethrough-system/problems")
+    assert box.started == [UNITS, UNITS], "it protects all the same"
+
+
 def test_three_of_them_have_ports_of_their_own(box: Box) -> None:  # noqa: F811
     offer(box, SECOND)
     offer(box, SECOND.replace("rack-2", "rack-3"), "rack-3")

@@ -120,6 +120,32 @@ def test_a_long_description_takes_several_polls_and_none_is_too_long(line: ShutS
     assert len(asked) == 1, "it went on, it did not begin again"
 
 
+def test_a_description_that_comes_slowly_is_no_reason_to_begin_again(line: ShutScript) -> None:
+    read, made = line.read, connected(line)
+
+    def slow(limit: int, within_s: float) -> bytes:
+        data = read(limit, within_s)
+        line.now_s += 0.06 if data else 0.0  # of a USB adapter, and of the unit before it answers
+        return data
+
+    line.read = slow  # type: ignore[method-assign]
+    learning = []
+    while not made.commands:
+        with pytest.raises(LinkError, match="bytes so far"):
+            made.poll()
+        learning.append(made.learning)
+        if len(learning) == 3:
+            break
+    assert learning == [True] * 3
+    made.poll()
+    assert not made.learning and made.commands
+    line.there.silent = True
+    fresh = connected(line)
+    with pytest.raises(LinkError):
+        fresh.poll()
+    assert not fresh.learning
+
+
 def test_a_mains_failure_is_told_unasked(line: ShutScript) -> None:
     made = ready(line)
     assert line.there.syncs == [0x16]
@@ -159,6 +185,47 @@ def test_news_that_come_at_the_end_of_a_poll_are_in_its_status(line: ShutScript)
     status = made.poll()
     assert len(line.there.requests) == last
     assert status.source is Source.BATTERY and began_s <= status.taken_s <= line.now_s
+
+
+def test_news_that_come_while_a_name_is_asked_for_are_in_the_status_of_that_poll(line: ShutScript) -> None:
+    made, hear = ready(line), line.there.hear
+    line.there.mains(False)
+    told, ours = [checked(0x85, report) for report in line.there.told], []
+    line.there.told.clear()
+
+    def crossing(data: bytes) -> bytes:
+        if data[2:6] == bytes.fromhex("80060603") and not ours:  # the string of iVersion
+            ours.append(len(told))
+            return b"".join(told) + hear(data)
+        if data == bytes([shut.ACK]) and ours and ours[0]:  # of what was told
+            ours[0] -= 1
+            return b""
+        return hear(data)
+
+    line.there.unit.mains(True)
+    line.there.hear = crossing  # type: ignore[method-assign]
+    while not ours:
+        line.now_s += 10.0
+        status = made.poll()
+    assert status.source is Source.BATTERY
+
+
+def test_the_begin_of_a_report_that_was_broken_off_is_no_part_of_the_next(line: ShutScript) -> None:
+    made = ready(line)
+    (report,) = line.there.unit.mains(False)
+    failed = line.there.unit.reports["input", report]
+    line.there.unit.mains(True)
+    line.out += checked(0x05, failed)  # and its end never comes
+    made.poll()
+    line.there.silent = True
+    for _ in range(2):
+        line.now_s += 10.0
+        with pytest.raises(LinkError):
+            made.poll()
+    line.there.silent = False
+    made.poll()
+    line.there.mains(True)
+    assert made.poll().source is Source.MAINS and not line.there.told
 
 
 def test_a_damaged_frame_is_asked_for_again(line: ShutScript) -> None:

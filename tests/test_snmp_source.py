@@ -91,6 +91,26 @@ def test_the_makers_tables(
     assert len(status.inputs) == len(status.outputs) == 1
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("rows", [RFC, POWERNET, EATON, CYBER])
+def test_a_status_is_of_its_own_poll_also_where_the_agent_ends_before_the_table(
+    rows: dict[str, Any], version: int
+) -> None:
+    unit = SnmpUnit(rows, version)
+    it = driver(unit)
+    for _ in range(4):
+        begin_s = unit.now_s
+        assert begin_s <= it.poll().taken_s <= unit.now_s
+        unit.now_s += snmp.LOOK_AGAIN_S / 2
+
+
+def test_a_load_of_the_whole_is_no_phases_own() -> None:
+    three = {f"{XUPS}.4.3.0": 3, **{f"{XUPS}.4.4.1.2.{n}": 230 for n in (1, 2, 3)}}
+    own = {f"{UPS}.4.4.1.5.{n}": 10 * n for n in (1, 2, 3)}
+    for more, loads in ((three, [40.0] * 3), (three | own, [10.0, 20.0, 30.0])):
+        assert [line.load_pct for line in driver(SnmpUnit({**EATON, **more})).poll().outputs] == loads
+
+
 def test_the_finer_value_counts_and_a_negative_one_is_none() -> None:
     status = driver(SnmpUnit(POWERNET)).poll()
     assert status.inputs[0].voltage_v == 230.9 and status.outputs[0].load_pct == 31.0
@@ -504,7 +524,7 @@ def test_a_child_that_fails_is_a_lost_link_and_waits_before_it_is_started_again(
     child.write_text(program)
     link = opened(161, **V3)
     with pytest.raises(LinkError, match=told):
-        link.ask(ASKED, within_s=0.2)
+        link.ask(ASKED, within_s=0.2 if "starting" in told else 4.0)  # a busy machine is slow at starting it
     with pytest.raises(LinkError, match=told if "starting" in told else "started again soon"):
         link.ask(ASKED, within_s=0.1)
     link.close()

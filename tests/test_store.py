@@ -109,6 +109,25 @@ def test_without_a_disk_events_are_readable_from_memory(tmp_path: Path) -> None:
     assert [e.id for e in at.events(since=None, limit=10)[0]] == [1, 2]
 
 
+def test_a_file_that_cannot_be_read_is_said_once_and_memory_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "h.sqlite"
+    at = Store(path)
+    at.start()
+    at.record([event(1), event(2)], None, "b", {})
+    write(at)
+    whole = path.read_bytes()
+    path.write_bytes(b"this is no database " * 1000)
+    for _ in range(3):
+        assert [e.id for e in at.events(since=None, limit=10)[0]] == [1, 2]
+    assert [r.message for r in caplog.records] == [
+        f"{path} cannot be read: file is not a database: the events in memory are shown"
+    ]
+    path.write_bytes(whole)
+    assert [e.id for e in at.events(since=None, limit=10)[0]] == [1, 2] and at._unread == ""
+
+
 def test_a_damaged_file_is_set_aside_and_a_new_one_begun(tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite"
     path.write_bytes(b"this is no database " * 1000)

@@ -29,6 +29,7 @@ from agent.config import Config, Web
 from agent.model import VERSION, Battery, ConfigError, Source, Status, View
 from agent.twoslots import Card
 from image import root
+from tests.fakecore import FakeCore
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -366,7 +367,7 @@ def test_a_version_that_fails_at_its_own_trial_does_not_stay(
     monkeypatch.setattr(trial.time, "monotonic", clock.now)
     monkeypatch.setattr(trial.time, "sleep", clock.sleep)
     if health == "raises":
-        monkeypatch.setattr(trial, "health", lambda config, without: 1 / 0)
+        monkeypatch.setattr(trial, "health", lambda config, without, second: 1 / 0)
     else:
         assert "none.toml: No such file" in trial.health(path, False)
     if health == "raises":
@@ -385,7 +386,7 @@ def test_a_slot_that_cannot_be_selected_gives_the_old_one_back(
     clock, reboots = Clock(), Reboots()
     monkeypatch.setattr(trial.time, "monotonic", clock.now)
     monkeypatch.setattr(trial.time, "sleep", clock.sleep)
-    monkeypatch.setattr(trial, "health", lambda config, without: "")
+    monkeypatch.setattr(trial, "health", lambda config, without, second: "")
 
     def full(here: Card, slot: str) -> None:
         raise OSError(30, "Read-only file system", str(here.boot))
@@ -486,7 +487,7 @@ def test_what_an_update_may_do_without_counts_for_its_own_trial_alone(
     clock, asked = Clock(), list[bool]()
     monkeypatch.setattr(trial.time, "monotonic", clock.now)
     monkeypatch.setattr(trial.time, "sleep", clock.sleep)
-    monkeypatch.setattr(trial, "health", lambda config, without: asked.append(without) or "")
+    monkeypatch.setattr(trial, "health", lambda config, without, second: asked.append(without) or "")
     assert trial.main(tmp_path / "x", replace(card, running="b"), Reboots()) == 0 and set(asked) == {True}
     assert card.selected() == "b"
     # what proved itself is remembered: the same version made before it is refused, the same one is not
@@ -576,7 +577,7 @@ def test_the_slot_of_this_start_is_what_the_kernel_was_told() -> None:
 def test_a_host_without_slots_is_told_so() -> None:
     args = Namespace(source="x", back=False, again=False, without_ups=False)
     with pytest.raises(ConfigError, match="not started from an image"):
-        update.main(args, Config(), lambda: VIEW)
+        update.main(args, Config(), lambda: {"": VIEW})
 
 
 class Verb:
@@ -593,8 +594,11 @@ class Verb:
         monkeypatch.setattr(update, "reboot", self.reboots)
         monkeypatch.setattr(update.os, "geteuid", lambda: 0)
 
-    def run(self, *sources: Source) -> int:
-        views = iter(replace(VIEW, status=Status(taken_s=0.0, source=source)) for source in sources)
+    def run(self, *sources: Source, second: Source | None = None) -> int:
+        def view(source: Source) -> View:
+            return replace(VIEW, status=Status(taken_s=0.0, source=source))
+
+        views = iter({"": view(source)} | ({"rack-2": view(second)} if second else {}) for source in sources)
         args = Namespace(source="" if self.back else str(self.file), back=self.back, again=False, without_ups=False)
         return update.main(args, Config(), lambda: next(views))
 
@@ -607,7 +611,62 @@ def test_the_verb_writes_and_starts_the_trial(
     said = capsys.readouterr().out
     assert "version 9.0 into slot b" in said and "slot.tar: 100 %" in said and "root-b: 100 %" in said
     kept = twoslots.trial_of(replace(card, running="b"))
-    assert kept == {"slot": "b", "without_ups": False, "version": "9.0", "made_s": 1_780_000_000}
+    assert kept == {
+        "slot": "b", "without_ups": False, "seconds": [], "version": "9.0", "made_s": 1_780_000_000
+    }  # fmt: skip
+
+
+def test_a_second_ups_may_refuse_an_update_and_must_be_there_in_its_trial(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb = Verb(card, tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match="not now: UPS rack-2: the UPS is not on mains"):
+        verb.run(Source.MAINS, second=Source.BATTERY)
+    assert verb.run(Source.MAINS, Source.MAINS, second=Source.MAINS) == 0
+    asked = list[tuple[str, ...]]()
+    clock = Clock()
+    monkeypatch.setattr(trial.time, "monotonic", clock.now)
+    monkeypatch.setattr(trial.time, "sleep", clock.sleep)
+    monkeypatch.setattr(trial, "health", lambda config, without, second: asked.append(tuple(second)) or "")
+    assert trial.main(tmp_path / "x", replace(card, running="b"), Reboots()) == 0 and set(asked) == {("rack-2",)}
+
+
+def test_the_core_of_each_ups_is_asked(card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb, first, run_dirs = Verb(card, tmp_path, monkeypatch), tmp_path / "etc/ridethrough.toml", list[Path]()
+    first.parent.mkdir()
+    for path in (first, first.with_name("rack-2.toml"), first.with_name("broken.toml")):
+        run_dirs.append(tmp_path / f"run-{path.stem}")
+        run_dirs[-1].mkdir()
+        path.write_text(f'[agent]\nrun_dir = "{run_dirs[-1]}"\nstate_dir = "{tmp_path}/state"\n')
+    first.with_name("broken.toml").write_text(f'run_dir = "{run_dirs[0]}"\n[agent')  # no core can run by that
+    args = parser().parse_args(["update", str(verb.file), "--config", str(first)])
+    monkeypatch.setattr(trial, "_faces", lambda unit: "")
+    with FakeCore(run_dirs[0] / "core.sock", VIEW):
+        with pytest.raises(ConfigError, match="UPS rack-2: .*--without-ups"):
+            verbs.main(args)
+        with FakeCore(run_dirs[1] / "core.sock", VIEW) as second:
+            assert verbs.main(args) == 0 and verb.reboots == ["0 tryboot"]
+            assert twoslots.trial_of(replace(card, running="b"))["seconds"] == ["rack-2"]
+            second.publish(replace(VIEW, phase="countdown"))
+            assert trial.at_work(first)
+        assert trial.health(first, False) == "" and trial.health(first, False, ["rack-2"]).startswith("UPS rack-2: ")
+        assert not trial.at_work(first)
+
+
+def test_what_is_not_well_of_a_second_ups_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[str, str]]()
+
+    def look(config: Path, without_ups: bool, faces: str) -> str:
+        asked.append((config.name, faces))
+        return "core: gone" if config.stem == "b" else ""
+
+    monkeypatch.setattr(trial, "_health", look)
+    assert trial.health(tmp_path / "ridethrough.toml", False, ["a", "b", "c"]) == "UPS b: core: gone"
+    assert asked == [
+        ("ridethrough.toml", trial.FACES),
+        ("a.toml", "ridethrough-faces@a.service"),
+        ("b.toml", "ridethrough-faces@b.service"),
+    ]
 
 
 def test_the_verb_touches_nothing_on_battery(card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -697,7 +756,7 @@ def test_without_a_page_the_faces_must_run(
     program.write_text(f'#!/bin/sh\n[ "$*" = "is-active {trial.FACES}" ] || exit 9\necho failed\nexit {code}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert trial._faces() == why
+    assert trial._faces(trial.FACES) == why
 
 
 def test_confirming_needs_no_configuration_that_can_be_read(tmp_path: Path) -> None:

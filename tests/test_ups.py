@@ -16,6 +16,7 @@ from agent import seldom
 from agent import ups as ups_module
 from agent.model import Battery, Command, LinkError, OrderError, Source, Status
 from agent.ups import Polled, Ups
+from agent.usbport import Rescue
 from tests.kit import look
 
 
@@ -48,7 +49,7 @@ class Fake:
 @contextmanager
 def running(opener: Any, poll_s: float = 0.02) -> Iterator[tuple[Ups, list[Polled]]]:
     polled: list[Polled] = []
-    ups, stop = Ups(opener, polled.append, poll_s), threading.Event()
+    ups, stop = Ups(opener, polled.append, poll_s, Rescue(time.monotonic)), threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()
     try:
@@ -83,6 +84,21 @@ def test_failed_polls_are_counted_and_the_third_one_opens_the_line_anew(monkeypa
     assert [p.failed_polls for p in polled[:6]] == [0, 1, 2, 3, 0, 0]
     assert [p.link for p in polled[1:4]] == ["up", "up", "down"]
     assert drivers[0].closed
+
+
+def test_a_driver_that_is_still_learning_what_its_unit_is_keeps_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ups_module, "FAILED_AGAIN_S", 0.01)
+
+    class Learning(Fake):
+        @property
+        def learning(self) -> bool:
+            return len(self.script) > 3
+
+    drivers = [Learning([False] * 8), Fake([])]
+    left = list(drivers)
+    with running(lambda: left.pop(0)) as (_, polled):
+        until(lambda: len(polled) >= 6)
+        assert [p.link for p in polled[:6]] == ["up"] * 5 + ["down"] and drivers[0].closed
 
 
 def test_a_line_that_cannot_be_opened_is_tried_for_ever_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,35 +193,26 @@ def test_a_poll_can_be_hurried_and_then_the_pace_goes_on() -> None:
         assert polled[1].status is not None and 0 <= polled[1].status.taken_s - at_s < 0.05
 
 
-def test_a_second_that_has_passed_when_a_slow_poll_is_over_is_now() -> None:
+def test_a_poll_that_began_before_the_hurried_second_is_not_that_poll() -> None:
+    go = threading.Event()
+
     class Slow(Fake):
         def poll(self) -> Status:
-            began_s = time.monotonic()
-            time.sleep(0.05)
-            return look(at_s=began_s)
+            status = super().poll()  # what was said is older than the end of the poll
+            go.wait(3.0)
+            return status
 
-    polled: list[Polled] = []
-    came = threading.Event()
-
-    def take(one: Polled) -> None:
-        polled.append(one)
-        came.set()
-
-    ups, stop = Ups(lambda: Slow([]), take, 10.0), threading.Event()
-    thread = threading.Thread(target=ups.run, args=(stop,))
-    thread.start()
-    try:
-        assert came.wait(1.0)
-        first = polled[0].status
-        assert first is not None
-        ups.hurry(first.taken_s + 0.03)
+    driver = Slow([])
+    with running(lambda: driver, poll_s=10.0) as (ups, polled):
+        time.sleep(0.05)  # it is in its poll
+        at_s = time.monotonic()
+        go.set()
+        until(lambda: len(polled) == 1)
+        ups.hurry(at_s)  # known only now that its status has been looked at
         until(lambda: len(polled) == 2, 1.0)
-        time.sleep(0.15)
-        assert len(polled) == 2  # once, and then the pace goes on
-    finally:
-        stop.set()
-        ups.wake()
-        thread.join()
+        time.sleep(0.1)
+        assert len(polled) == 2 and polled[0].status is not None and polled[1].status is not None
+        assert polled[0].status.taken_s < at_s <= polled[1].status.taken_s
 
 
 def test_a_ups_that_wakes_without_end_is_polled_some_twenty_times_a_second() -> None:
@@ -230,7 +237,7 @@ def test_a_line_is_opened_again_at_the_end_of_its_pause_however_seldom_it_is_pol
         return made
 
     polled: list[Polled] = []
-    ups, stop = Ups(opener, polled.append, 30.0, (0.02,)), threading.Event()
+    ups, stop = Ups(opener, polled.append, 30.0, Rescue(time.monotonic), (0.02,)), threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()
     try:
@@ -246,9 +253,9 @@ def test_one_that_is_hurried_without_end_is_polled_some_twenty_times_a_second() 
 
     def take(one: Polled) -> None:
         polled.append(one)
-        ups.hurry(time.monotonic() - 1.0)
+        ups.hurry(time.monotonic())
 
-    ups, stop = Ups(lambda: Fake([]), take, 30.0), threading.Event()
+    ups, stop = Ups(lambda: Fake([]), take, 30.0, Rescue(time.monotonic)), threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()
     time.sleep(0.2)
@@ -269,7 +276,7 @@ def test_a_unit_that_said_no_runtime_with_a_full_battery_has_none_to_tell_when_i
             return Status(taken_s=time.monotonic(), source=Source.BATTERY, battery=battery)
 
     polled: list[Polled] = []
-    ups = Ups(lambda: Mute([]), polled.append, 1.0)
+    ups = Ups(lambda: Mute([]), polled.append, 1.0, Rescue(time.monotonic))
     for _ in said:
         ups._poll()
     runtimes = [one.status.battery.runtime_s for one in polled if one.status is not None]
@@ -324,7 +331,7 @@ def test_a_link_that_flaps_is_a_few_lines_an_hour_and_how_many_were_left_out(pap
     now = [0.0]
     seldom.bound([paper], lambda: now[0])
     driver = Fake([])
-    ups = Ups(lambda: driver, lambda polled: None, 1.0)
+    ups = Ups(lambda: driver, lambda polled: None, 1.0, Rescue(time.monotonic))
     for second in range(3601):
         now[0], driver.script = float(second), [second % 2 == 0]
         ups._poll()

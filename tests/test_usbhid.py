@@ -576,6 +576,50 @@ def test_a_mains_failure_that_comes_while_it_measures_ends_the_round(monkeypatch
     assert len(unit.sent) > 2, "the round goes on at the next poll"
 
 
+class Heard(HidUnit):
+    """As over a link that reads interrupt reports when they come, and not when it is asked for them."""
+
+    def __init__(self, *what: Any, **more: Any) -> None:
+        super().__init__(*what, **more)
+        self.heard: list[Reply] = []
+
+    def push(self, report: int) -> None:
+        self.now_s += 0.001
+        self.heard.append(Reply(self.reports["input", report], self.now_s))
+
+    def inputs(self, limit: int) -> list[Reply]:
+        taken, self.heard = self.heard, []
+        return taken
+
+
+@pytest.mark.parametrize("pace_s", [0.1, 0.7, 2.0])
+@pytest.mark.parametrize("at", range(1, 8))
+def test_news_that_come_with_a_slow_report_are_told_at_once_with_their_own_time(
+    at: int, pace_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = Heard.of("0463-ffff-eaton-prot", pace_s=0.1)
+    driver = connect(unit)
+    for _ in range(8):
+        driver.poll()
+        unit.now_s += 2.0
+    unit.pace_s, get, came_s, asked = pace_s, unit.get, [math.inf], 0
+
+    def failing(kind: str, number: int, length: int) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == at:
+            unit.push(unit.mains(False)[0])
+            came_s[0] = unit.now_s
+        return get(kind, number, length)
+
+    monkeypatch.setattr(unit, "get", failing)
+    status = driver.poll()
+    if asked < at:
+        return  # the poll is over before that
+    assert status.source is Source.BATTERY and came_s[0] <= status.taken_s <= unit.now_s
+    assert unit.now_s - came_s[0] <= 1.5 + 2 * pace_s, "what is vital comes first"
+
+
 def test_a_mains_that_flickers_all_the_time_does_not_keep_it_from_measuring() -> None:
     unit, driver, report = slow()
     for number in range(60):
@@ -680,6 +724,20 @@ def test_a_mains_report_that_is_refused_once_makes_way_for_the_next_place_and_co
     unit.now_s += 2.0
     driver.poll()
     assert driver.poll().source is Source.BATTERY
+
+
+def test_a_unit_that_refuses_all_for_a_second_after_it_came_back_is_read_at_the_next_poll() -> None:
+    unit = made(GENERIC)
+    driver, kept, unit.reports = connect(unit), unit.reports, {}
+    with pytest.raises(LinkError, match="whether the mains is there"):
+        driver.poll()
+    asked = len(unit.sent)
+    with pytest.raises(LinkError, match="whether the mains is there"):
+        driver.poll()  # woken, and it was asked just now
+    assert len(unit.sent) == asked
+    unit.reports = kept
+    unit.now_s += 1.0
+    assert driver.poll().source is Source.MAINS and unit.sent[asked:][:1] == [("feature", 1)]
 
 
 def test_a_report_that_is_refused_for_good_is_asked_a_few_times_in_an_hour() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import usb.core
 
 from agent import hidraw, page, usbport, verbs, words
 from agent.drivers import usbhid
@@ -186,7 +187,7 @@ class Hanging:
         self.openings = 0
         self.root = root
         self.rescue = Rescue(time.monotonic, self.port.sys, self.port.dev, self.reset)
-        self.ups = Ups(self.open, self.polled.append, 0.01, (0.01,), self.rescue)
+        self.ups = Ups(self.open, self.polled.append, 0.01, self.rescue, (0.01,))
         self.stop = threading.Event()
 
     def open(self) -> usbhid.UsbHid:
@@ -238,6 +239,24 @@ def test_a_unit_that_nothing_brings_back_ends_in_the_honest_word(
     it.run(lambda: len(it.polled) >= 12)
     assert len(it.port.nodes) == 1, "in the first minute"
     assert [("Unplug its USB cable" in p.error) for p in it.polled[:6]] == [False, False, False, False, True, True]
+
+
+def test_a_unit_that_may_not_be_opened_is_not_said_to_be_silent_and_its_port_is_left_alone(tmp_path: Path) -> None:
+    it = Hanging(tmp_path, mends=False)
+    it.kernel.refuse_open = errno.EACCES
+    it.run(lambda: len(it.polled) >= 6)
+    assert not it.port.nodes
+    assert {(p.error.partition("; ")[0], p.hint) for p in it.polled} == {(f"may not open {tmp_path}/dev/hidraw0", "")}
+    assert not any("Unplug" in p.error for p in it.polled)
+
+
+def test_what_libusb_may_not_open_is_left_alone_too(port: Port) -> None:
+    for number in (errno.EACCES, errno.EPERM):
+        refused = LinkError("may not open it")
+        refused.__cause__ = usb.core.USBError("Access denied", -3, number)
+        for _ in range(5):
+            assert port.rescue.failed(refused) == ""
+    assert not port.nodes and port.rescue.strikes == 0
 
 
 def test_the_socket_is_known_from_the_choice_even_if_opening_fails(tmp_path: Path) -> None:
@@ -307,7 +326,7 @@ def test_a_units_own_words_in_an_error_are_capped_and_have_no_control_characters
         raise LinkError(f"no USB UPS; there are: {HOSTILE}")
 
     polled: list[Polled] = []
-    ups = Ups(opener, polled.append, 0.01, (0.01,), Rescue(time.monotonic))
+    ups = Ups(opener, polled.append, 0.01, Rescue(time.monotonic), (0.01,))
     stop = threading.Event()
     thread = threading.Thread(target=ups.run, args=(stop,))
     thread.start()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent import config, engineid, verbs
+from agent.__main__ import ORDERS, parser
 from agent.config import Config, Server
-from agent.model import Forecast, ServerView, StageView, View
+from agent.model import Command, ConfigError, Forecast, ServerView, StageView, View
 from agent.process import load
 from agent.rehearse import rehearse, walk
-from agent.steer import arm, disarm, warnings
+from agent.steer import RISKY, arm, disarm, warnings
 from agent.verbs import describe
-from tests.fakecore import committed, on_battery, on_line, recovery
+from tests.fakecore import FakeCore, committed, on_battery, on_line, recovery
 
 GOOD = replace(
     on_line(),
@@ -187,3 +189,61 @@ def test_the_check_says_which_users_of_snmp_have_no_keys(tmp_path: Path, capsys:
     (folder / "users.json").write_text("{")
     verbs._check(path)
     assert f"{folder / 'users.json'}: damaged" in capsys.readouterr().out
+
+
+# --- orders to the UPS ------------------------------------------------------------------------------------------
+
+
+def ordered(core: FakeCore, tmp_path: Path, *words: str) -> tuple[int, list[dict[str, object]]]:
+    """`ridethrough ups WORDS`: its exit code, and what the core was asked."""
+    path = tmp_path / "ups.toml"
+    path.write_text(f'[agent]\nrun_dir = "{tmp_path}"\nstate_dir = "{tmp_path}"\n')
+    code = verbs.main(parser().parse_args(["ups", *words, "--config", str(path)]))
+    return code, [{k: v for k, v in order.items() if k not in ("origin", "v")} for order in core.orders]
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[FakeCore]:
+    can = frozenset({Command.TEST_QUICK, Command.SHUTDOWN_RETURN, Command.OUTLET_OFF, Command.SIMULATE})
+    with FakeCore(tmp_path / "core.sock", on_line(commands=can)) as made:
+        yield made
+
+
+def test_what_the_ups_can_do_is_listed_with_what_it_risks(
+    core: FakeCore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ordered(core, tmp_path) == (0, [])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["test-quick", "shutdown-return", "outlet-off"]
+    assert "no server is told before" in lines[1] and "--yes" not in lines[0]
+
+
+def test_an_order_goes_to_the_ups_with_its_arguments(
+    core: FakeCore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ordered(core, tmp_path, "test-quick") == (0, [{"type": "command", "command": "test-quick", "args": {}}])
+    assert "the UPS took it" in capsys.readouterr().out
+    core.orders.clear()
+    code, orders = ordered(core, tmp_path, "shutdown-return", "--delay", "60", "--return-delay", "180", "--yes")
+    args = {"delay_s": 60.0, "return_delay_s": 180.0}
+    assert (code, orders) == (0, [{"type": "command", "command": "shutdown-return", "args": args}])
+
+
+def test_what_takes_the_power_from_somebody_needs_a_yes(
+    core: FakeCore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ordered(core, tmp_path, "outlet-off", "--number", "2") == (2, [])
+    assert "nothing was done; outlet-off takes the power from what hangs on this outlet" in capsys.readouterr().out
+
+
+def test_what_the_ups_cannot_do_is_said_with_what_it_can(core: FakeCore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot do beeper-off; it can: test-quick, shutdown-return, outlet-off"):
+        ordered(core, tmp_path, "beeper-off")
+    with pytest.raises(SystemExit):
+        ordered(core, tmp_path, "explode")
+
+
+def test_every_order_that_takes_power_is_among_those_that_need_a_yes() -> None:
+    harmless = {"test-quick", "test-stop", "beeper-on", "beeper-off", "shutdown-stop", "load-on", "outlet-on",
+                "bypass-off", "eco-off"}  # fmt: skip
+    assert {command.value for command in RISKY} | harmless == set(ORDERS) and not harmless & set(RISKY)

@@ -98,3 +98,21 @@ def test_the_power_goes_in_the_middle_of_a_burst(tmp_path: Path) -> None:
         with pytest.raises((ConnectionError, TimeoutError)):
             client.ask(volatile.WRITE, 512, b"a" * 512)
         assert made.cut(Never()) == (2, 0)
+
+
+@pytest.mark.parametrize("burst", [False, True])
+def test_a_disk_without_power_takes_nobody_on_again(tmp_path: Path, burst: bool) -> None:
+    """QEMU connects again by itself: the machine would write on, onto what had lost its cache."""
+    with disk(tmp_path) as (made, client, path):
+        if burst:
+            made.cut_at(1, within_s=0.0)
+            with pytest.raises((ConnectionError, TimeoutError)):
+                client.ask(volatile.WRITE, 0, b"a" * 512)
+            with pytest.raises((ConnectionError, TimeoutError)):
+                Client(tmp_path / "socket")
+        made.cut(Never())
+        with pytest.raises((ConnectionError, TimeoutError)):
+            client.ask(volatile.WRITE, 512, b"b" * 512)
+        with pytest.raises((ConnectionError, TimeoutError)):
+            Client(tmp_path / "socket")
+        assert path.read_bytes() == bytes(SIZE)

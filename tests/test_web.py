@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import bus, config, controls, httpd, layout, login, model, page, web, wire, words
-from agent.model import Active, Battery, Condition, Event, Ident, Line, Source, Status, View
+from agent.model import Active, Battery, Command, Condition, Event, Ident, Line, Source, Status, TestResult, View
 from tests import test_lang
 from tests.fakecore import (
     FakeCore,
@@ -300,6 +300,47 @@ def test_the_buttons_are_those_that_make_sense_now(world):
     ):
         world.publish(view)
         assert shown(world) == deeds, view.phase
+
+
+def can_be_tested(result=TestResult.NONE, beeper_on=None, **changes):
+    """A view of a UPS that can be tested and silenced."""
+    view = on_line(commands=frozenset(Command(name) for name in controls.ORDERS), **changes)
+    status = replace(view.status, test=model.Test(result=result), beeper_on=beeper_on)
+    return replace(view, status=status)
+
+
+def test_the_ups_is_tested_and_silenced_as_far_as_it_can(world):
+    world.log_in()
+    running = Active(condition=Condition.TEST_RUNNING, since_s=0.0, since_wall_s=0.0)
+    battery = replace(
+        can_be_tested(), phase="countdown", status=replace(can_be_tested().status, source=Source.BATTERY)
+    )
+    for view, deeds in (
+        (can_be_tested(), ["test-quick", "beeper-off", "beeper-on"]),
+        (can_be_tested(beeper_on=True), ["test-quick", "beeper-off"]),
+        (can_be_tested(beeper_on=False), ["test-quick", "beeper-on"]),
+        (can_be_tested(conditions=(running,)), ["test-stop", "beeper-off", "beeper-on"]),
+        (battery, ["beeper-off", "beeper-on"]),
+        (replace(can_be_tested(), commands=frozenset({Command.LOAD_OFF, Command.TEST_DEEP})), []),
+        (replace(can_be_tested(), status=None), []),
+    ):
+        world.publish(replace(view, servers=()))  # a UPS without anybody to protect has them, too
+        assert shown(world) == deeds
+    world.publish(can_be_tested(TestResult.FAILED))
+    assert "Last battery test: failed." in world.get("/").text
+    assert "Nobody is told" in world.get("/").text and "told to be silent" in world.get("/?did=beeper-off").text
+
+
+@pytest.mark.parametrize("do", controls.ORDERS)
+def test_an_order_to_the_ups_goes_to_the_core_with_who_gave_it(world, do):
+    world.log_in()
+    answer = world.post("/protect", {"token": world.token(), "do": do})
+    assert (answer.status, answer.headers["Location"]) == (303, f"/?did={do}")
+    origin = {"user": "admin", "address": "127.0.0.1"}
+    (order,) = world.core.orders
+    assert (order["type"], order["command"], order["origin"]) == ("command", do, origin)
+    answer = world.post("/protect", {"token": world.token(), "do": do}, Accept="application/json")
+    assert json.loads(answer.text)["said"].startswith("The UPS was told to")
 
 
 def test_whoever_is_not_logged_in_sees_no_button_and_may_ask_for_nothing(public):

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 NAME, TITLE, LINK = "shut", "MGE and Eaton, serial (SHUT)", "serial"
 OPTIONS: tuple[Option, ...] = ()
 LINK_DEFAULTS = {"cable_power": "reverse"}  # RTS on, DTR off (NUT, drivers/libshut.c)
-POLL_WITHIN_S, ORDER_WITHIN_S = 4.5, 9.0  # a long description takes three polls
+POLL_WITHIN_S, ORDER_WITHIN_S = 4.5, 9.0  # a long description takes several polls
 
 _SYNC = b"\x18"
 _WHO = frame(REQUEST, bytes([*GET_DESCRIPTOR, 0, DEVICE, 0, 0, 18, 0]), last=True)
@@ -66,6 +66,11 @@ class Shut:
     def wake_fd(self) -> int | None:
         """Readable when the unit has told of a change."""
         return self._unit.wake_fd if self._unit is not None else None
+
+    @property
+    def learning(self) -> bool:
+        """A connection that is opened anew would begin with the description again (agent/ups.py)."""
+        return self._link.learning
 
     def poll(self) -> Status:
         """Read and return within 5 s: at first what it is, then as usbhid. LinkError."""

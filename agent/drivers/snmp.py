@@ -289,10 +289,11 @@ class Snmp:
 
 
 def _there(link: Link, names: Sequence[ber.Oid], left_s: Callable[[], float]) -> tuple[dict[ber.Oid, Value], float]:
-    """Those of the sorted `names` that are there, with their values, and when they were said."""
-    end = len(names)
+    """Those of the sorted `names` that are there, with their values, and when that was said."""
+    end, said_s = len(names), 0.0
     while end:
         reply = link.ask(request(ber.GETNEXT, map(_before, names[:end])), within_s=left_s())
+        said_s = reply.received_s
         found, (error, index) = _values(reply.data)
         if error == TOO_BIG and end > len(_PROBES):
             first, said_s = _there(link, names[: end // 2], left_s)
@@ -303,8 +304,8 @@ def _there(link: Link, names: Sequence[ber.Oid], left_s: Callable[[], float]) ->
             continue
         if error:
             raise LinkError(f"the agent answers with an error: {ERRORS.get(error, error)}")
-        return {name: found[name] for name in names if name in found}, reply.received_s
-    return {}, 0.0
+        return {name: found[name] for name in names if name in found}, said_s
+    return {}, said_s
 
 
 def _values(answer: bytes) -> tuple[dict[ber.Oid, Value], tuple[int, int]]:

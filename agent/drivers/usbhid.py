@@ -16,6 +16,7 @@ from .. import hid, hidtable, quirks
 from ..ages import older
 from ..cards import Card
 from ..hidlook import PLACES, look
+from ..hidraw import Identity
 from ..hidreader import HidLink, Reader
 from ..model import Command, Driver, Ident, LinkError, Option, OrderError, Status
 from ..q1.megatec import Q1
@@ -35,6 +36,7 @@ TOOK_WITHIN_S = 60.0  # a timer that is read back may be so much beside what was
 
 _TESTS = {Command.TEST_QUICK: 1, Command.TEST_DEEP: 2, Command.TEST_STOP: 3}
 _SHUTDOWNS = (Command.SHUTDOWN_RETURN, Command.SHUTDOWN_STAY_OFF, Command.SHUTDOWN_STOP)
+_FIRMWARE = ("string.firmware", "string.ups_firmware")
 _APC_NAME = re.compile(r"(?P<model>.*?)\s*FW:\s*(?P<firmware>.*?)(?:\s*USB FW:.*)?")
 
 
@@ -68,8 +70,9 @@ class UsbHid:
         self._reader = Reader(link, self._quirk, now)
         self._scales = quirks.Scales(self._quirk)
         self._writable = hidtable.writable(self._reader.descriptor)
-        self._ident: Ident | None = None
-        self._strings: set[str] = set()
+        self._ident = _ident(who)
+        self._strings: dict[str, int] = {}  # variable -> number of a string
+        self._asked: set[str] = set()  # of them, for their text
         self.commands = self._commands()
         log.info(
             "usbhid: %04x:%04x %s; quirks: %s, %d fields, %d facts",
@@ -88,6 +91,7 @@ class UsbHid:
     def poll(self) -> Status:
         """Read and return. Takes at most 2 s and one report that is slow; one that hangs costs what the kernel allows
         it (5 s), and is then left alone for a while. LinkError if nothing says whether the mains is there."""
+        self._ask_strings()
         taken_s = self._reader.read()
         numbers = self._believed(self._reader.numbers())
         if self._quirk.q1_reports:
@@ -95,7 +99,8 @@ class UsbHid:
         said = (
             (PLACES[name], at_s) for name, at_s in self._reader.said_s.items() if name in PLACES and name in numbers
         )
-        status = look(numbers, self._quirk, self._identity(numbers), taken_s=taken_s)
+        self._strings.update((name, int(numbers[name])) for name in _FIRMWARE if name in numbers)
+        status = look(numbers, self._quirk, self._ident, taken_s=taken_s)
         return replace(status, older=older(said, taken_s))
 
     def order(self, command: Command, **args: Any) -> str | None:
@@ -150,30 +155,14 @@ class UsbHid:
         if battery_v is not None and quirks.credible("battery.voltage", battery_v, None):
             numbers["battery.voltage"] = battery_v
 
-    def _identity(self, numbers: Mapping[str, float]) -> Ident:
-        """From the USB strings; the strings that the unit numbers itself are asked for once."""
-        if self._ident is None:
-            who = self._link.identity
-            model, firmware = who.name.strip(), None
-            if (parts := _APC_NAME.fullmatch(model)) is not None:
-                model, firmware = parts["model"], parts["firmware"]
-            self._ident = Ident(
-                manufacturer=who.maker.strip() or None,
-                model=model or None,
-                firmware=firmware or None,
-                serial=who.serial.strip() or None,
-            )
-        for name, attribute in (("string.firmware", "firmware"), ("string.ups_firmware", "firmware")):
-            if name in numbers and name not in self._strings:
-                self._strings.add(name)
-                if getattr(self._ident, attribute) is None and (text := self._string(int(numbers[name]))):
-                    self._ident = Ident(
-                        manufacturer=self._ident.manufacturer,
-                        model=self._ident.model,
-                        firmware=text,
-                        serial=self._ident.serial,
-                    )
-        return self._ident
+    def _ask_strings(self) -> None:
+        """Those that the unit has numbered, each once. After the first status, which may be one of an outage, and
+        before the reports: some links read what the unit tells of its mains while they ask."""
+        for name, index in self._strings.items():
+            if name not in self._asked:
+                self._asked.add(name)
+                if self._ident.firmware is None and (text := self._string(index)):
+                    self._ident = replace(self._ident, firmware=text)
 
     def _string(self, index: int) -> str | None:
         """A name is never worth a poll."""
@@ -285,6 +274,19 @@ class UsbHid:
                 raise OrderError(f"this UPS cannot be told {amount:g}: {e}") from e
         if not self._link.put(data):
             raise OrderError(f"this UPS refused {next(iter(fields))}: {data.hex(' ')}")
+
+
+def _ident(who: Identity) -> Ident:
+    """From the USB strings."""
+    model, firmware = who.name.strip(), ""
+    if (parts := _APC_NAME.fullmatch(model)) is not None:
+        model, firmware = parts["model"], parts["firmware"]
+    return Ident(
+        manufacturer=who.maker.strip() or None,
+        model=model or None,
+        firmware=firmware or None,
+        serial=who.serial.strip() or None,
+    )
 
 
 _ALL = frozenset((*_TESTS, *_SHUTDOWNS, Command.BEEPER_ON, Command.BEEPER_OFF, Command.OUTLET_ON, Command.OUTLET_OFF))

@@ -153,7 +153,7 @@ def watch(section: dict[str, str]) -> None:
             tell(source=source, remedy=now[1], error=polled.error)
 
     rescue = Rescue(time.monotonic)
-    ups = Ups(lambda: connect(section, rescue.meant), take, 2.0, hidraw.BACK_OFF_S, rescue)
+    ups = Ups(lambda: connect(section, rescue.meant), take, 2.0, rescue, hidraw.BACK_OFF_S)
     thread = threading.Thread(target=ups.run, args=(stop,), daemon=True)
     thread.start()
     sys.stdin.read()
