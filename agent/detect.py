@@ -110,8 +110,7 @@ class Look:
         around: Around | None = None,
     ) -> None:
         """`hosts`: IP addresses; then they alone are asked, and what is plugged in here is not looked at."""
-        self._hosts = hosts
-        self._open_link, self._now, self._around = open_link, now, around or Around()
+        self._hosts, self._open_link, self._now, self._around = hosts, open_link, now, around or Around()
         self._serial_ok, self._only = serial_ok, only
         self._modules = [drivers.load(name) for name in drivers.available()]
         self._candidates: list[Candidate] = []
@@ -188,14 +187,15 @@ class Look:
                     yield f"{place}: {module.NAME}"
                     _wake(asking, module)
                 reads: list[tuple[float, dict[str, str]]] = []
-                while len(reads) < (READS if _any(reads) or getattr(module, "PROBE_FIRST", False) else TRIES):
+                first = getattr(module, "PROBE_FIRST", False)
+                while len(reads) < (READS if first or any(score for score, _ in reads) else TRIES):
                     yield f"{place}: {module.NAME}"
                     reads.append(_examine(module, asking or link))
                 score, why, more = weigh(reads)
                 frames = tuple(asking.frames) if asking is not None else ()
                 found = Found(driver=module.NAME, section={**section, **more}, who=who)
                 self._candidates.append(Candidate(place=place, found=found, score=score, why=why, frames=frames))
-                if asking is not None and asking.heard and getattr(module, "PROBE_FIRST", False):
+                if asking is not None and asking.heard and first:
                     if not score:
                         self._skipped.append(f"{place}: others not asked: what answered {module.NAME} may obey them")
                     return
@@ -211,10 +211,6 @@ def _wake(asking: Asking, module: ModuleType) -> None:
         asking.ask(module.QUERIES[0], within_s=0.9)
     except LinkError as e:
         log.debug("detect: %s", e)
-
-
-def _any(reads: list[tuple[float, dict[str, str]]]) -> bool:
-    return any(score for score, _ in reads)
 
 
 def _examine(module: ModuleType, link: Any) -> tuple[float, dict[str, str]]:
@@ -299,9 +295,8 @@ class Auto:
         self._steps: Iterator[str] | None = None
         self._look: Look | None = None
         self._instead_of: Found | None = None  # what is remembered, and the look is for what hangs there now
-        self._not_before_s, self._words = 0.0, ""
+        self._not_before_s, self._words, self._told = 0.0, "", False  # told that it has not answered
         self._chosen_s = self._deaf_from_s = -math.inf
-        self._told = False  # that it has not answered
 
     def choose(self) -> Found:
         """What to open now. LinkError while it looks, one step a call, and while it does not know."""
@@ -346,7 +341,7 @@ class Auto:
 
     def _is_deaf(self, found: Found) -> bool:
         """Has the line of `found`, behind a bridge or not, been opened again and again without an answer? Another UPS
-        may hang on it. A unit that obeys single characters is waited for: others' questions could be orders to it."""
+        may hang on it. One that obeys single characters is waited for: others' questions could be orders to it."""
         if self._steps is not None and self._instead_of == found:
             return True
         self._steps, now_s = None, self._now()
@@ -355,7 +350,8 @@ class Auto:
         self._chosen_s = now_s
         module = drivers.load(found.driver)
         is_line = "port" in found.section or getattr(module, "USB_LINK", "") == "bridge"
-        if not is_line or getattr(module, "PROBE_FIRST", False) or now_s - self._deaf_from_s < DEAF_S:
+        waited = getattr(module, "PROBE_FIRST", False) and self._place_of(found)[1] == found.section.get("port")
+        if not is_line or waited or now_s - self._deaf_from_s < DEAF_S:
             return False
         if not self._told:
             self._told = True
@@ -363,10 +359,12 @@ class Auto:
         return True
 
     def _place_of(self, found: Found) -> tuple[Around, str]:
-        """Where `found` is, and nothing else: at other places there may be somebody else's UPS."""
+        """Where `found` is, and nothing else: at other places there may be somebody else's UPS. If its port is gone,
+        the serial ports: it may have another adapter, and those that others use are locked."""
         around = replace(self._around or Around(), power_devices=list, usb=lambda: self._equals(found))
         port = found.section.get("port", "")
-        return (around if port else replace(around, ports=list)), port
+        is_gone = bool(port) and around.wanted_ports(port)[0] not in around.ports()
+        return (around if port else replace(around, ports=list)), self._only if is_gone else port
 
     def _equals(self, found: Found) -> list[Identity]:
         """What is there with the USB ids of `found`."""

@@ -8,6 +8,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,23 @@ def test_what_is_looked_for_after_silence_is_looked_for_at_its_own_place_alone(t
         bench.now_s += 15.0
         assert settle(auto) == before
     assert set(bench.opened) == {f"serial {PORT}"}
+
+
+@pytest.mark.parametrize("smart", [False, True])
+def test_a_ups_whose_adapter_was_replaced_is_found_at_the_new_one_after_five_minutes(
+    tmp_path: Path, smart: bool
+) -> None:
+    unit = HidUnit.of("0764-0501")
+    bench = Bench(serial=ApcLink() if smart else SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)), usb=unit)
+    auto = Auto(tmp_path, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    before = settle(auto)
+    ports = [Port(Path("/dev/ttyUSB0"), None, f"{PORT}-new")]
+    auto._around = replace(bench.around(power=(unit.identity,)), ports=lambda: ports)
+    for _ in range(30):
+        bench.now_s += 15.0
+        found = settle(auto)
+    assert found == replace(before, section={**before.section, "port": f"{PORT}-new"})
+    assert not any(opened.startswith("usb") for opened in bench.opened)
 
 
 def test_a_smart_ups_that_is_silent_for_long_never_hears_a_question_of_another_driver(tmp_path: Path) -> None:
