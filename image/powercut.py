@@ -129,7 +129,7 @@ class Life:
         word = "mains" if self._ups.mains else "battery"
         machine.until(f"the UPS is read ({word})", lambda: machine.source() == word, START_S)
         if self._contacts[1]:
-            found = int(machine.snmp_get(CONTACT).rpartition(" ")[2] or 0)
+            found = self._setting(machine)
             if not self._contacts[0] <= found <= self._contacts[1]:
                 raise Failed(f"settings: {found} is there, {self._contacts[0]} was acknowledged")
         try:
@@ -149,6 +149,18 @@ class Life:
             self._outage, self.server.right, self.server.told = None, False, 0
         if self.server.wrongly:
             raise Failed("a server was told to shut down without an outage")
+
+    @staticmethod
+    def _setting(machine: Machine) -> int:
+        """The number of the setting that is there."""
+        there = [""]
+
+        def read() -> bool:
+            there[0] = machine.snmp_get(CONTACT)
+            return True
+
+        machine.until("the setting is read", read, START_S)
+        return int(there[0].rpartition(" ")[2] or 0)
 
     def _work(self, machine: Machine, disk: Disk, number: int) -> None:
         """Every other time: an outage begins, and the power goes somewhere in it."""
