@@ -259,3 +259,11 @@ def test_a_venv_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp
     (here / ".venv").symlink_to(other)
     done = subprocess.run([here / "run", "setup"], capture_output=True, text=True, timeout=60)
     assert (other / "precious").exists() and done.returncode == 1 and "is a link" in done.stderr + done.stdout
+
+
+def test_no_merge_was_left_half_done() -> None:
+    folders = ("agent", "tests", "image", "bench", "systemd", "docs")
+    files = [*ROOT.glob("*.*"), *(p for f in folders for p in (ROOT / f).rglob("*") if p.suffix in (".py", ".md"))]
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    found = [p.name for p in files if p.is_file() for line in p.read_text().splitlines() if line.startswith(marks)]
+    assert found == []
