@@ -265,5 +265,11 @@ def test_no_merge_was_left_half_done() -> None:
     folders = ("agent", "tests", "image", "bench", "systemd", "docs")
     files = [*ROOT.glob("*.*"), *(p for f in folders for p in (ROOT / f).rglob("*") if p.suffix in (".py", ".md"))]
     marks = ("<" * 7 + " ", ">" * 7 + " ")
-    found = [p.name for p in files if p.is_file() for line in p.read_text().splitlines() if line.startswith(marks)]
+    found = [
+        p.name
+        for p in files
+        if p.is_file()
+        for line in p.read_text("utf-8", "replace").splitlines()
+        if line.startswith(marks)
+    ]
     assert found == []
