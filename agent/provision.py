@@ -66,7 +66,7 @@ class Places:
 
     def of(self, name: str) -> Places:
         """Those of the second UPS `name`."""
-        config = self.config.with_name(f"{name}.toml")
+        config = seconds.config_of(self.config, name)
         return replace(self, config=config, file=seconds.file_of(name), taken=f"taken-{name}.json", second=name)
 
 

@@ -31,6 +31,11 @@ def file_of(name: str) -> str:
     return f"ridethrough-{name}.toml"
 
 
+def config_of(config: Path, name: str) -> Path:
+    """Where its configuration is, beside the first one's, which is `config`."""
+    return config.with_name(f"{name}.toml")
+
+
 def units(name: str) -> tuple[str, ...]:
     """Its services."""
     return (f"ridethrough-core@{name}.service", f"ridethrough-faces@{name}.service")
@@ -109,7 +114,7 @@ def page(name: str, settings: Config, hostname: str, codes: Iterable[str]) -> li
 def read(config: Path, name: str) -> Config | None:
     """The configuration of a known one; None if it is not good."""
     try:
-        settings, problems = process.load(config.with_name(f"{name}.toml"))
+        settings, problems = process.load(config_of(config, name))
     except ConfigError:
         return None
     return None if any(p.section == "agent" for p in problems) else settings

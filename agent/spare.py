@@ -61,7 +61,7 @@ def restore(area: Area, path: Path) -> str:
     wrong = []
     for name, (packed, taken) in others.items():
         try:
-            _put(backup.unpack(base64.b64decode(packed)), path.with_name(f"{name}.toml"))
+            _put(backup.unpack(base64.b64decode(packed)), seconds.config_of(path, name))
             if taken:
                 vault.write_private(_taken(settings, name), taken.encode())
         except (ConfigError, OSError) as e:
@@ -89,7 +89,7 @@ def _all(path: Path, settings: Config, now_s: float) -> Content:
     """A backup's content and MORE of this adapter, and the same of each second UPS. ConfigError, OSError."""
     content, others = backup.collect(path, settings, now_s, MORE), {}
     for name in seconds.known(path):
-        own = path.with_name(f"{name}.toml")
+        own = seconds.config_of(path, name)
         its = backup.collect(own, process.load(own)[0], now_s)
         files = {k: v for k, v in its.files.items() if k != ABOUT}  # its time would be news each time
         taken = _taken(settings, name)

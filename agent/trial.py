@@ -59,7 +59,7 @@ def confirm(
 
 def at_work(config: Path) -> bool:
     """Is a core in the middle of an outage? Not if it does not answer."""
-    for path in (config, *(config.with_name(f"{name}.toml") for name in seconds.known(config))):
+    for path in (config, *(seconds.config_of(config, name) for name in seconds.known(config))):
         try:
             settings, _ = process.load(path)
             if _view(settings).phase != "idle":
@@ -79,7 +79,7 @@ def health(config: Path, without_ups: bool, second: Sequence[str] = ()) -> str:
     """What is not well, or ''; `second`: the names of the other UPSes that must be there, too."""
     why = _health(config, without_ups, FACES)
     for name in second if not why else ():
-        if why := _health(config.with_name(f"{name}.toml"), without_ups, seconds.units(name)[1]):
+        if why := _health(seconds.config_of(config, name), without_ups, seconds.units(name)[1]):
             return f"UPS {name}: {why}"
     return why
 
