@@ -27,16 +27,16 @@ SAID = ("prove", "wake", *ORDERS)  # nothing is seen of these at once, so the pa
 def pieces(view: View, reader: Reader, did: str = "") -> dict[str, str]:
     """The pieces of the status page that depend on who reads it: `urgent` stands at its top, `routine` with the plan,
     `orders` and `danger` at its foot. `did`: what was just asked for, without the script."""
-    made = dict.fromkeys(("urgent", "routine", "orders", "danger"), Html(""))
+    made: dict[str, str] = dict.fromkeys(("urgent", "routine", "orders", "danger"), Html(""))
     if reader.token is None or any(a.condition is Condition.NO_CORE for a in view.conditions):
-        return {**made}
+        return made
     to_ups, text = did in ORDERS, said(reader, did)
     made["orders"] = _orders(reader, view, text if to_ups else "")
     if view.servers:
         made["urgent"] = _form(reader, _urgent(view), "card steer", "" if to_ups else text)
         made["routine"] = _form(reader, _routine(view), "steer", "" if to_ups else text)
         made["danger"] = _danger(reader, view)
-    return {**made}
+    return made
 
 
 def _urgent(view: View) -> list[str]:

@@ -218,17 +218,20 @@ class _Site:
         if not session or session.new_password:
             return self._problem(403, "error.form")
         do, stage, view = _field("do"), _field("stage"), self._client.view()
-        if do not in (*controls.DEEDS, *controls.ORDERS):
-            names = ", ".join((*controls.DEEDS, *controls.ORDERS))
-            return self._problem(400, "error.core", why=f"do must be one of {names}")
+        known = (*controls.DEEDS, *controls.ORDERS)
+        if do not in known:
+            return self._problem(400, "error.core", why="do must be one of " + ", ".join(known))
         if do == "shutdown" and _field("sure") != "yes":
             return self._problem(400, "error.sure")
         if do == "shutdown" and _field("list") != controls.checksum(controls.whom(view, stage)):
             return self._problem(409, "error.changed")
         if do == "wake":
             stage = stage or controls.ALL
-        what = {"command": do} if do in controls.ORDERS else {"do": do, **({"stage": stage} if stage else {})}
-        if refused := self._order("command" if do in controls.ORDERS else "protect", **what):
+        if do in controls.ORDERS:
+            refused = self._order("command", command=do)
+        else:
+            refused = self._order("protect", do=do, **({"stage": stage} if stage else {}))
+        if refused:
             return refused
         if _wants_json():
             return _json(200, {"do": do, "said": controls.said(self._reader(sid, session), do)})
