@@ -37,8 +37,9 @@ def filled(look: Status, curve: Curve | None, full_load_minutes: float | None) -
         part = 1.0 if load is None else max(CONFIGURED_LOAD_FLOOR_PCT, load) / 100.0
         configured_s = full_load_minutes * 60.0 * battery.charge_pct / 100.0 / part
     runtime_s = configured_s if learned_s is None else learned_s
-    if is_guessed(look):  # a voltage hardly falls for long and then all at once: what was not seen may be much less
-        runtime_s = None if configured_s is None else min(configured_s, runtime_s or 0.0)
+    if is_guessed(look) and runtime_s is not None:
+        # a voltage hardly falls for long and then all at once: what was not seen may be much less
+        runtime_s = None if configured_s is None else min(configured_s, runtime_s)
     if runtime_s is None:
         return look
     return replace(look, battery=replace(battery, runtime_s=runtime_s, estimated=battery.estimated | {"runtime_s"}))
@@ -49,9 +50,9 @@ def is_guessed(look: Status) -> bool:
     return "charge_pct" in look.battery.estimated
 
 
-def _usable(look: Status | None, curve: Curve | None) -> Curve | None:
+def _usable(look: Status, curve: Curve | None) -> Curve | None:
     """The curve, if it was learned on the scale of this frame's charge."""
-    return curve if look is not None and curve is not None and curve.guessed == is_guessed(look) else None
+    return curve if curve is not None and curve.guessed == is_guessed(look) else None
 
 
 def _learned_s(look: Status, curve: Curve | None) -> float | None:
