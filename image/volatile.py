@@ -2,7 +2,7 @@
 
 Wire: NBD protocol, "fixed newstyle" (the NBD project's doc/proto.md); options GO, INFO, EXPORT_NAME, LIST refused,
 ABORT; commands READ, WRITE, DISC, FLUSH. One connection at a time, as QEMU makes it, and none once the power is gone:
-QEMU would connect again by itself. `honest` false is the control: a disk that says of a flush that it is done.
+QEMU would connect again by itself. `honest` false is the control: a disk that answers a flush and does not do it.
 """
 
 from __future__ import annotations
