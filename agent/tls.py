@@ -86,7 +86,9 @@ def fingerprint(folder: Path) -> str:
     try:
         return _sha256(path).hex()
     except FileNotFoundError as e:
-        raise ConfigError(f"{path}: there is no certificate yet: start `ridethrough faces` once") from e
+        raise ConfigError(
+            f"{path}: there is no certificate yet: `ridethrough faces` makes it when it starts, in a minute at most"
+        ) from e
     except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: {e}") from e
 

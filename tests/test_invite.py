@@ -222,7 +222,7 @@ def test_a_server_that_is_not_there_is_refused_with_the_lines_to_add(adapter):
 
 def test_without_a_certificate_it_says_how_to_get_one(tmp_path):
     settings = Config(state_dir=str(tmp_path), web=Web(listen="127.0.0.1:1", tls="on"))
-    with pytest.raises(ConfigError, match="start `ridethrough faces` once"):
+    with pytest.raises(ConfigError, match="`ridethrough faces` makes it"):
         invite.main(arguments("nas"), settings, VIEW)
 
 

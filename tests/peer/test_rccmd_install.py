@@ -48,6 +48,8 @@ class Adapter(World):
         self.config.write_text(text.replace(listen, f'listen = "{HERE}:{self.web_port}"'))
 
     def _page(self) -> object:
+        if not (self.folder / "state/faces/tls.pem").exists():  # the port is taken before the certificate is made
+            return False
         with socket.socket() as sock:
             return sock.connect_ex((HERE, self.web_port)) == 0
 
