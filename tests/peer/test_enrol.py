@@ -143,9 +143,9 @@ class Adapter(World):
         assert place in text
         self.config.write_text(text.replace(place, f'listen = "0.0.0.0:{self.web_port}"'))
 
-    def _page(self) -> Any:
+    def _page(self) -> bool:
         with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.web_port)) == 0 or None
+            return sock.connect_ex(("127.0.0.1", self.web_port)) == 0
 
 
 def _enter(fd: int) -> None:

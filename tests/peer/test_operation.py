@@ -111,7 +111,7 @@ def test_a_file_that_is_no_toml_leaves_page_and_protection_alone(tmp_path: Path)
         assert any("not TOML" in e for e in world.view().config_errors)
         old = {part: world.kill(part) for part in ("core", "faces")}  # and a new start of both with it
         until(lambda: world.pid_of("core") != old["core"] and world.status_or_none(), 8, "the core is back")
-        until(lambda: world._page(), 8, "the page is back")
+        until(world._page, 8, "the page is back")
         assert world.view().mode == "armed" and "not-protected" in world.conditions()
         assert "not TOML" in world.api_status()["view"]["config_errors"][0]
         world.ups.set("mains", "off")
@@ -129,7 +129,7 @@ def test_a_configuration_that_vanishes_ends_nothing(tmp_path: Path) -> None:
         until(world.told, 8, "the server is told")
         assert world.agent.poll() is None
         (tmp_path / "away.toml").rename(world.config)
-        until(lambda: world._page(), 15, "the page is back")
+        until(world._page, 15, "the page is back")
 
 
 def test_another_ups_starts_the_core_anew_so_that_it_never_gets_the_old_ones_plan(tmp_path: Path) -> None:

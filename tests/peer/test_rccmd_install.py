@@ -47,9 +47,8 @@ class Adapter(World):
         assert listen in text
         self.config.write_text(text.replace(listen, f'listen = "{HERE}:{self.web_port}"'))
 
-    def _page(self) -> object:
-        if not (self.folder / "state/faces/tls.pem").exists():  # the port is taken before the certificate is made
-            return False
+    def _page(self) -> bool:
+        """Whether the page, which is over TLS here, can be had."""
         with socket.socket() as sock:
             return sock.connect_ex((HERE, self.web_port)) == 0
 

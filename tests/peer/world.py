@@ -125,13 +125,14 @@ class World:
             self.agent = subprocess.Popen(argv, cwd=ROOT, stderr=log, stdout=log)
         self._processes.append(self.agent)
         until(lambda: self.status_or_none() is not None, 15, "the core has a frame")
-        until(lambda: self._page() is not None, 15, "the faces have it too")
+        until(self._page, 15, "the faces have it too")
 
-    def _page(self) -> Any:
+    def _page(self) -> bool:
+        """Whether the page shows a frame."""
         try:
-            return self.api_status()["view"]["status"]
+            return self.api_status()["view"]["status"] is not None
         except OSError:
-            return None
+            return False
 
     # -- looking
 
