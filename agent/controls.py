@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from . import layout
 from .layout import Reader
-from .model import Command, Condition, ServerView, Source, TestResult, View
+from .model import FED_BY_MAINS, Command, Condition, ServerView, TestResult, View
 from .words import Html, Words, html, join
 
 ALL = "all"
@@ -78,7 +78,7 @@ def orders(view: View) -> list[str]:
         return []
     if any(a.condition is Condition.TEST_RUNNING for a in view.conditions):
         found.append(Command.TEST_STOP)
-    elif view.phase == "idle" and status.source in (Source.MAINS, Source.BOOST, Source.BUCK):
+    elif view.phase == "idle" and status.source in FED_BY_MAINS:
         found.append(Command.TEST_QUICK)
     found += [] if status.beeper_on is False else [Command.BEEPER_OFF]
     found += [] if status.beeper_on is True else [Command.BEEPER_ON]

@@ -81,6 +81,7 @@ class Condition(Enum):
     NO_CORE = "no-core"
 
 
+FED_BY_MAINS = frozenset((Source.MAINS, Source.BOOST, Source.BUCK))  # through the UPS; a bypass goes round it
 #: RFC 1628 upsWellKnownAlarms: Condition -> last sub-identifier of 1.3.6.1.2.1.33.1.6.3
 ALARM_NUMBER: Mapping[Condition, int] = {c: n for n, c in enumerate(list(Condition)[:24], start=1)}
 
@@ -270,7 +271,6 @@ class Driver(Protocol):
     @property
     def off_return(self) -> str:
         """What SHUTDOWN_RETURN is proven to do: nothing ("no"), off and on again on "battery", or "always"."""
-        ...
 
     @property
     def wake_fd(self) -> int | None: ...

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import ladder, saying
-from .model import Command, Condition, Event, Flow, Source, View
+from .model import FED_BY_MAINS, Command, Condition, Event, Flow, Source, View
 from .words import Html, Words, clock, event_text, html, join
 
 EVENTS = 8  # that are shown
@@ -138,7 +138,7 @@ def _flows(view: View) -> list[str]:
         return ["no-data"]
     source, battery = view.status.source, view.status.battery
     flows = []
-    if source in (Source.MAINS, Source.BOOST, Source.BUCK, Source.BYPASS):
+    if source in FED_BY_MAINS or source is Source.BYPASS:
         flows.append("mains-in")
     if source is Source.BYPASS:
         flows.append("bypass")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .model import Condition, Source, Status
+from .model import FED_BY_MAINS, Condition, Status
 
 #: A dead mains reads 2 or 3 V on real units, so nothing is too low for a line but LIVE_V; a dead line has 0 Hz.
 VOLTS, HERTZ, LOAD_PCT, CHARGE_PCT = (0.0, 500.0), (40.0, 70.0), (0.0, 250.0), (0.0, 100.0)
@@ -47,9 +47,8 @@ def believable(status: Status, *, tells_runtime: bool = True) -> tuple[Status, d
     """The status with None for every number that cannot be, and those numbers by name (`input 1 voltage_v`).
     `tells_runtime`: see there."""
     odd: dict[str, float] = {}
-    fed = status.source in (Source.MAINS, Source.BOOST, Source.BUCK)
     live = any(row.voltage_v is not None and row.voltage_v >= LIVE_V[0] for row in status.inputs)
-    line = {"inputs": {**_LINE, "voltage_v": LIVE_V} if fed and not live else _LINE}
+    line = {"inputs": {**_LINE, "voltage_v": LIVE_V} if status.source in FED_BY_MAINS and not live else _LINE}
     inputs, outputs, bypass = (
         tuple(
             _cut(row, line.get(side, _LINE), f"{side} {n}", odd)

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from . import afterwards
 from .config import Stage
-from .model import Condition, Source, Status
+from .model import FED_BY_MAINS, Condition, Source, Status
 from .outage import MARGIN_S, Effect, Latch, Phase, Plan, Seen, State, budget_s
 
 CONFIRM_S = 3.0  # battery frames must span this, and be two
@@ -123,7 +123,7 @@ def _take(state: State, look: Status) -> State:
     testing = Condition.TEST_RUNNING in look.flags
     test_from_s = (now_s if state.test_from_s is None else state.test_from_s) if testing else None
     battery = look.source is Source.BATTERY and not _excused(look, test_from_s)
-    line = look.source in (Source.MAINS, Source.BYPASS, Source.BOOST, Source.BUCK)
+    line = look.source in FED_BY_MAINS or look.source is Source.BYPASS
     said, low = look.battery, _is_low(look)
     runtime_s = _milder(said.runtime_s, None if gap else state.said_runtime_s, on_battery=True)
     if runtime_s is not None and state.on_battery and state.runtime_s is not None and state.last_frame_s is not None:

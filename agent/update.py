@@ -29,7 +29,7 @@ from typing import IO, cast
 
 from . import bootpart, bundle, download, twoslots, vault
 from .config import Config
-from .model import VERSION, ConfigError, Source, View
+from .model import FED_BY_MAINS, VERSION, ConfigError, View
 from .twoslots import Card
 
 CHARGE_LEAST_PCT = 80.0
@@ -51,7 +51,7 @@ def refusal(view: View, without_ups: bool) -> str:
         return f"protection is at work ({view.phase}): wait until it is over"
     if status is None or view.age_s is None or view.age_s > FRESH_S:
         return "" if without_ups else "the UPS says nothing: --without-ups, if that is what the update is to mend"
-    if status.source not in (Source.MAINS, Source.BOOST, Source.BUCK):
+    if status.source not in FED_BY_MAINS:
         return f"the UPS is not on mains ({status.source.value}): a board must not lose its power in an update"
     charge_pct = status.battery.charge_pct
     if charge_pct is not None and charge_pct < CHARGE_LEAST_PCT:

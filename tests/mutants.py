@@ -56,7 +56,7 @@ FAULTS = (
     Fault("a self test counts as an outage", P, "battery = look.source is Source.BATTERY and not _excused(look, test_from_s)", "battery = look.source is Source.BATTERY"),
     Fault("output off counts as battery", P, "battery = look.source is Source.BATTERY and", "battery = look.source in (Source.BATTERY, Source.NONE) and"),
     Fault("an unknown source counts as battery", P, "battery = look.source is Source.BATTERY and", "battery = look.source in (Source.BATTERY, Source.UNKNOWN) and"),
-    Fault("bypass is not mains", P, "Source.MAINS, Source.BYPASS, Source.BOOST", "Source.MAINS, Source.BOOST"),
+    Fault("bypass is not mains", P, "line = look.source in FED_BY_MAINS or look.source is Source.BYPASS", "line = look.source in FED_BY_MAINS"),
     Fault("earlier stages are not taken along", P, "for stage, why in zip(plan.stages[: last_due + 1], whys, strict=False)\n        if stage.name not in latched", "for stage, why in zip(plan.stages[: last_due + 1], whys, strict=False)\n        if stage.name not in latched and why"),
     Fault("later stages are taken along", P, "for stage, why in zip(plan.stages[: last_due + 1], whys, strict=False)", "for stage, why in zip(plan.stages[: last_due + 2], whys, strict=False)"),
     Fault("hold stops an emergency", P, "    critical = _critical(state, runtime_s, age_s, plan)", "    critical = _critical(state, runtime_s, age_s, plan) if now_s >= state.quiet_until_s else ''"),
