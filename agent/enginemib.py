@@ -16,17 +16,16 @@ ENGINE: Oid = (1, 3, 6, 1, 6, 3, 10, 2, 1)
 
 
 def _count(name: str) -> Callable[[Look], Value]:
-    return lambda look: look.engine.counts[name] if look.engine else None
-
-
-def _time_s(look: Look) -> Value:
-    return int(look.now_s - look.engine.started_s) if look.engine else None
+    return lambda look: look.refused.get(name)
 
 
 OBJECTS = (
     Object((*ENGINE, 1), "snmpEngineID", OCTET_STRING, 5, 32, lambda look: look.engine and look.engine.id),
     Object((*ENGINE, 2), "snmpEngineBoots", INTEGER, 1, INT_MAX, lambda look: look.engine and look.engine.boots),
-    Object((*ENGINE, 3), "snmpEngineTime", INTEGER, 0, INT_MAX, _time_s),
+    Object(
+        (*ENGINE, 3), "snmpEngineTime", INTEGER, 0, INT_MAX,
+        lambda look: look.engine and look.engine.time_s(look.now_s),
+    ),
     Object(
         (*ENGINE, 4), "snmpEngineMaxMessageSize", INTEGER, SIZE_LEAST, INT_MAX,
         lambda look: look.engine and SIZE_LIMIT,

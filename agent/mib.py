@@ -30,13 +30,16 @@ class Alarm(NamedTuple):
     ticks: int
 
 
-class EngineFacts(NamedTuple):
-    """What version 3 says of itself."""
+class Engine(NamedTuple):
+    """Who we are in version 3."""
 
     id: bytes
     boots: int
     started_s: float  # monotonic second from which its time counts
-    counts: Mapping[str, int]  # of what was refused, by name
+
+    def time_s(self, now_s: float) -> int:
+        """snmpEngineTime."""
+        return int(now_s - self.started_s)
 
 
 class Written(Protocol):
@@ -73,7 +76,8 @@ class Look(NamedTuple):
     alarms: Mapping[int, Alarm] = MappingProxyType({})  # by upsAlarmId
     interfaces: Mapping[int, Sequence[Any]] = MappingProxyType({})  # by ifIndex: the columns of ifTable
     counts: Sequence[int] = (0,) * 33  # of the snmp group, by the last arc of their name
-    engine: EngineFacts | None = None  # of version 3
+    engine: Engine | None = None  # of version 3
+    refused: Mapping[str, int] = MappingProxyType({})  # of version 3: messages, by the name of their counter
     written: Written | None = None
     auth_traps: bool = False
     lenient: bool = False  # a scalar may be asked for without its .0

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from . import ber, usm, v3
 from .ber import OCTET_STRING, Malformed
+from .mib import Engine
 from .notices import Notice
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Receiver:
         community: bytes = b"",
         inform: bool = False,
         user: usm.User | None = None,
-        engine: v3.Engine | None = None,
+        engine: Engine | None = None,
         for_engine: Callable[[bytes], usm.User] | None = None,
         sent: Callable[[], None] = lambda: None,
         leaves: Callable[[], bool] = lambda: True,
@@ -202,7 +203,7 @@ class Receiver:
             raise OSError("version 3 is off")
         engine, user = self._engine, self._user
         scoped = notice.of_version_2(_context(engine.id), secrets.randbits(31), inform=False)
-        time_s = int(now_s - engine.started_s)
+        time_s = engine.time_s(now_s)
         name = user.name.encode()
         return v3.seal(
             secrets.randbits(31), user.level, engine.id, engine.boots, time_s, user, name, scoped, self._salts

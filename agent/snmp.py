@@ -340,10 +340,10 @@ class Agent:
             self._ports_due_s = now_s + INTERFACES_FOR_S
             self._ports = self._interfaces.read(ticks(now_s, self._started_s))
             news = True
+        engine, refused = (self.responder.engine, self.responder.counts) if self.responder else (None, {})
         look = Look(
             view, view.status or NOTHING, now_s, self._started_s, self._kept, self._host, self._alarms.rows,
-            self._ports, self.counts, self.responder.facts if self.responder else None, self.writer.kept,
-            *self._switches,
+            self._ports, self.counts, engine, refused, self.writer.kept, *self._switches,
         )  # fmt: skip
         if news and (shape := (upsmib.shape(look), mib2.shape(look))) != self._shape:
             rows = upsmib.rows(look) + mib2.rows(look) + enginemib.rows(look)

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import ber, bus, config, engineid, netif, notify, receiver, settexts, snmp, upsset, v3
 from .config import Config
+from .mib import Engine
 from .model import Command, ConfigError
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def _responder(
         except ConfigError as e:
             log.error("snmp: %s", e)
             off[user.name] = str(e)
-    return v3.Responder(v3.Engine(found, boots, now_s), users) if users else None
+    return v3.Responder(Engine(found, boots, now_s), users) if users else None
 
 
 # --- who is told -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from . import ber, usm
 from .ber import COUNTER32, INTEGER, OCTET_STRING, SEQUENCE, Header, Malformed, Oid, Pdu
-from .mib import EngineFacts
+from .mib import Engine
 from .pdu import Later
 from .usm import AUTH, AUTH_PRIV, NO_AUTH, User
 
@@ -74,14 +74,6 @@ class Message(NamedTuple):
     def level(self) -> int:
         """NO_AUTH, AUTH, AUTH_PRIV, or 2, which is none."""
         return self.flags & 3
-
-
-class Engine(NamedTuple):
-    """Who we are."""
-
-    id: bytes
-    boots: int
-    started_s: float  # monotonic second from which its time counts
 
 
 class Dropped(Exception):
@@ -257,7 +249,6 @@ class Responder:
     def __init__(self, engine: Engine, users: Mapping[str, User], salts: usm.Salts | None = None) -> None:
         self.engine = engine
         self.counts = dict.fromkeys(REPORTS, 0)
-        self.facts = EngineFacts(engine.id, engine.boots, engine.started_s, self.counts)  # for the table
         self.on_refused: Callable[[], None] = lambda: None  # a wrong key
         self._users = {name.encode(): user for name, user in users.items()}
         self._salts = salts or usm.Salts()
@@ -275,10 +266,6 @@ class Responder:
     def users(self) -> frozenset[str]:
         """Their names."""
         return frozenset(user.name for user in self._users.values())
-
-    def time_s(self, now_s: float) -> int:
-        """snmpEngineTime."""
-        return int(now_s - self.engine.started_s)
 
     def answer(
         self, data: bytes, now_s: float, allowed: Callable[[str], bool], budget_bytes: int, make: Answer,
@@ -318,7 +305,7 @@ class Responder:
             return user
         if not is_signed(data, message, user):
             raise _Report("usmStatsWrongDigests")
-        fresh = abs(message.time_s - self.time_s(now_s)) <= TIME_WINDOW_S
+        fresh = abs(message.time_s - self.engine.time_s(now_s)) <= TIME_WINDOW_S
         if message.boots != self.engine.boots or not fresh or self.engine.boots >= BOOTS_LIMIT:
             raise _Report("usmStatsNotInTimeWindows", AUTH, user)
         return user
@@ -371,7 +358,7 @@ class Responder:
 
     def _sealed(self, message: Message, user: User | None, reply: bytes, now_s: float, level: int) -> bytes:
         return seal(
-            message.msg_id, level, self.engine.id, self.engine.boots, self.time_s(now_s), user, message.user,
+            message.msg_id, level, self.engine.id, self.engine.boots, self.engine.time_s(now_s), user, message.user,
             reply, self._salts,
         )  # fmt: skip
 

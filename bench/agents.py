@@ -71,7 +71,7 @@ def serve(port: int, *, secured: bool, limited: bool) -> None:
             view = replace(view, now_s=time.monotonic())
         return view
 
-    engine = v3.Engine(engineid.ENGINE_ID_BEGINS + os.urandom(8), 1, time.monotonic())
+    engine = mib.Engine(engineid.ENGINE_ID_BEGINS + os.urandom(8), 1, time.monotonic())
     responder = v3.Responder(engine, {"ops": user(engine.id)}) if secured else None
     agent = snmp.Agent(settings, {"bench": COMMUNITY}, newest, time.monotonic(), responder=responder)
     agent.bind()

@@ -26,7 +26,7 @@ from pyasn1.type import tag, univ
 from pyasn1.type.namedtype import NamedType, NamedTypes
 from snmp_kit import COMMUNITY, UPS, Net, arcs, reply, request, since, view
 
-from agent import ber, config, snmp, usm, v3
+from agent import ber, config, mib, snmp, usm, v3
 from agent.drivers.simulator import Simulator, status
 from agent.model import Command, OrderError
 from agent.netif import Interfaces
@@ -242,11 +242,16 @@ def sealed(inside: bytes, level: int = usm.AUTH_PRIV) -> bytes:
     return secured.wrapped(inside, level)
 
 
+class Still(mib.Engine):
+    def time_s(self, now_s: float) -> int:
+        return 500
+
+
 @pytest.fixture
 def ups(tmp_path: Path):
     """With the clock of the engine's time window standing still, or every message of version 3 would be too old."""
     made = Ups(Net(tmp_path / "net").folder)
-    made.responder.time_s = lambda now_s: 500  # type: ignore[method-assign]
+    made.responder.engine = Still(*made.responder.engine)
     made.agent.look(made.now_s)
     made.agent._ports_due_s = float("inf")
     gc.disable()

@@ -13,7 +13,7 @@ import pytest
 from test_notices import dotted
 from test_usm import CRYPT, SIGN
 
-from agent import ber, engineid, notices, usm, v3
+from agent import ber, engineid, mib, notices, usm, v3
 from agent.ber import Header, Pdu
 from agent.notices import Notice
 from agent.receiver import CANDIDATE_EVERY_S, INFORM_AGAIN_S, INFORM_TRIES, Receiver
@@ -56,13 +56,13 @@ class Station:
         self.got: list[str] = []  # traps that were confirmed
         self.receiver = Receiver(
             ("127.0.0.1", int(self.sock.getsockname()[1])), ber.V3, inform=True, user=OPS,
-            engine=v3.Engine(OURS, 1, 0.0), for_engine=engineid.for_engine(OPS, ROW),
+            engine=mib.Engine(OURS, 1, 0.0), for_engine=engineid.for_engine(OPS, ROW),
         )  # fmt: skip
 
     def install(self, engine: bytes, boots: int = 1) -> None:
         """A new program in the old place."""
         user = engineid.for_engine(OPS, ROW)(engine)
-        self.responder = v3.Responder(v3.Engine(engine, boots, self.now_s), {"ops": user})
+        self.responder = v3.Responder(mib.Engine(engine, boots, self.now_s), {"ops": user})
 
     def close(self) -> None:
         self.sock.close()
@@ -359,7 +359,7 @@ def test_a_receiver_that_never_finds_the_time_right_has_four_tries(station: Stat
     station.tell(1)
     station.turn()
     station.responder = v3.Responder(
-        v3.Engine(FIRST, v3.BOOTS_LIMIT, 0.0), {"ops": engineid.for_engine(OPS, ROW)(FIRST)}
+        mib.Engine(FIRST, v3.BOOTS_LIMIT, 0.0), {"ops": engineid.for_engine(OPS, ROW)(FIRST)}
     )
     station.tell(2)
     assert station.turn(4 * INFORM_AGAIN_S) == [] and len(station.asked) == INFORM_TRIES

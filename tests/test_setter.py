@@ -13,7 +13,7 @@ import pytest
 import test_usm as secured
 from snmp_kit import ON_LINE, UPS, Net, Reply, Stage, arcs, listening, reply, request, view
 
-from agent import ber, config, upsset, usm, v3
+from agent import ber, config, mib, upsset, usm, v3
 from agent.model import Command
 from agent.setter import KEPT_LIMIT, SAME_SET_S, SIGNED_LIMIT, WAIT_S, WAITING_LIMIT, Setter
 from agent.upsset import Writer
@@ -122,7 +122,7 @@ class Signed:
     def __init__(self, net: Path) -> None:
         self.orders: list[Command] = []
         ops = replace(secured.OPS, writes=True)
-        responder = v3.Responder(v3.Engine(secured.ENGINE_ID, 7, 0.0), {"ops": ops})
+        responder = v3.Responder(mib.Engine(secured.ENGINE_ID, 7, 0.0), {"ops": ops})
         writer = Writer(order=lambda command, *_: self.orders.append(command), allow_shutdown=True)
         users = (config.User(name="ops", access="read-write", sources=("127.0.0.0/8",)),)
         shown = view(ON_LINE, commands=frozenset(Command))

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import ber, engineid, usm, v3
+from agent import ber, engineid, mib, usm, v3
 from agent.ber import Header, Malformed, Pdu
 from agent.model import ConfigError
 
@@ -33,7 +33,7 @@ def user(
 
 KEYS = {(auth, priv): user(auth, priv) for auth in usm.AUTHS for priv in usm.PRIVS}
 OPS = KEYS["sha256", "aes128"]
-ENGINE = v3.Engine(ENGINE_ID, 7, 1000.0)
+ENGINE = mib.Engine(ENGINE_ID, 7, 1000.0)
 NOW_S = 1500.0
 SIZE = ber.integer(v3.SIZE_LIMIT)  # msgMaxSize
 SYS_UP_TIME = ber.oid_body((1, 3, 6, 1, 2, 1, 1, 3, 0))
@@ -60,7 +60,7 @@ def made(header: Header, pdu: Pdu, room: int, _: usm.User) -> bytes:
 
 
 def asked(
-    data: bytes, *, who: usm.User = OPS, engine: v3.Engine = ENGINE, allowed: bool = True, msg_id: int = 4711
+    data: bytes, *, who: usm.User = OPS, engine: mib.Engine = ENGINE, allowed: bool = True, msg_id: int = 4711
 ) -> v3.Message:
     """The answer's clear parts, its scoped PDU decrypted."""
     responder = v3.Responder(engine, {who.name: who})
@@ -218,7 +218,7 @@ def test_the_time_window_is_150_seconds_to_both_sides(time_s: int) -> None:
 
 def test_a_replayed_message_of_before_the_restart_is_refused() -> None:
     recorded = sent()
-    assert reported(asked(recorded, engine=v3.Engine(ENGINE_ID, 8, 1000.0)))[0] == "usmStatsNotInTimeWindows"
+    assert reported(asked(recorded, engine=mib.Engine(ENGINE_ID, 8, 1000.0)))[0] == "usmStatsNotInTimeWindows"
 
 
 @pytest.mark.parametrize("tag", [ber.GET, ber.GETNEXT, ber.GETBULK, ber.SET])
@@ -235,7 +235,7 @@ def test_a_user_from_a_foreign_network_is_nobody() -> None:
 
 
 def test_an_engine_at_its_last_boot_answers_nobody() -> None:
-    last = v3.Engine(ENGINE_ID, v3.BOOTS_LIMIT, 1000.0)
+    last = mib.Engine(ENGINE_ID, v3.BOOTS_LIMIT, 1000.0)
     assert reported(asked(sent(boots=v3.BOOTS_LIMIT), engine=last))[0] == "usmStatsNotInTimeWindows"
 
 
@@ -369,7 +369,7 @@ def test_a_damaged_engine_is_said_and_never_made_anew(tmp_path, text: str) -> No
 def test_an_engine_that_started_too_often_stays_off(tmp_path) -> None:  # type: ignore[no-untyped-def]
     engineid.path(tmp_path).write_text('{"engine_id": "8000000005aabbcc", "boots": 2147483645}')
     engineid.path(tmp_path).chmod(0o600)
-    last = v3.Engine(*engineid.started(tmp_path), 1000.0)
+    last = mib.Engine(*engineid.started(tmp_path), 1000.0)
     assert last.boots == 2**31 - 2, "the last one that answers"
     who = user(engine=last.id)
     context = request(context=last.id)

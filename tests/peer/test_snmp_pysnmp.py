@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import ber, engineid, notices, receiver, v3
+from agent import ber, engineid, mib, notices, receiver
 from agent.mib import Look
 from agent.model import Battery, Condition, Event
 from agent.notices import Notice
@@ -88,7 +88,7 @@ def test_pysnmp_takes_notifications_of_all_versions_with_a_value_that_nobody_kno
     listener = Listener("not-public").with_user("ops", SIGN, CRYPT, ours)
     one = receiver.Receiver(
         ("127.0.0.1", listener.port), {"1": ber.V1, "2": ber.V2C, "3": ber.V3}[how[0]], community=b"not-public",
-        inform="inform" in how, user=ops, engine=v3.Engine(ours, boots, time.monotonic()),
+        inform="inform" in how, user=ops, engine=mib.Engine(ours, boots, time.monotonic()),
         for_engine=engineid.for_engine(ops, row),
     )  # fmt: skip
     bindings = heard(listener, one, told)
@@ -105,7 +105,7 @@ def test_a_pysnmp_that_was_installed_anew_gets_informs_again(tmp_path: Path) -> 
     ours, boots = engineid.started(tmp_path)
     row = engineid.made(ours, "sha256", SIGN, "aes128", CRYPT, informs=True)
     ops = engineid.user("ops", "auth-priv", False, row, ours, False)
-    engine, port, one = v3.Engine(ours, boots, time.monotonic()), 0, None
+    engine, port, one = mib.Engine(ours, boots, time.monotonic()), 0, None
     for number in (1, 2):
         theirs = bytes.fromhex("8000000005") + bytes((number,)) * 8
         listener = Listener("not-public", port, theirs).with_user("ops", SIGN, CRYPT, ours)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import ber, engineid, notices, receiver, v3
+from agent import ber, engineid, mib, notices, receiver
 from agent.mib import Look
 from agent.model import Battery, Condition, Event
 from agent.notices import Notice
@@ -112,7 +112,7 @@ def test_traps_and_informs_of_version_3_arrive(tmp_path: Path, auth: str, priv: 
     conf = f"createUser {engine}ops {keys}\nauthUser log ops {'priv' if priv else 'auth'}\n"
     with snmptrapd(tmp_path, conf) as (port, log):
         one = receiver.Receiver(
-            ("127.0.0.1", port), ber.V3, inform=inform, user=ops, engine=v3.Engine(found, boots, time.monotonic()),
+            ("127.0.0.1", port), ber.V3, inform=inform, user=ops, engine=mib.Engine(found, boots, time.monotonic()),
             for_engine=engineid.for_engine(ops, row) if inform else None,
         )  # fmt: skip
         said = told(tmp_path, one, log, [ALARM])
@@ -124,7 +124,7 @@ def test_a_receiver_that_was_installed_anew_gets_informs_again(tmp_path: Path) -
     row = engineid.made(ours, "sha256", SIGN, "aes128", CRYPT, informs=True)
     ops = engineid.user("ops", "auth-priv", False, row, ours, False)
     conf = f"createUser ops SHA-256 {SIGN} AES {CRYPT}\nauthUser log ops priv\n"
-    engine, port, one = v3.Engine(ours, boots, time.monotonic()), 0, None
+    engine, port, one = mib.Engine(ours, boots, time.monotonic()), 0, None
     for number in (1, 2):
         folder = tmp_path / str(number)
         folder.mkdir()

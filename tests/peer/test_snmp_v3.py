@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent import config, engineid, v3
+from agent import config, engineid, mib, v3
 from agent.model import Command, View
 from agent.upsset import Writer
 from tests.peer.test_snmp_agent import MISSING, OUTAGE, nut, outcome, overrides, run, snmpd, upsc
@@ -50,7 +50,7 @@ def staged(
     found, boots = engineid.started(folder)
     row = engineid.made(found, auth, SIGN, priv, CRYPT)
     ops = engineid.user("ops", level, "writer" in more, row, found, True)
-    responder = v3.Responder(v3.Engine(found, boots, time.monotonic()), {"ops": ops})
+    responder = v3.Responder(mib.Engine(found, boots, time.monotonic()), {"ops": ops})
     users = (config.User(name="ops", level=level, sources=("127.0.0.0/8",)),)
     with listening(shown or view(ON_LINE), net, users=users, responder=responder, **more) as stage:
         yield stage
