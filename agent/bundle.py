@@ -33,7 +33,7 @@ SLOT, ROOT = "slot.tar", "root.squashfs"
 PARTS = (SLOT, ROOT)
 PART_LIMIT_BYTES = 2 * 1024**3
 VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}")
-KEY_BYTES, SIGNATURE_BYTES = 32, 64
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 LABEL = "demo"
 READY_WITHIN_S = 20.0
-SERVER_NAME = "loopback"
 
 TOML = """\
 # Made by `ridethrough demo`, anew at every start.

@@ -166,7 +166,7 @@ class Engine:
         self._settle(look, now_s, events)
         self._last_test.hear(events, now_s)
         self._watch_clock(now_s, events)
-        self._record(events, now_s)
+        self._record(events)
         if look is not None:
             self._sample(look, now_s)
         self._fresh = self._fresh or bool(events)
@@ -316,7 +316,7 @@ class Engine:
         else:
             self._wall_offset_s, self._synced = offset_s, synced  # slewed, a little at a time
 
-    def _record(self, events: list[Event], now_s: float) -> None:
+    def _record(self, events: list[Event]) -> None:
         if not events:
             return
         changed = any(e.kind != "note" or e.name == "clock-set" for e in events)
@@ -369,7 +369,7 @@ class Engine:
                 status=self._status,
                 state=self._guard.state,
                 plan=self._guard.plan,
-                seen=self._guard.telling.seen(self._guard.state, self._config.mode),
+                seen=self._guard.telling.seen(self._config.mode),
                 curve=self._curve,
                 drill_left_s=self._guard.drill.left_s(now_s) if self._guard.drill else None,
                 active=self._active,

@@ -146,7 +146,7 @@ class Guard:
 
     def step(self, look: Status | None, now_s: float, failed_polls: int) -> list[Notice]:
         """Protection first; then the disk, the deliveries, the UPS; returns what happened."""
-        before, seen = self.state, self._telling.seen(self.state, self._config.mode)
+        before, seen = self.state, self._telling.seen(self._config.mode)
         self.state, effects = protection.step(
             before, look, now_s, plan=self.plan, failed_polls=failed_polls, fresh_id=self._fresh_id, seen=seen
         )

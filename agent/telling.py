@@ -205,7 +205,7 @@ class Telling:
 
     # -- what others must know
 
-    def seen(self, state: State, mode: str) -> Seen:
+    def seen(self, mode: str) -> Seen:
         """What protection must know of the delivery."""
         if mode != "armed":
             return Seen(all_told=True, all_back=True)

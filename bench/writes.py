@@ -22,7 +22,6 @@ from bench.gate import gate
 from tests.kit import TWO_SERVERS, TWO_STAGES, FakeClock
 
 FRAME_S = 5.0
-DAY_S = 86400
 OUTAGE_S = 600  # once a day
 LIMIT_MB = 50.0
 #: what ext4 writes for each flush besides its data: descriptor, inode, bitmap and commit, later the inode again

@@ -26,7 +26,6 @@ from tests.snmp_damage import CRAFTED
 
 NO_ACCESS, WRONG_TYPE, WRONG_VALUE, INCONSISTENT_VALUE, TOO_BIG = 6, 7, 10, 12, 1
 TEXT = ber.tlv(ber.OCTET_STRING, b"changed")
-NAME_BODY = ber.oid_body(arcs(NAME))
 
 
 @pytest.fixture

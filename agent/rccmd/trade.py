@@ -12,7 +12,6 @@ import http.client
 import ipaddress
 import json
 import re
-import socket
 import ssl
 from dataclasses import dataclass
 
@@ -194,8 +193,3 @@ def file_name(adapter: str) -> str:
         return f"adapter-{clean}"  # a bare address would be taken for a classic sender
     except ValueError:
         return clean or "adapter"
-
-
-def reachable_family(address: str) -> socket.AddressFamily:
-    """The family in which the adapter and this server know each other."""
-    return socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -2,7 +2,6 @@
 
 A way is a module with
 
-    NAME, TITLE   as in `how`, and for people
     PORT          the default of the server's `port`; 0: it has none
     port(options) optional: the default with these options
     place(server) optional: (host, port, what) that it really goes to, if that may be another than the server's own;

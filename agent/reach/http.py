@@ -27,7 +27,7 @@ from . import ACCEPTED, NOT_DELIVERED, PROVEN, REACHABLE, UNKNOWN, Job, Outcome,
 if TYPE_CHECKING:
     import ssl
 
-NAME, TITLE, PORT, SLOTS = "http", "HTTP: one request", DEFAULT_PORT, 64
+PORT, SLOTS = DEFAULT_PORT, 64
 OPTIONS = (
     Option(name="method", kind=str, choices=METHODS, help="of the request; POST unless written"),
     Option(name="url", kind=str, help="a path on the server, or a whole https:// address"),

@@ -15,7 +15,7 @@ from ..config import Server
 from ..model import ConfigError, Option
 from . import ACCEPTED, NOT_DELIVERED, PROVEN, UNKNOWN, Job, Late, Outcome, Steps, Wait
 
-NAME, TITLE, PORT = "local", "This host: a program in commands.d", 0
+PORT = 0
 OPTIONS = (
     Option(name="command", kind=str, help="which program in commands_dir shuts this host down"),
     Option(name="order", kind=str, choices=tuple(helper.ORDERS), help="or what the root helper does instead"),

@@ -47,7 +47,7 @@ from . import (
 if TYPE_CHECKING:
     import ssl
 
-NAME, TITLE, PORT, SLOTS = "rccmd", "RCCMD", codec.PORT, 64  # SLOTS: of handshakes; classic ones need none
+PORT, SLOTS = codec.PORT, 64  # SLOTS: of handshakes; classic ones need none
 OPTIONS = (
     Option(name="secure", kind=bool, help="true: only secure; false: only classic; else secure when it is enrolled"),
     Option(name="template", kind=str, help="classic: the message, with {command} for the verb and its argument"),

@@ -23,7 +23,7 @@ from ..program import OUTPUT_LIMIT_BYTES, Program
 from ..vault import write_private
 from . import ACCEPTED, NOT_DELIVERED, PROVEN, UNCONFIRMED, UNKNOWN, Job, Late, Outcome, Steps
 
-NAME, TITLE, PORT, SLOTS = "ssh", "SSH: a forced command", 22, 64
+PORT, SLOTS = 22, 64
 OPTIONS = (
     Option(name="user", kind=str, required=True, help="who logs in on the server"),
     Option(name="host_key", kind=str, required=True, help='the server\'s public host key: "ssh-ed25519 AAAA..."'),

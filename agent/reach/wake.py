@@ -9,7 +9,7 @@ from ..config import Server
 from ..model import Option
 from . import NOT_DELIVERED, REACHABLE, Job, Outcome, Steps, connect
 
-NAME, TITLE, PORT = "wake", "only woken", 9
+PORT = 9
 OPTIONS: tuple[Option, ...] = ()
 
 
