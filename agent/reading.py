@@ -83,7 +83,7 @@ def parse(
         return broken(text, f"not TOML: {e}"[:PROBLEM_LIMIT])
     for key in raw:
         if key not in SECTIONS:
-            reader.bad("agent", f"[{key}]: unknown section{_near(key, SECTIONS)}")
+            reader.bad("agent", f"[{key}]: unknown section{nearest(key, SECTIONS)}")
     agent = reader.table(raw.get("agent", {}), "agent", "[agent]", AGENT)
     ups_raw = raw.get("ups", {})
     driver = ups_raw.get("driver", "") if isinstance(ups_raw, dict) else ""
@@ -154,7 +154,8 @@ def _folders(line: str) -> dict[str, Any]:
     return {k: v for k, v in said.items() if k in FOLDERS and isinstance(v, str) and v.startswith("/")}
 
 
-def _near(word: str, words: Iterable[str]) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Which of these words may have been meant, in brackets after a blank; '' if none is near."""
     near = difflib.get_close_matches(word, list(words), 1)
     return f' (did you mean "{near[0]}"?)' if near else ""
 
@@ -178,7 +179,7 @@ class _Reader:
         by_name = {o.name: o for o in options}
         for key, value in raw.items():
             if key not in by_name:
-                self.bad(section, f"{where} {key}: unknown option{_near(key, by_name)}")
+                self.bad(section, f"{where} {key}: unknown option{nearest(key, by_name)}")
             elif problem := _wrong(by_name[key], value):
                 self.bad(section, f"{where} {key} = {value!r}: {problem}")
             else:
@@ -239,7 +240,7 @@ class _Reader:
                 names.append(DEFAULT_STAGE)
                 stages = (*stages, Stage(name=DEFAULT_STAGE))
             if values["stage"] not in names:
-                near = _near(values["stage"], names)
+                near = nearest(values["stage"], names)
                 self.bad("server", f'{here} stage = "{values["stage"]}": no such [[stage]]{near}')
             address, mac = values["address"], _plain_mac(values["mac"])
             if address and (problem := wrong_host(address)):
@@ -384,7 +385,7 @@ def _wrong(option: Option, value: Any) -> str:
     if not isinstance(value, accepted) or (isinstance(value, bool) and option.kind is not bool):
         return f"must be {kinds[option.kind]}"
     if option.choices and value not in option.choices:
-        return f"must be one of {', '.join(option.choices)}{_near(str(value), option.choices)}"
+        return f"must be one of {', '.join(option.choices)}{nearest(str(value), option.choices)}"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low = -math.inf if option.low is None else option.low
         high = math.inf if option.high is None else option.high

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
 
 from ..model import ConfigError
+from ..reading import nearest
 
 
 def available() -> list[str]:
@@ -19,7 +19,5 @@ def load(name: str) -> ModuleType:
     """The driver module `name`. ConfigError naming the right ones if there is none."""
     names = available()
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f' (did you mean "{near[0]}"?)' if near else ""
-        raise ConfigError(f'[ups] driver: no driver "{name}"{hint}; there are: {", ".join(names)}')
+        raise ConfigError(f'[ups] driver: no driver "{name}"{nearest(name, names)}; there are: {", ".join(names)}')
     return importlib.import_module(f"{__name__}.{name}")

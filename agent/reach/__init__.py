@@ -23,7 +23,6 @@ OSError and Late that are not caught count as NOT_DELIVERED or UNKNOWN with the 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import pkgutil
@@ -35,6 +34,7 @@ from types import ModuleType
 
 from ..config import Server
 from ..model import ConfigError
+from ..reading import nearest
 
 ACCEPTED, UNCONFIRMED, NOT_DELIVERED = "accepted", "delivered-unconfirmed", "not-delivered"
 PROVEN, REACHABLE, UNKNOWN = "proven", "reachable", "unknown"
@@ -116,7 +116,5 @@ def load(name: str) -> ModuleType:
     """The module of the way `name`. ConfigError naming the right ones if there is none."""
     names = available()
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f' (did you mean "{near[0]}"?)' if near else ""
-        raise ConfigError(f'no way "{name}"{hint}; there are: {", ".join(names)}')
+        raise ConfigError(f'no way "{name}"{nearest(name, names)}; there are: {", ".join(names)}')
     return importlib.import_module(f"{__name__}.{name}")
