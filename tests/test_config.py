@@ -184,12 +184,12 @@ def test_two_servers_at_one_address_and_port_are_a_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    "junk", ["x = " + "9" * 4000, "x = " + "[" * 4000, "a" + ".a" * 60_000 + " = 1", "x = 1\nx = 2"]
+    "junk", ["x = " + "9" * 5000, "x = " + "[" * 4000, "a" + ".a" * 60_000 + " = 1", "x = 1\nx = 2"]
 )
 def test_toml_that_trips_the_parser_is_one_mistake_and_the_folders_are_still_found(junk: str) -> None:
     text = f'[agent]\nstate_dir = "/srv/state"\nrun_dir = "/srv/run"\n{junk}\n'
     found, wrong = read(text)
-    assert "file" in {p.section for p in wrong} or wrong
+    assert "file" in {p.section for p in wrong}
     assert found.state_dir == "/srv/state" and found.run_dir == "/srv/run"
     assert all(len(p.text) < 400 for p in wrong)
 
