@@ -174,7 +174,7 @@ class Server:
             while self._wake_r.recv(4096):
                 pass
         except BlockingIOError:
-            pass
+            pass  # empty
         while True:
             try:
                 target, line = self._outgoing.get_nowait()
@@ -200,7 +200,7 @@ class Server:
                 del connection.outbox[: connection.sock.send(connection.outbox)]
                 connection.moved_s = time.monotonic()
         except BlockingIOError:
-            pass
+            pass  # the rest when it has read
         except OSError:
             self._drop(connection, "")
             return

@@ -290,7 +290,7 @@ class Core:
             while len(items) < ITEMS_AT_ONCE and not isinstance(items[-1], Polled):
                 items.append(self._inbox.get_nowait())
         except queue.Empty:
-            pass
+            pass  # that was all
         return items
 
     def _watch(self) -> None:

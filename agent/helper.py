@@ -220,7 +220,7 @@ def _word(sock: socket.socket) -> str:
                 break
             data += more
     except TimeoutError:
-        pass
+        pass  # what came is looked at
     if not data.endswith(b"\n") or len(data) > WORD_LIMIT_BYTES:
         raise Refused("no whole word came")
     return data[:-1].decode("utf-8", "replace")

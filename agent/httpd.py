@@ -325,5 +325,5 @@ def _close(sock: socket.socket) -> None:
         if isinstance(sock, ssl.SSLSocket):
             sock.unwrap()  # says goodbye; does not wait for theirs
     except (OSError, ValueError):
-        pass
+        pass  # it is gone, or never shook hands
     sock.close()

@@ -170,7 +170,7 @@ class Notifier:
                 values = json.loads(stream.read(LIMIT_BYTES))
             return {str(name): _checked(state) for name, state in values["receivers"].items()}
         except FileNotFoundError:
-            pass
+            pass  # the first start
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             log.error("%s: damaged (%s); notifications begin with what holds now", self._path, e)
         return {}

@@ -373,7 +373,7 @@ def _read_system(places: Places, said: list[str]) -> System:
     try:
         return wire.from_json(System, json.loads(path.read_bytes()[: config.FILE_LIMIT_BYTES]))
     except FileNotFoundError:
-        pass
+        pass  # nothing was taken over yet
     except (OSError, ValueError) as e:
         said.append(f"{path}: {e}: the network comes up by DHCP; change {FILE} to have it taken over again")
     return System()

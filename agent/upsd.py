@@ -91,7 +91,7 @@ def address(host: str, resolve: Callable[[str], str] = _resolve) -> str:
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
-        pass
+        pass  # a name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", host):
         raise LinkError(f"[ups] host: {host!r} is neither an IP address nor a name")
     found: list[str] = []

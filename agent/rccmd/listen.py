@@ -266,7 +266,7 @@ class Listener:
         except BlockingIOError:
             return
         except OSError:
-            pass
+            pass  # reset: that is an end as well
         self._close(connection, reset=False)
 
     def _timed(self, connection: Connection, now_s: float) -> None:
