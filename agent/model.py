@@ -263,7 +263,7 @@ class Link(Protocol):
 
 
 class Driver(Protocol):
-    """One connected UPS. See docs/drivers.md for the contract of the module around it."""
+    """One connected UPS. docs/drivers.md: the module around it; what it may have besides: odd, again_s, learning."""
 
     @property
     def commands(self) -> frozenset[Command]: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from agent import drivers, process, wire
 from agent.drivers import contact
-from agent.model import Command, ConfigError, LinkError, Option, OrderError, Status
+from agent.model import Command, ConfigError, Driver, LinkError, Option, OrderError, Status
 from tests import devices
 from tests.simulators.contact import Uart, UartLines
 from tests.simulators.hidunit import HidUnit
@@ -222,6 +223,16 @@ def test_a_working_unit_gives_a_status_that_survives_the_bus(module: ModuleType)
     for name in status.battery.estimated:
         assert getattr(status.battery, name) is not None
     driver.close()
+
+
+def test_a_driver_has_what_the_contract_names_and_nothing_that_nobody_reads(module: ModuleType) -> None:
+    driver, _ = connect(module, WORKING[module.NAME])
+    driver.poll()
+    must = {name for name in vars(Driver) if not name.startswith("_")}
+    may = {"odd": Mapping, "again_s": float | None, "learning": bool}  # agent/ups.py asks whether it has them
+    has = {name for name in dir(driver) if not name.startswith("_")}
+    assert must <= has <= must | may.keys()
+    assert all(isinstance(getattr(driver, name), may[name]) for name in has - must)
 
 
 @pytest.mark.parametrize("module", WITH_A_LINE, indirect=True)
