@@ -225,6 +225,16 @@ def test_a_working_unit_gives_a_status_that_survives_the_bus(module: ModuleType)
     driver.close()
 
 
+def test_what_is_read_of_a_driver_s_module_if_it_is_there_is_documented() -> None:
+    read = {
+        name
+        for file in ("detect.py", "process.py")
+        for name in re.findall(r'getattr\(m(?:odule)?, "(\w+)"', (ROOT / "agent" / file).read_text())
+    }
+    text = (ROOT / "docs" / "drivers.md").read_text().partition("## Writing a driver")[2]
+    assert "USB_LINK" in read and [name for name in sorted(read) if f"`{name}" not in text] == []
+
+
 def test_a_driver_has_what_the_contract_names_and_nothing_that_nobody_reads(module: ModuleType) -> None:
     driver, _ = connect(module, WORKING[module.NAME])
     driver.poll()
