@@ -547,7 +547,7 @@ def test_packets_without_a_byte_do_not_go_on_for_ever() -> None:
         link.ask(b"Q1\r", within_s=5.0)
 
 
-@given(st.binary(max_size=130))
+@given(st.binary(max_size=130) | st.binary(max_size=64).map(lambda text: bytes([2 * len(text) + 2, 3]) + 2 * text))
 def test_any_string_descriptor_is_text_or_a_link_error(descriptor: bytes) -> None:
     try:
         text = string_of(descriptor)

@@ -288,6 +288,9 @@ def test_only_these_methods(world):
             st.text() | st.none() | st.integers(),
             lambda v: st.lists(v) | st.dictionaries(st.sampled_from(["name", "code", "cert_pem", "x"]), v),
         ).map(lambda v: json.dumps(v).encode()),
+        st.fixed_dictionaries({"name": st.text(), "code": st.text()}, optional={"cert_pem": st.text()}).map(
+            lambda v: json.dumps(v).encode()
+        ),
     )
 )
 @settings(max_examples=300, deadline=None)

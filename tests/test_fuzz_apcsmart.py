@@ -53,7 +53,7 @@ def test_any_bytes_are_a_value_or_a_link_error_with_the_bytes(question: bytes, a
     assert wire.from_json(Status, wire.to_json(status)) == status and status.source in (Source.MAINS, Source.BYPASS)
 
 
-@given(st.one_of(junk, bent()))
+@given(st.one_of(junk, bent(), st.integers(0, 255).map(lambda bits: b"%02X" % bits)))
 def test_on_battery_is_two_digits_that_say_so_and_nothing_else(answer: bytes) -> None:
     try:
         bits = apc.parse(b"Q", answer)

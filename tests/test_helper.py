@@ -305,6 +305,7 @@ def test_what_is_not_whole_and_good_changes_nothing_and_shows_no_secret(board: B
     st.dictionaries(st.sampled_from(["ssid", "country", "passphrase"]), inner, max_size=3), max_leaves=5),
     max_size=3).map(lambda d: "network " + json.dumps(d))))  # fmt: skip
 @example("network \ud800")
+@example('network {"hostname": "box"}')
 def test_any_line_is_refused_or_leaves_what_would_pass_the_boot_partition(board: Board, line: str) -> None:
     board.kept.unlink(missing_ok=True)
     try:

@@ -286,7 +286,7 @@ def test_without_a_stage_nothing_is_ever_latched() -> None:
 
 
 FRAMES = st.tuples(
-    st.sampled_from([*Source]),
+    st.just(BATTERY) | st.sampled_from([*Source]),
     st.booleans(),
     st.sampled_from([None, 0.0, 100.0, 200.0, 5000.0]),
     st.booleans(),

@@ -497,10 +497,19 @@ KINDS = {
 }
 KINDS[bool], KINDS[list] = st.booleans(), st.lists(st.text() | st.sampled_from(["A: b", "200", "A: {secret}"]))
 OPTIONS = st.fixed_dictionaries({}, optional={o.name: st.none() | KINDS[o.kind] for o in http.OPTIONS})
+GOOD = st.sampled_from(
+    [
+        {"url": "/x", "fingerprint": FINGERPRINT},
+        {"preset": "proxmox-ve", "node": "pve", "secret": "s", "fingerprint": FINGERPRINT},
+    ]
+)
+ALMOST = st.tuples(GOOD, OPTIONS, st.sets(st.sampled_from([o.name for o in http.OPTIONS]), max_size=2)).map(
+    lambda drawn: drawn[0] | {name: value for name, value in drawn[1].items() if name in drawn[2]}
+)
 
 
 @settings(max_examples=400)
-@given(OPTIONS)
+@given(OPTIONS | ALMOST)
 def test_wrong_never_raises_and_what_it_passes_can_be_built(options: dict[str, object]) -> None:
     made = Server(name="a", address="192.0.2.7", port=443, options=options)
     if not http.wrong(made):

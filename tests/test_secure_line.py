@@ -36,7 +36,6 @@ near_misses = st.lists(
     | st.binary(max_size=4),
     max_size=9,
 ).map(b"".join)
-anything = st.binary(max_size=100) | near_misses | near_misses.map(lambda b: b"RT1 " + b)
 ids = st.text("0123456789abcdef", min_size=16, max_size=16)
 texts = st.text(st.characters(exclude_characters=CONTROLS, exclude_categories=["Cs"]), min_size=1, max_size=300)
 requests = st.one_of(
@@ -47,6 +46,18 @@ values = st.text("ABCXYZabcxyz0189._:+-", max_size=20)
 replies = st.builds(
     Reply, st.sampled_from(WORDS), st.dictionaries(st.text("abcxyz_", min_size=1, max_size=9), values, max_size=6)
 )
+
+
+@st.composite
+def bent(draw: st.DrawFn) -> bytes:
+    """A good line, or one with a byte changed, lost or doubled."""
+    line = bytearray(draw(requests.map(encode_request) | replies.map(encode_reply)))
+    at = draw(st.integers(0, len(line) - 1))
+    line[at : at + 1] = draw(st.sampled_from([line[at : at + 1], b"", 2 * line[at : at + 1]]) | st.binary(max_size=1))
+    return bytes(line)
+
+
+anything = st.binary(max_size=100) | near_misses | near_misses.map(lambda b: b"RT1 " + b) | bent()
 
 
 @pytest.mark.parametrize("case", CASES["requests"], ids=lambda c: c["line"].strip())
