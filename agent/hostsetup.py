@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import reading
-from .addresses import wrong_host
+from .addresses import is_loopback, split_address, wrong_host
+from .config import Web
 from .model import ConfigError, Option
 
 SYSTEM = (
@@ -285,10 +286,15 @@ def _wrong_ssh_key(text: str) -> str:
     return _CUT if data else ""
 
 
-def ways_in(system: System, codes: Sequence[str]) -> list[str]:
+def ways_in(system: System, web: Web | None, codes: Sequence[str]) -> list[str]:
     """How people reach the page: lines for console and report."""
-    lines = [f"Web page: https://{system.hostname}.local/"]
-    if system.address != "dhcp":
-        host = str(ipaddress.ip_interface(system.address).ip)
-        lines.append(f"          https://{f'[{host}]' if ':' in host else host}/")
+    where, port = split_address(web.listen) if web else ("localhost", 0)
+    if is_loopback(where):
+        lines = ["Web page: none in the network ([web] listen)"]
+    else:
+        end = "/" if port == 443 else f":{port}/"
+        lines = [f"Web page: https://{system.hostname}.local{end}"]
+        if system.address != "dhcp":
+            host = str(ipaddress.ip_interface(system.address).ip)
+            lines.append(f"          https://{f'[{host}]' if ':' in host else host}{end}")
     return [*lines, *(f"Set-up code: {code} (user admin, once: the first login sets a password)" for code in codes)]
