@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import reading
-from .addresses import is_loopback, split_address, wrong_host
-from .config import Web
+from .addresses import wrong_host
 from .model import ConfigError, Option
 
 SYSTEM = (
@@ -286,10 +285,9 @@ def _wrong_ssh_key(text: str) -> str:
     return _CUT if data else ""
 
 
-def ways_in(system: System, web: Web | None, codes: Sequence[str]) -> list[str]:
-    """How people reach the page: lines for console and report."""
-    where, port = split_address(web.listen) if web else ("localhost", 0)
-    if is_loopback(where):
+def ways_in(system: System, port: int | None, codes: Sequence[str]) -> list[str]:
+    """How people reach the page, which has this port (None: there is none): lines for console and report."""
+    if port is None:
         lines = ["Web page: none in the network ([web] listen)"]
     else:
         end = "/" if port == 443 else f":{port}/"

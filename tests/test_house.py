@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent import __main__ as command_line
-from agent import config, drivers, process, reach
+from agent import config, drivers, passwords, process, reach
 from tests import mutants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -273,6 +273,12 @@ def test_a_missing_configuration_is_one_clear_line(tmp_path: Path) -> None:
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30)
         assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
         assert "none.toml" in done.stderr
+
+
+def test_a_password_hash_is_made_beside_an_empty_card_where_there_is_no_configuration(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "agent", "password", "hash", "--config", str(tmp_path / "none.toml")]
+    done = subprocess.run(argv, cwd=ROOT, input="a fine pass phrase\n", capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and passwords.decode(done.stdout.strip()), done.stderr
 
 
 def test_a_venv_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:
