@@ -128,6 +128,25 @@ def test_a_whole_file_becomes_the_adapters_configuration(box: Box) -> None:
     assert "Set-up code" in box.run_file("issue.d/ridethrough.issue")
 
 
+NO_PAGE = "Web page: none in the network ([web] listen)"
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        ("", [NO_PAGE]),
+        ('[web]\nlisten = "127.0.0.1:8080"\n', [NO_PAGE]),
+        (
+            '[web]\nlisten = "[::]:8443"\n',
+            ["Web page: https://rack.local:8443/", "          https://192.0.2.10:8443/"],
+        ),
+    ],
+)
+def test_the_report_names_no_page_that_is_not_there(box: Box, listen: str, said: list[str]) -> None:
+    report = box.start(SETTINGS + listen + '[system]\nhostname = "rack"\naddress = "192.0.2.10/24"\n').splitlines()
+    assert [line for line in report if "https://" in line or "Web page" in line] == said
+
+
 def test_its_secrets_leave_the_partition_and_the_rest_stays(box: Box) -> None:
     assert "secrets were removed" in box.start(SETTINGS + SYSTEM)
     left = box.written()
@@ -187,25 +206,6 @@ def test_what_is_no_more_is_taken_back_without_another_start(box: Box) -> None:
     vault.write_private(box.root / "system/system.json", json.dumps(wire.to_json(System())).encode())
     box.start()
     assert not any(path.exists() for path in names) and box.names[-1] == "ridethrough"
-
-
-NO_PAGE = "Web page: none in the network ([web] listen)"
-
-
-@pytest.mark.parametrize(
-    ("listen", "said"),
-    [
-        ("", [NO_PAGE]),
-        ('[web]\nlisten = "127.0.0.1:8080"\n', [NO_PAGE]),
-        (
-            '[web]\nlisten = "[::]:8443"\n',
-            ["Web page: https://rack.local:8443/", "          https://192.0.2.10:8443/"],
-        ),
-    ],
-)
-def test_the_report_names_no_page_that_is_not_there(box: Box, listen: str, said: list[str]) -> None:
-    report = box.start(SETTINGS + listen + '[system]\nhostname = "rack"\naddress = "192.0.2.10/24"\n').splitlines()
-    assert [line for line in report if "https://" in line or "Web page" in line] == said
 
 
 def test_a_password_hash_lets_in(box: Box) -> None:
