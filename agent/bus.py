@@ -87,6 +87,9 @@ def connect(path: str, within_s: float = 5.0) -> socket.socket:
     try:
         with address(path) as place:
             sock.connect(place)
+    except PermissionError as e:
+        sock.close()
+        raise Unreachable(f"{path}: permission denied; the core listens to root and its own users: use sudo") from e
     except OSError as e:
         sock.close()
         raise Unreachable(f"no core at {path}: {e.strerror or e} (is `ridethrough core` running?)") from e

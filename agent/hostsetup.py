@@ -285,10 +285,14 @@ def _wrong_ssh_key(text: str) -> str:
     return _CUT if data else ""
 
 
-def ways_in(system: System, codes: Sequence[str]) -> list[str]:
-    """How people reach the page: lines for console and report."""
-    lines = [f"Web page: https://{system.hostname}.local/"]
-    if system.address != "dhcp":
-        host = str(ipaddress.ip_interface(system.address).ip)
-        lines.append(f"          https://{f'[{host}]' if ':' in host else host}/")
+def ways_in(system: System, port: int | None, codes: Sequence[str]) -> list[str]:
+    """How people reach the page, which has this port (None: there is none): lines for console and report."""
+    if port is None:
+        lines = ["Web page: none in the network ([web] listen)"]
+    else:
+        end = "/" if port == 443 else f":{port}/"
+        lines = [f"Web page: https://{system.hostname}.local{end}"]
+        if system.address != "dhcp":
+            host = str(ipaddress.ip_interface(system.address).ip)
+            lines.append(f"          https://{f'[{host}]' if ':' in host else host}{end}")
     return [*lines, *(f"Set-up code: {code} (user admin, once: the first login sets a password)" for code in codes)]

@@ -82,7 +82,7 @@ def run(places: Places) -> list[str]:
     said += _take(places, before, mistakes)
     system = _read_system(places, [])
     said += _apply(places, system)
-    said += ["", *hostsetup.ways_in(system, _code(places, said))]
+    said += ["", *hostsetup.ways_in(system, seconds.page_port(_settings(places)), _code(places, said))]
     said += _seconds(places, system, mistakes)
     _tell(places, said, mistakes)
     return said

@@ -102,12 +102,20 @@ def folders(name: str, first: Config) -> dict[str, str]:
     return {"state_dir": f"{first.state_dir}/{name}", "run_dir": f"{first.run_dir}-{name}"}
 
 
+def page_port(settings: Config) -> int | None:
+    """The port at which the network reaches the page; None: it does not."""
+    if settings.web is None:
+        return None
+    host, port = addresses.split_address(settings.web.listen)
+    return None if addresses.is_loopback(host) else port
+
+
 def page(name: str, settings: Config, hostname: str, codes: Iterable[str]) -> list[str]:
     """How people reach its page: lines for console and report."""
-    web = settings.web
-    if web is None or addresses.is_loopback(addresses.split_address(web.listen)[0]):
+    port = page_port(settings)
+    if port is None:
         return [f"UPS {name}: no page in the network ([web] listen)"]
-    lines = [f"UPS {name}: https://{hostname}.local:{_port(web.listen)}/"]
+    lines = [f"UPS {name}: https://{hostname}.local:{port}/"]
     return [*lines, *(f"Set-up code of {name}: {code} (user admin, once)" for code in codes)]
 
 

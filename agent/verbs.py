@@ -65,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
         from . import backup
 
         return backup.restore(args)
+    if args.verb == "password" and args.action == "hash":
+        return _hash()
     settings, _ = load(args.config)
     try:
         return verbs[args.verb](args, settings)
@@ -365,15 +367,18 @@ def _spare(args: argparse.Namespace, settings: Config) -> int:
     return spare.main(args, settings, lambda: _ask_view(settings))
 
 
-def _password(args: argparse.Namespace, settings: Config) -> int:
-    from . import login, passwords
+def _hash() -> int:
+    from . import passwords
 
-    if args.action == "hash":
-        try:
-            print(passwords.encode(hidden_line("Password: ")))
-        except ValueError as e:
-            raise ConfigError(str(e)) from e
-        return 0
+    try:
+        print(passwords.encode(hidden_line("Password: ")))
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
+    return 0
+
+
+def _password(_args: argparse.Namespace, settings: Config) -> int:
+    from . import login
 
     folder = Path(settings.state_dir) / "faces"
     try:

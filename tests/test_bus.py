@@ -175,6 +175,27 @@ def test_who_may_not_talk_is_closed_at_once(tmp_path: Path) -> None:
         assert sock.recv(1) == b""
 
 
+def test_who_has_no_right_to_the_socket_is_told_to_use_sudo(tmp_path: Path) -> None:
+    path, (read, write) = tmp_path / "core.sock", os.pipe()
+    with serving(str(path)):
+        tmp_path.chmod(0)
+        child = os.fork()
+        if child == 0:  # as somebody who is not root: root may everything
+            try:
+                if os.getuid() == 0:
+                    os.setuid(65534)
+                bus.connect(str(path))
+            except BusError as e:
+                os.write(write, str(e).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        tmp_path.chmod(0o700)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        assert pipe.read() == f"{path}: permission denied; the core listens to root and its own users: use sudo"
+
+
 def test_the_socket_is_handed_to_the_group_of_the_faces(tmp_path: Path) -> None:
     path = tmp_path / "bus"
     ours = max(os.getgroups(), default=os.getegid())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import graphlib
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent import __main__ as command_line
-from agent import config, drivers, process, reach
+from agent import config, drivers, passwords, process, reach
 from tests import mutants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,6 +193,32 @@ def test_no_file_is_too_long_to_read() -> None:
     assert not long, f"split them: {long}"
 
 
+def test_the_page_of_the_architecture_has_every_room_on_its_floor() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    said = {
+        (name.removesuffix("/*"), int(floor))
+        for floor, names in re.findall(r"^\| (\d) \|([^|]*)\|", text, re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+    assert said ^ set(FLOORS.items()) == set()
+
+
+def test_the_links_between_the_documents_lead_somewhere() -> None:
+    def heads(path: Path) -> set[str]:
+        found = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", head.lower()).strip().replace(" ", "-") for head in found}
+
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "integrations").glob("*.md")]
+    dead, seen = [], 0
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+            place, _, head = link.partition("#")
+            target, seen = (page.parent / place if place else page), seen + 1
+            if not target.exists() or (head and head not in heads(target)):
+                dead.append(f"{page.name}: {link}")
+    assert seen > 50 and not dead, dead
+
+
 def documentation() -> str:
     return "\n".join(p.read_text() for p in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
@@ -218,12 +245,12 @@ def test_every_option_of_the_configuration_is_documented() -> None:
 
 
 def test_every_verb_and_switch_of_the_command_line_is_documented() -> None:
-    text = documentation()
+    text, verb_list = documentation(), (ROOT / "docs/configuration.md").read_text()
     missing = []
     top = command_line.parser()
     verbs = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
     for verb, sub in verbs.choices.items():
-        if f"ridethrough {verb}" not in text:
+        if f"`ridethrough {verb}" not in verb_list:
             missing.append(f"ridethrough {verb}")
         missing += [
             s
@@ -246,6 +273,12 @@ def test_a_missing_configuration_is_one_clear_line(tmp_path: Path) -> None:
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30)
         assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
         assert "none.toml" in done.stderr
+
+
+def test_a_password_hash_is_made_beside_an_empty_card_where_there_is_no_configuration(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "agent", "password", "hash", "--config", str(tmp_path / "none.toml")]
+    done = subprocess.run(argv, cwd=ROOT, input="a fine pass phrase\n", capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and passwords.decode(done.stdout.strip()), done.stderr
 
 
 def test_a_venv_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:

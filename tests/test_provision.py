@@ -109,7 +109,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
 
 
 def test_a_whole_file_becomes_the_adapters_configuration(box: Box) -> None:
-    report = box.start(SETTINGS + SYSTEM)
+    report = box.start(SETTINGS + '[web]\nlisten = "[::]:443"\n' + SYSTEM)
     assert "taken over." in report and "1 servers in 1 stages, mode dry-run, driver simulator" in report
     assert "https://ups-cellar.local/" in report and "https://192.0.2.10/" in report
     assert "Set-up code: open sesame 42" in report
@@ -126,6 +126,25 @@ def test_a_whole_file_becomes_the_adapters_configuration(box: Box) -> None:
     wifi = box.root / "run/wpa_supplicant/wpa_supplicant-wlan0.conf"
     assert f"ssid={'Zähler'.encode().hex()}" in wifi.read_text() and wifi.stat().st_mode & 0o777 == 0o600
     assert "Set-up code" in box.run_file("issue.d/ridethrough.issue")
+
+
+NO_PAGE = "Web page: none in the network ([web] listen)"
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        ("", [NO_PAGE]),
+        ('[web]\nlisten = "127.0.0.1:8080"\n', [NO_PAGE]),
+        (
+            '[web]\nlisten = "[::]:8443"\n',
+            ["Web page: https://rack.local:8443/", "          https://192.0.2.10:8443/"],
+        ),
+    ],
+)
+def test_the_report_names_no_page_that_is_not_there(box: Box, listen: str, said: list[str]) -> None:
+    report = box.start(SETTINGS + listen + '[system]\nhostname = "rack"\naddress = "192.0.2.10/24"\n').splitlines()
+    assert [line for line in report if "https://" in line or "Web page" in line] == said
 
 
 def test_its_secrets_leave_the_partition_and_the_rest_stays(box: Box) -> None:
