@@ -207,7 +207,7 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
     lines = [f"{name}: taken over."]
     if given.settings is not None:
         s = given.settings
-        what = f"{len(s.servers)} servers in {len(s.stages)} stages, mode {s.mode}, driver {s.driver or 'none'}"
+        what = f"servers: {len(s.servers)}, stages: {len(s.stages)}, mode {s.mode}, driver {s.driver or 'none'}"
         lines += [f"  {what}", *(f"  note: {hint}" for hint in s.hints)]
     else:
         lines.append("  [system] alone; the rest of the configuration stays as it is")

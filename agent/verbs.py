@@ -122,7 +122,7 @@ def _check(path: Path) -> int:
         print(f"{len(problems)} mistakes, {protecting} of them in what protects (agent, ups, stage, server)")
         return 2
     servers, stages = len(settings.servers), len(settings.stages)
-    print(f"{path}: good ({settings.mode}, driver {settings.driver}, {servers} servers in {stages} stages)")
+    print(f"{path}: good ({settings.mode}, driver {settings.driver}, servers: {servers}, stages: {stages})")
     return 0
 
 

@@ -110,7 +110,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
 
 def test_a_whole_file_becomes_the_adapters_configuration(box: Box) -> None:
     report = box.start(SETTINGS + '[web]\nlisten = "[::]:443"\n' + SYSTEM)
-    assert "taken over." in report and "1 servers in 1 stages, mode dry-run, driver simulator" in report
+    assert "taken over." in report and "servers: 1, stages: 1, mode dry-run, driver simulator" in report
     assert "https://ups-cellar.local/" in report and "https://192.0.2.10/" in report
     assert "Set-up code: open sesame 42" in report
     found, problems = process.load(box.places.config)
