@@ -183,7 +183,9 @@ class UpsdLink:
                 return Reply(b"OK", reply.received_s)
             if reply.data != b"PENDING":
                 return reply
-            if select.select([self._sock], [], [], TRACK_EVERY_S)[0]:
+            poll = select.poll()  # not select(): it cannot take a descriptor above 1023, and an outage has many
+            poll.register(self._sock, select.POLLIN)
+            if poll.poll(TRACK_EVERY_S * 1000):
                 raise LinkError("it speaks unasked, or closed the connection")
         return Reply(PENDING, self._now())
 

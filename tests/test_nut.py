@@ -433,6 +433,15 @@ def test_an_order_that_stays_pending_and_a_server_that_goes_meanwhile(server: Ca
     link.close()
 
 
+def test_an_order_is_tracked_also_while_an_outage_has_a_thousand_sockets_open(
+    server: Callable[[list[bytes]], int], many_files: None
+) -> None:
+    link = opened(server([b"OK TRACKING 1\n", b"PENDING\n", b"SUCCESS\n"]))
+    assert link._sock.fileno() > 1023
+    assert link.ask(b"INSTCMD ups load.off\n", within_s=2.0).data == b"OK"
+    link.close()
+
+
 def test_a_name_is_resolved_in_bounded_time_and_kept_for_the_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upsd, "RESOLVE_WITHIN_S", 0.05)
     go = threading.Event()

@@ -544,6 +544,15 @@ def test_what_the_child_says_is_the_answer_and_an_old_one_is_not(child: Path) ->
     assert opened(161, **V3)._child is link._child  # type: ignore[attr-defined]
 
 
+def test_the_child_is_heard_also_while_an_outage_has_a_thousand_sockets_open(child: Path, many_files: None) -> None:
+    child.write_text(
+        "import sys, json\nprint('{\"ready\": true}', flush=True)\nsys.stdin.readline()\n"
+        "for line in sys.stdin:\n    r = json.loads(line)\n"
+        "    print(json.dumps({'id': r['id'], 'error': 0, 'index': 0, 'bindings': r['bindings']}), flush=True)\n"
+    )
+    assert ASKED[2:] in opened(161, **V3).ask(ASKED, within_s=4.0).data
+
+
 def test_a_late_answer_ends_no_child_and_one_that_hangs_is_started_again(
     child: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
