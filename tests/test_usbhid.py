@@ -551,6 +551,20 @@ def test_what_is_measured_does_not_keep_a_mains_failure_waiting() -> None:
     assert driver.poll().source is Source.BATTERY and len(unit.sent) > 4, "it measures at the next poll"
 
 
+def test_news_of_the_mains_wait_for_no_report_that_hangs_when_it_fails() -> None:
+    unit, driver, report = slow()
+    parsed = hid.parse(unit.descriptor)
+    charge = parsed.find(usages.path("UPS.PowerSummary.RemainingCapacity"), "feature")
+    assert charge is not None and charge.report != report and driver.again_s is None
+    unit.lost.add(charge.report)
+    unit.now_s += 2.0
+    unit.push(report)
+    begin_s = unit.now_s
+    assert driver.poll().source is Source.BATTERY and unit.now_s - begin_s <= 0.2
+    assert driver.again_s == 0.0, "the others are asked at once"
+    assert driver.poll().source is Source.BATTERY and unit.waited_s == 5.0 and driver.again_s is None
+
+
 def test_a_mains_failure_that_comes_while_it_measures_ends_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
     unit, driver, report = slow()
     unit.now_s += 2.0
