@@ -463,6 +463,14 @@ def test_a_name_is_resolved_in_bounded_time_and_kept_for_the_outage(monkeypatch:
     assert upsd.address("2001:db8::1", nobody) == "2001:db8::1"
 
 
+def test_a_name_that_cannot_be_one_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)  # that of the core ends the process
+    with pytest.raises(LinkError, match="does not resolve .*label"):
+        upsd.address("ups..lan")
+    assert not ended
+
+
 def test_a_server_is_found_by_its_name(server: Callable[[list[bytes]], int]) -> None:
     link = opened(server([b"OK\n"]), host="localhost")
     assert link.ask(b"VER\n").data == b"OK"
@@ -488,7 +496,21 @@ def test_a_password_is_quoted_and_never_in_an_error(server: Callable[[list[bytes
     assert "cret" not in str(caught.value) and upsd.quote('se"c\\') == b'"se\\"c\\\\"'
 
 
-@pytest.mark.parametrize("more", [{"host": "no name"}, {"host": "-u"}, {"user": "u"}, {"tls_fingerprint": "12"}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"host": host} for host in ("no name", "-u", "ups..lan", f"{'a' * 64}.lan")),
+        {"user": "u"}, {"tls_fingerprint": "12"}, {"tls_ca": "/nowhere"}, {"tls_ca": "\0"},
+    ],
+)  # fmt: skip
 def test_a_wrong_setting_is_named(server: Callable[[list[bytes]], int], more: dict[str, str]) -> None:
     with pytest.raises(LinkError, match=r"\[ups\] " + next(iter(more))):
         opened(server([b""]), **more)
+
+
+@pytest.mark.parametrize("name", [".ups", "a" * 64, "\u00fc" * 80])
+def test_a_name_that_cannot_be_in_a_certificate_is_a_lost_link(
+    server: Callable[[list[bytes]], int], name: str
+) -> None:
+    with pytest.raises(LinkError, match="TLS: "):
+        opened(server([b"OK STARTTLS\n", b""]), tls_fingerprint="00" * 32, tls_name=name)
