@@ -104,6 +104,13 @@ def test_a_status_is_of_its_own_poll_also_where_the_agent_ends_before_the_table(
         unit.now_s += snmp.LOOK_AGAIN_S / 2
 
 
+@pytest.mark.parametrize(("count", "lines"), [(0, 0), (1, 1), (2, 2), (3, 3), (65535, 3)])
+def test_there_are_as_many_lines_as_the_agent_counts_or_has(count: int, lines: int) -> None:
+    status = driver(SnmpUnit({**RFC, f"{UPS}.3.2.0": count, f"{UPS}.4.3.0": count})).poll()
+    assert [line.voltage_v for line in status.inputs] == [231.0, 232.0, 233.0][:lines]
+    assert [line.load_pct for line in status.outputs] == [10.0, 20.0, 30.0][:lines]
+
+
 def test_a_load_of_the_whole_is_no_phases_own() -> None:
     three = {f"{XUPS}.4.3.0": 3, **{f"{XUPS}.4.4.1.2.{n}": 230 for n in (1, 2, 3)}}
     own = {f"{UPS}.4.4.1.5.{n}": 10 * n for n in (1, 2, 3)}
