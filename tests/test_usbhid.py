@@ -447,6 +447,15 @@ def test_a_liebert_unit_with_a_wrong_scale_everywhere_tells_its_mains(power: int
     assert status.battery.voltage_v is None or 5 <= status.battery.voltage_v <= 600
 
 
+def test_cyberpower_battery_volts_of_three_halves_stay_mended_while_the_battery_empties() -> None:
+    scales = quirks.Scales(quirks.row(0x0764, 0x0501, ""))
+    said = [41.1, 41.1, 36.0, 33.0, 31.5, 30.0, 30.0, 30.0]
+    got = [scales.believe("battery.voltage", volts, 24.0, float(n)) for n, volts in enumerate(said)]
+    assert got == [pytest.approx(volts * 2 / 3, abs=1e-6) for volts in said]
+    own = [scales.believe("battery.voltage", 27.3, 24.0, 100.0 + n) for n in range(3)]
+    assert own[2] == 27.3, "two glitches had asked for it"
+
+
 def test_cyberpower_battery_volts_of_three_halves_are_mended() -> None:
     row = quirks.row(0x0764, 0x0501, "CP1500")
     assert quirks.Scales(row).believe("battery.voltage", 40.5, 24.0, 1.0) == 27.0
