@@ -39,8 +39,9 @@ PDU_LIMIT_BYTES = 253
 HEADER = struct.Struct(">HHHB")
 #: exception codes
 REASONS: Mapping[int, str] = {1: "illegal function", 2: "illegal address", 3: "illegal value", 4: "device failure",
-                              5: "not done yet", 6: "busy"}  # fmt: skip
-ACCEPTED, BUSY = 5, 6
+                              5: "not done yet", 6: "busy", 10: "the gateway has no way to it",
+                              11: "the gateway had no answer from it"}  # fmt: skip
+FOR_GOOD, ACCEPTED = (1, 2, 3), 5  # another one may be gone the next time
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -196,7 +197,7 @@ def check_written(answer: bytes, start: int, count: int) -> None:
 def _check(answer: bytes, function: int) -> None:
     if len(answer) == 2 and answer[0] == function | REFUSED:
         refused = Refused(f"the unit refuses: {REASONS.get(answer[1], f'exception {answer[1]}')}")
-        refused.later = answer[1] in (ACCEPTED, BUSY)
+        refused.later = answer[1] not in FOR_GOOD
         raise refused
     if not answer or answer[0] != function:
         raise LinkError(f"not an answer to function {function}: {answer[:64]!r}")

@@ -262,10 +262,11 @@ def test_a_unit_that_says_nothing_of_who_it_is_is_read_without(
     assert (status.ident.model, status.rating.high_transfer_v) == ("Smart-UPS SRT 3000", 253.0)
 
 
-def test_a_unit_that_is_busy_is_asked_again_at_once_and_what_it_said_stays() -> None:
+@pytest.mark.parametrize("code", [4, 5, 6, 10, 11])
+def test_a_unit_that_is_busy_is_asked_again_at_once_and_what_it_said_stays(code: int) -> None:
     driver, line = connected()
     assert driver.poll().ident.model == "Smart-UPS SRT 3000"
-    hear, busy = line.unit.hear, bytes((0x83, 6))
+    hear, busy = line.unit.hear, bytes((0x83, code))
     line.unit.hear = lambda pdu: hear(pdu) if pdu[1:3] == b"\0\0" else busy  # type: ignore[method-assign]
     line.now_s += apcmodbus.AGAIN_S
     status = driver.poll()
