@@ -179,7 +179,12 @@ class Reader:
                 return self._seen["input", place.input.report].received_s, asked
             key = self._key(place)
             asked.add(key)
-            reply = self._ask(key)
+            try:
+                reply = self._ask(key)
+            except LinkError:
+                if place.input is None or place.input.report not in self._take_inputs():
+                    raise
+                return self._seen["input", place.input.report].received_s, asked  # it came while the question hung
             if reply is not None:
                 return reply.received_s, asked
 

@@ -662,6 +662,26 @@ def test_a_unit_that_is_polled_seldom_is_measured_at_every_poll() -> None:
         assert len(unit.sent) > 4
 
 
+def test_a_question_for_the_mains_that_hangs_is_answered_by_the_interrupt_report_that_came_meanwhile() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    assert driver.poll().source is Source.MAINS
+    unit.lost.add(1)
+    with pytest.raises(LinkError, match="no answer within 5 s"):
+        driver.poll()
+    get = unit.get
+
+    def failing(kind: str, number: int, length: int) -> Any:
+        if number == 1:
+            unit.reports["input", 1] = b"\x01\x02"
+            unit.push(1)
+        return get(kind, number, length)
+
+    unit.get = failing  # type: ignore[method-assign]
+    status = driver.poll()
+    assert status.source is Source.BATTERY and status.taken_s >= unit.now_s - 0.1
+
+
 def test_an_interrupt_report_that_is_cut_short_or_unknown_counts_for_nothing() -> None:
     unit = made(GENERIC)
     driver = connect(unit)
