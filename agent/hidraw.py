@@ -184,8 +184,8 @@ REFUSED = 'one that lsusb shows may need usb_access = "libusb"'
 
 def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED, meant: Meant = nobody) -> Found:
     """The one that `section` means (see WHICH); `meant` is told its socket. A unit whose serial number the kernel
-    could not read, as happens when it comes back in an outage, is taken if nothing else could be meant. LinkError if
-    it is none, or more than one, with the remedy, of which `hint` is the end."""
+    could not read, as happens when it comes back in an outage, is taken if nothing else could be meant
+    (usbdevice.with_serial). LinkError if it is none, or more than one, with the remedy, which ends with `hint`."""
     wanted: dict[str, Callable[[Identity], str]] = {
         "usb_vendor": lambda who: f"{who.vendor:04x}",
         "usb_product": lambda who: f"{who.product:04x}",
@@ -199,21 +199,23 @@ def choose(found: list[Found], section: Mapping[str, Any], hint: str = REFUSED, 
     def fitting(names: Iterable[str]) -> list[Found]:
         return [one for one in found if all(wanted[name](one.identity) == asked[name] for name in names)]
 
-    fits, alike = fitting(asked), fitting(asked.keys() - {"usb_serial"})
-    if not fits and len(alike) == 1 and not alike[0].identity.serial:
-        log.warning("%s says no serial number; it is taken for %s", _shown(alike[0].identity), asked["usb_serial"])
-        fits = alike
+    fits = fitting(asked)
+    if serial := asked.get("usb_serial"):
+        from .usbdevice import with_serial  # only here: it stands on this module
+
+        fits = with_serial(serial, fits, fitting(asked.keys() - {"usb_serial"}))
     if len(fits) == 1:
         meant(fits[0].identity.place)
         return fits[0]
-    there = "; ".join(_shown(one.identity) for one in found[:8]) or "none"
+    there = "; ".join(shown(one.identity) for one in found[:8]) or "none"
     if not fits:
         what = " ".join(f"{name}={text}" for name, text in given.items())
         raise LinkError(f"no USB UPS {what}".rstrip() + f"; there are: {there}; see them with: lsusb; {hint}")
     raise LinkError(f"{len(fits)} USB UPSes fit: {there}; set usb_serial or usb_place in [ups]")
 
 
-def _shown(who: Identity) -> str:
+def shown(who: Identity) -> str:
+    """A unit as an error names it."""
     serial = f" serial {who.serial}" if who.serial else ""
     return f"{who.vendor:04x}:{who.product:04x} {who.name or '?'}{serial} at {who.place or '?'}"
 

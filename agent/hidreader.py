@@ -96,27 +96,33 @@ class Reader:
         """One poll: take the interrupt reports, ask the vital reports, then others within their time. The second at
         which the newest report that tells of the mains was complete. LinkError if there is none.
 
-        News of the mains does not wait for what is measured: that comes at the next poll, at the latest. Nor does it
-        wait for a slow unit: what does not fit into POLL_S has its turn at a later poll."""
+        News of the mains waits for nothing else, for any report may hang when the mains fails: the others come at the
+        next poll, which is due at once. Nor does it wait for a slow unit: what does not fit into POLL_S has its turn
+        at a later poll."""
         before = self._mains()
         self._began_s = self._now()
         fresh = self._take_inputs()
         taken_s, asked = self._ask_mains(fresh)
         self._until_s = self._now() + POLL_S
-        if not self._starved:
-            self._ask_vital(fresh, asked)
-        self._starved = False
         news = self._mains() != before and self._measured_s > float("-inf")
         self._put_off = news and not self._put_off
+        if not self._starved and not self._put_off:
+            self._ask_vital(fresh, asked)
+        self._starved = False
         if not self._put_off and (self._now() - self._measured_s >= MEASURE_EVERY_S or self._queue):
             self._starved = not self._turn and self._now() >= self._until_s
             found = self._measure()
             if found is not None:
-                taken_s, asked = self._ask_mains(found)
-                self._ask_vital(found, asked)
+                taken_s, _ = self._ask_mains(found)
+                self._put_off = True
         self._take_inputs()  # nobody is woken for what is read already
         newest = self._newest("ac") or self._newest("discharging")
         return taken_s if newest is None else max(taken_s, newest[0])
+
+    @property
+    def is_due(self) -> bool:
+        """The last poll told of the mains alone."""
+        return self._put_off
 
     def numbers(self) -> dict[str, float]:
         """Variable -> its newest value, as the unit says it, in SI units. Ages count from the last `read`."""
@@ -173,7 +179,12 @@ class Reader:
                 return self._seen["input", place.input.report].received_s, asked
             key = self._key(place)
             asked.add(key)
-            reply = self._ask(key)
+            try:
+                reply = self._ask(key)
+            except LinkError:
+                if place.input is None or place.input.report not in self._take_inputs():
+                    raise
+                return self._seen["input", place.input.report].received_s, asked  # it came while the question hung
             if reply is not None:
                 return reply.received_s, asked
 

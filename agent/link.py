@@ -78,15 +78,11 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  #
 
     Does not wait. LinkError if the port cannot be had, with the remedy.
     """
-    import serial  # only here: nobody else needs its memory
-
     port = str(section.get("port") or "")
     if not port.startswith("/"):
         raise LinkError(f"port {port!r} is not a device: set [ups] port to a path, see ls /dev/serial/by-id")
     try:
-        line = serial.Serial(
-            None, int(section.get("baud", 2400)), timeout=0, write_timeout=WRITE_WITHIN_S, exclusive=True
-        )
+        line = _made(int(section.get("baud", 2400)), now)
         line.dtr, line.rts = CABLE_POWER[section.get("cable_power", "normal")]
         line.port = node = follow(port)
         line.open()
@@ -100,6 +96,37 @@ def open(section: Mapping[str, Any], now: Callable[[], float]) -> SerialLink:  #
         raise LinkError(remedy(port, e)) from e
     know(port, node)
     return SerialLink(line, now, ready_s=now() + (SETTLE_S if has_lines else 0.0))
+
+
+def _made(baud: int, now: Callable[[], float]) -> serial.Serial:
+    """A port that is not open yet. pyserial waits with select(), which cannot take a descriptor above 1023, and an
+    outage has many sockets open when an adapter comes back; so reading and writing are done here."""
+    import serial  # only here: nobody else needs its memory
+
+    class Port(serial.Serial):
+        def read(self, size: int = 1) -> bytes:
+            if not _ready(self.fileno(), select.POLLIN, 0.0):
+                return b""
+            if not (data := os.read(self.fileno(), size)):
+                raise OSError(errno.EIO, "the device is gone, or another program reads from it as well")
+            return data
+
+        def write(self, data: Any, /) -> int:
+            left, until_s = bytes(data), now() + WRITE_WITHIN_S
+            while left:
+                if not _ready(self.fileno(), select.POLLOUT, until_s - now()):
+                    raise serial.SerialTimeoutException("Write timeout")
+                left = left[os.write(self.fileno(), left) :]
+            return len(data)
+
+    return Port(None, baud, timeout=0, exclusive=True)
+
+
+def _ready(fd: int, what: int, within_s: float) -> bool:
+    """Whether it can be read or written within the time."""
+    poll = select.poll()
+    poll.register(fd, what)
+    return bool(poll.poll(max(0.0, within_s) * 1000))
 
 
 def follow(
@@ -230,9 +257,7 @@ class SerialLink:
     def _readable(self, deadline_s: float) -> bool:
         """Wait for bytes until `deadline_s`; whether there are any."""
         left_s = deadline_s - self._now()
-        poll = select.poll()  # not select(): it cannot take a descriptor above 1023
-        poll.register(self._line.fileno(), select.POLLIN)
-        return left_s > 0 and bool(poll.poll(left_s * 1000))
+        return left_s > 0 and _ready(self._line.fileno(), select.POLLIN, left_s)
 
     def _write(self, command: bytes) -> None:
         try:

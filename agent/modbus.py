@@ -39,7 +39,9 @@ PDU_LIMIT_BYTES = 253
 HEADER = struct.Struct(">HHHB")
 #: exception codes
 REASONS: Mapping[int, str] = {1: "illegal function", 2: "illegal address", 3: "illegal value", 4: "device failure",
-                              5: "accepted, not done yet", 6: "busy"}  # fmt: skip
+                              5: "not done yet", 6: "busy", 10: "the gateway has no way to it",
+                              11: "the gateway had no answer from it"}  # fmt: skip
+FOR_GOOD, ACCEPTED = (1, 2, 3), 5  # another one may be gone the next time
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -61,7 +63,36 @@ OPTIONS: tuple[Option, ...] = (
 
 
 class Refused(LinkError):
-    """The unit answered with an exception: it is there, and does not do this."""
+    """The unit answered with an exception: it is there, and does not do this; `later`: not at this moment."""
+
+    later = False
+
+
+class Unanswered:
+    """Questions that a unit leaves without an answer though it answers others. Each costs the connection, so what was
+    silent twice in a row is asked again after `again_s`, and then less and less often. Outlives the connection."""
+
+    def __init__(self, again_s: float) -> None:
+        self._again_s = again_s
+        self._times: dict[object, tuple[int, float]] = {}  # how often in a row, and when last
+
+    def is_due(self, question: object, now_s: float) -> bool:
+        times, at_s = self._times.get(question, (0, 0.0))
+        return times < 2 or now_s - at_s >= self._again_s * 2 ** min(times - 2, 4)
+
+    def silent(self, question: object, now_s: float) -> None:
+        self._times[question] = self._times.get(question, (0, 0.0))[0] + 1, now_s
+
+    def answered(self, question: object) -> None:
+        self._times.pop(question, None)
+
+
+_unanswered: dict[str, Unanswered] = {}  # of what is configured, so it stays small
+
+
+def unanswered(section: Mapping[str, Any], again_s: float) -> Unanswered:
+    """Of the unit that `section` describes."""
+    return _unanswered.setdefault(str(sorted(section.items())), Unanswered(again_s))
 
 
 def open(  # noqa: A001
@@ -154,7 +185,10 @@ def parse_read(answer: bytes, count: int) -> tuple[int, ...]:
 
 
 def check_written(answer: bytes, start: int, count: int) -> None:
-    """LinkError if this is not the confirmation of that write; Refused: an exception."""
+    """LinkError if this is no confirmation of that write. ACCEPTED is one: what is read afterwards tells what came of
+    it. Refused: another exception."""
+    if answer == bytes((WRITE | REFUSED, ACCEPTED)):
+        return
     _check(answer, WRITE)
     if answer != struct.pack(">BHH", WRITE, start, count):
         raise LinkError(f"not a confirmation: {answer[:64]!r}")
@@ -162,7 +196,9 @@ def check_written(answer: bytes, start: int, count: int) -> None:
 
 def _check(answer: bytes, function: int) -> None:
     if len(answer) == 2 and answer[0] == function | REFUSED:
-        raise Refused(f"the unit refuses: {REASONS.get(answer[1], f'exception {answer[1]}')}")
+        refused = Refused(f"the unit refuses: {REASONS.get(answer[1], f'exception {answer[1]}')}")
+        refused.later = answer[1] not in FOR_GOOD
+        raise refused
     if not answer or answer[0] != function:
         raise LinkError(f"not an answer to function {function}: {answer[:64]!r}")
 

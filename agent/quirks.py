@@ -228,6 +228,8 @@ def row(vendor: int, product: int, name: str) -> Quirk:
 
 _POWERS = (10.0, 0.1, 100.0, 0.01, 1e3, 1e-3, 1e4, 1e-4, 1e5, 1e6, 1e7, 1e8)
 _NOMINAL_SLACK = 0.25
+_THIRDS = 2 / 3
+_FULL = 1.2  # of the nominal voltage no battery has more while it is charged
 MAINS_V = 85.0, 300.0
 _LIMITS: Mapping[str, tuple[float, float]] = {  # inside: believed as it is
     "frequency": (0.0, 80.0),
@@ -260,12 +262,16 @@ class Scales:
         said = value * self._quirk.factors.get(name, 1.0)
         kept = self._factors.get(name, 1.0)
         value = said * kept
+        thirds = name == "battery.voltage" and self._quirk.two_thirds and bool(nominal)
         if credible(name, value, nominal):
-            self._ask(name, 1.0 if kept != 1.0 and is_plain(name, said, nominal) else kept, at_s)
+            is_own = kept != 1.0 and is_plain(name, said, nominal)
+            if thirds and kept == _THIRDS:  # an emptier battery looks like a full one of the unit's own scale
+                is_own = said <= _FULL * (nominal or 0.0)
+            self._ask(name, 1.0 if is_own else kept, at_s)
             return round(value, 6)
-        if name == "battery.voltage" and self._quirk.two_thirds and nominal and 1.4 < value / nominal < 1.8:
-            return round(value * 2 / 3, 6)
         factor = pick(name, said, nominal)
+        if thirds and nominal and 1.4 < said / nominal < 1.8:
+            factor = _THIRDS
         if name not in self._told:
             self._told.add(name)
             what = f"taken for {said * factor:g}" if factor is not None else "left out: no scale makes it credible"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import select
 import socket
 import sys
@@ -57,9 +58,21 @@ def say(what: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def hear(inbox: bytearray) -> bytes:
+    """The last line that has come in: who sent those before it has given them up. b"": the input has ended, or was
+    silent for long. `inbox` keeps what is no whole line yet."""
+    while select.select([0], [], [], IDLE_S)[0] and (part := os.read(0, 65536)):
+        inbox += part
+        if b"\n" in inbox:
+            *_, line, rest = inbox.split(b"\n")
+            inbox[:] = rest
+            return bytes(line)
+    return b""
+
+
 def main() -> None:
     """Serve the requests on standard input, one after the other."""
-    first = json.loads(sys.stdin.readline())
+    first = json.loads(hear(bytearray()))
     stand_in()
     try:
         from pyasn1.codec.ber import decoder, encoder
@@ -127,7 +140,8 @@ def main() -> None:
     worked = False
     silent = refused = 0  # requests in a row: the first may have spent its time on making keys of the passphrases
     say({"ready": True})
-    while select.select([sys.stdin], [], [], IDLE_S)[0] and (line := sys.stdin.readline()):
+    inbox = bytearray()
+    while line := hear(inbox):
         request = json.loads(line)
         try:
             said = loop.run_until_complete(ask(request))

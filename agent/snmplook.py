@@ -103,14 +103,15 @@ def look(table: Table, known: Mapping[str, float | str], alarms: frozenset[Condi
 
 
 def _lines(known: Mapping[str, float | str], place: str) -> tuple[Line, ...]:
-    """One or three phases; what the agent says once for all of them is said of each."""
+    """As many phases as the agent counts, or else has; what it says once for all of them is said of each."""
     count = _code(known, f"{place}.count")
     if count == 0:
         return ()
-    three = count == 3 or (count is None and f"{place}.3.voltage_v" in known)
+    if count not in PHASES:
+        count = PHASES[-1] if f"{place}.{PHASES[-1]}.voltage_v" in known else 1
     hertz = _number(known, f"{place}.frequency_hz")
     found = []
-    for n in PHASES if three else (1,):
+    for n in PHASES[:count]:
         said = {field.name: _number(known, f"{place}.{n}.{field.name}") for field in fields(Line)}
         if said["frequency_hz"] is None:
             said["frequency_hz"] = hertz

@@ -100,8 +100,8 @@ def address(host: str, resolve: Callable[[str], str] = _resolve) -> str:
     def look() -> None:
         try:
             found.append(resolve(host))
-        except OSError as e:
-            why[0] = e.strerror or str(e)
+        except (OSError, UnicodeError) as e:  # the second for a name that cannot be one: two dots in a row
+            why[0] = _said(e)
 
     thread = threading.Thread(target=look, name="resolve", daemon=True)  # nothing else can end a search in time
     thread.start()
@@ -113,6 +113,10 @@ def address(host: str, resolve: Callable[[str], str] = _resolve) -> str:
     else:
         raise LinkError(f"[ups] host: {host} does not resolve ({why[0]}); an IP address needs nobody's help")
     return _addresses[host]
+
+
+def _said(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def quote(text: str) -> bytes:
@@ -183,7 +187,9 @@ class UpsdLink:
                 return Reply(b"OK", reply.received_s)
             if reply.data != b"PENDING":
                 return reply
-            if select.select([self._sock], [], [], TRACK_EVERY_S)[0]:
+            poll = select.poll()  # not select(): it cannot take a descriptor above 1023, and an outage has many
+            poll.register(self._sock, select.POLLIN)
+            if poll.poll(TRACK_EVERY_S * 1000):
                 raise LinkError("it speaks unasked, or closed the connection")
         return Reply(PENDING, self._now())
 
@@ -214,8 +220,8 @@ class UpsdLink:
         self._sock.settimeout(CONNECT_WITHIN_S)
         try:
             made = context.wrap_socket(self._sock, server_hostname=str(section.get("tls_name") or section["host"]))
-        except OSError as e:
-            raise LinkError(f"{self._name}: TLS: {e.strerror or e}") from e
+        except (OSError, ValueError) as e:  # the second for a name that cannot be one
+            raise LinkError(f"{self._name}: TLS: {_said(e)}") from e
         self._sock = made
         shown = hashlib.sha256(made.getpeercert(binary_form=True) or b"").hexdigest()
         if pin and shown != pin:
@@ -234,8 +240,8 @@ def _context(made: ssl.SSLContext, ca: str) -> ssl.SSLContext:
     if ca:
         try:
             made.load_verify_locations(ca)
-        except OSError as e:
-            raise LinkError(f"[ups] tls_ca: {ca}: {e.strerror or e}") from e
+        except (OSError, ValueError) as e:  # the second for a path that cannot be one
+            raise LinkError(f"[ups] tls_ca: {ca!r}: {_said(e)}") from e
         return made
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .hidraw import DESCRIPTOR_LIMIT_BYTES, Identity, text
+from .hidraw import DESCRIPTOR_LIMIT_BYTES, Found, Identity, shown, text
 from .link import join
 from .model import LinkError
 
@@ -61,6 +61,28 @@ def _text(device: Any, name: str) -> str:
     except (ValueError, usb.core.USBError) as e:
         log.debug("usb: %s: %s", name, e)
         return ""
+
+
+_sockets: dict[str, str] = {}  # serial number -> where it was last, of what is configured, so it stays small
+_twins: set[str] = set()  # serial numbers beside which an equal unit was seen
+
+
+def with_serial(serial: str, fits: list[Found], alike: list[Found]) -> list[Found]:
+    """Those of `alike` that are meant by a serial number: `fits`, that say it; else the one that says none, if it is
+    in the socket where that unit was, or the only one and no equal unit was ever beside it."""
+    if len(fits) == 1:
+        _sockets[serial] = fits[0].identity.place
+        if len(alike) > 1:
+            _twins.add(serial)
+    if fits:
+        return fits
+    nameless = [one for one in alike if not one.identity.serial]
+    there = [one for one in nameless if one.identity.place and one.identity.place == _sockets.get(serial)]
+    if not there and len(alike) == 1 and serial not in _twins:
+        there = nameless
+    for one in there:
+        log.warning("%s says no serial number; it is taken for %s", shown(one.identity), serial)
+    return there
 
 
 class Claim:

@@ -221,6 +221,91 @@ def test_a_block_that_the_unit_refuses_costs_no_poll() -> None:
     assert driver.poll().ident.model is None
 
 
+@pytest.mark.parametrize("block", [apcmodbus.INVENTORY, apcmodbus.LIMITS])
+def test_a_unit_that_says_nothing_of_who_it_is_is_read_without(
+    block: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As agent/ups.py does: after a failed poll the link is dead and the unit is connected anew."""
+    monkeypatch.setattr(modbus, "_unanswered", {})
+    now_s, asked, failed = 1000.0, 0, 0
+    deaf = modbus.read_request(*block)
+
+    def connect() -> apcmodbus.ApcModbus:
+        line = RegistersLink()
+        ask = line.ask
+
+        def hear(command: bytes, **how: Any) -> Reply:
+            nonlocal now_s, asked
+            asked += command == deaf
+            line.now_s, line.silent = now_s, command == deaf and now_s < 9000.0
+            try:
+                return ask(command, **how)
+            finally:
+                now_s = line.now_s
+
+        line.ask = hear  # type: ignore[method-assign]
+        driver = apcmodbus.connect({"port": "/dev/x"}, line, lambda: now_s)
+        assert isinstance(driver, apcmodbus.ApcModbus)
+        return driver
+
+    driver = connect()
+    while now_s < 8000.0:
+        try:
+            assert driver.poll().battery.charge_pct == 100.0
+        except LinkError:
+            failed += 1
+            driver = connect()
+        now_s += 1.0
+    assert asked == failed and 2 < failed < 8  # twice, then after 5 minutes, 10, 20, ...
+    now_s = 20000.0
+    status = driver.poll()
+    assert (status.ident.model, status.rating.high_transfer_v) == ("Smart-UPS SRT 3000", 253.0)
+
+
+@pytest.mark.parametrize("code", [4, 5, 6, 10, 11])
+def test_a_unit_that_is_busy_is_asked_again_at_once_and_what_it_said_stays(code: int) -> None:
+    driver, line = connected()
+    assert driver.poll().ident.model == "Smart-UPS SRT 3000"
+    hear, busy = line.unit.hear, bytes((0x83, code))
+    line.unit.hear = lambda pdu: hear(pdu) if pdu[1:3] == b"\0\0" else busy  # type: ignore[method-assign]
+    line.now_s += apcmodbus.AGAIN_S
+    status = driver.poll()
+    assert status.ident.model == "Smart-UPS SRT 3000" and status.battery.charge_pct is None
+    line.unit.hear = hear  # type: ignore[method-assign]
+    line.unit.put(532, *struct.unpack(">16H", b"Another".ljust(32)))
+    status = driver.poll()
+    assert status.ident.model == "Another" and status.battery.charge_pct == 100.0
+
+
+@pytest.mark.parametrize("late", [0, 1, 3])
+def test_an_order_that_the_unit_acknowledges_and_takes_its_time_with_is_read_back(late: int) -> None:
+    """Exception 5: accepted, it takes its time. Not a refusal."""
+    driver, line = connected()
+    hear, waiting = line.unit.hear, list[list[Any]]()
+
+    def slow(pdu: bytes) -> bytes:
+        for one in waiting[:]:
+            one[0] -= 1
+            if one[0] < 0:
+                hear(one[1])
+                waiting.remove(one)
+        if pdu[0] == 3:
+            return hear(pdu)
+        waiting.append([late, pdu])
+        return bytes((0x90, 5))
+
+    line.unit.hear = slow  # type: ignore[method-assign]
+    if late == 3:
+        with pytest.raises(OrderError, match="nothing was switched"):
+            driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60)
+        return
+    assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=60) is None
+    assert line.unit.written == [(1029, (60,)), (1538, (0, 0x2184))]
+    line.unit.hear = lambda pdu: bytes((pdu[0] | 0x80, 6))  # type: ignore[method-assign]
+    with pytest.raises(OrderError, match="busy"):
+        driver.order(Command.LOAD_OFF)
+
+
 def test_a_unit_that_refuses_its_measurements_is_read_for_its_status() -> None:
     driver, line = connected()
     for n in range(128, 172):

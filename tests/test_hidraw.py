@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import shutil
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent import hidraw, link, process
+from agent import hidraw, link, process, usbdevice
 from agent.drivers import usbhid
 from agent.hidraw import Identity
 from agent.model import Command, LinkError, Source
@@ -34,6 +35,11 @@ class Machine:
         self.kernel.units[plug(self.root, unit, number, place, name)] = unit
         return unit
 
+    def unplug(self, number: int) -> None:
+        entry = self.root / "class" / f"hidraw{number}"
+        shutil.rmtree((entry / "device").resolve().parent.parent)
+        shutil.rmtree(entry)
+
     def find(self) -> list[hidraw.Found]:
         return hidraw.find(self.root / "class", self.root / "dev")
 
@@ -44,7 +50,9 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr(usbdevice, "_sockets", {})
+    monkeypatch.setattr(usbdevice, "_twins", set())
     return Machine(tmp_path)
 
 
@@ -106,6 +114,27 @@ def test_a_unit_that_has_lost_its_serial_number_is_taken_if_nothing_else_could_b
     assert machine.open(usb_serial="S1").identity.place == "1-1.1"
     with pytest.raises(LinkError, match="no USB UPS usb_serial=S2"):
         machine.open(usb_serial="S2")
+
+
+def test_of_two_equal_units_one_that_has_lost_its_serial_number_is_known_by_its_socket(machine: Machine) -> None:
+    """Both drop off when the mains fails, and come back one after the other, without their serial numbers."""
+
+    def plug(number: int, serial: str, place: str) -> None:
+        unit = HidUnit.of("0764")
+        unit.identity = unit.identity._replace(serial=serial)
+        machine.plug(unit, number, place)
+
+    plug(0, "A1", "1-1.0")
+    plug(1, "B2", "1-1.1")
+    assert [machine.open(usb_serial=one).identity.place for one in ("A1", "B2")] == ["1-1.0", "1-1.1"]
+    machine.unplug(0)
+    machine.unplug(1)
+    plug(2, "", "1-1.1")
+    with pytest.raises(LinkError, match="no USB UPS usb_serial=A1"):
+        machine.open(usb_serial="A1")  # the other's place
+    assert machine.open(usb_serial="B2").identity.place == "1-1.1"
+    plug(3, "", "1-1.0")
+    assert [machine.open(usb_serial=one).identity.place for one in ("A1", "B2")] == ["1-1.0", "1-1.1"]
 
 
 def test_a_unit_with_another_serial_number_is_never_taken_nor_one_of_another_kind(machine: Machine) -> None:

@@ -6,6 +6,7 @@ import errno
 import itertools
 import logging
 import os
+import pty
 import re
 import termios
 import threading
@@ -357,3 +358,33 @@ def test_no_caller_can_wait_longer_than_five_seconds() -> None:
 def test_the_options_have_the_serial_line_of_the_protocol_as_default(ups: MegatecPty) -> None:
     assert {o.name: o.default for o in link.OPTIONS} == {"port": None, "baud": 2400, "cable_power": "normal"}
     link.open({"port": str(ups.path), "baud": 9600, "cable_power": "both"}, time.monotonic).close()
+
+
+def test_a_port_that_comes_back_while_an_outage_has_a_thousand_sockets_open_is_read(many_files: None) -> None:
+    there, port = pty.openpty()
+    tty.setraw(port)
+    it = link.open({"port": os.ttyname(port), "cable_power": "none"}, time.monotonic)
+    assert it.wake_fd is not None and it.wake_fd > 1023
+    threading.Thread(target=lambda: os.write(there, b"(" + os.read(there, 9)), daemon=True).start()
+    assert it.ask(b"Q1\r", within_s=2.0).data == b"(Q1"
+    assert it.read(64, 0.0) == b""
+    os.write(there, b"L")
+    assert it.read(64, 1.0) == b"L"
+    os.close(there)
+    with pytest.raises(LinkError):
+        it.ask(b"Q1\r", within_s=0.2)
+    it.close()
+    os.close(port)
+
+
+def test_a_line_that_takes_no_more_is_given_up_in_time() -> None:
+    there, port = pty.openpty()
+    tty.setraw(port)
+    it = link.open({"port": os.ttyname(port), "cable_power": "none"}, time.monotonic)
+    began_s = time.monotonic()
+    with pytest.raises(link.NotSent, match="Write timeout"):
+        it.send(b"x" * (1 << 20))
+    assert time.monotonic() - began_s < 2.0
+    it.close()
+    for fd in (there, port):
+        os.close(fd)

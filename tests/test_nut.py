@@ -433,6 +433,15 @@ def test_an_order_that_stays_pending_and_a_server_that_goes_meanwhile(server: Ca
     link.close()
 
 
+def test_an_order_is_tracked_also_while_an_outage_has_a_thousand_sockets_open(
+    server: Callable[[list[bytes]], int], many_files: None
+) -> None:
+    link = opened(server([b"OK TRACKING 1\n", b"PENDING\n", b"SUCCESS\n"]))
+    assert link._sock.fileno() > 1023
+    assert link.ask(b"INSTCMD ups load.off\n", within_s=2.0).data == b"OK"
+    link.close()
+
+
 def test_a_name_is_resolved_in_bounded_time_and_kept_for_the_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upsd, "RESOLVE_WITHIN_S", 0.05)
     go = threading.Event()
@@ -452,6 +461,14 @@ def test_a_name_is_resolved_in_bounded_time_and_kept_for_the_outage(monkeypatch:
         assert upsd.address("nut.test", silent) == "192.0.2.7" and time.monotonic() - begin_s < 1.0
     go.set()
     assert upsd.address("2001:db8::1", nobody) == "2001:db8::1"
+
+
+def test_a_name_that_cannot_be_one_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)  # that of the core ends the process
+    with pytest.raises(LinkError, match="does not resolve .*label"):
+        upsd.address("ups..lan")
+    assert not ended
 
 
 def test_a_server_is_found_by_its_name(server: Callable[[list[bytes]], int]) -> None:
@@ -479,7 +496,21 @@ def test_a_password_is_quoted_and_never_in_an_error(server: Callable[[list[bytes
     assert "cret" not in str(caught.value) and upsd.quote('se"c\\') == b'"se\\"c\\\\"'
 
 
-@pytest.mark.parametrize("more", [{"host": "no name"}, {"host": "-u"}, {"user": "u"}, {"tls_fingerprint": "12"}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"host": host} for host in ("no name", "-u", "ups..lan", f"{'a' * 64}.lan")),
+        {"user": "u"}, {"tls_fingerprint": "12"}, {"tls_ca": "/nowhere"}, {"tls_ca": "\0"},
+    ],
+)  # fmt: skip
 def test_a_wrong_setting_is_named(server: Callable[[list[bytes]], int], more: dict[str, str]) -> None:
     with pytest.raises(LinkError, match=r"\[ups\] " + next(iter(more))):
         opened(server([b""]), **more)
+
+
+@pytest.mark.parametrize("name", [".ups", "a" * 64, "\u00fc" * 80])
+def test_a_name_that_cannot_be_in_a_certificate_is_a_lost_link(
+    server: Callable[[list[bytes]], int], name: str
+) -> None:
+    with pytest.raises(LinkError, match="TLS: "):
+        opened(server([b"OK STARTTLS\n", b""]), tls_fingerprint="00" * 32, tls_name=name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +105,13 @@ def test_a_status_is_of_its_own_poll_also_where_the_agent_ends_before_the_table(
         begin_s = unit.now_s
         assert begin_s <= it.poll().taken_s <= unit.now_s
         unit.now_s += snmp.LOOK_AGAIN_S / 2
+
+
+@pytest.mark.parametrize(("count", "lines"), [(0, 0), (1, 1), (2, 2), (3, 3), (65535, 3)])
+def test_there_are_as_many_lines_as_the_agent_counts_or_has(count: int, lines: int) -> None:
+    status = driver(SnmpUnit({**RFC, f"{UPS}.3.2.0": count, f"{UPS}.4.3.0": count})).poll()
+    assert [line.voltage_v for line in status.inputs] == [231.0, 232.0, 233.0][:lines]
+    assert [line.load_pct for line in status.outputs] == [10.0, 20.0, 30.0][:lines]
 
 
 def test_a_load_of_the_whole_is_no_phases_own() -> None:
@@ -542,6 +552,48 @@ def test_what_the_child_says_is_the_answer_and_an_old_one_is_not(child: Path) ->
         data = link.ask(ASKED, within_s=2.0).data
         assert data.startswith(ber.integer(n) + ber.integer(0)) and ASKED[2:] in data
     assert opened(161, **V3)._child is link._child  # type: ignore[attr-defined]
+
+
+def test_the_child_serves_the_last_request_alone_because_nobody_waits_for_those_before() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        first = {
+            "host": "127.0.0.1",
+            "port": nobody.getsockname()[1],
+            "user": "u",
+            "auth": "sha256",
+            "priv": "aes128",
+        }
+        with subprocess.Popen(
+            [sys.executable, "-I", "-W", "ignore", str(snmp3link.CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+
+            def tell(*lines: dict[str, Any]) -> None:
+                assert process.stdin is not None
+                process.stdin.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+                process.stdin.flush()
+
+            tell(first | {"auth_key": "a long passphrase", "priv_key": "another passphrase"})
+            assert json.loads(process.stdout.readline()) == {"ready": True}
+            order = {"tag": ber.SET, "bindings": [["1.3.6.1.2.1.33.1.8.2.0", "02013c"]], "within_s": 0.4}
+            tell(*({"id": n, **order} for n in (1, 2, 3)))
+            assert json.loads(process.stdout.readline())["id"] == 3
+            tell({"id": 4, **order})
+            assert json.loads(process.stdout.readline())["id"] == 4
+            process.stdin.close()
+            assert process.wait(5.0) == 0
+
+
+def test_the_child_is_heard_also_while_an_outage_has_a_thousand_sockets_open(child: Path, many_files: None) -> None:
+    child.write_text(
+        "import sys, json\nprint('{\"ready\": true}', flush=True)\nsys.stdin.readline()\n"
+        "for line in sys.stdin:\n    r = json.loads(line)\n"
+        "    print(json.dumps({'id': r['id'], 'error': 0, 'index': 0, 'bindings': r['bindings']}), flush=True)\n"
+    )
+    assert ASKED[2:] in opened(161, **V3).ask(ASKED, within_s=4.0).data
 
 
 def test_a_late_answer_ends_no_child_and_one_that_hangs_is_started_again(

@@ -447,6 +447,15 @@ def test_a_liebert_unit_with_a_wrong_scale_everywhere_tells_its_mains(power: int
     assert status.battery.voltage_v is None or 5 <= status.battery.voltage_v <= 600
 
 
+def test_cyberpower_battery_volts_of_three_halves_stay_mended_while_the_battery_empties() -> None:
+    scales = quirks.Scales(quirks.row(0x0764, 0x0501, ""))
+    said = [41.1, 41.1, 36.0, 33.0, 31.5, 30.0, 30.0, 30.0]
+    got = [scales.believe("battery.voltage", volts, 24.0, float(n)) for n, volts in enumerate(said)]
+    assert got == [pytest.approx(volts * 2 / 3, abs=1e-6) for volts in said]
+    own = [scales.believe("battery.voltage", 27.3, 24.0, 100.0 + n) for n in range(3)]
+    assert own[2] == 27.3, "two glitches had asked for it"
+
+
 def test_cyberpower_battery_volts_of_three_halves_are_mended() -> None:
     row = quirks.row(0x0764, 0x0501, "CP1500")
     assert quirks.Scales(row).believe("battery.voltage", 40.5, 24.0, 1.0) == 27.0
@@ -551,6 +560,20 @@ def test_what_is_measured_does_not_keep_a_mains_failure_waiting() -> None:
     assert driver.poll().source is Source.BATTERY and len(unit.sent) > 4, "it measures at the next poll"
 
 
+def test_news_of_the_mains_wait_for_no_report_that_hangs_when_it_fails() -> None:
+    unit, driver, report = slow()
+    parsed = hid.parse(unit.descriptor)
+    charge = parsed.find(usages.path("UPS.PowerSummary.RemainingCapacity"), "feature")
+    assert charge is not None and charge.report != report and driver.again_s is None
+    unit.lost.add(charge.report)
+    unit.now_s += 2.0
+    unit.push(report)
+    begin_s = unit.now_s
+    assert driver.poll().source is Source.BATTERY and unit.now_s - begin_s <= 0.2
+    assert driver.again_s == 0.0, "the others are asked at once"
+    assert driver.poll().source is Source.BATTERY and unit.waited_s == 5.0 and driver.again_s is None
+
+
 def test_a_mains_failure_that_comes_while_it_measures_ends_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
     unit, driver, report = slow()
     unit.now_s += 2.0
@@ -637,6 +660,26 @@ def test_a_unit_that_is_polled_seldom_is_measured_at_every_poll() -> None:
         unit.sent.clear()
         driver.poll()
         assert len(unit.sent) > 4
+
+
+def test_a_question_for_the_mains_that_hangs_is_answered_by_the_interrupt_report_that_came_meanwhile() -> None:
+    unit = made(GENERIC)
+    driver = connect(unit)
+    assert driver.poll().source is Source.MAINS
+    unit.lost.add(1)
+    with pytest.raises(LinkError, match="no answer within 5 s"):
+        driver.poll()
+    get = unit.get
+
+    def failing(kind: str, number: int, length: int) -> Any:
+        if number == 1:
+            unit.reports["input", 1] = b"\x01\x02"
+            unit.push(1)
+        return get(kind, number, length)
+
+    unit.get = failing  # type: ignore[method-assign]
+    status = driver.poll()
+    assert status.source is Source.BATTERY and status.taken_s >= unit.now_s - 0.1
 
 
 def test_an_interrupt_report_that_is_cut_short_or_unknown_counts_for_nothing() -> None:

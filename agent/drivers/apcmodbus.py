@@ -14,7 +14,7 @@ from typing import Any
 
 from ..ages import older
 from ..cards import Card
-from ..modbus import REGISTERS_LIMIT, Refused, check_written, parse_read, read_request, write_request
+from ..modbus import REGISTERS_LIMIT, Refused, check_written, parse_read, read_request, unanswered, write_request
 from ..model import (
     Battery,
     Command,
@@ -33,7 +33,7 @@ from ..model import (
     Test,
     TestResult,
 )  # fmt: skip
-from ..q1.orders import check_arguments, countdown_not_seen
+from ..q1.orders import LOOKS, check_arguments, countdown_not_seen
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def connect(section: Mapping[str, Any], link: Link | None, now: Callable[[], flo
     """The driver for the unit at the end of `link`. Sends nothing yet. LinkError without a link."""
     if link is None:
         raise LinkError("driver apcmodbus needs a serial line or a connection")
-    return ApcModbus(link, now)
+    return ApcModbus(section, link, now)
 
 
 class ApcModbus:
@@ -154,8 +154,8 @@ class ApcModbus:
     off_return = "no"  # no unit of this family was on a bench of ours
     wake_fd: int | None = None
 
-    def __init__(self, link: Link, now: Callable[[], float]) -> None:
-        self._link, self._now = link, now
+    def __init__(self, section: Mapping[str, Any], link: Link, now: Callable[[], float]) -> None:
+        self._link, self._now, self._silences = link, now, unanswered(section, AGAIN_S)
         self._kept: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # and when they were said
         self._due_s: dict[tuple[int, int], float] = {}
         self._until_s = 0.0  # the poll or order that is under way ends by then
@@ -171,8 +171,9 @@ class ApcModbus:
         self._until_s = self._now() + POLL_WITHIN_S
         measured = self._measured()
         for block in (INVENTORY, LIMITS):
-            has_time = self._until_s - self._now() >= 2 * ANSWER_WITHIN_S  # for it and the status
-            if has_time and self._now() >= self._due_s.get(block, -math.inf):
+            now_s = self._now()
+            due = now_s >= self._due_s.get(block, -math.inf) and self._silences.is_due(block, now_s)
+            if due and self._until_s - now_s >= 2 * ANSWER_WITHIN_S:  # for it and the status
                 self._ask_kept(block)
         status, taken_s = self._read(STATUS)  # last: the source is the newest
         kept = {block: self._kept.get(block, ((), taken_s)) for block in (INVENTORY, LIMITS)}
@@ -247,24 +248,33 @@ class ApcModbus:
             try:
                 return self._read(DYNAMIC)[0]
             except Refused as e:
-                self._due_s[DYNAMIC] = self._now() + AGAIN_S
+                self._due_s[DYNAMIC] = self._now() + (0.0 if e.later else AGAIN_S)
                 log.warning("apcmodbus: registers from %d: %s; nothing is measured", DYNAMIC[0], e)
         return (UNKNOWN,) * DYNAMIC[1]
 
     def _ask_kept(self, block: tuple[int, int]) -> None:
-        """A block that seldom changes. A unit that refuses it is read without."""
-        self._due_s[block] = self._now() + AGAIN_S
+        """A block that seldom changes. A unit that refuses it is read without, and so is one that says nothing to it
+        again and again, though it has just answered."""
         try:
             self._kept[block] = self._read(block)
         except Refused as e:
-            self._kept.pop(block, None)
             log.info("apcmodbus: registers from %d: %s", block[0], e)
+            if e.later:
+                return
+            self._kept.pop(block, None)
+        except LinkError:
+            self._silences.silent(block, self._now())
+            raise
+        self._due_s[block] = self._now() + AGAIN_S
+        self._silences.answered(block)
 
     def _set(self, register: int, value: int) -> None:
         self._write(register, (value,))
-        (there,), _ = self._read((register, 1))
-        if there != value:
-            raise OrderError(f"register {register} is {there} after {value} was written: nothing was switched")
+        for _ in range(LOOKS):
+            (there,), _ = self._read((register, 1))
+            if there == value:
+                return
+        raise OrderError(f"register {register} is {there} after {value} was written: nothing was switched")
 
     def _write(self, start: int, values: tuple[int, ...]) -> None:
         request = write_request(start, values)

@@ -72,6 +72,11 @@ class Shut:
         """A connection that is opened anew would begin with the description again (agent/ups.py)."""
         return self._link.learning
 
+    @property
+    def again_s(self) -> float | None:
+        """As usbhid."""
+        return self._unit.again_s if self._unit is not None else None
+
     def poll(self) -> Status:
         """Read and return within 5 s: at first what it is, then as usbhid. LinkError."""
         self._link.until_s = self._now() + POLL_WITHIN_S

@@ -88,6 +88,11 @@ class UsbHid:
         """Readable when the unit has sent an interrupt report; None if those of this model cannot be believed."""
         return self._link.wake_fd if self._quirk.interrupts else None
 
+    @property
+    def again_s(self) -> float | None:
+        """The next poll shall come at once, for the last one told of the mains alone (agent/ups.py)."""
+        return 0.0 if self._reader.is_due else None
+
     def poll(self) -> Status:
         """Read and return. Takes at most 2 s and one report that is slow; one that hangs costs what the kernel allows
         it (5 s), and is then left alone for a while. LinkError if nothing says whether the mains is there."""
