@@ -332,6 +332,24 @@ def test_a_ups_that_is_silent_for_long_is_looked_for_and_stays_remembered(tmp_pa
     assert 2 <= sum(kind.startswith("serial") for kind in bench.opened[1:]) <= 40
 
 
+def test_a_ups_that_answers_is_not_looked_for_however_often_its_line_is_opened(tmp_path: Path) -> None:
+    bench = Bench(serial=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
+    auto = Auto(tmp_path, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    before = settle(auto)
+    for _ in range(60):  # a noisy line; a look would be silence, and that counts in an outage
+        bench.now_s += 15.0
+        assert auto.choose() == before
+        auto.heard()
+
+
+def test_what_could_not_be_kept_is_known_as_long_as_the_process_lives(tmp_path: Path) -> None:
+    bench, full = Bench(serial=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0))), tmp_path / "a-file" / "core"
+    full.parent.write_text("")
+    auto = Auto(full, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    before = settle(auto)
+    assert auto.choose() == before and auto.choose() == before
+
+
 def test_what_is_looked_for_after_silence_is_looked_for_at_its_own_place_alone(tmp_path: Path) -> None:
     unit = HidUnit.of("0764-0501")
     bench = Bench(serial=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)), usb=unit)
