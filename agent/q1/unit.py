@@ -128,6 +128,8 @@ class Unit:
             told = encode(command, {**args, "delay_s": max(args["delay_s"], bridge.off_min_s)}, orders)
             if asked.pop("return_delay_s", None) is not None:
                 words = [f"back {bridge.back_s:g} s after the mains, whatever is asked"]
+        elif bridge is not None and command is Command.LOAD_OFF:
+            words = [f"off after {bridge.off_min_s:g} s, not at once"]
         facts, doubt = self._tell(self._dialect, told)
         self._stop_ordered = command is Command.TEST_STOP
         words += [remark(told, asked), doubt, self._not_seen(self._dialect, COUNTS_DOWN.get(command), facts)]
