@@ -21,6 +21,7 @@ from agent.bridges import BRIDGES
 from agent.drivers import megatec as driver
 from agent.model import Command, Condition, Flow, LinkError, OrderError, Source, Status, TestResult
 from agent.q1 import meaning, megatec, threephase, voltronic
+from agent.q1 import unit as unit_module
 from agent.q1.dialects import DIALECTS
 from agent.q1.find import _BY_LETTER, QUERIES, find
 from agent.q1.form import Facts, identity
@@ -338,6 +339,45 @@ def test_what_the_charge_is_guessed_by_is_said_twice(speaker: str) -> None:
     link.sent.clear()
     status, wanted = unit.poll(), clean.poll()
     assert (status.battery, status.rating, asked in link.sent) == (wanted.battery, wanted.rating, False)
+
+
+@pytest.mark.parametrize("dialect", ["voltronic", "megatec-g", "omron"])
+def test_a_charge_that_a_noisy_line_has_cost_is_not_guessed_of_a_voltage_that_sags(dialect: str) -> None:
+    unit, link = polled(dialect)
+    asked = {"voltronic": b"QBV", "megatec-g": b"G1", "omron": b"Bl ?"}[dialect]
+    speak, lost = SPEAKERS[dialect], True
+    link._speak = lambda it, command: b"" if lost and command == asked else speak(it, command)
+    until_s, charges = link.now_s + unit_module.GUESS_AFTER_S, list[float | None]()
+    while link.now_s < until_s - 10.0:
+        charges.append(unit.poll().battery.charge_pct)
+    assert len(charges) > 3 and set(charges) == {None}
+    lost = False
+    while (battery := unit.poll().battery).charge_pct is None:
+        pass
+    assert battery.charge_pct == 100.0 and not battery.estimated, "asked again, and told"
+
+
+@pytest.mark.parametrize(("answer", "polls"), [(b"(NAK\r", 1), (b"", 3)])
+def test_a_charge_is_guessed_where_the_unit_has_none_and_when_it_tells_its_own_no_more(
+    answer: bytes, polls: int
+) -> None:
+    unit, link = connected("voltronic", dialect="voltronic")
+    speak, lost = SPEAKERS["voltronic"], True
+    link._speak = lambda it, command: answer if lost and command == b"QBV" else speak(it, command)
+    guesses = []
+    for _ in range(polls + 3):
+        link.unit.set("charge_pct", "80")
+        volts = unit.poll().battery
+        guesses.append(volts.charge_pct is not None)
+    assert guesses.index(True) <= polls + 1 and all(guesses[polls + 2 :])
+    lost = False
+    for _ in range(60):
+        battery = unit.poll().battery
+    assert not battery.estimated
+    lost, until_s = True, link.now_s + unit_module.GUESS_AFTER_S + 10.0
+    while link.now_s < until_s:
+        battery = unit.poll().battery
+    assert battery.estimated == {"charge_pct"}
 
 
 def measured(status: Status) -> dict[str, Any]:
