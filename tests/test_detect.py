@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent import detect, drivers, finding, process
+from agent import core, detect, drivers, finding, process
 from agent.detect import Around, Auto, Candidate, Found, Look, judge, usb_section, weigh
 from agent.devices import Port
 from agent.drivers import apcsmart, megatec, shut, snmp
@@ -23,6 +23,8 @@ from agent.hidraw import Identity
 from agent.link import Silence
 from agent.model import ConfigError, LinkError, Reply
 from agent.pretend import Unit
+from agent.ups import Polled
+from tests.kit import look
 from tests.simulators.apcsmart import ApcUnit
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.hidunit import HidUnit
@@ -340,6 +342,17 @@ def test_a_ups_that_answers_is_not_looked_for_however_often_its_line_is_opened(t
         bench.now_s += 15.0
         assert auto.choose() == before
         auto.heard()
+
+
+def test_each_frame_that_the_core_takes_says_that_the_ups_answers(tmp_path: Path) -> None:
+    path = tmp_path / "ridethrough.toml"
+    path.write_text(f'[agent]\nstate_dir = "{tmp_path}/state"\nrun_dir = "{tmp_path}/run"\n[ups]\ndriver = "auto"\n')
+    made = core.Core(path)
+    made._auto._chosen_s = 5.0
+    made._take(Polled(None, "silence", 1, "up", frozenset()))
+    assert made._auto._chosen_s == 5.0
+    made._take(Polled(look(), "", 0, "up", frozenset()))
+    assert made._auto._chosen_s < 0.0
 
 
 def test_what_could_not_be_kept_is_known_as_long_as_the_process_lives(tmp_path: Path) -> None:
