@@ -340,6 +340,8 @@ class Core:
         return connect(self._config, self._auto, self._tape, time.monotonic, self._secrets, self._rescue.meant)
 
     def _take(self, polled: Polled) -> None:
+        if polled.status is not None:
+            self._auto.heard()
         self._inbox.put(polled)
 
     def _greeting(self) -> list[bytes]:

@@ -27,8 +27,7 @@ from .model import LinkError, Option
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-READS = 3  # of each driver at each place that answers; of one that does not, TRIES
-TRIES = 2
+READS, TRIES = 3, 2  # of each driver at each place that answers; of one that does not
 GOOD, LEAD = 0.75, 0.2  # the least score, and how far ahead of another driver at the same place it must be
 AGAIN_S = 30.0  # after it did not know
 DEAF_S, DEAF_GAP_S = 300.0, 60.0  # so long chosen again and again, at most so far apart: it does not answer
@@ -295,6 +294,7 @@ class Auto:
         self._steps: Iterator[str] | None = None
         self._look: Look | None = None
         self._instead_of: Found | None = None  # what is remembered, and the look is for what hangs there now
+        self._unkept: Found | None = None  # what a disk that takes nothing could not keep
         self._not_before_s, self._words, self._told = 0.0, "", False  # told that it has not answered
         self._chosen_s = self._deaf_from_s = -math.inf
 
@@ -323,21 +323,23 @@ class Auto:
         try:
             remember(self._path, report.found)
         except OSError as e:
+            self._unkept = report.found
             log.error("%s: %s: the UPS must be detected again after a restart", self._path, e)
         return report.found
 
+    def heard(self) -> None:
+        """What was chosen has answered: it is not deaf, however often its line must be opened."""
+        self._chosen_s = -math.inf
+
     def _remembered(self) -> Found | None:
         """None also if the configuration no longer allows it, or another UPS is plugged in than the one it was."""
-        found = recall(self._path)
+        found = recall(self._path) or self._unkept
         if found is not None and (there := self._another(found)):
             log.info("%s is remembered, but %s is there: the UPS is detected again", found.who, there)
             return None
         port = found.section.get("port", "") if found is not None else ""
-        if port and not self._serial_ok:
-            return None
-        if port and self._only and os.path.realpath(self._only) != os.path.realpath(port):
-            return None
-        return found
+        elsewhere = self._only and os.path.realpath(self._only) != os.path.realpath(port)
+        return None if port and (elsewhere or not self._serial_ok) else found
 
     def _is_deaf(self, found: Found) -> bool:
         """Has the line of `found`, behind a bridge or not, been opened again and again without an answer? Another UPS

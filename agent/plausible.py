@@ -29,8 +29,8 @@ _BATTERY: Mapping[str, tuple[float, float]] = {
     "temperature_c": CELSIUS,
 }
 #: with so much charge, and not low, a runtime of 0 is that of a unit which has none to tell: it would end an outage
-#: in its third second
-FULL_PCT = 90.0
+#: in its third second. Less is enough as long as the unit has told no other since the program started
+FULL_PCT, SOME_PCT = 90.0, 30.0
 _SOME_RUNTIME = {**_BATTERY, "runtime_s": (1.0, _BATTERY["runtime_s"][1])}
 _RATING: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("input_voltage_v", "output_voltage_v", "battery_voltage_v"), RATED_V),
@@ -43,9 +43,9 @@ _MAY_BE_ZERO = frozenset(("frequency_hz",))
 SAID_EVERY_S = 3600.0  # of a value that comes and goes: one line, with how often
 
 
-def believable(status: Status, *, tells_runtime: bool = True) -> tuple[Status, dict[str, float]]:
+def believable(status: Status, *, tells_runtime: bool | None = True) -> tuple[Status, dict[str, float]]:
     """The status with None for every number that cannot be, and those numbers by name (`input 1 voltage_v`).
-    `tells_runtime`: see there."""
+    `tells_runtime`: see Runtimes."""
     odd: dict[str, float] = {}
     live = any(row.voltage_v is not None and row.voltage_v >= LIVE_V[0] for row in status.inputs)
     line = {"inputs": {**_LINE, "voltage_v": LIVE_V} if status.source in FED_BY_MAINS and not live else _LINE}
@@ -56,7 +56,7 @@ def believable(status: Status, *, tells_runtime: bool = True) -> tuple[Status, d
         )
         for side in ("inputs", "outputs", "bypass")
     )
-    some = not tells_runtime or _is_full(status)
+    some = tells_runtime is False or _has(status, FULL_PCT if tells_runtime else SOME_PCT)
     battery = _cut(status.battery, _SOME_RUNTIME if some else _BATTERY, "battery", odd)
     rating = _cut(status.rating, _RATING, "rating", odd)
     temperature_c = status.temperature_c
@@ -70,15 +70,28 @@ def believable(status: Status, *, tells_runtime: bool = True) -> tuple[Status, d
     return replace(cut, rating=rating), odd
 
 
-def tells_runtime(before: bool, status: Status, odd: Mapping[str, float]) -> bool:
-    """Whether this unit has a runtime to tell, after what is left of a frame; `before`: after the one before. One
-    that says 0 with a full battery says so with an emptier one, too."""
-    return bool(status.battery.runtime_s) or (before and odd.get("battery runtime_s") != 0)
+class Runtimes:
+    """Whether this unit has a runtime to tell. One that says 0 with a full battery has none, with an emptier one
+    either; one that has said more in two frames in a row has. `tells` None: not known yet."""
+
+    def __init__(self) -> None:
+        self.tells: bool | None = None
+        self._said = False  # by the last frame
+
+    def step(self, status: Status, odd: Mapping[str, float]) -> None:
+        """What is left of a frame, and what was not."""
+        said = bool(status.battery.runtime_s)
+        if said and self._said:
+            self.tells = True
+        elif odd.get("battery runtime_s") == 0 and _has(status, FULL_PCT):
+            self.tells = False
+        self._said = said
 
 
-def _is_full(status: Status) -> bool:
+def _has(status: Status, pct: float) -> bool:
+    """Does it say so much charge, and not that it is low?"""
     charge_pct, low = status.battery.charge_pct, status.battery.low or Condition.LOW_BATTERY in status.flags
-    return charge_pct is not None and charge_pct >= FULL_PCT and not low
+    return charge_pct is not None and charge_pct >= pct and not low
 
 
 def _cut(part: Any, limits: Mapping[str, tuple[float, float]], where: str, odd: dict[str, float]) -> Any:

@@ -81,6 +81,7 @@ def resume(state: State, now_s: float, *, same_boot: bool) -> State:
         began_s=now_s,
         last_frame_s=now_s,
         runtime_s=None,
+        said_runtime_s=None,
         quiet_until_s=0.0,
         latched=tuple(replace(latch, at_s=now_s) for latch in state.latched),
     )
@@ -107,11 +108,15 @@ def look_again_at_s(state: State) -> float | None:
 
 
 def virtual_runtime_s(state: State, now_s: float) -> float | None:
-    """The runtime as last believed, or less when the UPS has been silent since; None if it never said one."""
-    if state.runtime_s is None or state.last_frame_s is None:
+    """The runtime as last believed, or less when the UPS has been silent since: then what it said last counts, though
+    it said so once. None if it says none."""
+    if state.last_frame_s is None:
         return None
     age_s = now_s - state.last_frame_s
-    return state.runtime_s if age_s <= STALE_S else VIRTUAL_RUNTIME * state.runtime_s - age_s
+    if age_s <= STALE_S:
+        return state.runtime_s
+    last_s = state.said_runtime_s if state.runtime_s is None else state.runtime_s
+    return None if last_s is None else VIRTUAL_RUNTIME * last_s - age_s
 
 
 def _take(state: State, look: Status) -> State:
@@ -125,7 +130,7 @@ def _take(state: State, look: Status) -> State:
     battery = look.source is Source.BATTERY and not _excused(look, test_from_s)
     line = look.source in FED_BY_MAINS or look.source is Source.BYPASS
     said, low = look.battery, _is_low(look)
-    runtime_s = _milder(said.runtime_s, None if gap else state.said_runtime_s, on_battery=True)
+    runtime_s = _milder(said.runtime_s, state.said_runtime_s, on_battery=True)
     if runtime_s is not None and state.on_battery and state.runtime_s is not None and state.last_frame_s is not None:
         rise = 1 + RUNTIME_RISE_PER_S * max(0.0, now_s - state.last_frame_s)
         runtime_s = min(runtime_s, state.runtime_s * rise)
@@ -138,7 +143,7 @@ def _take(state: State, look: Status) -> State:
         seen_battery=battery or (state.seen_battery and not line),
         last_frame_s=now_s,
         runtime_s=runtime_s,
-        charge_pct=_milder(said.charge_pct, None if gap else state.said_charge_pct, on_battery=battery),
+        charge_pct=_milder(said.charge_pct, state.said_charge_pct, on_battery=battery),
         charge_guessed="charge_pct" in said.estimated,
         low=low and state.said_low and not gap,
         said_runtime_s=said.runtime_s,
@@ -150,9 +155,10 @@ def _take(state: State, look: Status) -> State:
 
 
 def _milder(said: float | None, before: float | None, *, on_battery: bool) -> float | None:
-    """Of a number in two frames that on which less would be done: on battery the larger, else the smaller."""
+    """Of a number in two frames that on which less would be done: on battery the larger, else the smaller. None: one
+    of them does not say it, and one alone is not believed, also after a gap."""
     if said is None or before is None:
-        return said
+        return None
     return max(said, before) if on_battery else min(said, before)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .ages import without_old
 from .model import Command, Driver, LinkError, OrderError, Status
-from .plausible import Oddities, believable, tells_runtime
+from .plausible import Oddities, Runtimes, believable
 from .usbport import Rescue
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Ups:
         self._hurry_s = math.inf  # not later than this
         self._began_s = self._polled_s = 0.0  # begin and end of the last poll
         self._oddities = Oddities()
-        self._tells_runtime = True
+        self._runtimes = Runtimes()
         self._orders: queue.Queue[_Order] = queue.Queue(maxsize=ORDERS_LIMIT)
         self._lock = threading.Lock()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -193,8 +193,8 @@ class Ups:
 
     def _believed(self, status: Status) -> Status:
         """The status without what cannot be, or is too old; the first is said, with what the driver has left out."""
-        status, odd = believable(without_old(status), tells_runtime=self._tells_runtime)
-        self._tells_runtime = tells_runtime(self._tells_runtime, status, odd)
+        status, odd = believable(without_old(status), tells_runtime=self._runtimes.tells)
+        self._runtimes.step(status, odd)
         for is_warning, line in self._oddities.step({**getattr(self._driver, "odd", {}), **odd}, status.taken_s):
             log.log(logging.WARNING if is_warning else logging.INFO, "%s", line)
         return status

@@ -133,13 +133,13 @@ class Judged(RuleBasedStateMachine):
             elif why == "on-battery":
                 assert stage.on_battery_s is not None and float(value) >= stage.on_battery_s
             elif why == "low-battery":
-                assert self.oracle.words[-1][0] and not self.plan.ignore_low
+                assert self.oracle.words[-1] and not self.plan.ignore_low
             elif why == "silence":
                 assert self.failed >= 3 and float(value) >= 60
             elif why == "charge":
                 assert stage.charge_below_pct is not None and (self.oracle.charge_pct or 0.0) < stage.charge_below_pct
             else:
-                assert why in outage.WHYS and self.oracle.runtime_s is not None
+                assert why in outage.WHYS and self.oracle.left_s(self.now_s - (self.oracle.at_s or 0.0)) is not None
 
     # -- what people do
 

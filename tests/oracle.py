@@ -69,7 +69,10 @@ class Oracle:
         self.at_s: float | None = None  # of the last frame
         self.runtime_s: float | None = None
         self.charge_pct: float | None = None
-        self.words: list[tuple[bool, float | None, float | None]] = []  # low, runtime, charge of the last two frames
+        self.words: list[bool] = []  # low, of the last two frames
+        self.numbers: list[
+            tuple[float | None, float | None]
+        ] = []  # runtime, charge of the last two, whatever is between
         self.low = self.deaf = self.says_low = False  # deaf: since the start nothing came
         self.forget()
 
@@ -112,10 +115,16 @@ class Oracle:
             return False
         if age_s >= 60.0 or (self.is_believed_low(age_s) and not plan.ignore_low):
             return True
-        if self.runtime_s is None:
-            return not self.says_low
-        left_s = self.runtime_s * 0.8 - age_s if age_s > 15.0 else self.runtime_s
-        return left_s <= plan.local_needs_s + 30.0
+        left_s = self.left_s(age_s)
+        return not self.says_low if left_s is None else left_s <= plan.local_needs_s + 30.0
+
+    def left_s(self, age_s: float) -> float | None:
+        """Of the runtime: said twice, or last before silence."""
+        last_s = self.numbers[-1][0] if self.numbers else None
+        if age_s <= 15.0:
+            return self.runtime_s
+        last_s = self.runtime_s if self.runtime_s is not None else last_s
+        return None if last_s is None else last_s * 0.8 - age_s
 
     def restart(self, now_s: float, *, same_boot: bool) -> None:
         self.streak, self.test_from_s, self.deaf = NO_STREAK, None, True
@@ -124,6 +133,7 @@ class Oracle:
             return
         self.began_s = self.at_s = now_s  # another clock
         self.runtime_s, self.quiet_until_s = None, 0.0
+        self.numbers = [(None, charge_pct) for _, charge_pct in self.numbers]
         self.latched = dict.fromkeys(self.latched, now_s)
         self.ordered_s = now_s if self.ordered_s > 0 else self.ordered_s
         if self.where == "recovery":
@@ -184,15 +194,14 @@ class Oracle:
         else:
             self.streak = Streak(kind, now_s)
         self.word = self.word if kind == "neither" else kind
-        self.words = [*self.words[-1:], (is_low(look), look.battery.runtime_s, look.battery.charge_pct)]
-        lows, runtimes, charges = zip(*self.words, strict=True)
-        runtime_s = None if runtimes[-1] is None else max(r for r in runtimes if r is not None)
-        charge_pct = None
-        if charges[-1] is not None:
-            charge_pct = (max if kind == "battery" else min)(c for c in charges if c is not None)
+        self.words = [*self.words[-1:], is_low(look)]
+        self.numbers = [*self.numbers[-1:], (look.battery.runtime_s, look.battery.charge_pct)]
+        runtimes, charges = ([n for n in one if n is not None] for one in zip(*self.numbers, strict=True))
+        runtime_s = max(runtimes) if len(runtimes) == 2 else None
+        charge_pct = (max if kind == "battery" else min)(charges) if len(charges) == 2 else None
         if runtime_s is not None and self.runtime_s is not None and self.on_battery:
             runtime_s = min(runtime_s, self.runtime_s * (1 + since_s * 0.10 / 60))
-        self.runtime_s, self.charge_pct, self.low = runtime_s, charge_pct, len(lows) == 2 and all(lows)
+        self.runtime_s, self.charge_pct, self.low = runtime_s, charge_pct, len(self.words) == 2 and all(self.words)
         self.says_low = self.says_low or look.battery.low is not None
         self.at_s, self.deaf = now_s, False
         if self.streak.count >= 2 and self.streak.length_s("battery") >= 3.0 and (self.doubt or not self.on_battery):
@@ -207,7 +216,7 @@ class Oracle:
 
     def is_believed_low(self, age_s: float) -> bool:
         """Said twice in a row, or last before silence."""
-        return self.low or (age_s > 15.0 and bool(self.words) and self.words[-1][0])
+        return self.low or (age_s > 15.0 and bool(self.words) and self.words[-1])
 
     def is_test(self, look: Status) -> bool:
         if self.test_from_s is None:
@@ -255,11 +264,9 @@ class Oracle:
         if not self.may_latch(now_s, failed) or self.at_s is None:
             return set()
         age_s = now_s - self.at_s
-        left_s = 1e9 if self.runtime_s is None else self.runtime_s
-        if age_s > 15.0:
-            left_s = left_s * 0.8 - age_s
+        left_s = self.left_s(age_s)
         needs = [plan.needs_s.get(s.name, 0.0) for s in plan.stages if s.name not in self.latched]
-        tight = bool(needs) and left_s <= max(needs) + plan.local_needs_s + 30.0 and self.runtime_s is not None
+        tight = bool(needs) and left_s is not None and left_s <= max(needs) + plan.local_needs_s + 30.0
         if age_s >= 60.0 or (self.is_believed_low(age_s) and not plan.ignore_low) or tight:
             self.doubt = False
             return {s.name for s in plan.stages}
@@ -271,7 +278,7 @@ class Oracle:
                 due.add(stage.name)
             if now_s < self.quiet_until_s:
                 continue
-            if stage.runtime_below_s is not None and self.runtime_s is not None and left_s < stage.runtime_below_s:
+            if stage.runtime_below_s is not None and left_s is not None and left_s < stage.runtime_below_s:
                 due.add(stage.name)
             if stage.charge_below_pct is not None and (self.charge_pct or 0.0) < stage.charge_below_pct:
                 if self.charge_pct is not None:

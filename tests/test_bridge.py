@@ -158,6 +158,8 @@ def test_a_bridge_that_cannot_say_a_short_delay_says_its_shortest_and_that_is_to
     driver, _ = connected(it, "megatec")
     driver.poll()
     assert driver.order(Command.SHUTDOWN_STAY_OFF, delay_s=12) == "off after 30 s, not 12" and unit.off_at_s == 30.0
+    driver.order(Command.SHUTDOWN_STOP)
+    assert driver.order(Command.LOAD_OFF) == "off after 30 s, not at once" and unit.off_at_s == 30.0
 
 
 # --- which bridge it is -------------------------------------------------------------------------------------------

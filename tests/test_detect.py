@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent import detect, drivers, finding, process
+from agent import core, detect, drivers, finding, process
 from agent.detect import Around, Auto, Candidate, Found, Look, judge, usb_section, weigh
 from agent.devices import Port
 from agent.drivers import apcsmart, megatec, shut, snmp
@@ -23,6 +23,8 @@ from agent.hidraw import Identity
 from agent.link import Silence
 from agent.model import ConfigError, LinkError, Reply
 from agent.pretend import Unit
+from agent.ups import Polled
+from tests.kit import look
 from tests.simulators.apcsmart import ApcUnit
 from tests.simulators.dialects import SPEAKERS
 from tests.simulators.hidunit import HidUnit
@@ -330,6 +332,35 @@ def test_a_ups_that_is_silent_for_long_is_looked_for_and_stays_remembered(tmp_pa
         bench.now_s += 15.0
         assert settle(auto) == before
     assert 2 <= sum(kind.startswith("serial") for kind in bench.opened[1:]) <= 40
+
+
+def test_a_ups_that_answers_is_not_looked_for_however_often_its_line_is_opened(tmp_path: Path) -> None:
+    bench = Bench(serial=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0)))
+    auto = Auto(tmp_path, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    before = settle(auto)
+    for _ in range(60):  # a noisy line; a look would be silence, and that counts in an outage
+        bench.now_s += 15.0
+        assert auto.choose() == before
+        auto.heard()
+
+
+def test_each_frame_that_the_core_takes_says_that_the_ups_answers(tmp_path: Path) -> None:
+    path = tmp_path / "ridethrough.toml"
+    path.write_text(f'[agent]\nstate_dir = "{tmp_path}/state"\nrun_dir = "{tmp_path}/run"\n[ups]\ndriver = "auto"\n')
+    made = core.Core(path)
+    made._auto._chosen_s = 5.0
+    made._take(Polled(None, "silence", 1, "up", frozenset()))
+    assert made._auto._chosen_s == 5.0
+    made._take(Polled(look(), "", 0, "up", frozenset()))
+    assert made._auto._chosen_s < 0.0
+
+
+def test_what_could_not_be_kept_is_known_as_long_as_the_process_lives(tmp_path: Path) -> None:
+    bench, full = Bench(serial=SpeakerLink(SPEAKERS["voltronic"], Unit(0.0))), tmp_path / "a-file" / "core"
+    full.parent.write_text("")
+    auto = Auto(full, {"serial_ok": True}, bench.open, lambda: bench.now_s, bench.around())
+    before = settle(auto)
+    assert auto.choose() == before and auto.choose() == before
 
 
 def test_what_is_looked_for_after_silence_is_looked_for_at_its_own_place_alone(tmp_path: Path) -> None:

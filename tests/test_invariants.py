@@ -639,6 +639,16 @@ def test_this_host_stays_up_when_the_mains_came_back_just_before_its_turn() -> N
     assert drive.state.phase is Phase.OFF_ARMED and not drive.state.tells_local()
 
 
+def test_after_a_reboot_this_host_does_not_go_by_the_old_boots_runtime() -> None:
+    plan = Plan(stages=(Stage(name="a", on_battery_s=10.0),), needs_s={"a": 60.0}, local_needs_s=60.0)
+    drive = Drive(plan).frames(90, runtime_s=130.0)
+    assert drive.state.phase is Phase.OFF_ARMED and not drive.state.power_ends
+    drive.reboot()
+    drive.silence(25)
+    drive.frames(90, runtime_s=3600.0)
+    assert drive.state.phase is Phase.OFF_ARMED and not drive.state.tells_local()
+
+
 # --- the race for the power -------------------------------------------------------------------------------------
 
 RACE = replace(OFF, stages=(Stage(name="a", on_battery_s=20.0), Stage(name="b", on_battery_s=40.0)), needs_s={"a": 30.0, "b": 40.0})  # fmt: skip  # noqa: E501

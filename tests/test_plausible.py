@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from agent.config import Config, Stage
+from agent.drivers import megatec
 from agent.forecast import filled
 from agent.model import Battery, Condition, Driver, Line, Rating, Source, Status
 from agent.outage import Plan, State
 from agent.plausible import Oddities, believable
+from agent.pretend import Unit
 from agent.protection import step
 from agent.ups import Ups
 from agent.usbport import Rescue
 from agent.verbs import describe
 from tests.fakecore import on_line
+from tests.kit import Play
+from tests.simulators.dialects import SPEAKERS
+from tests.simulators.script import SpeakerLink
 
 GOOD = Status(
     taken_s=1.0,
@@ -75,6 +81,57 @@ def test_a_unit_that_always_says_no_runtime_does_not_end_an_outage_when_it_begin
         look, _ = believable(Status(taken_s=float(second), source=Source.BATTERY, battery=battery))
         state, _ = step(state, look, float(second), plan=plan, failed_polls=0, fresh_id="0" * 16)
     assert state.on_battery and state.latched == ()
+
+
+class Process:
+    """The agent's process, with a Voltronic unit at its line whose battery says this runtime, in minutes."""
+
+    def __init__(self, unit: Unit, runtime: Callable[[], bytes], after: Play | None = None) -> None:
+        def speak(unit: Unit, command: bytes) -> bytes:
+            said = SPEAKERS["voltronic"](unit, command)
+            return said[:-4] + runtime() + b"\r" if command == b"QBV" else said
+
+        link = SpeakerLink(speak, unit)
+        self.unit, self.play = unit, Play(stages=(Stage(name="first", on_battery_s=600.0),), after=after)
+        self._ups = Ups(
+            lambda: megatec.connect({"dialect": "voltronic"}, link, lambda: link.now_s),
+            lambda polled: self.play.second(polled.status),
+            1.0,
+            Rescue(time.monotonic),
+        )
+
+    def seconds(self, count: int, *, mains: bool, charge_pct: float) -> Process:
+        for _ in range(count):
+            self.unit.mains, self.unit.charge_pct = mains, charge_pct
+            self._ups._poll()
+        return self
+
+
+def test_a_unit_without_a_runtime_ends_no_outage_after_a_restart_in_it_or_with_half_a_battery() -> None:
+    one = Process(Unit(0.0), lambda: b"000").seconds(5, mains=True, charge_pct=100.0)
+    one.seconds(10, mains=False, charge_pct=60.0)
+    assert "on-battery" in one.play.so() and one.play.tell == ()
+    again = Process(one.unit, lambda: b"000", one.play).seconds(10, mains=False, charge_pct=55.0)
+    assert "on-battery" in again.play.so() and again.play.tell == ()
+    half = Process(Unit(0.0), lambda: b"000").seconds(5, mains=True, charge_pct=40.0)
+    assert half.seconds(10, mains=False, charge_pct=38.0).play.tell == ()
+    assert half.play.view.status is not None and half.play.view.status.battery.runtime_s is None
+
+
+def test_an_empty_battery_is_seen_after_a_restart_too() -> None:
+    one = Process(Unit(0.0), lambda: b"000").seconds(5, mains=True, charge_pct=25.0)
+    one.seconds(10, mains=False, charge_pct=24.0)
+    assert one.play.tell and one.play.history.settled
+    told = iter([b"002"] * 5)
+    one = Process(Unit(0.0), lambda: next(told, b"000")).seconds(5, mains=True, charge_pct=60.0)
+    assert one.seconds(10, mains=False, charge_pct=50.0).play.tell, "it has told that it has one to tell"
+
+
+def test_one_damaged_digit_of_a_unit_without_a_runtime_ends_no_outage() -> None:
+    said = iter([b"000"] * 15 + [b"001"])
+    one = Process(Unit(0.0), lambda: next(said, b"000")).seconds(5, mains=True, charge_pct=100.0)
+    assert one.seconds(30, mains=False, charge_pct=80.0).play.tell == ()
+    assert "on-battery" in one.play.so()
 
 
 @pytest.mark.parametrize("source", Source)

@@ -352,6 +352,29 @@ def test_one_odd_frame_in_an_outage_latches_nothing_and_two_in_a_row_do(odd: dic
     assert walk.latched
 
 
+@pytest.mark.parametrize("odd", [{"runtime_s": 0.0}, {"charge_pct": 0.0}])
+def test_one_odd_frame_after_one_that_did_not_say_it_or_after_a_gap_latches_nothing(odd: dict[str, float]) -> None:
+    plan = replace(PLAN, stages=(Stage(name="a", charge_below_pct=20.0), Stage(name="b", runtime_below_s=300.0)))
+    walk, nothing = Walk(plan).frames(10), dict.fromkeys(odd)
+    for _ in range(20):
+        walk.frames(1, **nothing).frames(1, **odd).frames(1)
+    walk.silence(20).frames(1, **odd).frames(1)
+    walk.state = protection.resume(walk.state, walk.now_s, same_boot=True)
+    walk.frames(1, **odd).frames(1)
+    never = Walk(plan).frames(10, **nothing).frames(1, **odd).frames(1, **nothing)
+    assert walk.state.on_battery and walk.latched == () and never.state.on_battery and never.latched == ()
+    assert walk.frames(2, **odd).latched and never.frames(2, **odd).latched
+
+
+def test_a_runtime_that_was_said_once_counts_in_the_silence_after_it() -> None:
+    walk = Walk().frames(10, runtime_s=None).frames(1, runtime_s=200.0)
+    assert walk.latched == (), "within the budget, and not believed"
+    walk.silence(14)
+    assert walk.latched == ()
+    walk.silence(3)
+    assert walk.latched == ("a", "b", "c") and walk.state.latched[0].why.startswith("budget")
+
+
 def test_the_last_word_before_silence_counts_though_it_was_said_once() -> None:
     walk = Walk().frames(10).frames(1, low=True)
     walk.silence(14)

@@ -107,7 +107,7 @@ def with_battery(facts: Facts, cells: int | None) -> Facts:
 def look(facts: Facts, *, test: Test | None = None, taken_s: float) -> Status:
     """What plausible facts mean together. `test`: see Status."""
     charge_pct = facts.get("charge_pct")
-    guess = _guessed_pct(facts) if charge_pct is None else None
+    guess = _guessed_pct(facts) if charge_pct is None and facts.get("may_guess", True) else None
     source = _source(facts)
     by_rating = bool(facts.get("battery_v_estimated")) and facts.get("battery_v") is not None
     guesses = {"charge_pct": guess is not None, "voltage_v": by_rating}

@@ -28,6 +28,9 @@ REST_S, KNOWN_REST_S = 60.0, 15.0  # then what is asked in each poll is left out
 AGAIN_S, AGAIN_LIMIT_S = 300.0, 6 * 3600.0  # and what is asked once, doubled each time
 #: what a charge is guessed by counts for weeks, and its answer has no check: it is asked until it is said twice
 TWICE = frozenset(("rated_battery_v", "battery_empty_v", "cells"))
+#: so long a charge is not guessed of a unit that tells its own, or has not yet been heard on that: of the sagging
+#: voltage in an outage it is another
+GUESS_AFTER_S = 60.0
 LATE_WITHIN_S = 1.0  # after silence the line is left alone for so long
 COUNTS_DOWN = {
     Command.SHUTDOWN_RETURN: True,
@@ -62,6 +65,7 @@ class Unit:
         self._late = False  # an answer of this poll may still come
         self._took_s = 0.0  # its status: a unit that is slow needs so long for the others, too
         self._told: set[str] = set()  # facts that it ever told
+        self._spoken_s = self._charge_s = -math.inf  # since it is understood; when it told its charge
         self._test = Test()
         self._stop_ordered = False
         self.odd: Facts = {}  # facts that were not plausible in the last poll: `ups.py` says so
@@ -98,6 +102,7 @@ class Unit:
                 self._known_s = dict.fromkeys({meaning.place(name) for name in said}, self._now()) | self._known_s
         self._told |= {name for name, value in {**self._known, **facts}.items() if value is not None}
         one_cell = meaning.per_cell(facts)
+        facts["may_guess"] = self._may_guess(dialect, facts)
         facts = dialect.derive(meaning.with_battery({**self._known, **facts}, self._cells))
         self._test = self._test_after(facts)
         facts, self.odd = meaning.plausible(facts)
@@ -107,6 +112,15 @@ class Unit:
         status = meaning.look(facts, test=self._test, taken_s=taken_s)
         places = (one for one in self._known_s.items() if one[0])
         return replace(status, older=older(places, taken_s))
+
+    def _may_guess(self, dialect: Dialect, facts: Facts) -> bool:
+        """Whether a charge that it does not say may be guessed: not for an answer that was only lost."""
+        now_s = self._now()
+        if facts.get("charge_pct") is not None:
+            self._charge_s = now_s
+        heard = self._answered | self._again_s.keys()
+        unheard = any(query.ask not in heard for query in dialect.poll[1:] if not query.only)
+        return now_s - max(self._charge_s, self._spoken_s if unheard else -math.inf) >= GUESS_AFTER_S
 
     def order(self, command: Command, **args: Any) -> str | None:
         """Give an order (arguments: see model.Command). A word if a delay was rounded up, a countdown is not seen, or
@@ -128,6 +142,8 @@ class Unit:
             told = encode(command, {**args, "delay_s": max(args["delay_s"], bridge.off_min_s)}, orders)
             if asked.pop("return_delay_s", None) is not None:
                 words = [f"back {bridge.back_s:g} s after the mains, whatever is asked"]
+        elif bridge is not None and command is Command.LOAD_OFF:
+            words = [f"off after {bridge.off_min_s:g} s, not at once"]
         facts, doubt = self._tell(self._dialect, told)
         self._stop_ordered = command is Command.TEST_STOP
         words += [remark(told, asked), doubt, self._not_seen(self._dialect, COUNTS_DOWN.get(command), facts)]
@@ -138,7 +154,7 @@ class Unit:
         self._link.close()
 
     def _speak(self, dialect: Dialect) -> Dialect:
-        self._dialect = dialect
+        self._dialect, self._spoken_s = dialect, self._now()
         carries: Callable[[bytes], bool] = getattr(self._link, "carries", lambda command: True)
         orders = dialect.orders
         self._commands = frozenset(one for one in orders.commands if carries(example(one, orders)))
