@@ -139,6 +139,17 @@ def test_what_is_set_leaves_a_row_with_who_and_from_where(tmp_path: Path) -> Non
     assert order["origin"] == {"user": "snmp community writes", "address": "127.0.0.2"}
 
 
+def test_rows_name_ipv4_as_people_do_where_ipv6_is_served_too(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        it.set(NAME, TEXT, SECRETS["writes"], "::ffff:127.0.0.2")
+        it.set(BEEPER, ber.integer(1), SECRETS["writes"], "::ffff:127.0.0.2")
+        it.set(BEEPER, TEXT, SECRETS["writes"], "::ffff:127.0.0.2")
+        it.rows()
+        asked = [one["type"] for one in it.bus.heard]
+    assert asked == ["audit", "command", "audit"]
+    assert {one["origin"]["address"] for one in it.bus.heard} == {"127.0.0.2"}
+
+
 def test_a_set_that_is_refused_leaves_a_row_with_who_what_and_why(tmp_path: Path) -> None:
     with box(tmp_path) as it:
         it.set(NAME, TEXT, COMMUNITY)
