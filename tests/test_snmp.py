@@ -326,6 +326,10 @@ def test_traffic_is_counted(stage: Stage) -> None:
         1,
     ]
     assert [counts[n] for n in (mib2.IN_RESPONSES, mib2.IN_GEN_ERRORS)] == [1, 1]
+    for error in range(20):  # RFC 1157 knows five
+        stage.ask(request(ber.RESPONSE, NAME, first=error))
+    kinds = mib2.IN_TOO_BIGS, mib2.IN_NO_SUCH_NAMES, mib2.IN_BAD_VALUES, mib2.IN_READ_ONLYS, mib2.IN_GEN_ERRORS
+    assert [counts[n] for n in kinds] == [1, 1, 1, 1, 2]
     assert whole(stage.walk("1.3.6.1.2.1.11")["1.3.6.1.2.1.11.4.0"][1]) == 1
 
 
