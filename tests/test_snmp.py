@@ -499,6 +499,17 @@ def test_the_reply_comes_from_the_address_that_was_asked(net: Path, listen: str,
         assert b"rack-3" in answered
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
+def test_who_asks_everybody_gets_a_reply_from_the_own_address(net: Path, listen: str) -> None:
+    with listening(view(), net, listen) as stage, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.settimeout(2.0)
+        port = stage.agent.address[1]
+        sock.sendto(request(ber.GET, NAME), ("127.255.255.255", port))
+        answered, sender = sock.recvfrom(2000)
+        assert sender == ("127.0.0.1", port) and b"rack-3" in answered and stage.agent.refused == {}
+
+
 def test_it_goes_on_after_garbage_and_empty_datagrams(net: Path) -> None:
     with listening(view(), net) as stage, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for data in (b"", b"\x30", bytes(1472), bytes(9000), b"\x30\x84\xff\xff\xff\xff"):
