@@ -431,13 +431,14 @@ def test_a_port_that_is_taken_keeps_nobody_from_being_told_and_is_tried_again(
     ]
 
 
+@pytest.mark.parametrize("data", [b"[" * 30_000, b"[]", b"{"])
 @pytest.mark.parametrize("name", ["engine.json", "users.json", "texts.json", "notify.json"])
-def test_a_file_that_is_nested_without_an_end_is_damage_and_no_crash(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+def test_a_file_that_is_no_object_or_nested_without_an_end_is_damage_and_no_crash(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, data: bytes
 ) -> None:
     peer, folder = Peer(), tmp_path / "faces" / "snmp"
     engineid.write_keys(folder, {"ops": engineid.made(engineid.engine_id(folder), "sha256", SIGN)})
-    vault.write_private(folder / name, b"[" * 30_000)
+    vault.write_private(folder / name, data)
     who = {
         "communities": (config.Community(label="reads", sources=LOOPBACK),),
         "users": (config.User(name="ops", sources=LOOPBACK),),
