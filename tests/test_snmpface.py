@@ -454,6 +454,16 @@ def test_a_file_that_is_no_object_or_nested_without_an_end_is_damage_and_no_cras
         sock.close()
 
 
+@pytest.mark.parametrize("name", ["engine.json", "users.json"])
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_keys_that_others_may_read_are_not_used_and_the_remedy_is_said(tmp_path: Path, name: str, mode: int) -> None:
+    engineid.write_keys(tmp_path, {"ops": engineid.made(engineid.engine_id(tmp_path), "sha256", SIGN)})
+    (tmp_path / name).chmod(mode)
+    with pytest.raises(ConfigError, match=f"others may read it; mend with: chmod 600 .*{name}"):
+        engineid.keys(tmp_path)
+        engineid.started(tmp_path)
+
+
 def test_secrets_that_are_nested_without_an_end_are_damage_and_no_crash(tmp_path: Path) -> None:
     vault.write_private(tmp_path / "secrets.json", b"[" * 30_000)
     with pytest.raises(ConfigError, match="damaged"):
