@@ -477,6 +477,8 @@ def test_secrets_that_are_nested_without_an_end_are_damage_and_no_crash(tmp_path
         ("users.json", "version 3 is off: .*users.json: damaged"),
         ("", "user ops has no keys yet; give him some with: ridethrough snmp-user ops$"),
         ("weak", "user ops: md5 and des are off"),
+        ("unwritable", "version 3 is off: .*engine.json: Is a directory; version 3 needs it and stays off"),
+        ("informs", "user ops: informs need his keys in another form; .*ridethrough snmp-user ops --informs$"),
     ],
 )
 def test_why_a_receiver_of_version_3_is_off_is_said_with_the_remedy_that_helps(
@@ -488,7 +490,11 @@ def test_why_a_receiver_of_version_3_is_off_is_said_with_the_remedy_that_helps(
         engineid.write_keys(folder, {"ops": engineid.made(engineid.engine_id(folder), way, SIGN)})
     if name.endswith(".json"):
         vault.write_private(folder / name, b"{")
-    by_user = config.TrapReceiver(name="n", address="127.0.0.1", port=peer.address[1], version="3", user="ops")
+    if name == "unwritable":
+        (folder / "engine.json.new").mkdir()  # in the place of the file that would be renamed
+    by_user = config.TrapReceiver(
+        name="n", address="127.0.0.1", port=peer.address[1], version="3", user="ops", inform=name == "informs"
+    )
     settings = config.Config(
         state_dir=str(tmp_path),
         snmp=config.Snmp(
