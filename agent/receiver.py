@@ -181,11 +181,13 @@ class Receiver:
 
     def _socket(self) -> socket.socket:
         if self._sock is None:
-            v6 = isinstance(ipaddress.ip_address(self._address[0]), ipaddress.IPv6Address)
-            sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+            # `connect` alone would forget the interface of fe80::1%eth0
+            found = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+            family, kind, proto, _, place = found[0]
+            sock = socket.socket(family, kind, proto)
             try:
                 sock.setblocking(False)
-                sock.connect(self._address)
+                sock.connect(place)
             except OSError:
                 sock.close()
                 raise

@@ -186,7 +186,12 @@ class Agent:
                 back.append((level, kind, value))
         reply = self.answer(data, sender[0], (sender, back))
         if reply is not None:
-            sock.sendmsg([reply], back, socket.MSG_DONTWAIT, sender)
+            try:
+                sock.sendmsg([reply], back, socket.MSG_DONTWAIT, sender)
+            except BlockingIOError:
+                raise
+            except OSError:  # asked by broadcast or multicast over IPv6's socket: nobody can reply from that address
+                sock.sendmsg([reply], [], socket.MSG_DONTWAIT, sender)
 
     # the answer
 

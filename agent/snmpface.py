@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import ber, bus, config, engineid, netif, notify, receiver, settexts, snmp, upsset, v3
+from . import addresses, ber, bus, config, engineid, netif, notify, receiver, settexts, snmp, upsset, v3
 from .config import Config
 from .mib import Engine
 from .model import Command, ConfigError
@@ -92,12 +92,14 @@ _ERRORS = {bus.Unreachable: upsset.RESOURCE_UNAVAILABLE, bus.Unanswered: upsset.
 def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Writer:
     """Does what managers set: orders go over the bus, texts to a file."""
 
+    def origin(who: str, host: str) -> dict[str, str]:  # where IPv6 is served too, IPv4 comes as ::ffff:192.0.2.1
+        return {"user": f"snmp {who}", "address": addresses.normal(host)}
+
     def order(command: Command, args: Mapping[str, object], who: str, host: str) -> None:
-        origin = {"user": f"snmp {who}", "address": host}
         try:
             client.ask(
                 {
-                    "type": "command", "command": command.value, "args": dict(args), "origin": origin,
+                    "type": "command", "command": command.value, "args": dict(args), "origin": origin(who, host),
                     "until_s": time.monotonic() + ORDER_S,
                 },
                 ORDER_S,
@@ -107,9 +109,8 @@ def _writer(wanted: config.Snmp, folder: Path, client: bus.Client) -> upsset.Wri
             raise upsset.Refused(str(e), _ERRORS.get(type(e), upsset.INCONSISTENT_VALUE)) from e
 
     def audit(what: str, who: str, host: str, why: str) -> None:
-        origin = {"user": f"snmp {who}", "address": host}
         try:
-            client.ask({"type": "audit", "what": what, "why": why, "origin": origin}, AUDIT_S)
+            client.ask({"type": "audit", "what": what, "why": why, "origin": origin(who, host)}, AUDIT_S)
         except bus.BusError as e:
             done = f"was refused {what} ({why})" if why else f"has set {what}"
             log.warning("snmp: %s %s; the core does not keep that: %s", who, done, e)

@@ -127,6 +127,7 @@ def pdu_of(bindings: bytes, numbers: bytes = bytes.fromhex("020101020100020100")
 
 
 NAME = bytes.fromhex("06032b0601")
+GOOD = ber.tlv(ber.SEQUENCE, NAME + b"\x05\x00")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,8 @@ NAME = bytes.fromhex("06032b0601")
         pdu_of(b"", tag=0xAF),
         pdu_of(b"") + b"\x00",
         b"\xa0\x0c\x02\x01\x01\x02\x01\x00\x02\x01\x00\x30\x00\x00",  # an octet behind the bindings
+        ber.tlv(ber.GET, bytes.fromhex("0201010201000201003000") + GOOD),  # a binding behind the bindings
+        ber.tlv(ber.GET, bytes.fromhex("0201010201000201003009")) + GOOD,  # the bindings reach beyond the PDU
     ],
 )
 def test_a_malformed_pdu_is_refused(data: bytes) -> None:

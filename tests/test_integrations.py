@@ -60,6 +60,8 @@ def test_every_name_is_answered_with_a_number(stage: Stage, file: Path) -> None:
 EXPORT = yaml.safe_load((FOLDER / "zabbix-template.yaml").read_text())["zabbix_export"]
 (TEMPLATE,) = EXPORT["templates"]
 ITEMS = {item["key"]: item for item in TEMPLATE["items"]}
+RULES = TEMPLATE["discovery_rules"]
+PROTOTYPES = [prototype for rule in RULES for prototype in rule["item_prototypes"]]
 TRIGGERS = [(item["key"], trigger) for item in TEMPLATE["items"] for trigger in item.get("triggers", ())]
 TRIGGER = re.compile(r"last\(/([^/]+)/([^)]+)\)(>=|>|=)(\d+)")
 HOLDS = {">=": int.__ge__, ">": int.__gt__, "=": int.__eq__}
@@ -67,6 +69,7 @@ FIELDS = {
     "uuid", "name", "type", "snmp_oid", "key", "delay", "value_type", "units", "preprocessing", "valuemap",
     "triggers",
 }  # fmt: skip
+FOUND_BY = {"uuid", "name", "type", "snmp_oid", "key", "delay", "item_prototypes"}
 
 
 def everything(node: Any) -> Iterator[dict[str, Any]]:
@@ -84,6 +87,7 @@ def test_zabbix_every_uuid_is_one_and_is_there_once() -> None:
         re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", u) for u in uuids
     )
     named = [*EXPORT["groups"], TEMPLATE, *TEMPLATE["items"], *(t for _, t in TRIGGERS), *TEMPLATE["valuemaps"]]
+    named += RULES + PROTOTYPES
     assert all("uuid" in node for node in named) and len(named) == len(uuids)
 
 
@@ -97,6 +101,25 @@ def test_zabbix_items_are_the_objects_that_they_are_named_after() -> None:
         scaled = [step["parameters"] for step in item.get("preprocessing", ()) if step["type"] == "MULTIPLIER"]
         assert scaled == ([["0.1"]] if row.units.startswith("0.1 ") else []), key
         assert not scaled or item["value_type"] == "FLOAT"
+
+
+@pytest.mark.parametrize("phases", [1, 3])
+def test_zabbix_finds_the_lines_that_there_are(tmp_path: Path, phases: int) -> None:
+    served = Stage(view(three_phase() if phases == 3 else ON_LINE), Net(tmp_path).folder).walk(UPS)
+    assert len({rule["key"] for rule in RULES}) == len(RULES) == 2
+    for rule in RULES:
+        assert rule.keys() == FOUND_BY and rule["type"] == "SNMP_AGENT"
+        column = re.fullmatch(r"discovery\[\{#[A-Z]+\},([\d.]+)\]", rule["snmp_oid"])
+        assert column
+        lines = [one.removeprefix(column[1] + ".") for one in served if one.startswith(column[1] + ".")]
+        assert lines == [str(n + 1) for n in range(phases)]
+        for one in rule["item_prototypes"]:
+            oid = one["snmp_oid"].removesuffix(".{#SNMPINDEX}")
+            row = OBJECTS[f"{oid}.<index>"]
+            assert one["name"] == f"{row.name} {{#SNMPINDEX}}" and one["key"] == f"{row.name}[{{#SNMPINDEX}}]"
+            assert one["type"] == "SNMP_AGENT" and one.keys() <= FIELDS and not row.units.startswith("0.1 ")
+            assert one["units"] == {"RMS Volts": "V", "Watts": "W", "percent": "%"}[row.units]
+            assert all(f"{oid}.{line}" in served for line in lines)
 
 
 def test_zabbix_value_maps_say_what_the_mib_says() -> None:

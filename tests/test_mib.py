@@ -362,7 +362,7 @@ def test_attached_devices_are_the_servers_names_as_many_as_fit() -> None:
 
 
 def test_text_that_is_not_ascii_becomes_question_marks() -> None:
-    assert ups(view(ON_LINE, name="B\u00fcro\n1"))["upsIdentName"] == "B?ro?1"
+    assert ups(view(ON_LINE, name="B\u00fcro ~\n1"))["upsIdentName"] == "B?ro ~?1"
 
 
 # --- the alarm table --------------------------------------------------------------------------------------------

@@ -645,6 +645,27 @@ def test_of_what_waits_for_a_carrier_the_oldest_give_way(tmp_path: Path) -> None
     core.receiver.close()
 
 
+def test_a_link_local_address_is_reached_over_the_interface_that_it_names(
+    core: Core, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    own = [(w[0], int(w[1], 16), w[5]) for w in words if w[3] == "20" and not int(w[4], 16) & 0x40]  # not tentative
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as manager:
+        manager.setblocking(False)
+        host, port = "fe80::1%lo", 162  # where there is none: only the interface is found
+        if own:
+            address, index, name = own[0]
+            host = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
+            manager.bind((host, 0, 0, index))
+            host, port = f"{host}%{name}", int(manager.getsockname()[1])
+        there = Receiver((host, port), ber.V2C, community=b"public-not")
+        core.tell(there, core.receiver)
+        core.turn()
+        there.close()
+        assert "Invalid argument" not in caplog.text
+        assert not own or b"public-not" in manager.recv(4096)
+
+
 def test_a_socket_that_cannot_send_is_opened_anew(core: Core) -> None:
     core.turn(6)
     link: Any = Unreachable(core.receiver._socket())  # its own address has gone from this machine

@@ -237,6 +237,24 @@ def test_signed_ones_leave_room_for_those_that_are_not(line: Line) -> None:
     assert line.done == ["plain"]
 
 
+def test_who_repeats_anothers_signed_set_hears_nothing_while_it_is_under_way(line: Line) -> None:
+    seal = b"signature", 900.0
+
+    def take(port: int) -> None:
+        line.setter.take(
+            ("who", "host", port, b"1", b"2"), lambda: (line.done.append("set"), (12, 1))[1],
+            lambda said: line.told.append((f"port {port}", said)), seal,
+        )  # fmt: skip
+
+    take(161)
+    take(4000)
+    assert line.told == [] and line.setter._queue.qsize() == 1
+    line.setter.turn()
+    assert line.done == ["set"] and line.told == [("port 161", (12, 1))]
+    take(4000)
+    assert line.done == ["set"] and line.told[1:] == [("port 4000", (12, 1))]
+
+
 def test_others_have_sets_of_their_own(line: Line) -> None:
     both: list[str] = []
 

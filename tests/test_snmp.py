@@ -285,6 +285,42 @@ def test_an_interface_that_goes_down_tells_when(net: Path) -> None:
     found = stage.walk("1.3.6.1.2.1.2.2.1")
     assert whole(found["1.3.6.1.2.1.2.2.1.8.2"][1]) == 2
     assert whole(found["1.3.6.1.2.1.2.2.1.9.2"][1]) == 4200
+    stage.now_s = 150.0
+    assert whole(stage.walk("1.3.6.1.2.1.2.2.1")["1.3.6.1.2.1.2.2.1.9.2"][1]) == 4200, "it is down as before"
+
+
+@pytest.mark.parametrize(
+    ("operstate", "carrier", "flags", "state"),
+    [
+        ("unknown", "1", "0x9", 1), ("unknown", "0", "0x9", 4), ("unknown", "1", "0x8", 4),
+        ("dormant", "1", "0x9", 5), ("lowerlayerdown", "0", "0x9", 7), ("odd", "1", "0x9", 1),
+    ],
+)  # fmt: skip
+def test_an_interface_is_up_if_it_says_so_or_has_a_carrier_and_says_nothing(
+    net: Path, operstate: str, carrier: str, flags: str, state: int
+) -> None:
+    Net(net).set("eth0", operstate=operstate, carrier=carrier, flags=flags)
+    found = Stage(view(), net).walk("1.3.6.1.2.1.2.2.1")
+    assert whole(found["1.3.6.1.2.1.2.2.1.8.2"][1]) == state
+    assert whole(found["1.3.6.1.2.1.2.2.1.7.2"][1]) == (1 if int(flags, 16) & 1 else 2)
+
+
+@pytest.mark.parametrize(
+    ("operstate", "carrier", "leaves"),
+    [
+        ("up", "1", True), ("unknown", "1", True), ("unknown", "", True), ("unknown", "0", False),
+        ("down", "1", False), ("lowerlayerdown", "0", False), ("dormant", "1", False),
+    ],
+)  # fmt: skip
+def test_a_way_is_open_while_the_interface_that_leads_there_has_a_carrier(
+    net: Path, operstate: str, carrier: str, leaves: bool
+) -> None:
+    sys, interfaces = Net(net), Interfaces(str(net))
+    sys.set("lo", operstate=operstate, carrier=carrier)
+    sys.set("eth0", operstate="down" if leaves else "up", carrier="0" if leaves else "1")
+    assert interfaces.leads_to("127.0.0.1") is leaves  # the kernel's own word: over lo, its first interface
+    sys.set("lo", ifindex="99")
+    assert interfaces.leads_to("127.0.0.1"), "what cannot be found out counts as open"
 
 
 def test_an_interface_that_vanishes_is_left_out(net: Path) -> None:
@@ -326,6 +362,10 @@ def test_traffic_is_counted(stage: Stage) -> None:
         1,
     ]
     assert [counts[n] for n in (mib2.IN_RESPONSES, mib2.IN_GEN_ERRORS)] == [1, 1]
+    for error in range(20):  # RFC 1157 knows five
+        stage.ask(request(ber.RESPONSE, NAME, first=error))
+    kinds = mib2.IN_TOO_BIGS, mib2.IN_NO_SUCH_NAMES, mib2.IN_BAD_VALUES, mib2.IN_READ_ONLYS, mib2.IN_GEN_ERRORS
+    assert [counts[n] for n in kinds] == [1, 1, 1, 1, 2]
     assert whole(stage.walk("1.3.6.1.2.1.11")["1.3.6.1.2.1.11.4.0"][1]) == 1
 
 
@@ -493,6 +533,17 @@ def test_the_reply_comes_from_the_address_that_was_asked(net: Path, listen: str,
         answered, sender = exchange(family, to, request(ber.GET, NAME))
         assert sender == to
         assert b"rack-3" in answered
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
+def test_who_asks_everybody_gets_a_reply_from_the_own_address(net: Path, listen: str) -> None:
+    with listening(view(), net, listen) as stage, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.settimeout(2.0)
+        port = stage.agent.address[1]
+        sock.sendto(request(ber.GET, NAME), ("127.255.255.255", port))
+        answered, sender = sock.recvfrom(2000)
+        assert sender == ("127.0.0.1", port) and b"rack-3" in answered and stage.agent.refused == {}
 
 
 def test_it_goes_on_after_garbage_and_empty_datagrams(net: Path) -> None:

@@ -140,6 +140,28 @@ def test_nothing_is_kept_of_who_has_no_key() -> None:
     assert responder.read_again(secured.sent()) is not None and responder._questions._kept
 
 
+@pytest.mark.parametrize("in_five_octets", ["msgID", "time"])
+def test_of_a_number_that_another_in_its_place_could_be_too_great_for_no_form_is_kept(in_five_octets: str) -> None:
+    plain = sealed(1_000_000, PRIVATE)
+    message, forms = v3.read(plain), v3.Forms()
+    forms.keep(plain, message)
+    assert forms.find(plain) is not None
+    at, stop = message.places[0:2] if in_five_octets == "msgID" else message.places[2:4]
+    grown = 5 - (stop - at)
+    data = bytearray(plain[: at - 1] + b"\x05" + bytes(grown) + plain[at:])
+    start, end = ber.body(plain, 0, len(plain), ber.SEQUENCE)
+    header_at = ber.number(plain, start, end)[1]
+    security_at = ber.body(plain, header_at, end, ber.SEQUENCE)[1]
+    around = [header_at] if in_five_octets == "msgID" else [security_at, security_at + 2]
+    for place in (*around, start - 2 if plain[1] < 128 else 1):  # the lengths that grow with it
+        data[place + 1] += grown
+    again = v3.read(bytes(data))
+    assert again == message._replace(places=again.places, signature_at=again.signature_at)
+    forms = v3.Forms()
+    forms.keep(bytes(data), again)
+    assert forms.find(bytes(data)) is None
+
+
 def test_what_is_kept_is_bounded() -> None:
     plain, forms = Plain(), v3.Forms()
     for number in range(3 * ber.REMEMBERED):

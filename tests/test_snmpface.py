@@ -139,6 +139,17 @@ def test_what_is_set_leaves_a_row_with_who_and_from_where(tmp_path: Path) -> Non
     assert order["origin"] == {"user": "snmp community writes", "address": "127.0.0.2"}
 
 
+def test_rows_name_ipv4_as_people_do_where_ipv6_is_served_too(tmp_path: Path) -> None:
+    with box(tmp_path) as it:
+        it.set(NAME, TEXT, SECRETS["writes"], "::ffff:127.0.0.2")
+        it.set(BEEPER, ber.integer(1), SECRETS["writes"], "::ffff:127.0.0.2")
+        it.set(BEEPER, TEXT, SECRETS["writes"], "::ffff:127.0.0.2")
+        it.rows()
+        asked = [one["type"] for one in it.bus.heard]
+    assert asked == ["audit", "command", "audit"]
+    assert {one["origin"]["address"] for one in it.bus.heard} == {"127.0.0.2"}
+
+
 def test_a_set_that_is_refused_leaves_a_row_with_who_what_and_why(tmp_path: Path) -> None:
     with box(tmp_path) as it:
         it.set(NAME, TEXT, COMMUNITY)
@@ -420,13 +431,14 @@ def test_a_port_that_is_taken_keeps_nobody_from_being_told_and_is_tried_again(
     ]
 
 
+@pytest.mark.parametrize("data", [b"[" * 30_000, b"[]", b"{"])
 @pytest.mark.parametrize("name", ["engine.json", "users.json", "texts.json", "notify.json"])
-def test_a_file_that_is_nested_without_an_end_is_damage_and_no_crash(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+def test_a_file_that_is_no_object_or_nested_without_an_end_is_damage_and_no_crash(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, data: bytes
 ) -> None:
     peer, folder = Peer(), tmp_path / "faces" / "snmp"
     engineid.write_keys(folder, {"ops": engineid.made(engineid.engine_id(folder), "sha256", SIGN)})
-    vault.write_private(folder / name, b"[" * 30_000)
+    vault.write_private(folder / name, data)
     who = {
         "communities": (config.Community(label="reads", sources=LOOPBACK),),
         "users": (config.User(name="ops", sources=LOOPBACK),),
@@ -442,6 +454,16 @@ def test_a_file_that_is_nested_without_an_end_is_damage_and_no_crash(
         sock.close()
 
 
+@pytest.mark.parametrize("name", ["engine.json", "users.json"])
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_keys_that_others_may_read_are_not_used_and_the_remedy_is_said(tmp_path: Path, name: str, mode: int) -> None:
+    engineid.write_keys(tmp_path, {"ops": engineid.made(engineid.engine_id(tmp_path), "sha256", SIGN)})
+    (tmp_path / name).chmod(mode)
+    with pytest.raises(ConfigError, match=f"others may read it; mend with: chmod 600 .*{name}"):
+        engineid.keys(tmp_path)
+        engineid.started(tmp_path)
+
+
 def test_secrets_that_are_nested_without_an_end_are_damage_and_no_crash(tmp_path: Path) -> None:
     vault.write_private(tmp_path / "secrets.json", b"[" * 30_000)
     with pytest.raises(ConfigError, match="damaged"):
@@ -455,6 +477,8 @@ def test_secrets_that_are_nested_without_an_end_are_damage_and_no_crash(tmp_path
         ("users.json", "version 3 is off: .*users.json: damaged"),
         ("", "user ops has no keys yet; give him some with: ridethrough snmp-user ops$"),
         ("weak", "user ops: md5 and des are off"),
+        ("unwritable", "version 3 is off: .*engine.json: Is a directory; version 3 needs it and stays off"),
+        ("informs", "user ops: informs need his keys in another form; .*ridethrough snmp-user ops --informs$"),
     ],
 )
 def test_why_a_receiver_of_version_3_is_off_is_said_with_the_remedy_that_helps(
@@ -466,7 +490,11 @@ def test_why_a_receiver_of_version_3_is_off_is_said_with_the_remedy_that_helps(
         engineid.write_keys(folder, {"ops": engineid.made(engineid.engine_id(folder), way, SIGN)})
     if name.endswith(".json"):
         vault.write_private(folder / name, b"{")
-    by_user = config.TrapReceiver(name="n", address="127.0.0.1", port=peer.address[1], version="3", user="ops")
+    if name == "unwritable":
+        (folder / "engine.json.new").mkdir()  # in the place of the file that would be renamed
+    by_user = config.TrapReceiver(
+        name="n", address="127.0.0.1", port=peer.address[1], version="3", user="ops", inform=name == "informs"
+    )
     settings = config.Config(
         state_dir=str(tmp_path),
         snmp=config.Snmp(

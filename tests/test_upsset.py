@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snmp_kit import COMMUNITY, ON_LINE, UPS, Net, Stage, since, view
 
-from agent import ber, settexts, upsset
+from agent import ber, mib2, settexts, upsset
 from agent.drivers.simulator import Simulator
 from agent.mib import INT_MAX
 from agent.model import Command, Condition
@@ -349,6 +349,11 @@ def test_version_1_has_its_own_words_for_the_errors(desk: Desk) -> None:
     assert desk.set((BEEPER, "on"), version=ber.V1) == (3, 1)
     assert desk.set((f"{UPS}.2.1.0", 2), version=ber.V1) == (2, 1)
     assert desk.set((CONTACT, "a"), version=ber.V1) == (0, 0)
+    desk.disk_full = True
+    assert desk.set((CONTACT, "b"), version=ber.V1) == (5, 1)
+    counts = desk.stage.agent.counts
+    kinds = mib2.OUT_NO_SUCH_NAMES, mib2.OUT_BAD_VALUES, mib2.OUT_GEN_ERRS, mib2.IN_TOTAL_SET_VARS, mib2.IN_SETS
+    assert [counts[n] for n in kinds] == [1, 1, 1, 1, 4]
 
 
 def test_who_may_only_read_sets_nothing(tmp_path: Path) -> None:
