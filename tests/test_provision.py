@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -297,6 +298,12 @@ WRONG = {
                        "[system] setup_code: 8 to 64 printable characters, no blank at its ends"),
     "a secret twice": (S + f'setup_code = "987654321"\npassword_hash = "{passwords.encode("987654321 98")}"\n',
                        "[system] setup_code and password_hash: only one of them"),
+    "a key twice": (S + 'setup_code = "987654321"\nsetup_code = "987654321"\n',
+                    "is no TOML: Cannot overwrite a value (at line 3, column 25); "
+                    "compare it with ridethrough.toml.example"),
+    "a table twice": (S + 'setup_code = "987654321"\n[ups]\ndriver = "auto"\n' + S,
+                      "is no TOML: Cannot declare ('system',) twice (at line 5, column 8); "
+                      "compare it with ridethrough.toml.example"),
     "a secret in the wrong place": ('setup_code = "987654321"\n' + S, "[setup_code]: unknown section"),
 }  # fmt: skip
 
@@ -334,6 +341,55 @@ def secrets_left(box: Box) -> list[str]:
     paths = [p for p in box.boot.rglob("*") if p.is_file() and p.name != provision.REPORT]
     paths += [box.places.config, box.root / "run/ridethrough-system/problems"]
     return [f"{secret} in {p.name}" for p in paths for secret in SECRETS if secret.encode() in p.read_bytes()]
+
+
+#: a whole file in pieces that may stand in any order
+PIECES = {
+    "system": '[system]\nsetup_code = "open sesame 42"\n',
+    "settings": SETTINGS, "web": '[web]\nlisten = "[::]:443"\n',
+    "wifi": '[system.wifi]\nssid = "a"\ncountry = "DE"\npassphrase = "very secret wifi"\n',
+    "secrets": '[system.secrets]\nmonitoring = "a-long-community"\n',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("".join(PIECES[name] for name in order.split()) for order in (
+            "wifi settings system web secrets", "system settings wifi web secrets",
+            "secrets settings wifi system web",
+        )),
+        # the same in other words, which TOML allows
+        'system.setup_code = "open sesame 42"\nsystem.dns = ["192.0.2.1"]\n' + SETTINGS + PIECES["web"],
+        'system.setup_code = "open sesame 42"\nsystem.wifi.ssid = "a"\nsystem.wifi.country = "DE"\n'
+        'system.wifi.passphrase = "very secret wifi"\nsystem.secrets.monitoring = "a-long-community"\n' + SETTINGS,
+        'system = {dns = [], secrets = {monitoring = "a-long-community"}}\n' + SETTINGS,
+        '["system"]\n\'dns\' = []\n"setup_c\\u006fde" = "open sesame 42"\n' + SETTINGS,
+    ],
+)  # fmt: skip
+def test_tables_may_stand_in_any_order(box: Box, text: str) -> None:
+    """tomlkit 0.15 raises IndexError when a key leaves a table that stands in pieces."""
+    report = box.start(text)
+    assert "ridethrough.toml: taken over." in report and "its secrets were removed" in report, report
+    assert secrets_left(box) == []
+    found, problems = process.load(box.places.config)
+    assert problems == () and [s.name for s in found.servers] == ["nas"]
+    assert "system" not in tomllib.loads(box.places.config.read_text())
+    assert tomllib.loads(box.written())["server"][0]["name"] == "nas"
+    assert "was taken over before" in box.start()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from([*PIECES.values(), *("".join(p.splitlines(True)[1:]) for p in PIECES.values())])))
+def test_whatever_stands_in_it_in_whatever_order_nothing_but_mistakes_is_said(pieces: list[str]) -> None:
+    data = "".join(pieces).replace("{root}", "/x").encode()
+    cleaned = bootfile.without_secrets(data)
+    try:
+        given = bootfile.read(data, System(), lambda name: True)
+    except Wrong as e:
+        assert e.lines and all(line.strip() for line in e.lines)
+        return
+    assert not any(secret.encode() in cleaned or secret in given.settings_text for secret in SECRETS)
 
 
 def test_the_same_file_put_there_again_loses_its_secrets_again(box: Box) -> None:
