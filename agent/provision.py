@@ -371,7 +371,7 @@ def _settings(places: Places) -> Config:
 def _read_system(places: Places, said: list[str]) -> System:
     path = places.system / "system.json"
     try:
-        return wire.from_json(System, json.loads(path.read_bytes()[: config.FILE_LIMIT_BYTES]))
+        return hostsetup.read(path.read_bytes()[: config.FILE_LIMIT_BYTES])
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as e:

@@ -213,6 +213,10 @@ BAD = {
     "a host name with blanks": (S + 'hostname = "my ups"\n', "letters, digits and dashes"),
     "an address without network": (S + 'address = "192.0.2.10"\n', 'such as "192.0.2.10/24"'),
     "a network's address": (S + 'address = "192.0.2.0/24"\n', "network's own or its broadcast"),
+    "no network at all": (S + 'address = "192.0.2.10/0"\n', 'such as "192.0.2.10/24"'),
+    "everybody's address": (S + 'address = "255.255.255.255/32"\n', "no host can have this address"),
+    "IPv4 in other words": (S + 'address = "::ffff:192.0.2.10/120"\n', "write 192.0.2.10/24"),
+    "this machine's own name": (S + 'hostname = "LocalHost"\n', "means each host itself"),
     "a gateway elsewhere": (S + 'address = "192.0.2.10/24"\ngateway = "10.0.0.1"\n', "is not in 192.0.2.0/24"),
     "a gateway and DHCP": (S + 'gateway = "10.0.0.1"\n', "needs a fixed address"),
     "a time zone": (S + 'timezone = "Berlin"\n', "called like Europe/Berlin"),
@@ -534,6 +538,10 @@ def test_a_damaged_memory_comes_up_by_dhcp_and_says_so(box: Box) -> None:
     box.start(SETTINGS + SYSTEM)
     (box.root / "system/system.json").write_text("{")
     assert "system.json" in box.start() and box.names[-1] == "ridethrough"
+    for damaged in ('{"address": "192.0.2.1p/24"}', '{"hostname": "a\\nb"}', "[" * 100_000):
+        (box.root / "system/system.json").write_text(damaged)
+        assert "system.json" in box.start() and box.names[-1] == "ridethrough"
+        assert "DHCP=yes" in box.run_file("systemd/network/20-wired.network")
     (box.root / "system/taken.json").write_text("{")
     assert "passphrase is missing" in box.start()  # it was removed from the partition, and its key is lost
     assert "taken over." in box.start(SETTINGS + SYSTEM)
@@ -580,6 +588,22 @@ def test_a_name_server_may_have_the_scope_of_an_interface() -> None:
     assert hostsetup.wrong({**GOOD, "dns": ["fe80::1%eth0", "192.0.2.1", "2001:db8::1"]}, lambda name: True) == []
     for bad in ("fe80::1%", "fe80::1%a b", "fe80::1%eth0\n", "fe80::1%x/y", "192.0.2.1%eth0"):
         assert hostsetup.wrong({**GOOD, "dns": [bad]}, lambda name: True), bad
+
+
+@pytest.mark.parametrize(
+    ("said", "applied"),
+    [
+        ("192.0.2.10/255.255.255.0", "192.0.2.10/24"),
+        ("192.0.2.10/024", "192.0.2.10/24"),
+        ("2001:DB8:0::7/064", "2001:db8::7/64"),
+    ],
+)
+def test_an_address_is_applied_in_the_one_form_that_networkd_reads(box: Box, said: str, applied: str) -> None:
+    """Anything else after the slash makes systemd-networkd leave the line out: a box without an address."""
+    box.start(S + f'address = "{said}"\n')
+    lines = box.run_file("systemd/network/20-wired.network").splitlines()
+    assert f"Address={applied}" in lines and "DHCP=yes" not in lines
+    assert hostsetup.ways_in(System(address=said), [])[1].strip().startswith("https://")
 
 
 def test_a_wifi_key_is_that_of_the_standard() -> None:
