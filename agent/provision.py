@@ -309,12 +309,12 @@ def _seconds(places: Places, system: System, mistakes: list[str]) -> list[str]:
     try:
         offered = seconds.offered(places.boot)
     except OSError:
-        offered = []  # said of the first one's file
+        offered = {}  # said of the first one's file
     said = []
-    for name in offered:
-        if problem := seconds.wrong_name(name):
-            said.append(f"{seconds.file_of(name)}: NOT taken over: {problem}.")
-            mistakes.append(f"{seconds.file_of(name)} of the boot partition: {problem}")
+    for file, name in offered.items():
+        if problem := seconds.wrong_name(name, file):
+            said.append(f"{file}: NOT taken over: {problem}.")
+            mistakes.append(f"{file} of the boot partition: {problem}")
         else:
             said += _take(places.of(name), System(), mistakes)
     for name in seconds.known(places.config):

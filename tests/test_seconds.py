@@ -142,6 +142,45 @@ def test_a_name_that_no_unit_or_folder_can_have_is_said(box: Box, name: str) -> 
     assert box.started == [] and f"ridethrough-{name}.toml" in box.run_file("ridethrough-system/problems")
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("Ridethrough-rack-2.toml", "call it ridethrough-rack-2.toml"),
+        ("RIDETHROUGH-RACK-2.TOML", "call it ridethrough-rack-2.toml"),
+        ("ridethrough-rack-2.toml.txt", "call it ridethrough-rack-2.toml (Windows may hide how a name ends)"),
+    ],
+)
+def test_a_file_that_is_called_nearly_so_is_said(box: Box, name: str, remedy: str) -> None:  # noqa: F811
+    """On FAT it is the same name; what Windows adds nobody sees there. It must not be passed over in silence."""
+    (box.boot / name).write_text(SECOND)
+    assert f"{name}: NOT taken over: {remedy}." in box.start(FIRST) and box.started == []
+    assert f"{name} of the boot partition: {remedy}" in box.run_file("ridethrough-system/problems")
+    (box.boot / name).unlink()
+    assert name not in box.start()
+
+
+LINE = 'driver = "megatec"\nport = "/dev/serial/by-id/usb-one"\n'
+SAME = "ridethrough.toml means the same UPS: each must say which one is its own"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (LINE, LINE, True),
+        (LINE, LINE.replace("megatec", "apcsmart") + "baud = 9600\n", True),
+        (LINE, LINE.replace("usb-one", "usb-two"), False),
+        ('driver = "usbhid"\n', 'driver = "usbhid"\n', True),
+        ('driver = "usbhid"\nusb_serial = "A1"\n', 'driver = "usbhid"\nusb_serial = "A2"\n', False),
+        ('driver = "nut"\nhost = "192.0.2.5"\n', 'driver = "nut"\nhost = "192.0.2.6"\n', False),
+    ],
+)
+def test_two_that_mean_the_same_ups_are_said(box: Box, first: str, second: str, same: bool) -> None:  # noqa: F811
+    """With one of the two plugged in, both would protect by it, and nobody would look at the other."""
+    offer(box, SECOND.replace('driver = "simulator"\n', second))
+    report = box.start(FIRST.replace('driver = "simulator"\n', first))
+    assert (SAME in report) is same and bool(box.started) is not same, report
+
+
 def test_services_that_do_not_start_are_said_on_the_page(box: Box) -> None:  # noqa: F811
     def refuse(units: object) -> None:
         raise OSError(5, "cannot be started: no bus", "ridethrough-core@rack-2.service")
