@@ -254,7 +254,7 @@ def _scrub(places: Places, path: Path, data: bytes, mistakes: list[str]) -> list
         return []
     try:
         with bootpart.writable(places.boot, places.mount):
-            vault.write_whole(path, cleaned, None)
+            bootpart.replace(path, cleaned)
     except OSError as e:
         why = f"its secrets could NOT be removed from this partition ({e.strerror}): remove them yourself"
         mistakes.append(f"{places.file} of the boot partition: {why}")

@@ -137,6 +137,16 @@ def test_its_secrets_leave_the_partition_and_the_rest_stays(box: Box) -> None:
     assert 'hostname = "ups-cellar"' in left and "# our adapter" in left and 'ssid = "Zähler"' in left
 
 
+def test_what_the_file_was_is_overwritten_on_the_partition(box: Box) -> None:
+    """A new file in its place leaves the clusters of the old one as they are: any reader of the card finds them."""
+    (box.boot / provision.FILE).write_text((SETTINGS + SYSTEM).replace("{root}", str(box.root)))
+    os.link(box.boot / provision.FILE, box.root / "old clusters")
+    assert "secrets were removed" in box.start()
+    old = (box.root / "old clusters").read_bytes()
+    assert len(old) > 500 and not any(secret.encode() in old for secret in SECRETS)
+    assert "ups-cellar" in box.written()
+
+
 def test_once_per_content(box: Box) -> None:
     box.start(SETTINGS + SYSTEM)
     box.places.config.write_text(box.places.config.read_text().replace("192.0.2.9", "192.0.2.99"))
