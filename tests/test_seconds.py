@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent import process, provision, seconds, vault
+from agent import bootfile, process, provision, seconds, vault
+from agent.hostsetup import System
+from image import machine
+from image import test as look
 from tests.test_place import place
 from tests.test_provision import KEY, SETTINGS, Box, box  # noqa: F401 - a fixture
 
@@ -216,6 +219,16 @@ def test_its_units_on_the_image_keep_their_state_on_the_data_partition() -> None
     assert seconds.folders("rack-2", Config()) == {
         "state_dir": "/var/lib/ridethrough/rack-2", "run_dir": "/run/ridethrough-rack-2",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), [(machine.SERIAL, look.USB), (look.USB, machine.SERIAL)])
+def test_what_the_image_test_puts_on_its_card_is_taken_over(first: str, second: str) -> None:
+    ours = bootfile.read(machine.settings(6003, first).encode(), System(), lambda zone: True)
+    its = bootfile.read(machine.second_settings(6004, second).encode(), System(), lambda zone: True)
+    assert ours.settings is not None and its.settings is not None and its.setup_code == machine.SECOND_CODE
+    assert seconds.wrong(machine.SECOND, its, ours.settings, {}) == []
+    for settings in (ours.settings, its.settings):
+        assert settings.mode == "armed" and len(settings.servers) == 1 and settings.servers[0].address == machine.HOST
 
 
 def test_what_is_kept_of_the_first_is_untouched_by_the_second(box: Box) -> None:  # noqa: F811
