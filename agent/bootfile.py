@@ -35,6 +35,11 @@ class Wrong(Exception):
         self.lines = lines
 
 
+def called(name: str, wanted: str) -> str:
+    """What to say of a file that has nearly the name it should have."""
+    return f"There is {name}: call it {wanted} (Windows may hide how a name ends)."
+
+
 def read(data: bytes, before: System, zone_exists: Callable[[str], bool]) -> Given:
     """The bytes of a provisioning file; `before`: what was taken over last, for secrets that are kept. Wrong."""
     text = _text(data)

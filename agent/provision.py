@@ -93,7 +93,7 @@ def _reset(places: Places) -> list[str]:
     every start forget everything anew."""
     wish, doing = places.boot / RESET, places.boot / DOING
     if not os.path.exists(wish) and not os.path.exists(doing):
-        return []
+        return [bootfile.called(f"{RESET}.txt", RESET)] if os.path.exists(f"{wish}.txt") else []
     try:
         with bootpart.writable(places.boot, places.mount):
             if os.path.exists(wish):
@@ -102,10 +102,10 @@ def _reset(places: Places) -> list[str]:
                 sealed.erase(places.area)
             settings = _settings(places)
             state = Path(settings.state_dir)
-            for name in seconds.known(places.config):
-                places.of(name).config.unlink()
-                shutil.rmtree(state / name, ignore_errors=True)
-            kept = (*state.glob("before-restore-*"), Path(settings.commands_dir), places.config)
+            for folder in seconds.states(state):
+                shutil.rmtree(folder)
+            others = [seconds.config_of(places.config, name) for name in seconds.known(places.config)]
+            kept = (*state.glob("before-restore-*"), Path(settings.commands_dir), *others, places.config)
             for entry in (state / "core", state / "faces", places.system, *kept):
                 _forget(entry)
             doing.unlink()
@@ -217,7 +217,7 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
 def _absent(places: Places) -> list[str]:
     near = [name for name in (f"{FILE}.txt", "ridethrough.txt") if os.path.exists(places.boot / name)]
     if near:
-        return [f"There is {near[0]}: call it {FILE} (Windows may hide how a name ends)."]
+        return [bootfile.called(near[0], FILE)]
     return [f"There is no {FILE} on this partition: nothing was taken over."]
 
 

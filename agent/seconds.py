@@ -74,6 +74,12 @@ def known(config: Path) -> list[str]:
     return sorted(p.stem for p in config.parent.glob("*.toml") if p != config and not wrong_name(p.stem))
 
 
+def states(state: Path) -> list[Path]:
+    """The folders in that of the first one in which others keep, or have kept, their state. OSError."""
+    found = sorted(p for p in state.iterdir() if p.is_dir() and not p.is_symlink()) if state.is_dir() else []
+    return [p for p in found if not wrong_name(p.name) and any((p / part).is_dir() for part in ("core", "faces"))]
+
+
 def wrong(name: str, given: Given, first: Config, others: Mapping[str, Config]) -> list[str]:
     """What keeps a file that is good in itself from being the UPS `name`, beside the first and the others."""
     settings = given.settings

@@ -500,6 +500,13 @@ def test_factory_reset_forgets_everything_and_once(box: Box) -> None:
     assert "forgotten" not in box.start()
 
 
+def test_a_wish_for_a_reset_that_windows_has_named_is_said_and_not_done(box: Box) -> None:
+    box.start(SETTINGS + SYSTEM)
+    (box.boot / "factory-reset.txt").touch()
+    assert "There is factory-reset.txt: call it factory-reset (Windows may hide" in box.start()
+    assert (box.boot / "factory-reset.txt").exists() and "nas" in box.places.config.read_text()
+
+
 def test_a_reset_that_was_cut_off_goes_on(box: Box) -> None:
     box.start(SETTINGS)
     (box.boot / provision.FILE).unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,31 @@ def test_a_factory_reset_forgets_it_too(box: Box) -> None:  # noqa: F811
     (box.boot / provision.RESET).touch()
     assert "everything was forgotten" in box.start() and box.started == [UNITS]
     assert not (box.root / "state/rack-2").exists() and not (box.places.config.parent / "rack-2.toml").exists()
+
+
+def test_a_factory_reset_forgets_one_that_was_ended_and_is_not_done_before_it_has(
+    box: Box,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offer(box, SECOND + '[system]\nsetup_code = "second code 7"\n')
+    box.start(FIRST)
+    left = box.root / "state/rack-2/faces/first-password"
+    assert left.exists()
+    for path in (box.boot / "ridethrough-rack-2.toml", box.boot / provision.FILE):
+        path.unlink()
+    box.places.config.with_name("rack-2.toml").unlink()  # ended, as docs/first-boot.md has it
+    (box.root / "state/theirs").mkdir()
+    (box.boot / provision.RESET).touch()
+    remove = shutil.rmtree
+
+    def refuse(path: Path, **more: bool) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        assert "not everything is forgotten; tried again at the next start" in box.start() and left.exists()
+    assert shutil.rmtree is remove and "everything was forgotten." in box.start()
+    assert not (box.root / "state/rack-2").exists() and (box.root / "state/theirs").exists()
 
 
 def test_its_units_on_the_image_keep_their_state_on_the_data_partition() -> None:
