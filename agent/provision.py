@@ -229,7 +229,7 @@ def _keep(places: Places, given: bootfile.Given, taken: bytes) -> None:
         Path(settings.state_dir).mkdir(mode=0o755, parents=True, exist_ok=True)  # both users must get through it
     else:
         changes.append(Change(places.system / "system.json", json.dumps(wire.to_json(given.system)).encode()))
-    asked = {s.options.get("secret") for s in settings.servers}
+    asked = steer.core_labels(settings)
     for path, mine in ((steer.core_secrets(settings), True), (secrets_path(settings), False)):
         new = {k: v for k, v in given.secrets.items() if (k in asked) is mine}
         if new:

@@ -200,6 +200,18 @@ def test_what_is_no_more_is_taken_back_without_another_start(box: Box) -> None:
     assert not any(path.exists() for path in names) and box.names[-1] == "ridethrough"
 
 
+def test_a_secret_goes_to_whoever_needs_it(box: Box) -> None:
+    """The core logs in to another server's UPS and to servers; communities are the faces'."""
+    text = SETTINGS.replace('driver = "simulator"', 'driver = "nut"\nhost = "192.0.2.5"\nuser = "u"\nsecret = "upsd"')
+    text += (
+        'how = "http"\ninsecure = true\nurl = "http://192.0.2.9/off?{secret}"\nsecret = "token"\n[system.secrets]\n'
+    )
+    report = box.start(text + 'upsd = "of the UPS"\ntoken = "of the server"\nmonitoring = "a-long-community"\n')
+    assert "ridethrough.toml: taken over." in report, report
+    assert vault.read(box.root / "state/core/secrets.json") == {"upsd": "of the UPS", "token": "of the server"}
+    assert vault.read(box.root / "state/faces/secrets.json") == {"monitoring": "a-long-community"}
+
+
 def test_a_password_hash_lets_in(box: Box) -> None:
     line = passwords.encode("a fine pass phrase")
     report = box.start(SETTINGS + f'[system]\npassword_hash = "{line}"\n')
