@@ -31,8 +31,13 @@ class Wrong(Exception):
     """The file is not taken over; `lines` say why."""
 
     def __init__(self, lines: list[str]) -> None:
-        super().__init__(lines[0])
-        self.lines = lines
+        self.lines = [plain(line) for line in lines]
+        super().__init__(self.lines[0])
+
+
+def plain(text: str) -> str:
+    """Fit for a console: one line, and nothing that it would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def called(name: str, wanted: str) -> str:

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from . import addresses, detect, process
+from . import addresses, bootfile, detect, process
 from .bootfile import Given
 from .config import Config
 from .hostsetup import System
@@ -58,7 +58,8 @@ def wrong_name(name: str, file: str = "") -> str:
 
 def offered(boot: Path) -> dict[str, str]:
     """The files on the boot partition and the NAMEs that they mean, right or wrong. OSError."""
-    found = {entry.name: FILE.fullmatch(entry.name) for entry in sorted(boot.iterdir())}
+    names = sorted(bootfile.plain(entry.name) for entry in boot.iterdir())
+    found = {name: FILE.fullmatch(name) for name in names}
     # FAT knows no small and capital letters: whoever's file is called by capitals alone means small ones
     return {
         file: match[1] if file.startswith("ridethrough-") else match[1].lower()

@@ -334,6 +334,21 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (S + '"a\\nb" = 1\n', "[system] a\\nb: unknown option"),
+        ('["a\\u001b[2Jb"]\nx = 1\n', "[a\\x1b[2Jb]: unknown section"),
+        ('[ups]\ndriver = "a\\nb"\n', 'driver: no driver "a\\nb"; there are: '),
+    ],
+)
+def test_what_a_console_would_obey_is_shown_and_one_mistake_is_one_line(box: Box, text: str, line: str) -> None:
+    report = box.start(text)
+    assert line in report and line in box.run_file("ridethrough-system/problems")
+    for shown in (report, box.run_file("issue.d/ridethrough.issue"), box.run_file("ridethrough-system/problems")):
+        assert all(row.isprintable() for row in shown.splitlines())
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_the_report_names_place_and_remedy_and_no_secret(box: Box, name: str) -> None:
     text, line = WRONG[name]

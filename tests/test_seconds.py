@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -161,6 +162,11 @@ def test_a_file_that_is_called_nearly_so_is_said(box: Box, name: str, remedy: st
     assert f"{name} of the boot partition: {remedy}" in box.run_file("ridethrough-system/problems")
     (box.boot / name).unlink()
     assert name not in box.start()
+
+
+def test_a_damaged_name_on_the_partition_is_no_reason_for_no_report(box: Box) -> None:  # noqa: F811
+    (box.boot / os.fsdecode(b"ridethrough-\xff\x1b[2J.toml")).write_text(SECOND)
+    assert "ridethrough-\\udcff\\x1b[2J.toml: NOT taken over: a second UPS is called by" in box.start(FIRST)
 
 
 LINE = 'driver = "megatec"\nport = "/dev/serial/by-id/usb-one"\n'
