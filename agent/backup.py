@@ -98,7 +98,7 @@ def unseal(data: bytes, phrase: str) -> Content:
         salt, nonce = bytes.fromhex(said["salt"]), bytes.fromhex(said["nonce"])
         if {k: said[k] for k in SCRYPT} != SCRYPT or (len(salt), len(nonce)) != (SALT_BYTES, NONCE_BYTES):
             raise ValueError("numbers that no version used")
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ConfigError(f"the backup's second line is damaged ({e})") from e
     begin = len(MAGIC) + len(line) + 1
     try:
@@ -127,12 +127,12 @@ def unpack(packed: bytes, more: Sequence[str] = ()) -> Content:
         plain = unpacker.decompress(packed, TOTAL_LIMIT_BYTES)
         if not unpacker.eof:
             raise ValueError(f"more than {TOTAL_LIMIT_BYTES // 2**20} MiB")
-        with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
             files, programs = {}, set()
             for row in tar:
                 known = _ours(row.name) or row.name in more
                 if not row.isreg() or row.name in files or not (known or more):
-                    raise ValueError(f"{row.name[:80]!r} does not belong there")
+                    raise ValueError(f"{row.name[:80]!r} does not belong there: damaged, or of a newer version")
                 if not known:
                     continue
                 stream = tar.extractfile(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,8 +31,18 @@ class Wrong(Exception):
     """The file is not taken over; `lines` say why."""
 
     def __init__(self, lines: list[str]) -> None:
-        super().__init__(lines[0])
-        self.lines = lines
+        self.lines = [plain(line) for line in lines]
+        super().__init__(self.lines[0])
+
+
+def plain(text: str) -> str:
+    """Fit for a console: one line, and nothing that it would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def called(name: str, wanted: str) -> str:
+    """What to say of a file that has nearly the name it should have."""
+    return f"There is {name}: call it {wanted} (Windows may hide how a name ends)."
 
 
 def read(data: bytes, before: System, zone_exists: Callable[[str], bool]) -> Given:
@@ -123,16 +134,34 @@ def _system(raw: Any, problems: list[str]) -> tuple[dict[str, Any], dict[str, An
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The text without [system], and the whole text without secrets. ValueError."""
-    import tomlkit
+    """The text without [system], and the whole text without secrets. ValueError, RecursionError."""
+    raw = tomllib.loads(text)
+    own = {key: value for key, value in raw.items() if key != "system"}
+    _forget(whole := copy.deepcopy(raw))
+    return _edited(text, lambda document: document.pop("system", None), own), _edited(text, _forget, whole)
 
-    own = tomlkit.parse(text)
-    own.pop("system", None)
-    whole = tomlkit.parse(text)
-    system = whole.get("system")
+
+def _forget(document: Any) -> None:
+    """Take the secrets out."""
+    system = document.get("system")
     if isinstance(system, dict):
         for key in ("setup_code", "password_hash", "secrets"):
             system.pop(key, None)
         if isinstance(wifi := system.get("wifi"), dict):
             wifi.pop("passphrase", None)
-    return tomlkit.dumps(own), tomlkit.dumps(whole)
+
+
+def _edited(text: str, edit: Callable[[Any], object], wanted: Mapping[str, Any]) -> str:
+    """The text with an edit, comments and all; written anew if the library does not come to what is `wanted`."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(text)
+        edit(document)
+        made = tomlkit.dumps(document)
+        if tomllib.loads(made) == wanted:
+            return made
+    except (TOMLKitError, ValueError, LookupError, TypeError, AttributeError):
+        pass  # tomlkit 0.15: IndexError where a table stands in pieces
+    return tomlkit.dumps(wanted)

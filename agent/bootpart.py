@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import vault
+
 PATH = Path("/boot/firmware")
 Mount = Callable[[Path, str], None]
 
@@ -30,3 +32,13 @@ def writable(path: Path, mount: Mount = remount) -> Iterator[None]:
     finally:
         if fixed:
             mount(path, "ro")
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Give the file another content, and overwrite the one it had: freed clusters of a FAT keep their bytes, for
+    whoever reads the card. OSError."""
+    with path.open("r+b") as before:
+        vault.write_whole(path, data, None)
+        before.write(bytes(before.seek(0, os.SEEK_END) - before.seek(0)))
+        before.flush()
+        os.fsync(before.fileno())

@@ -39,6 +39,7 @@ from .process import (
     connect,
     end_with_thread,
     follow_parent,
+    host_problems,
     last_good,
     load,
     many_descriptors,
@@ -75,6 +76,7 @@ class Core:
         self._reload, self._reloaded = threading.Event(), threading.Event()
         self._disarm = False  # whatever else the file says, at the next reading
         self._looked_s = time.monotonic()
+        self._host = host_problems()
         first, problems = load(path)
         self._folder = Path(first.state_dir) / "core"
         self._run_dir = Path(first.run_dir)
@@ -238,6 +240,7 @@ class Core:
                 if again:
                     self._stop.set()
             self._watch()
+            self._look_at_host()
             self._save_curve()
             if not self._loaded.protecting_bad:
                 self._enrolments.forget(self._engine.view, self._config.servers)
@@ -332,6 +335,14 @@ class Core:
         self._inbox.put(new)
         self._enrolments.prepare(new.config.servers)
         return False
+
+    def _look_at_host(self) -> None:
+        """What is wrong with this host counts at once, and is over at once; the file is not read again for that."""
+        before, self._host = self._host, host_problems()
+        if self._host != before:
+            texts = (*(text for text in self._loaded.problems if text not in before), *self._host)
+            self._loaded = replace(self._loaded, problems=tuple(dict.fromkeys(texts)))
+            self._inbox.put(replace(self._loaded, config=self._config, note=False))
 
     # -- what the threads need of each other
 

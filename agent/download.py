@@ -18,12 +18,20 @@ WITHIN_S = 2 * 3600.0  # for the whole file: one that drips never ends
 PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 30.0, 30.0)  # between attempts that bring nothing
 BUFFER_BYTES = 64 * 1024
 RANGE = re.compile(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)")  # RFC 9110 section 14.4
+HANDLERS = (
+    urllib.request.ProxyHandler, urllib.request.UnknownHandler,
+    urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+    urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor,
+)  # fmt: skip
 Open = Callable[[urllib.request.Request], Any]
 
 
 def opener(request: urllib.request.Request) -> Any:
     """The answer to a request: http and https alone, proxies as the environment says. OSError."""
-    return urllib.request.build_opener().open(request, timeout=CONNECT_S)
+    made = urllib.request.OpenerDirector()  # build_opener would follow an answer to ftp, too
+    for kind in HANDLERS:
+        made.add_handler(kind())
+    return made.open(request, timeout=CONNECT_S)
 
 
 class Download(io.RawIOBase):
@@ -63,7 +71,7 @@ class Download(io.RawIOBase):
                 count = int(self._answer.readinto(buffer))
                 if not count and self._total is not None and self._at < self._total:
                     raise OSError(f"ended {self._total - self._at} bytes early")
-            except (OSError, http.client.HTTPException) as e:
+            except (OSError, ValueError, http.client.HTTPException) as e:
                 self._broke_off(e)
                 continue
             self._at += count
@@ -125,7 +133,7 @@ class Download(io.RawIOBase):
 def _reason(e: Exception) -> str:
     """In few words."""
     if isinstance(e, urllib.error.HTTPError):
-        return f"{e.code} {e.reason}"
+        return " ".join(f"{e.code} {e.reason}".split())[:200]
     said = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
     return " ".join(str(said).split())[:200] or type(e).__name__
 

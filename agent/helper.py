@@ -118,7 +118,7 @@ def _set(verb: str, said: str, only_check: bool, path: str, kept: Path) -> str:
 
     try:
         data = kept.read_bytes()[:FILE_LIMIT_BYTES]
-        before = wire.from_json(hostsetup.System, json.loads(data))
+        before = hostsetup.read(data)
     except FileNotFoundError:
         data, before = b"", hostsetup.System()
     except (OSError, ValueError) as e:

@@ -10,12 +10,13 @@ import base64
 import binascii
 import hashlib
 import ipaddress
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import reading
+from . import reading, wire
 from .addresses import wrong_host
 from .model import ConfigError, Option
 
@@ -53,6 +54,8 @@ _CUT = "the key is cut or damaged; copy the whole line"
 SSH_KEYS_LIMIT, SSH_KEY_LIMIT, SERVERS_LIMIT = 20, 1000, 8
 CODE_MIN, CODE_MAX = 8, 64
 NO_PHRASE = "[system.wifi]: passphrase is missing (open networks are not supported)"
+_EVERYBODY = "255.255.255.255"
+_PSK = re.compile(r"[0-9a-f]{64}")
 _SECRET = re.compile(r"^(\[system(?:\.wifi)?\] (?:setup_code|password_hash|passphrase)) = ")
 
 
@@ -89,6 +92,8 @@ def wrong(values: Mapping[str, Any], zone_exists: Callable[[str], bool]) -> list
 
     if not _HOSTNAME.fullmatch(values["hostname"]):
         bad("hostname", values["hostname"], "letters, digits and dashes, at most 63, without dots")
+    elif values["hostname"].lower() == "localhost":
+        bad("hostname", values["hostname"], "means each host itself")
     if problem := _wrong_address(values["address"]):
         bad("address", values["address"], problem)
     elif problem := _wrong_gateway(values["address"], values["gateway"]):
@@ -142,6 +147,22 @@ def kept(values: Mapping[str, Any], wifi: Mapping[str, Any] | None, before: Syst
     lists: dict[str, Any] = {key: tuple(values[key]) for key in ("dns", "ntp", "ssh_keys")}
     texts: dict[str, Any] = {key: values[key] or "" for key in ("hostname", "address", "gateway", "timezone")}
     return System(**texts, **lists, wifi=found)
+
+
+def read(data: bytes) -> System:
+    """What is kept, as it was written. ValueError if it is damaged: it must not become a file of systemd."""
+    try:
+        found: System = wire.from_json(System, json.loads(data))
+    except RecursionError as e:
+        raise ValueError(str(e)) from None
+    values = {o.name: getattr(found, o.name, None) for o in SYSTEM}
+    lines = wrong({**values, "gateway": found.gateway or None}, lambda zone: True)
+    if (wifi := found.wifi) is not None:
+        lines += wrong_wifi({"ssid": wifi.ssid, "country": wifi.country, "passphrase": None})
+        lines += [] if _PSK.fullmatch(wifi.psk) else ["[system.wifi]: its key is damaged"]
+    if lines:
+        raise ValueError(lines[0])
+    return found
 
 
 def changed(before: System, keys: Sequence[str], said: Any, zone_exists: Callable[[str], bool]) -> System:
@@ -219,7 +240,8 @@ def _network(names: str, system: System) -> str:
         if system.ntp:
             lines.append("UseNTP=no")
     else:
-        lines += [f"Address={system.address}", *([f"Gateway={system.gateway}"] if system.gateway else [])]
+        lines.append(f"Address={ipaddress.ip_interface(system.address)}")  # networkd knows no mask
+        lines += [f"Gateway={system.gateway}"] if system.gateway else []
         lines += [f"DNS={server}" for server in system.dns]
     return "\n".join(lines) + "\n"
 
@@ -241,12 +263,13 @@ def _wrong_address(text: str) -> str:
         found = ipaddress.ip_interface(text)
     except ValueError:
         return 'must be "dhcp" or an address with its network, such as "192.0.2.10/24"'
-    if "/" not in text:
-        return f'the network is missing, such as "{text}/24"'
-    address = found.ip
-    if address.is_loopback or address.is_multicast or address.is_unspecified:
+    address, network = found.ip, found.network
+    if network.prefixlen == 0 or "/" not in text:
+        return f'the network is missing, such as "{address}/{24 if address.version == 4 else 64}"'
+    if address.version == 6 and (mapped := address.ipv4_mapped):
+        return f"is IPv4 in other words: write {mapped}/{max(network.prefixlen - 96, 1)}"
+    if address.is_loopback or address.is_multicast or address.is_unspecified or str(address) == _EVERYBODY:
         return "no host can have this address"
-    network = found.network
     if network.version == 4 and network.prefixlen < 31 and address in (network[0], network[-1]):
         return "is the network's own or its broadcast address"
     return ""

@@ -34,7 +34,10 @@ UCRED = struct.Struct("3i")  # process, user, group: unix(7)
 PINGS_AT_ONCE = 100
 AUTO_BACK_OFF_S = (0.5,)  # each opening looks at one thing more
 
+#: what root's services on the image say is wrong: with the boot partition's file (provision.py), and why the spare
+#: settings are not kept (spare.py)
 BOOT_PROBLEMS = Path("/run/ridethrough-system/problems")
+SPARE_PROBLEM = Path("/run/ridethrough-spare/problem")
 TIMESYNC = Path("/run/systemd/timesync")
 BUILT_WALL_S = 1_767_225_600.0  # 2026-01-01: a clock before this is certainly wrong
 
@@ -149,17 +152,19 @@ def load(path: Path) -> tuple[Config, tuple[config.Problem, ...]]:
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from e
     settings, problems = parse(data)
-    return settings, (*problems, *_first_boot())
+    return settings, (*problems, *(config.Problem("system", line) for line in host_problems()))
 
 
-def _first_boot() -> tuple[config.Problem, ...]:
-    """What is wrong with the file on the image's boot partition (agent/provision.py)."""
-    try:
-        with BOOT_PROBLEMS.open(encoding="utf-8", errors="replace") as file:
-            lines = file.read(config.FILE_LIMIT_BYTES).splitlines()
-    except OSError:
-        return ()
-    return tuple(config.Problem("system", line) for line in lines[: config.PROBLEMS_LIMIT])
+def host_problems() -> tuple[str, ...]:
+    """What is wrong with this host, as root's services on the image say it."""
+    found = list[str]()
+    for path in (BOOT_PROBLEMS, SPARE_PROBLEM):
+        try:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                found += file.read(config.FILE_LIMIT_BYTES).splitlines()[: config.PROBLEMS_LIMIT]
+        except OSError:
+            continue  # nothing is wrong, or this is not the image
+    return tuple(found)
 
 
 def parse(data: bytes) -> tuple[Config, tuple[config.Problem, ...]]:

@@ -93,7 +93,7 @@ def _reset(places: Places) -> list[str]:
     every start forget everything anew."""
     wish, doing = places.boot / RESET, places.boot / DOING
     if not os.path.exists(wish) and not os.path.exists(doing):
-        return []
+        return [bootfile.called(f"{RESET}.txt", RESET)] if os.path.exists(f"{wish}.txt") else []
     try:
         with bootpart.writable(places.boot, places.mount):
             if os.path.exists(wish):
@@ -102,10 +102,10 @@ def _reset(places: Places) -> list[str]:
                 sealed.erase(places.area)
             settings = _settings(places)
             state = Path(settings.state_dir)
-            for name in seconds.known(places.config):
-                places.of(name).config.unlink()
-                shutil.rmtree(state / name, ignore_errors=True)
-            kept = (*state.glob("before-restore-*"), Path(settings.commands_dir), places.config)
+            for folder in seconds.states(state):
+                shutil.rmtree(folder)
+            others = [seconds.config_of(places.config, name) for name in seconds.known(places.config)]
+            kept = (*state.glob("before-restore-*"), Path(settings.commands_dir), *others, places.config)
             for entry in (state / "core", state / "faces", places.system, *kept):
                 _forget(entry)
             doing.unlink()
@@ -217,7 +217,7 @@ def _take(places: Places, before: System, mistakes: list[str]) -> list[str]:
 def _absent(places: Places) -> list[str]:
     near = [name for name in (f"{FILE}.txt", "ridethrough.txt") if os.path.exists(places.boot / name)]
     if near:
-        return [f"There is {near[0]}: call it {FILE} (Windows may hide how a name ends)."]
+        return [bootfile.called(near[0], FILE)]
     return [f"There is no {FILE} on this partition: nothing was taken over."]
 
 
@@ -229,7 +229,7 @@ def _keep(places: Places, given: bootfile.Given, taken: bytes) -> None:
         Path(settings.state_dir).mkdir(mode=0o755, parents=True, exist_ok=True)  # both users must get through it
     else:
         changes.append(Change(places.system / "system.json", json.dumps(wire.to_json(given.system)).encode()))
-    asked = {s.options.get("secret") for s in settings.servers}
+    asked = steer.core_labels(settings)
     for path, mine in ((steer.core_secrets(settings), True), (secrets_path(settings), False)):
         new = {k: v for k, v in given.secrets.items() if (k in asked) is mine}
         if new:
@@ -254,7 +254,7 @@ def _scrub(places: Places, path: Path, data: bytes, mistakes: list[str]) -> list
         return []
     try:
         with bootpart.writable(places.boot, places.mount):
-            vault.write_whole(path, cleaned, None)
+            bootpart.replace(path, cleaned)
     except OSError as e:
         why = f"its secrets could NOT be removed from this partition ({e.strerror}): remove them yourself"
         mistakes.append(f"{places.file} of the boot partition: {why}")
@@ -309,12 +309,12 @@ def _seconds(places: Places, system: System, mistakes: list[str]) -> list[str]:
     try:
         offered = seconds.offered(places.boot)
     except OSError:
-        offered = []  # said of the first one's file
+        offered = {}  # said of the first one's file
     said = []
-    for name in offered:
-        if problem := seconds.wrong_name(name):
-            said.append(f"{seconds.file_of(name)}: NOT taken over: {problem}.")
-            mistakes.append(f"{seconds.file_of(name)} of the boot partition: {problem}")
+    for file, name in offered.items():
+        if problem := seconds.wrong_name(name, file):
+            said.append(f"{file}: NOT taken over: {problem}.")
+            mistakes.append(f"{file} of the boot partition: {problem}")
         else:
             said += _take(places.of(name), System(), mistakes)
     for name in seconds.known(places.config):
@@ -371,7 +371,7 @@ def _settings(places: Places) -> Config:
 def _read_system(places: Places, said: list[str]) -> System:
     path = places.system / "system.json"
     try:
-        return wire.from_json(System, json.loads(path.read_bytes()[: config.FILE_LIMIT_BYTES]))
+        return hostsetup.read(path.read_bytes()[: config.FILE_LIMIT_BYTES])
     except FileNotFoundError:
         pass  # nothing was taken over yet
     except (OSError, ValueError) as e:

@@ -14,14 +14,14 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from . import addresses, detect, process
+from . import addresses, bootfile, detect, process
 from .bootfile import Given
 from .config import Config
 from .hostsetup import System
 from .model import ConfigError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-FILE = re.compile(r"ridethrough-(.+)\.toml")
+FILE = re.compile(r"ridethrough-(.+)\.toml(\.txt)?", re.IGNORECASE)
 #: what lies in the first one's folders already
 TAKEN = ("core", "faces", "system", "ridethrough")
 
@@ -48,17 +48,24 @@ def start_units(units: Sequence[str]) -> None:
         raise OSError(5, f"cannot be started: {done.stderr.strip()}", units[0])
 
 
-def wrong_name(name: str) -> str:
-    """What is wrong with the name of a second UPS, or ''."""
+def wrong_name(name: str, file: str = "") -> str:
+    """What is wrong with the name of a second UPS, or with that of its file on the boot partition, or ''."""
     if NAME.fullmatch(name) and name not in TAKEN:
-        return ""
+        hidden = " (Windows may hide how a name ends)" if file.lower().endswith(".txt") else ""
+        return f"call it {file_of(name)}{hidden}" if file not in ("", file_of(name)) else ""
     return f"a second UPS is called by 1 to 31 small letters, digits and dashes, and not {' or '.join(TAKEN)}"
 
 
-def offered(boot: Path) -> list[str]:
-    """The NAMEs of the files on the boot partition, right or wrong. OSError."""
-    found = (FILE.fullmatch(entry.name) for entry in boot.iterdir())
-    return sorted(match[1] for match in found if match)
+def offered(boot: Path) -> dict[str, str]:
+    """The files on the boot partition and the NAMEs that they mean, right or wrong. OSError."""
+    names = sorted(bootfile.plain(entry.name) for entry in boot.iterdir())
+    found = {name: FILE.fullmatch(name) for name in names}
+    # FAT knows no small and capital letters: whoever's file is called by capitals alone means small ones
+    return {
+        file: match[1] if file.startswith("ridethrough-") else match[1].lower()
+        for file, match in found.items()
+        if match
+    }
 
 
 def known(config: Path) -> list[str]:
@@ -66,6 +73,12 @@ def known(config: Path) -> list[str]:
     if not config.parent.is_dir():
         return []
     return sorted(p.stem for p in config.parent.glob("*.toml") if p != config and not wrong_name(p.stem))
+
+
+def states(state: Path) -> list[Path]:
+    """The folders in that of the first one in which others keep, or have kept, their state. OSError."""
+    found = sorted(p for p in state.iterdir() if p.is_dir() and not p.is_symlink()) if state.is_dir() else []
+    return [p for p in found if not wrong_name(p.name) and any((p / part).is_dir() for part in ("core", "faces"))]
 
 
 def wrong(name: str, given: Given, first: Config, others: Mapping[str, Config]) -> list[str]:
@@ -91,10 +104,17 @@ def clash(settings: Config, who: str, other: Config) -> list[str]:
     found = []
     if detect.AUTO in (settings.driver, other.driver):
         found.append(f'[ups] driver = "auto", here or in {who}: with a second UPS each must say which one is its own')
+    if settings.driver not in ("", detect.AUTO, "simulator") and _same_ups(settings, other):
+        found.append(f"[ups]: {who} means the same UPS: each must say which one is its own")
     for key, mine, theirs in (("web", settings.web, other.web), ("snmp", settings.snmp, other.snmp)):
         if mine and theirs and _port(mine.listen) == _port(theirs.listen):
             found.append(f'[{key}] listen = "{mine.listen}": {who} has this port already')
     return found
+
+
+def _same_ups(one: Config, other: Config) -> bool:
+    port = one.ups.get("port")
+    return (one.driver, one.ups) == (other.driver, other.ups) or bool(port and port == other.ups.get("port"))
 
 
 def folders(name: str, first: Config) -> dict[str, str]:

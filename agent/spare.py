@@ -5,7 +5,8 @@ board is not on battery, it goes into the gap before the data partition (sealed.
 the data partition beside it, and only root reads either. At a start that finds no configuration, because memory took
 the place of the data partition, or that was made anew or has lost it, `provision` brings it back from there.
 
-Nobody asks for it and nothing is handed to it, so neither core nor faces need a right for it.
+Nobody asks for it and nothing is handed to it, so neither core nor faces need a right for it. Why they could not be
+kept stands in /run, and the core says so (process.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import backup, engineid, process, sealed, seconds, vault
+from . import backup, config, engineid, process, sealed, seconds, vault
 from .backup import ABOUT, SETTINGS, Content
 from .config import Config
 from .model import ConfigError, Source, View
@@ -29,6 +30,7 @@ SECONDS = "system/seconds.json"  # in the record alone: name of a second UPS -> 
 MORE = ("system/taken.json", "system/update.json", SECONDS)
 UNREAD = "ridethrough-spare-unread"  # beneath /run: what is there could not be brought back: it is not written over
 RUN = Path("/run")
+LATER = "the settings have changed; they are kept once the mains is there"
 ENGINE = "faces/snmp/engine.json"
 
 
@@ -40,7 +42,7 @@ def keep(area: Area, path: Path, settings: Config, view: Callable[[], View], now
         return "the spare settings are as they were"
     seen = view()
     if seen.phase != "idle" or (seen.status is not None and seen.status.source is Source.BATTERY):
-        return "the settings have changed; they are kept once the mains is there"
+        return LATER
     try:
         sealed.write(area, backup.pack(content))
     except ValueError as e:
@@ -123,7 +125,29 @@ def main(args: argparse.Namespace, settings: Config, view: Callable[[], View]) -
         area = sealed.find()
         if area is None:
             raise ConfigError("this host was not started from a card with a spare place")
-        print(keep(area, args.config, settings, view, time.time()), flush=True)
     except OSError as e:
-        raise ConfigError(f"spare place: {e.filename or ''} {e.strerror or e}") from e
+        raise ConfigError(f"spare place: {_reason(e)}") from e
+    try:
+        done = keep(area, args.config, settings, view, time.time())
+        if done != LATER:
+            process.SPARE_PROBLEM.unlink(missing_ok=True)
+    except (ConfigError, OSError) as e:
+        _tell(f"The spare settings could not be kept: {_reason(e)}")
+        raise ConfigError(f"spare place: {_reason(e)}") from e
+    print(done, flush=True)
     return 0
+
+
+def _reason(e: Exception) -> str:
+    return f"{e.filename or ''} {e.strerror or e}".strip() if isinstance(e, OSError) else str(e)
+
+
+def _tell(line: str) -> None:
+    """Core and page say it from now on, until it is mended. ConfigError."""
+    path = process.SPARE_PROBLEM
+    try:
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        path.write_text(f"{' '.join(line.split())[: config.PROBLEM_LIMIT]}\n")
+        path.chmod(0o644)
+    except OSError as e:
+        raise ConfigError(f"{line}; and {path}: {e.strerror}") from e

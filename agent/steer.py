@@ -232,3 +232,9 @@ def _with_mode(data: bytes, mode: str) -> bytes:
 def core_secrets(settings: Config) -> Path:
     """The core's own secrets, for the ways that need one."""
     return Path(settings.state_dir) / "core" / "secrets.json"
+
+
+def core_labels(settings: Config) -> set[str]:
+    """The secrets that the core needs: of servers, and of the UPS where another server has it."""
+    sections = (settings.ups, *(s.options for s in settings.servers))
+    return {str(section["secret"]) for section in sections if section.get("secret")}

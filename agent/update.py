@@ -29,7 +29,7 @@ from typing import IO, cast
 
 from . import bootpart, bundle, download, twoslots, vault
 from .config import Config
-from .model import FED_BY_MAINS, VERSION, ConfigError, View
+from .model import FED_BY_MAINS, VERSION, Condition, ConfigError, View
 from .twoslots import Card
 
 CHARGE_LEAST_PCT = 80.0
@@ -55,7 +55,9 @@ def refusal(view: View, without_ups: bool) -> str:
         return f"the UPS is not on mains ({status.source.value}): a board must not lose its power in an update"
     charge_pct = status.battery.charge_pct
     if charge_pct is not None and charge_pct < CHARGE_LEAST_PCT:
-        return f"the battery is at {charge_pct:.0f} %: wait for {CHARGE_LEAST_PCT:.0f} %"
+        return f"the battery is at {int(charge_pct)} %: wait for {CHARGE_LEAST_PCT:.0f} %"
+    if status.battery.low or Condition.LOW_BATTERY in status.flags:
+        return "the battery is low: wait until it is charged"
     return ""
 
 

@@ -101,7 +101,7 @@ def _check(path: Path) -> int:
     labels = _snmp_labels(settings)
     for problem in problems:
         print(f"{path}: {problem.text}")
-    asked = _core_labels(settings)
+    asked = steer.core_labels(settings)
     try:
         missing = sorted(labels - vault.read(secrets_path(settings)).keys())
         missing += sorted(asked - vault.read(steer.core_secrets(settings)).keys())
@@ -285,12 +285,6 @@ def event_line(event: Event) -> str:
     return f"{event.id:6d}  {when}{unsure}  {event.kind:5}  {event.name}  {event.text} {data}".rstrip()
 
 
-def _core_labels(settings: Config) -> set[str]:
-    """The secrets that the core needs: of servers, and of the UPS where another server has it."""
-    sections = (settings.ups, *(s.options for s in settings.servers))
-    return {str(section["secret"]) for section in sections if section.get("secret")}
-
-
 def _secret(args: argparse.Namespace, settings: Config) -> int:
     core, faces = steer.core_secrets(settings), secrets_path(settings)
     if args.action == "list":
@@ -304,7 +298,7 @@ def _secret(args: argparse.Namespace, settings: Config) -> int:
         if secrets.pop(args.label, None) is None:
             raise ConfigError(f'there is no secret "{args.label}"')
     else:
-        path = core if args.label in _core_labels(settings) else faces
+        path = core if args.label in steer.core_labels(settings) else faces
         secrets = {**vault.read(path), args.label: _given_secret(args.label)}
         labels = _snmp_labels(settings)
         if path == faces and args.label not in labels:

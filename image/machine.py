@@ -76,6 +76,37 @@ label = "writer"
 access = "read-write"
 from = ["10.0.2.0/24"]
 """
+SECOND = "rack-2"  # the second UPS
+SECOND_CODE, SECOND_PORT = "another code for it", 8443
+SECOND_SETTINGS = """\
+[system]
+setup_code = "{code}"
+
+[agent]
+name = "{name}"
+state_dir = "/var/lib/ridethrough/{name}"
+run_dir = "/run/ridethrough-{name}"
+mode = "armed"
+ups_off = false
+
+[ups]
+{ups}
+
+[[stage]]
+name = "all"
+on_battery_s = 15
+
+[[server]]
+name = "its-own"
+address = "{host}"
+port = {port}
+stage = "all"
+needs_s = 10
+
+[web]
+listen = "[::]:{page}"
+public_status = true
+"""
 SERIAL = 'driver = "megatec"\nport = "/dev/ttyUSB0"'
 
 
@@ -88,6 +119,11 @@ def settings(port: int, ups: str = SERIAL, ssh_key: str = "") -> str:
     return SETTINGS.format(
         code=CODE, reader=READER, writer=WRITER, host=HOST, port=port, ups=ups, keys=f'"{ssh_key}"' if ssh_key else ""
     )
+
+
+def second_settings(port: int, ups: str) -> str:
+    """A `ridethrough-NAME.toml` of the second UPS, whose one server listens at our `port`."""
+    return SECOND_SETTINGS.format(code=SECOND_CODE, name=SECOND, host=HOST, port=port, ups=ups, page=SECOND_PORT)
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
@@ -141,6 +177,7 @@ class Machine:
         self, disk: str, slot: Path, log: Path, ups: SerialUps, devices: Sequence[str] = (), words: str = ""
     ) -> None:
         self.web, self.ssh, self.snmp = free_port(), free_port(), free_port(socket.SOCK_DGRAM)
+        self.second = free_port()  # the page of a second UPS
         self.log = log
         emulator = shutil.which("qemu-system-aarch64")
         if emulator is None:
@@ -148,7 +185,7 @@ class Machine:
         words = (words or layout.cmdline("a")).replace(layout.SERIAL, "console=ttyAMA0").strip()
         net = (
             f"user,id=net,hostfwd=tcp:127.0.0.1:{self.web}-:443,hostfwd=udp:127.0.0.1:{self.snmp}-:161,"
-            f"hostfwd=tcp:127.0.0.1:{self.ssh}-:22"
+            f"hostfwd=tcp:127.0.0.1:{self.ssh}-:22,hostfwd=tcp:127.0.0.1:{self.second}-:{SECOND_PORT}"
         )
         self._began_s = time.monotonic()
         self.process = subprocess.Popen([
@@ -171,11 +208,11 @@ class Machine:
     def console(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def get(self, path: str) -> bytes:
-        """A page. OSError if it does not answer."""
+    def get(self, path: str, port: int = 0) -> bytes:
+        """A page of the first UPS, or of the one at `port`. OSError if it does not answer."""
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # its certificate is its own
-        connection = http.client.HTTPSConnection("127.0.0.1", self.web, timeout=10, context=context)
+        connection = http.client.HTTPSConnection("127.0.0.1", port or self.web, timeout=10, context=context)
         try:
             connection.request("GET", path, headers={"Host": "image-test.local"})
             answer = connection.getresponse()
@@ -187,14 +224,14 @@ class Machine:
         finally:
             connection.close()
 
-    def view(self) -> dict[str, object]:
+    def view(self, port: int = 0) -> dict[str, object]:
         """What the core says (docs/api.md). OSError, ValueError if nothing."""
-        found: dict[str, object] = json.loads(self.get("/api/status"))["view"]
+        found: dict[str, object] = json.loads(self.get("/api/status", port))["view"]
         return found
 
-    def source(self) -> object:
+    def source(self, port: int = 0) -> object:
         """Where the UPS's power comes from; None if it is not read."""
-        status = self.view().get("status")
+        status = self.view(port).get("status")
         return status.get("source") if isinstance(status, dict) else None
 
     def snmp_get(self, oid: str) -> str:
@@ -274,11 +311,11 @@ def fat(card: Path) -> str:
     return f"{card}@@{layout.Sizes().start * layout.MIB}"
 
 
-def put(card: Path, text: str) -> None:
+def put(card: Path, text: str, name: str = "ridethrough.toml") -> None:
     """Settings onto the boot partition, over those that are there. BuildError."""
-    file = card.with_name("ridethrough.toml")
+    file = card.with_name(name)
     file.write_text(text)
-    run(["mcopy", "-o", "-i", fat(card), file, "::/ridethrough.toml"])
+    run(["mcopy", "-o", "-i", fat(card), file, f"::/{name}"])
 
 
 def on_card(card: Path, name: str) -> str:

@@ -1,7 +1,8 @@
 """`./run image-test`: the image starts in a virtual machine, and what it promises is looked at from outside.
 
-A serial UPS and then a USB HID UPS, both simulated; a server beside it that listens with our own `rccmd`; a loss of
-power in between. Then updates into the other slot (image/trial.py), and losses of power (image/powercut.py).
+A serial UPS and a USB HID UPS as the second one, both simulated, the other way round after a loss of power; a server
+of each that listens with our own `rccmd`. Then updates into the other slot (image/trial.py), and losses of power
+(image/powercut.py).
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from agent import backup, provision, sealed, spare
+from agent import backup, provision, sealed, seconds, spare
 from tests.simulators.hidunit import HidUnit
 from tests.simulators.usbredir import UsbRedir
 
 from . import layout, powercut, trial
 from .machine import (
     CODE,
+    SECOND,
+    SECOND_CODE,
+    SERIAL,
     START_S,
     WRITER,
     Failed,
@@ -34,6 +38,7 @@ from .machine import (
     one_at_a_time,
     prepare,
     put,
+    second_settings,
 )
 from .machine import settings as machine_settings
 from .powercut import CONTACT
@@ -41,6 +46,7 @@ from .step import BuildError, run
 
 ROOT = Path(__file__).parent.parent
 HID = "0463-ffff-eaton-9px-2200grt-l"  # the unit whose bytes are on the USB line
+USB = 'driver = "usbhid"'
 TEXTS, SET_THERE = "faces/snmp/texts.json", "set on the adapter"
 LATE_S = 20 * 60.0  # OnBootSec of ridethrough-late.timer
 OUTPUT_SOURCE = "1.3.6.1.2.1.33.1.4.1.0"  # upsOutputSource of RFC 1628: 3 normal, 5 battery
@@ -49,9 +55,9 @@ OUTPUT_SOURCE = "1.3.6.1.2.1.33.1.4.1.0"  # upsOutputSource of RFC 1628: 3 norma
 class Listener:
     """`rccmd listen` as a server runs it: a shutdown writes a line into `told`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port, self.told = free_port(), folder / "told"
-        ini = folder / "rccmd.ini"
+    def __init__(self, folder: Path, name: str = "first") -> None:
+        self.port, self.told = free_port(), folder / f"told-{name}"
+        ini = folder / f"rccmd-{name}.ini"
         ini.write_text(
             f"[listen]\nbind = 127.0.0.1:{self.port}\nallow = 127.0.0.1\n"
             f"on_shutdown = /bin/sh -c 'echo shutdown >> {self.told}'\n"
@@ -84,43 +90,74 @@ def first_start(machine: Machine, ups: SerialUps, server: Listener) -> None:
     machine.until("the page shows the UPS on mains again", lambda: machine.source() == "mains", 60)
 
 
+def second_ups(machine: Machine, unit: UsbRedir, server: Listener) -> None:
+    """It has a page, a core and a server of its own: what happens to one UPS is nothing to the other."""
+    page = machine.second
+    machine.until("the second UPS is read, on its own page", lambda: machine.source(page) == "mains", START_S)
+    if machine.view(page).get("name") != SECOND or machine.view().get("name") != "image-test":
+        raise Failed(f"the second UPS's page is of {machine.view(page).get('name')!r}")
+    if server.heard():
+        raise Failed("the second UPS's server was told to shut down in the outage of the first")
+    mains(unit, False)
+    machine.until("the page of the second UPS shows it on battery", lambda: machine.source(page) == "battery", 60)
+    machine.until("its own server's command runs (rccmd listen)", server.heard, 120)
+    if machine.source() != "mains":
+        raise Failed(f"in the outage of the second UPS the first is said to be on {machine.source()}")
+    mains(unit, True)
+    machine.until("the second UPS is on mains again", lambda: machine.source(page) == "mains", 60)
+
+
+def mains(unit: UsbRedir, there: bool) -> None:
+    """The mains of the USB HID UPS fails or comes back."""
+    with unit.lock:
+        for report in unit.unit.mains(there):
+            unit.push(report)
+
+
 def second_start(machine: Machine, unit: UsbRedir) -> None:
-    """After a loss of power everything is there again; the new settings name the other UPS."""
+    """After a loss of power everything is there again; the new settings name the other UPS, of each."""
     machine.until("after a loss of power the page answers again", lambda: bool(machine.get("/login")), START_S)
     found = machine.view()
     if found.get("name") != "image-test":
         raise Failed(f"after a loss of power it is called {found.get('name')!r}")
     machine.until("the kernel binds the USB HID UPS and it is read", lambda: machine.source() == "mains", START_S)
-    with unit.lock:
-        for report in unit.unit.mains(False):
-            unit.push(report)
+    page = machine.second
+    machine.until("the second UPS is the one on the serial line", lambda: machine.source(page) == "mains", START_S)
+    mains(unit, False)
     machine.until("the page shows it on battery", lambda: machine.source() == "battery", 60)
+    if machine.source(page) != "mains":
+        raise Failed(f"in the outage of the first UPS the second is said to be on {machine.source(page)}")
 
 
 def look(image: Path, slot: Path, folder: Path) -> None:
     """Both starts. Failed, BuildError, OSError."""
     unit, server, ups = UsbRedir(HidUnit.of(HID)), Listener(folder), SerialUps()
+    its_own, second = Listener(folder, "second"), seconds.file_of(SECOND)
     redir = ["-chardev", f"socket,id=hid,host=127.0.0.1,port={unit.port}", "-device", "usb-redir,chardev=hid"]
     log = folder / "console.log"
     try:
         with one_at_a_time() as start:
             card = prepare(image, folder, machine_settings(server.port))
+            put(card, second_settings(its_own.port, USB), second)
             machine = start(str(card), slot, log, ups, redir)
             first_start(machine, ups, server)
+            second_ups(machine, unit, its_own)
             machine.kill()
             report = on_card(card, "ridethrough-report.txt")
-            if "taken over" not in report or CODE not in report:
+            if report.count("taken over.") != 2 or CODE not in report or SECOND_CODE not in report:
                 raise Failed(f"the report on the card says: {report}")
-            left = on_card(card, "ridethrough.toml")
-            if any(secret in left for secret in (CODE, WRITER)) or "image-test" not in left:
+            left = on_card(card, "ridethrough.toml") + on_card(card, second)
+            if any(secret in left for secret in (CODE, WRITER, SECOND_CODE)) or "image-test" not in left:
                 raise Failed("the secrets are still on the card, or the rest is gone")
             print("        the report is on the card, the secrets are not")
             grown(card)
-            put(card, machine_settings(server.port, 'driver = "usbhid"'))
+            put(card, machine_settings(server.port, USB))
+            put(card, second_settings(its_own.port, SERIAL), second)
             machine = start(str(card), slot, log, ups, redir)
             second_start(machine, unit)
     finally:
         server.close()
+        its_own.close()
         unit.close()
 
 

@@ -196,7 +196,9 @@ def uninstall(host: Host, purge: bool) -> None:
         host.remove(f"{place.UNITS}/{target}.wants/{unit}")
     for wants in sorted(host.at(place.UNITS).glob("*.wants/ridethrough-*@*.service")):
         host.remove("/" + str(wants.relative_to(host.root)))
-    for path in (*place.files(), *place.LINKS, place.PROGRAM):
+    links = ((path, host.at(path), to) for path, to in place.LINKS.items())
+    ours = [path for path, link, to in links if link.is_symlink() and os.readlink(link) == to]
+    for path in (*place.files(), *ours, place.PROGRAM):
         host.remove(path)
     if host.live:
         host.call("systemctl", "daemon-reload")

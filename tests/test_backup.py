@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import random
 import shutil
@@ -303,6 +305,23 @@ def test_a_name_that_is_not_ours_is_refused_though_the_seal_is_good(name: str) -
     files = {backup.SETTINGS: b"", name: b"x"}
     with pytest.raises(ConfigError, match="does not belong there"):
         backup.unseal(backup.seal(backup.Content(files), PHRASE), PHRASE)
+
+
+def test_a_second_line_that_never_ends_is_damaged() -> None:
+    with pytest.raises(ConfigError, match="second line is damaged"):
+        backup.unseal(backup.MAGIC + b"[" * 1000, PHRASE)
+
+
+def test_what_only_a_newer_version_knows_is_said_to_be_that() -> None:
+    with pytest.raises(ConfigError, match="'core/new.json' does not belong there: damaged, or of a newer version"):
+        backup.unseal(backup.seal(backup.Content({backup.SETTINGS: b"", "core/new.json": b"x"}), PHRASE), PHRASE)
+
+
+@pytest.mark.parametrize("plain", [b"no tar" * 500, gzip.compress(bytes(20_000)), lzma.compress(bytes(20_000))])
+def test_what_is_no_tar_is_said_in_one_line_and_not_decompressed_again(plain: bytes) -> None:
+    with pytest.raises(ConfigError, match="the backup cannot be unpacked: ") as found:
+        backup.unpack(gzip.compress(plain))
+    assert "\n" not in str(found.value) and "method" not in str(found.value)
 
 
 def test_a_bomb_is_not_unpacked() -> None:

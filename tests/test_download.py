@@ -20,6 +20,15 @@ from agent.model import ConfigError
 FILE = bytes(range(256)) * 4000
 
 
+#: where answers may send somebody else
+ELSEWHERE = {
+    "loop": "/it.update",
+    "nowhere": "http://[::1",
+    "a file": "file:///etc/passwd",
+    "ftp": "ftp://127.0.0.1:1/x",
+}
+
+
 class Server(ThreadingHTTPServer):
     """Serves FILE; `cuts`: after how many bytes each answer breaks off; what was asked is kept."""
 
@@ -35,6 +44,11 @@ class Handler(BaseHTTPRequestHandler):
         wanted, how, file = self.headers.get("Range", ""), server.how, server.file
         server.asked.append(wanted)
         again = len(server.asked) > 1
+        if how in ELSEWHERE and (again or how == "loop"):
+            self.send_response(302)
+            self.send_header("Location", ELSEWHERE[how])
+            self.end_headers()
+            return
         if how == "gone" and again:
             self.send_error(404)
             return
@@ -112,6 +126,21 @@ def test_a_file_that_is_gone_is_said_at_once() -> None:
         with pytest.raises(ConfigError, match="404 Not Found, after 100000 bytes"):
             fetch(url)
         assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("nowhere", "Invalid IPv6 URL"),
+        ("a file", "is not allowed"),
+        ("loop", "infinite loop"),
+        ("ftp", "unknown url type"),
+    ],
+)
+def test_a_server_that_sends_elsewhere_is_followed_within_the_web_alone(how: str, why: str) -> None:
+    with serving(100_000, how=how) as (_, url), pytest.raises(ConfigError, match=why) as found:
+        fetch(url)
+    assert "\n" not in str(found.value)
 
 
 def test_a_line_that_brings_nothing_any_more_is_given_up() -> None:

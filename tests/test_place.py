@@ -98,6 +98,20 @@ def test_it_comes_and_goes_and_the_configuration_stays(tmp_path: Path) -> None:
     assert files_of(tmp_path) == set()
 
 
+def test_a_program_of_somebody_else_under_our_name_stays(tmp_path: Path) -> None:
+    """`install` stops at it; taking back what that has done must not take it away."""
+    theirs, ours = (tmp_path / f"usr/local/bin/{name}" for name in ("rccmd", "ridethrough"))
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("#!/bin/sh\n")
+    ours.symlink_to(place.LINKS["/usr/local/bin/ridethrough"])
+    install("uninstall", "--root", str(tmp_path), "--purge")
+    assert files_of(tmp_path) == {"/usr/local/bin/rccmd"}
+    theirs.unlink()
+    theirs.symlink_to("/opt/rccmd/rccmd")
+    install("uninstall", "--root", str(tmp_path), "--purge")
+    assert files_of(tmp_path) == {"/usr/local/bin/rccmd"}
+
+
 def test_the_first_configuration_has_no_mistake_but_the_missing_ups(tmp_path: Path) -> None:
     from agent.process import load
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,16 @@ def test_its_secrets_leave_the_partition_and_the_rest_stays(box: Box) -> None:
     assert 'hostname = "ups-cellar"' in left and "# our adapter" in left and 'ssid = "Zähler"' in left
 
 
+def test_what_the_file_was_is_overwritten_on_the_partition(box: Box) -> None:
+    """A new file in its place leaves the clusters of the old one as they are: any reader of the card finds them."""
+    (box.boot / provision.FILE).write_text((SETTINGS + SYSTEM).replace("{root}", str(box.root)))
+    os.link(box.boot / provision.FILE, box.root / "old clusters")
+    assert "secrets were removed" in box.start()
+    old = (box.root / "old clusters").read_bytes()
+    assert len(old) > 500 and not any(secret.encode() in old for secret in SECRETS)
+    assert "ups-cellar" in box.written()
+
+
 def test_once_per_content(box: Box) -> None:
     box.start(SETTINGS + SYSTEM)
     box.places.config.write_text(box.places.config.read_text().replace("192.0.2.9", "192.0.2.99"))
@@ -208,6 +219,18 @@ def test_what_is_no_more_is_taken_back_without_another_start(box: Box) -> None:
     assert not any(path.exists() for path in names) and box.names[-1] == "ridethrough"
 
 
+def test_a_secret_goes_to_whoever_needs_it(box: Box) -> None:
+    """The core logs in to another server's UPS and to servers; communities are the faces'."""
+    text = SETTINGS.replace('driver = "simulator"', 'driver = "nut"\nhost = "192.0.2.5"\nuser = "u"\nsecret = "upsd"')
+    text += (
+        'how = "http"\ninsecure = true\nurl = "http://192.0.2.9/off?{secret}"\nsecret = "token"\n[system.secrets]\n'
+    )
+    report = box.start(text + 'upsd = "of the UPS"\ntoken = "of the server"\nmonitoring = "a-long-community"\n')
+    assert "ridethrough.toml: taken over." in report, report
+    assert vault.read(box.root / "state/core/secrets.json") == {"upsd": "of the UPS", "token": "of the server"}
+    assert vault.read(box.root / "state/faces/secrets.json") == {"monitoring": "a-long-community"}
+
+
 def test_a_password_hash_lets_in(box: Box) -> None:
     line = passwords.encode("a fine pass phrase")
     report = box.start(SETTINGS + f'[system]\npassword_hash = "{line}"\n')
@@ -231,6 +254,10 @@ BAD = {
     "a host name with blanks": (S + 'hostname = "my ups"\n', "letters, digits and dashes"),
     "an address without network": (S + 'address = "192.0.2.10"\n', 'such as "192.0.2.10/24"'),
     "a network's address": (S + 'address = "192.0.2.0/24"\n', "network's own or its broadcast"),
+    "no network at all": (S + 'address = "192.0.2.10/0"\n', 'such as "192.0.2.10/24"'),
+    "everybody's address": (S + 'address = "255.255.255.255/32"\n', "no host can have this address"),
+    "IPv4 in other words": (S + 'address = "::ffff:192.0.2.10/120"\n', "write 192.0.2.10/24"),
+    "this machine's own name": (S + 'hostname = "LocalHost"\n', "means each host itself"),
     "a gateway elsewhere": (S + 'address = "192.0.2.10/24"\ngateway = "10.0.0.1"\n', "is not in 192.0.2.0/24"),
     "a gateway and DHCP": (S + 'gateway = "10.0.0.1"\n', "needs a fixed address"),
     "a time zone": (S + 'timezone = "Berlin"\n', "called like Europe/Berlin"),
@@ -316,8 +343,29 @@ WRONG = {
                        "[system] setup_code: 8 to 64 printable characters, no blank at its ends"),
     "a secret twice": (S + f'setup_code = "987654321"\npassword_hash = "{passwords.encode("987654321 98")}"\n',
                        "[system] setup_code and password_hash: only one of them"),
+    "a key twice": (S + 'setup_code = "987654321"\nsetup_code = "987654321"\n',
+                    "is no TOML: Cannot overwrite a value (at line 3, column 25); "
+                    "compare it with ridethrough.toml.example"),
+    "a table twice": (S + 'setup_code = "987654321"\n[ups]\ndriver = "auto"\n' + S,
+                      "is no TOML: Cannot declare ('system',) twice (at line 5, column 8); "
+                      "compare it with ridethrough.toml.example"),
     "a secret in the wrong place": ('setup_code = "987654321"\n' + S, "[setup_code]: unknown section"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (S + '"a\\nb" = 1\n', "[system] a\\nb: unknown option"),
+        ('["a\\u001b[2Jb"]\nx = 1\n', "[a\\x1b[2Jb]: unknown section"),
+        ('[ups]\ndriver = "a\\nb"\n', 'driver: no driver "a\\nb"; there are: '),
+    ],
+)
+def test_what_a_console_would_obey_is_shown_and_one_mistake_is_one_line(box: Box, text: str, line: str) -> None:
+    report = box.start(text)
+    assert line in report and line in box.run_file("ridethrough-system/problems")
+    for shown in (report, box.run_file("issue.d/ridethrough.issue"), box.run_file("ridethrough-system/problems")):
+        assert all(row.isprintable() for row in shown.splitlines())
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -353,6 +401,55 @@ def secrets_left(box: Box) -> list[str]:
     paths = [p for p in box.boot.rglob("*") if p.is_file() and p.name != provision.REPORT]
     paths += [box.places.config, box.root / "run/ridethrough-system/problems"]
     return [f"{secret} in {p.name}" for p in paths for secret in SECRETS if secret.encode() in p.read_bytes()]
+
+
+#: a whole file in pieces that may stand in any order
+PIECES = {
+    "system": '[system]\nsetup_code = "open sesame 42"\n',
+    "settings": SETTINGS, "web": '[web]\nlisten = "[::]:443"\n',
+    "wifi": '[system.wifi]\nssid = "a"\ncountry = "DE"\npassphrase = "very secret wifi"\n',
+    "secrets": '[system.secrets]\nmonitoring = "a-long-community"\n',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("".join(PIECES[name] for name in order.split()) for order in (
+            "wifi settings system web secrets", "system settings wifi web secrets",
+            "secrets settings wifi system web",
+        )),
+        # the same in other words, which TOML allows
+        'system.setup_code = "open sesame 42"\nsystem.dns = ["192.0.2.1"]\n' + SETTINGS + PIECES["web"],
+        'system.setup_code = "open sesame 42"\nsystem.wifi.ssid = "a"\nsystem.wifi.country = "DE"\n'
+        'system.wifi.passphrase = "very secret wifi"\nsystem.secrets.monitoring = "a-long-community"\n' + SETTINGS,
+        'system = {dns = [], secrets = {monitoring = "a-long-community"}}\n' + SETTINGS,
+        '["system"]\n\'dns\' = []\n"setup_c\\u006fde" = "open sesame 42"\n' + SETTINGS,
+    ],
+)  # fmt: skip
+def test_tables_may_stand_in_any_order(box: Box, text: str) -> None:
+    """tomlkit 0.15 raises IndexError when a key leaves a table that stands in pieces."""
+    report = box.start(text)
+    assert "ridethrough.toml: taken over." in report and "its secrets were removed" in report, report
+    assert secrets_left(box) == []
+    found, problems = process.load(box.places.config)
+    assert problems == () and [s.name for s in found.servers] == ["nas"]
+    assert "system" not in tomllib.loads(box.places.config.read_text())
+    assert tomllib.loads(box.written())["server"][0]["name"] == "nas"
+    assert "was taken over before" in box.start()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from([*PIECES.values(), *("".join(p.splitlines(True)[1:]) for p in PIECES.values())])))
+def test_whatever_stands_in_it_in_whatever_order_nothing_but_mistakes_is_said(pieces: list[str]) -> None:
+    data = "".join(pieces).replace("{root}", "/x").encode()
+    cleaned = bootfile.without_secrets(data)
+    try:
+        given = bootfile.read(data, System(), lambda name: True)
+    except Wrong as e:
+        assert e.lines and all(line.strip() for line in e.lines)
+        return
+    assert not any(secret.encode() in cleaned or secret in given.settings_text for secret in SECRETS)
 
 
 def test_the_same_file_put_there_again_loses_its_secrets_again(box: Box) -> None:
@@ -449,6 +546,13 @@ def test_factory_reset_forgets_everything_and_once(box: Box) -> None:
     assert "forgotten" not in box.start()
 
 
+def test_a_wish_for_a_reset_that_windows_has_named_is_said_and_not_done(box: Box) -> None:
+    box.start(SETTINGS + SYSTEM)
+    (box.boot / "factory-reset.txt").touch()
+    assert "There is factory-reset.txt: call it factory-reset (Windows may hide" in box.start()
+    assert (box.boot / "factory-reset.txt").exists() and "nas" in box.places.config.read_text()
+
+
 def test_a_reset_that_was_cut_off_goes_on(box: Box) -> None:
     box.start(SETTINGS)
     (box.boot / provision.FILE).unlink()
@@ -497,6 +601,10 @@ def test_a_damaged_memory_comes_up_by_dhcp_and_says_so(box: Box) -> None:
     box.start(SETTINGS + SYSTEM)
     (box.root / "system/system.json").write_text("{")
     assert "system.json" in box.start() and box.names[-1] == "ridethrough"
+    for damaged in ('{"address": "192.0.2.1p/24"}', '{"hostname": "a\\nb"}', "[" * 100_000):
+        (box.root / "system/system.json").write_text(damaged)
+        assert "system.json" in box.start() and box.names[-1] == "ridethrough"
+        assert "DHCP=yes" in box.run_file("systemd/network/20-wired.network")
     (box.root / "system/taken.json").write_text("{")
     assert "passphrase is missing" in box.start()  # it was removed from the partition, and its key is lost
     assert "taken over." in box.start(SETTINGS + SYSTEM)
@@ -543,6 +651,22 @@ def test_a_name_server_may_have_the_scope_of_an_interface() -> None:
     assert hostsetup.wrong({**GOOD, "dns": ["fe80::1%eth0", "192.0.2.1", "2001:db8::1"]}, lambda name: True) == []
     for bad in ("fe80::1%", "fe80::1%a b", "fe80::1%eth0\n", "fe80::1%x/y", "192.0.2.1%eth0"):
         assert hostsetup.wrong({**GOOD, "dns": [bad]}, lambda name: True), bad
+
+
+@pytest.mark.parametrize(
+    ("said", "applied"),
+    [
+        ("192.0.2.10/255.255.255.0", "192.0.2.10/24"),
+        ("192.0.2.10/024", "192.0.2.10/24"),
+        ("2001:DB8:0::7/064", "2001:db8::7/64"),
+    ],
+)
+def test_an_address_is_applied_in_the_one_form_that_networkd_reads(box: Box, said: str, applied: str) -> None:
+    """Anything else after the slash makes systemd-networkd leave the line out: a box without an address."""
+    box.start(S + f'address = "{said}"\n')
+    lines = box.run_file("systemd/network/20-wired.network").splitlines()
+    assert f"Address={applied}" in lines and "DHCP=yes" not in lines
+    assert hostsetup.ways_in(System(address=said), [])[1].strip().startswith("https://")
 
 
 def test_a_wifi_key_is_that_of_the_standard() -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from agent import process, provision, seconds, vault
+from agent import bootfile, process, provision, seconds, vault
+from agent.hostsetup import System
+from image import machine
+from image import test as look
 from tests.test_place import place
 from tests.test_provision import KEY, SETTINGS, Box, box  # noqa: F401 - a fixture
 
@@ -142,6 +147,50 @@ def test_a_name_that_no_unit_or_folder_can_have_is_said(box: Box, name: str) -> 
     assert box.started == [] and f"ridethrough-{name}.toml" in box.run_file("ridethrough-system/problems")
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("Ridethrough-rack-2.toml", "call it ridethrough-rack-2.toml"),
+        ("RIDETHROUGH-RACK-2.TOML", "call it ridethrough-rack-2.toml"),
+        ("ridethrough-rack-2.toml.txt", "call it ridethrough-rack-2.toml (Windows may hide how a name ends)"),
+    ],
+)
+def test_a_file_that_is_called_nearly_so_is_said(box: Box, name: str, remedy: str) -> None:  # noqa: F811
+    """On FAT it is the same name; what Windows adds nobody sees there. It must not be passed over in silence."""
+    (box.boot / name).write_text(SECOND)
+    assert f"{name}: NOT taken over: {remedy}." in box.start(FIRST) and box.started == []
+    assert f"{name} of the boot partition: {remedy}" in box.run_file("ridethrough-system/problems")
+    (box.boot / name).unlink()
+    assert name not in box.start()
+
+
+def test_a_damaged_name_on_the_partition_is_no_reason_for_no_report(box: Box) -> None:  # noqa: F811
+    (box.boot / os.fsdecode(b"ridethrough-\xff\x1b[2J.toml")).write_text(SECOND)
+    assert "ridethrough-\\udcff\\x1b[2J.toml: NOT taken over: a second UPS is called by" in box.start(FIRST)
+
+
+LINE = 'driver = "megatec"\nport = "/dev/serial/by-id/usb-one"\n'
+SAME = "ridethrough.toml means the same UPS: each must say which one is its own"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (LINE, LINE, True),
+        (LINE, LINE.replace("megatec", "apcsmart") + "baud = 9600\n", True),
+        (LINE, LINE.replace("usb-one", "usb-two"), False),
+        ('driver = "usbhid"\n', 'driver = "usbhid"\n', True),
+        ('driver = "usbhid"\nusb_serial = "A1"\n', 'driver = "usbhid"\nusb_serial = "A2"\n', False),
+        ('driver = "nut"\nhost = "192.0.2.5"\n', 'driver = "nut"\nhost = "192.0.2.6"\n', False),
+    ],
+)
+def test_two_that_mean_the_same_ups_are_said(box: Box, first: str, second: str, same: bool) -> None:  # noqa: F811
+    """With one of the two plugged in, both would protect by it, and nobody would look at the other."""
+    offer(box, SECOND.replace('driver = "simulator"\n', second))
+    report = box.start(FIRST.replace('driver = "simulator"\n', first))
+    assert (SAME in report) is same and bool(box.started) is not same, report
+
+
 def test_services_that_do_not_start_are_said_on_the_page(box: Box) -> None:  # noqa: F811
     def refuse(units: object) -> None:
         raise OSError(5, "cannot be started: no bus", "ridethrough-core@rack-2.service")
@@ -163,6 +212,31 @@ def test_a_factory_reset_forgets_it_too(box: Box) -> None:  # noqa: F811
     assert not (box.root / "state/rack-2").exists() and not (box.places.config.parent / "rack-2.toml").exists()
 
 
+def test_a_factory_reset_forgets_one_that_was_ended_and_is_not_done_before_it_has(
+    box: Box,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offer(box, SECOND + '[system]\nsetup_code = "second code 7"\n')
+    box.start(FIRST)
+    left = box.root / "state/rack-2/faces/first-password"
+    assert left.exists()
+    for path in (box.boot / "ridethrough-rack-2.toml", box.boot / provision.FILE):
+        path.unlink()
+    box.places.config.with_name("rack-2.toml").unlink()  # ended, as docs/first-boot.md has it
+    (box.root / "state/theirs").mkdir()
+    (box.boot / provision.RESET).touch()
+    remove = shutil.rmtree
+
+    def refuse(path: Path, **more: bool) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        assert "not everything is forgotten; tried again at the next start" in box.start() and left.exists()
+    assert shutil.rmtree is remove and "everything was forgotten." in box.start()
+    assert not (box.root / "state/rack-2").exists() and (box.root / "state/theirs").exists()
+
+
 def test_its_units_on_the_image_keep_their_state_on_the_data_partition() -> None:
     for name, folder in (("core", "core"), ("faces", "faces")):
         parser = configparser.ConfigParser(strict=False, interpolation=None)
@@ -177,6 +251,16 @@ def test_its_units_on_the_image_keep_their_state_on_the_data_partition() -> None
     assert seconds.folders("rack-2", Config()) == {
         "state_dir": "/var/lib/ridethrough/rack-2", "run_dir": "/run/ridethrough-rack-2",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), [(machine.SERIAL, look.USB), (look.USB, machine.SERIAL)])
+def test_what_the_image_test_puts_on_its_card_is_taken_over(first: str, second: str) -> None:
+    ours = bootfile.read(machine.settings(6003, first).encode(), System(), lambda zone: True)
+    its = bootfile.read(machine.second_settings(6004, second).encode(), System(), lambda zone: True)
+    assert ours.settings is not None and its.settings is not None and its.setup_code == machine.SECOND_CODE
+    assert seconds.wrong(machine.SECOND, its, ours.settings, {}) == []
+    for settings in (ours.settings, its.settings):
+        assert settings.mode == "armed" and len(settings.servers) == 1 and settings.servers[0].address == machine.HOST
 
 
 def test_what_is_kept_of_the_first_is_untouched_by_the_second(box: Box) -> None:  # noqa: F811

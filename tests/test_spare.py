@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent import authority, backup, enroll, process, provision, sealed, senderkey, spare, vault
+from agent import authority, backup, bus, config, enroll, process, provision, sealed, senderkey, spare, vault
 from agent.config import Config
-from agent.model import ConfigError, Source, Status, View
+from agent.model import Condition, ConfigError, Source, Status, View
 from agent.sealed import Area
 from tests.test_provision import SETTINGS, SYSTEM, Box, box
 from tests.test_sealed import area_of, card
@@ -322,6 +325,85 @@ def test_a_record_of_a_newer_version_serves_the_one_that_came_back(adapter: Adap
     adapter.loses_its_data()
     adapter.box.start()
     assert len(adapter.settings().servers) == 2 and not (adapter.state / "core/of-tomorrow").exists()
+
+
+def run_by_the_timer(adapter: Adapter, monkeypatch: pytest.MonkeyPatch, area: Area) -> Path:
+    """`ridethrough spare` as its unit runs it; where core and page find what is wrong."""
+    told = adapter.box.root / "run/ridethrough-spare/problem"
+    monkeypatch.setattr(process, "SPARE_PROBLEM", told)
+    monkeypatch.setattr(sealed, "find", lambda: area)
+    monkeypatch.setattr(spare, "RUN", adapter.box.root / "run")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    spare.main(Namespace(config=adapter.box.places.config), adapter.settings(), lambda: adapter.view)
+    return told
+
+
+def test_a_spare_place_that_is_not_written_is_a_mistake_on_the_page_until_it_is(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(adapter.area, device=adapter.box.root / "gone")
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="No such file"):
+        run_by_the_timer(adapter, patch, wrong)
+    told = adapter.box.root / "run/ridethrough-spare/problem"
+    assert told.stat().st_mode & 0o777 == 0o644  # the core is another user
+    monkeypatch.setattr(process, "SPARE_PROBLEM", told)
+    (problem,) = process.load(adapter.box.places.config)[1]
+    assert "The spare settings could not be kept: " in problem.text and "No such file" in problem.text
+    assert problem.section not in config.PROTECTING
+    # on battery nothing is tried: it stays said
+    with monkeypatch.context() as patch:
+        adapter.view = on(Source.BATTERY)
+        assert run_by_the_timer(adapter, patch, adapter.area).exists()
+    adapter.view = on(Source.MAINS)
+    with monkeypatch.context() as patch:
+        assert not run_by_the_timer(adapter, patch, adapter.area).exists()
+    assert process.load(adapter.box.places.config)[1] == () and sealed.read(adapter.area) is not None
+
+
+CORE = """
+import sys
+from pathlib import Path
+from agent import core, process
+process.BOOT_PROBLEMS, process.SPARE_PROBLEM = Path(sys.argv[2]), Path(sys.argv[3])
+sys.exit(core.main(Path(sys.argv[1])))
+"""
+
+
+def test_the_core_sees_it_at_once_and_reads_no_configuration_for_it(tmp_path: Path) -> None:
+    path, told = tmp_path / "ridethrough.toml", tmp_path / "spare problem"
+    text = f'[agent]\nstate_dir = "{tmp_path}"\nrun_dir = "{tmp_path}"\n[ups]\ndriver = "simulator"\n'
+    path.write_text(text)
+    child = subprocess.Popen([sys.executable, "-c", CORE, path, tmp_path / "boot problems", told])
+    try:
+        assert errors_within(tmp_path, 20.0, lambda found: found == [])
+        path.write_text(text + "[nonsense]\n")  # somebody is writing it
+        told.write_text("The spare settings could not be kept: the card is failing\n")
+        said = ["The spare settings could not be kept: the card is failing"]
+        assert errors_within(tmp_path, 10.0, lambda found: found == said)
+        names = [row["name"] for row in bus.ask(str(tmp_path / "core.sock"), EVENTS)["events"]]
+        assert Condition.CONFIG_ERROR.value in names and "config-changed" not in names
+        told.unlink()
+        assert errors_within(tmp_path, 10.0, lambda found: found == [])
+    finally:
+        child.terminate()
+        assert child.wait(10) == 0
+
+
+EVENTS = {"type": "query", "what": "events"}
+
+
+def errors_within(run_dir: Path, within_s: float, right: Callable[[list[str]], bool]) -> bool:
+    """Does what the core says of its configuration become right?"""
+    end_s = time.monotonic() + within_s
+    while time.monotonic() < end_s:
+        try:
+            view = bus.ask(str(run_dir / "core.sock"), {"type": "query", "what": "status"})["view"]
+            if right(view["config_errors"]):
+                return True
+        except bus.BusError:
+            pass  # not there yet
+        time.sleep(0.05)
+    return False
 
 
 def test_a_host_that_is_not_the_image_has_no_spare_place(monkeypatch: pytest.MonkeyPatch) -> None:

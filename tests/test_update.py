@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from agent import bundle, trial, twoslots, update, vault, verbs
 from agent.__main__ import parser
 from agent.config import Config, Web
-from agent.model import VERSION, Battery, ConfigError, Source, Status, View
+from agent.model import VERSION, Battery, Condition, ConfigError, Source, Status, View
 from agent.twoslots import Card
 from image import root
 from tests.fakecore import FakeCore
@@ -525,6 +525,9 @@ VIEW = View(boot="", now_s=0, wall_s=0, clock_synced=True, version=VERSION, name
         ({"status": Status(taken_s=0.0, source=Source.MAINS, battery=Battery(charge_pct=79.0))}, "wait for 80 %"),
         ({"status": Status(taken_s=0.0, source=Source.BOOST, battery=Battery(charge_pct=80.0))}, ""),
         ({"status": Status(taken_s=0.0, source=Source.MAINS)}, ""),
+        ({"status": Status(taken_s=0.0, source=Source.MAINS, battery=Battery(low=True))}, "the battery is low"),
+        ({"status": Status(taken_s=0.0, source=Source.MAINS, flags=frozenset({Condition.LOW_BATTERY}))}, "is low"),
+        ({"status": Status(taken_s=0.0, source=Source.MAINS, battery=Battery(charge_pct=79.9))}, "at 79 %"),
         ({"status": None}, "the UPS says nothing"),
         ({"age_s": 31.0}, "the UPS says nothing"),
     ],

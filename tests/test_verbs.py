@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config, engineid, verbs
+from agent import config, engineid, steer, verbs
 from agent.__main__ import ORDERS, parser
 from agent.config import Config, Server
 from agent.model import Command, ConfigError, Forecast, ServerView, StageView, View
@@ -166,7 +166,7 @@ def test_a_file_with_another_mistake_is_disarmed_and_so_is_the_last_good_one(tmp
 
 def test_the_password_of_a_nut_server_is_a_secret_of_the_core() -> None:
     settings = Config(driver="nut", ups={"secret": "upsd"}, servers=(Server(name="a", address="192.0.2.9"),))
-    assert verbs._core_labels(settings) == {"upsd"}
+    assert steer.core_labels(settings) == {"upsd"}
 
 
 def test_the_label_of_a_receiver_of_traps_is_a_secret_of_the_face() -> None:
