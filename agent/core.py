@@ -32,20 +32,9 @@ from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver
 from .places import Places
 from .process import (
-    SystemClock,
-    account,
-    back_off_s,
-    boot_id,
-    connect,
-    end_with_thread,
-    follow_parent,
-    host_problems,
-    last_good,
-    load,
-    many_descriptors,
-    notify,
-    open_link,
-)
+    SystemClock, account, back_off_s, boot_id, connect, end_with_thread, follow_parent, host_problems, last_good, load,
+    many_descriptors, notify, open_link,
+)  # fmt: skip
 from .requests import Requests
 from .slots import Keeper
 from .store import Store

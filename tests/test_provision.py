@@ -666,7 +666,7 @@ def test_an_address_is_applied_in_the_one_form_that_networkd_reads(box: Box, sai
     box.start(S + f'address = "{said}"\n')
     lines = box.run_file("systemd/network/20-wired.network").splitlines()
     assert f"Address={applied}" in lines and "DHCP=yes" not in lines
-    assert hostsetup.ways_in(System(address=said), [])[1].strip().startswith("https://")
+    assert hostsetup.ways_in(System(address=said), 443, [])[1].strip().startswith("https://")
 
 
 def test_a_wifi_key_is_that_of_the_standard() -> None:
