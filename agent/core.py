@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from . import bus, busserver, config, curve, seldom, vault, wire
+from . import bus, busserver, config, curve, process, seldom, vault, wire
 from .book import Book
 from .config import Config, Server
 from .curve import Curve
@@ -31,10 +31,6 @@ from .enrolments import Enrolments
 from .guard import Ordered
 from .model import VERSION, Command, ConfigError, Driver
 from .places import Places
-from .process import (
-    SystemClock, account, back_off_s, boot_id, connect, end_with_thread, follow_parent, host_problems, last_good, load,
-    many_descriptors, notify, open_link,
-)  # fmt: skip
 from .requests import Requests
 from .slots import Keeper
 from .store import Store
@@ -60,13 +56,13 @@ class Core:
     def __init__(self, path: Path, faces: str = "") -> None:
         """Reads the configuration at `path`; `faces`: the user that may talk on the bus besides ours and root.
         ConfigError if nothing of it can be used, or there is no such user."""
-        self._path, self._faces = path, account(faces)
+        self._path, self._faces = path, process.account(faces)
         self._stop = threading.Event()
         self._reload, self._reloaded = threading.Event(), threading.Event()
         self._disarm = False  # whatever else the file says, at the next reading
         self._looked_s = time.monotonic()
-        self._host = host_problems()
-        first, problems = load(path)
+        self._host = process.host_problems()
+        first, problems = process.load(path)
         self._folder = Path(first.state_dir) / "core"
         self._run_dir = Path(first.run_dir)
         self._lock = self._lock_state()
@@ -83,14 +79,14 @@ class Core:
         self._enrolments = Enrolments(self._folder, self._inbox.put, lambda enrolled: self._delivery.order(enrolled))
         self._delivery = Delivery(self._inbox.put, self._book, self._places())
         self._tape = Tape(time.monotonic)
-        self._auto = Auto(self._folder, self._config.ups, open_link, time.monotonic)
-        pauses_s = back_off_s(self._config.driver, self._config.ups)
+        self._auto = Auto(self._folder, self._config.ups, process.open_link, time.monotonic)
+        pauses_s = process.back_off_s(self._config.driver, self._config.ups)
         self._rescue = Rescue(time.monotonic)
         self._ups = Ups(self._open, self._take, self._config.poll_s, self._rescue, pauses_s)
         self._server: busserver.Server | None = None
         self._engine = Engine(
-            boot=boot_id(),
-            clock=SystemClock(),
+            boot=process.boot_id(),
+            clock=process.SystemClock(),
             history=self._store,
             keeper=self._keeper,
             memory=memory,
@@ -174,7 +170,7 @@ class Core:
     def _choose(self, found: Config, problems: tuple[config.Problem, ...]) -> NewConfig:
         """The configuration to use: what was found, or its protecting parts from the last good one."""
         texts = tuple(p.text for p in problems)
-        keep = last_good(found)
+        keep = process.last_good(found)
         if not any(p.section in config.PROTECTING for p in problems):
             try:
                 data = self._path.read_bytes()
@@ -186,7 +182,7 @@ class Core:
         for text in texts:
             log.error("configuration: %s", text)
         try:
-            kept, old_problems = load(keep)
+            kept, old_problems = process.load(keep)
         except ConfigError:
             return _nobody(found, texts)
         if any(p.section in config.PROTECTING for p in old_problems):
@@ -198,11 +194,11 @@ class Core:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; 0."""
-        threading.excepthook = end_with_thread
+        threading.excepthook = process.end_with_thread
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_signal)
-        follow_parent(self._stop)
+        process.follow_parent(self._stop)
         bodies: Mapping[str, Callable[[], None]] = {
             "slots": lambda: self._keeper.run(self._stop),
             "store": lambda: self._store.run(self._stop),
@@ -215,7 +211,7 @@ class Core:
         for thread in threads:
             thread.start()
         log.info("core %s runs: driver %s, mode %s", VERSION, self._config.driver, self._config.mode)
-        notify("READY=1")
+        process.notify("READY=1")
         again = False
         open_bus_s = 0.0
         while not self._stop.wait(0.0 if self._server is None and open_bus_s == 0.0 else 1.0):
@@ -300,13 +296,13 @@ class Core:
             and now_s - self._delivery.turned_s < WATCHDOG_LOOPS_S
         )
         if moving:
-            notify("WATCHDOG=1")
+            process.notify("WATCHDOG=1")
 
     def _load_again(self) -> bool:
         """SIGHUP: read the file again. True: what changed needs a new start (another UPS must not get this plan)."""
         disarm, self._disarm = self._disarm, False
         try:
-            new = self._choose(*load(self._path))
+            new = self._choose(*process.load(self._path))
         except ConfigError as e:
             log.error("configuration: %s", e)
             new = NewConfig(self._config, (str(e),), protecting_bad=True)
@@ -327,7 +323,7 @@ class Core:
 
     def _look_at_host(self) -> None:
         """What is wrong with this host counts at once, and is over at once; the file is not read again for that."""
-        before, self._host = self._host, host_problems()
+        before, self._host = self._host, process.host_problems()
         if self._host != before:
             texts = (*(text for text in self._loaded.problems if text not in before), *self._host)
             self._loaded = replace(self._loaded, problems=tuple(dict.fromkeys(texts)))
@@ -337,7 +333,9 @@ class Core:
 
     def _open(self) -> Driver:
         """Connect to the UPS. LinkError if that is not possible now."""
-        return connect(self._config, self._auto, self._tape, time.monotonic, self._secrets, self._rescue.meant)
+        return process.connect(
+            self._config, self._auto, self._tape, time.monotonic, self._secrets, self._rescue.meant
+        )
 
     def _take(self, polled: Polled) -> None:
         if polled.status is not None:
@@ -376,7 +374,7 @@ def _needs_start(settings: Config) -> tuple[object, ...]:
 def _servers_before(found: Config) -> tuple[Server, ...]:
     """The servers when this program ran last: the slots may be about them, though the file has changed since."""
     try:
-        return load(last_good(found))[0].servers
+        return process.load(process.last_good(found))[0].servers
     except ConfigError:
         return ()
 
@@ -385,6 +383,6 @@ def main(path: Path, faces: str = "") -> int:
     """Run the core with the configuration at `path`; `faces`: the user of the faces, if that is not our own."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be served
     os.umask(0o077)
-    many_descriptors()
+    process.many_descriptors()
     seldom.bound(logging.getLogger().handlers, time.monotonic)
     return Core(path, faces).run()
