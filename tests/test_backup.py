@@ -317,7 +317,9 @@ def test_what_only_a_newer_version_knows_is_said_to_be_that() -> None:
         backup.unseal(backup.seal(backup.Content({backup.SETTINGS: b"", "core/new.json": b"x"}), PHRASE), PHRASE)
 
 
-@pytest.mark.parametrize("plain", [b"no tar" * 500, gzip.compress(bytes(20_000)), lzma.compress(bytes(20_000))])
+@pytest.mark.parametrize(
+    "plain", [b"no tar" * 500, gzip.compress(bytes(20_000)), lzma.compress(bytes(20_000))], ids=["text", "gzip", "xz"]
+)
 def test_what_is_no_tar_is_said_in_one_line_and_not_decompressed_again(plain: bytes) -> None:
     with pytest.raises(ConfigError, match="the backup cannot be unpacked: ") as found:
         backup.unpack(gzip.compress(plain))
