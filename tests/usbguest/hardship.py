@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ DETECT_WITHIN_S, BACK_WITHIN_S = 0.3, 2.0
 HANG_WITHIN_S = 12.0  # a transfer has 5 s by the kernel; one more may have begun when it answers again
 RESET_WITHIN_S, REMEDY_WITHIN_S = 35.0, 55.0  # three polls of 5 s, one more, the reset; one more
 AWAY_S = 2.0
+TOGETHER_WITHIN_S = 120.0
 GRACE = 2.0  # of the short form: so many times the promised time
 RESET = "does not answer, its port is reset"  # in our log
 
@@ -48,10 +50,11 @@ class Trial:
         self._pulled(watch)
         watch.rest()
 
-    def slow(self) -> None:
-        """What hangs for long."""
-        self._only_a_reset(self._guest.watch(self._section))
-        self._nothing_helps(self._guest.watch(self._section))
+    def slow(self, together: threading.Barrier) -> None:
+        """What hangs for long. `together`: all units begin to hang at once, for one that is opened, or whose port is
+        reset, waits for the transfers that hang at the others (libusb asks each, the kernel has one lock)."""
+        self._only_a_reset(self._guest.watch(self._section), together)
+        self._nothing_helps(self._guest.watch(self._section), together)
 
     def _told(self, what: str, took_s: float, limit_s: float) -> None:
         self.broken += took_s > limit_s * self._grace
@@ -106,12 +109,13 @@ class Trial:
             at_s = watch.until("mains" if there else "battery")
             self._told(f"unplugged {what}: enumerated to Status", at_s - into.configured_s, BACK_WITHIN_S)
 
-    def _only_a_reset(self, watch: Watch) -> None:
+    def _only_a_reset(self, watch: Watch, together: threading.Barrier) -> None:
         """In an outage it hangs until its port is reset."""
         sim = self._sim
         watch.until("mains")
         mains(sim, False)
         watch.until("battery")
+        together.wait(TOGETHER_WITHIN_S)
         sim.hangs = sim.until_reset = True
         at_s = time.monotonic()
         watch.until("none")
@@ -124,9 +128,10 @@ class Trial:
         watch.until("mains")
         watch.rest()
 
-    def _nothing_helps(self, watch: Watch) -> None:
+    def _nothing_helps(self, watch: Watch, together: threading.Barrier) -> None:
         sim = self._sim
         watch.until("mains")
+        together.wait(TOGETHER_WITHIN_S)
         sim.hangs = True
         at_s = time.monotonic()
         watch.until("none")
@@ -158,8 +163,9 @@ def hardships(guest: Guest, sims: list[UsbRedir], others: list[UsbRedir], ways: 
     trials = [Trial(guest, *one) for one in zip(sims, others, itertools.cycle(ways), strict=False)]
     for trial in trials:
         trial.quick()
+    together = threading.Barrier(len(trials))
     with ThreadPoolExecutor(len(trials)) as pool:
-        list(pool.map(Trial.slow, trials))
+        list(pool.map(lambda trial: trial.slow(together), trials))
     for trial in trials:
         print("\n".join(trial.lines))
     return sum(trial.broken for trial in trials)
