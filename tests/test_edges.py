@@ -77,6 +77,16 @@ def test_an_order_for_all_while_the_mains_is_back_commits_nothing_until_it_fails
     assert again.state.phase is Phase.COMMITTED
 
 
+def test_an_order_in_a_hold_that_cannot_be_carried_out_ends_with_its_limit() -> None:
+    drive = Drive(OFF).frames(10).frames(12, MAINS)
+    drive.state, _ = byhand.shutdown(drive.state, "all", drive.now_s, OFF, "x" * 16)
+    drive.seen = replace(drive.seen, all_told=False)
+    drive.frames(int(afterwards.PLANNED_LIMIT_S) - 30, MAINS)
+    assert "outage-closed" not in drive.kinds()
+    drive.frames(60, MAINS)
+    assert drive.kinds().count("outage-closed") == 1
+
+
 def test_a_single_battery_frame_latches_nothing_in_a_recovery_or_a_planned_shutdown() -> None:
     recovering = Drive().frames(61)
     recovering.seen = Seen(all_back=False)
