@@ -105,7 +105,7 @@ def _made(baud: int, now: Callable[[], float]) -> serial.Serial:
 
     class Port(serial.Serial):
         def read(self, size: int = 1) -> bytes:
-            if not _ready(self.fileno(), select.POLLIN, 0.0):
+            if not ready(self.fileno(), select.POLLIN, 0.0):
                 return b""
             if not (data := os.read(self.fileno(), size)):
                 raise OSError(errno.EIO, "the device is gone, or another program reads from it as well")
@@ -114,7 +114,7 @@ def _made(baud: int, now: Callable[[], float]) -> serial.Serial:
         def write(self, data: Any, /) -> int:
             left, until_s = bytes(data), now() + WRITE_WITHIN_S
             while left:
-                if not _ready(self.fileno(), select.POLLOUT, until_s - now()):
+                if not ready(self.fileno(), select.POLLOUT, until_s - now()):
                     raise serial.SerialTimeoutException("Write timeout")
                 left = left[os.write(self.fileno(), left) :]
             return len(data)
@@ -122,8 +122,9 @@ def _made(baud: int, now: Callable[[], float]) -> serial.Serial:
     return Port(None, baud, timeout=0, exclusive=True)
 
 
-def _ready(fd: int, what: int, within_s: float) -> bool:
-    """Whether it can be read or written within the time."""
+def ready(fd: int, what: int, within_s: float) -> bool:
+    """Whether it can be read (POLLIN) or written (POLLOUT) within the time. Not by select(), which cannot take a
+    descriptor above 1023: an outage has many."""
     poll = select.poll()
     poll.register(fd, what)
     return bool(poll.poll(max(0.0, within_s) * 1000))
@@ -257,7 +258,7 @@ class SerialLink:
     def _readable(self, deadline_s: float) -> bool:
         """Wait for bytes until `deadline_s`; whether there are any."""
         left_s = deadline_s - self._now()
-        return left_s > 0 and _ready(self._line.fileno(), select.POLLIN, left_s)
+        return left_s > 0 and ready(self._line.fileno(), select.POLLIN, left_s)
 
     def _write(self, command: bytes) -> None:
         try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import ber
+from .link import ready
 from .model import LinkError, Reply
 
 log = logging.getLogger(__name__)
@@ -146,11 +147,9 @@ class Child:
 
     def _line(self, end_s: float) -> dict[str, Any]:
         assert self.process is not None and self.process.stdout is not None
-        poll = select.poll()  # not select(): it cannot take a descriptor above 1023, and an outage has many
-        poll.register(self.process.stdout, select.POLLIN)
         while b"\n" not in self._inbox:
             left_s = end_s - self._now()
-            if left_s <= 0 or not poll.poll(left_s * 1000):
+            if left_s <= 0 or not ready(self.process.stdout.fileno(), select.POLLIN, left_s):
                 raise TimeoutError("no word in time")
             part = os.read(self.process.stdout.fileno(), LINE_LIMIT_BYTES)
             if not part or len(self._inbox) > LINE_LIMIT_BYTES:

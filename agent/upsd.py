@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .link import ready
 from .model import LinkError, Option, Reply
 
 if TYPE_CHECKING:
@@ -187,9 +188,7 @@ class UpsdLink:
                 return Reply(b"OK", reply.received_s)
             if reply.data != b"PENDING":
                 return reply
-            poll = select.poll()  # not select(): it cannot take a descriptor above 1023, and an outage has many
-            poll.register(self._sock, select.POLLIN)
-            if poll.poll(TRACK_EVERY_S * 1000):
+            if ready(self._sock.fileno(), select.POLLIN, TRACK_EVERY_S):
                 raise LinkError("it speaks unasked, or closed the connection")
         return Reply(PENDING, self._now())
 
