@@ -98,20 +98,13 @@ def second_ups(machine: Machine, unit: UsbRedir, server: Listener) -> None:
         raise Failed(f"the second UPS's page is of {machine.view(page).get('name')!r}")
     if server.heard():
         raise Failed("the second UPS's server was told to shut down in the outage of the first")
-    mains(unit, False)
+    unit.mains(False)
     machine.until("the page of the second UPS shows it on battery", lambda: machine.source(page) == "battery", 60)
     machine.until("its own server's command runs (rccmd listen)", server.heard, 120)
     if machine.source() != "mains":
         raise Failed(f"in the outage of the second UPS the first is said to be on {machine.source()}")
-    mains(unit, True)
+    unit.mains(True)
     machine.until("the second UPS is on mains again", lambda: machine.source(page) == "mains", 60)
-
-
-def mains(unit: UsbRedir, there: bool) -> None:
-    """The mains of the USB HID UPS fails or comes back."""
-    with unit.lock:
-        for report in unit.unit.mains(there):
-            unit.push(report)
 
 
 def second_start(machine: Machine, unit: UsbRedir) -> None:
@@ -123,7 +116,7 @@ def second_start(machine: Machine, unit: UsbRedir) -> None:
     machine.until("the kernel binds the USB HID UPS and it is read", lambda: machine.source() == "mains", START_S)
     page = machine.second
     machine.until("the second UPS is the one on the serial line", lambda: machine.source(page) == "mains", START_S)
-    mains(unit, False)
+    unit.mains(False)
     machine.until("the page shows it on battery", lambda: machine.source() == "battery", 60)
     if machine.source(page) != "mains":
         raise Failed(f"in the outage of the first UPS the second is said to be on {machine.source(page)}")

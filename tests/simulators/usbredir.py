@@ -49,6 +49,15 @@ class UsbRedir:
             self._pending.append(self.unit.reports["input", report])
             self._flush()
 
+    def mains(self, there: bool) -> float:
+        """Fail or restore the mains; our second at which the interrupt reports went out."""
+        with self.lock:
+            reports = self.unit.mains(there)
+            at_s = time.monotonic()
+            for report in reports:
+                self.push(report)
+        return at_s
+
     def _flush(self) -> None:
         while self._pending and self._listening and not self.halted:
             data = self._pending.popleft()

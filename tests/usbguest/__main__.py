@@ -13,7 +13,7 @@ from tests.simulators.hidunit import HidUnit
 from tests.simulators.usbredir import UsbRedir
 
 from .guest import Guest
-from .hardship import briefly, hardships, mains
+from .hardship import briefly, hardships
 
 UNITS = ("0463-ffff-eaton-protection", "051d-0002-back-ups-bx1600", "0764-0501", "051d-0002-back-ups-bk650")
 WAYS = ("hidraw", "libusb")
@@ -158,7 +158,7 @@ def main() -> int:
         print(f"kernel drivers as found: {'yes' if before == after else f'NO: {before} {after}'}")
         bad += before != after
         for sim in sims:
-            mains(sim, True)
+            sim.mains(True)
         bad += table(guest, sims, read)  # last: NUT 2.8.0 does not give the devices back to the kernel
     finally:
         guest.close()

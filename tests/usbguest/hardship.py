@@ -20,16 +20,6 @@ GRACE = 2.0  # of the short form: so many times the promised time
 RESET = "does not answer, its port is reset"  # in our log
 
 
-def mains(sim: UsbRedir, there: bool) -> float:
-    """Fail or restore the mains; our second at which the interrupt report went out."""
-    with sim.lock:
-        reports = sim.unit.mains(there)
-        at_s = time.monotonic()
-        for report in reports:
-            sim.push(report)
-    return at_s
-
-
 class Trial:
     """One unit by one way; `lines` are for people; `broken` counts what was not kept, `late` what was let pass."""
 
@@ -68,7 +58,7 @@ class Trial:
 
     def _mains(self, watch: Watch) -> None:
         for there, source in ((False, "battery"), (True, "mains")):
-            at_s = mains(self._sim, there)
+            at_s = self._sim.mains(there)
             took_s = watch.until(source) - at_s
             self._told(f"mains {'back' if there else 'failure'}: report to Status", took_s, DETECT_WITHIN_S)
 
@@ -101,7 +91,7 @@ class Trial:
             ("as the mains comes back", True, sim, sim),
         ):
             if there is not None:
-                mains(sim, there)
+                sim.mains(there)
             out.unplug()
             watch.until("none")
             time.sleep(AWAY_S)
@@ -113,7 +103,7 @@ class Trial:
         """In an outage it hangs until its port is reset."""
         sim = self._sim
         watch.until("mains")
-        mains(sim, False)
+        sim.mains(False)
         watch.until("battery")
         together.wait(TOGETHER_WITHIN_S)
         sim.hangs = sim.until_reset = True
@@ -124,7 +114,7 @@ class Trial:
         once = len([one for one in watch.warnings if RESET in one]) == 1 and not watch.errors
         self._so("  by one reset, and nobody was troubled", once, watch.warnings)
         sim.until_reset = sim.hangs = False
-        mains(sim, True)
+        sim.mains(True)
         watch.until("mains")
         watch.rest()
 
